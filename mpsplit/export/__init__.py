@@ -1,0 +1,1 @@
+"""Checkpoint bytes -> sliced modules -> dynamo graph -> TorchScript -> pnnx -> ncnn. One file a stage; may import torch."""

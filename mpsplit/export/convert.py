@@ -1,0 +1,87 @@
+"""`mpsplit convert`: every rank turns its traced slice into an ncnn graph. In: a partition. Out: a package.
+
+Invariant: manifest.json is written last, by ranks that agree on their collectives; until then there is no package. What was
+rewritten can be read in rank-R/passes/, one .param after each step.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from mpsplit.comm import Communicator
+from mpsplit.errors import ConvertError, PackageError
+from mpsplit.export.capture import examples
+from mpsplit.export.partition import EMBEDDING, tools
+from mpsplit.export.pnnx import Pnnx, run_pnnx
+from mpsplit.export.rewrites import REWRITES, Context
+from mpsplit.export.schedule import check_schedules
+from mpsplit.package.collectives import BY_LAYER, Call
+from mpsplit.package.manifest import MANIFEST, PARTITION, File, Manifest, rank_folder
+from mpsplit.package.param import Layer, Param
+from mpsplit.progress import track
+
+GRAPH, WEIGHTS, PASSES = "model.param", "model.bin", "passes"
+
+
+def convert(package: Path, comm: Communicator, pnnx: Pnnx) -> Manifest:
+    """Converts the slice of this rank, or of all ranks when there is only this process."""
+    partition = Manifest.load(package, PARTITION)
+    plan = partition.plan
+    mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
+    if comm.host_lead:
+        (package / MANIFEST).unlink(missing_ok=True)
+    done = {rank: _convert_rank(partition, package, rank, pnnx) for rank in track(mine, "convert")}
+    everybody = {rank: result for shared in comm.exchange(done) for rank, result in shared.items()}
+    check_schedules(plan, [everybody[rank][0] for rank in range(plan.ranks)])
+    manifest = partition.with_files([everybody[rank][1] for rank in range(plan.ranks)], tools("pnnx", "ncnn"))
+    if comm.host_lead:
+        manifest.save(package)
+    comm.exchange(None)
+    return manifest
+
+
+def _convert_rank(
+    partition: Manifest, package: Path, rank: int, pnnx: Pnnx
+) -> tuple[tuple[Call, ...], tuple[File, ...]]:
+    folder = rank_folder(package, rank)
+    scripts = sorted(folder.glob(f"*-{rank}.pt"))
+    if len(scripts) != 1:
+        raise PackageError(
+            f"{folder} holds {len(scripts)} traced slices (*-{rank}.pt) instead of one; run `mpsplit partition` again"
+        )
+    shard = partition.plan.shards[rank]
+    schedule = partition.ranks[rank].schedule
+    traced_with = examples(partition.facts)
+    passes, partial = folder / PASSES, folder / f".{PASSES}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        converted = run_pnnx(pnnx, scripts[0], traced_with, partial)
+        context = Context(schedule, tuple(e.length for e in traced_with), len(shard.layers), bool(len(shard.head)))
+        param = Param.load(converted.ncnn_param)
+        os.replace(converted.ncnn_param, partial / "0-pnnx.param")
+        for number, rewrite in enumerate(REWRITES, start=1):
+            param = rewrite(param, context)
+            (partial / f"{number}-{rewrite.__name__}.param").write_text(str(param), encoding="utf-8")
+        (folder / GRAPH).write_text(str(param), encoding="utf-8")
+        os.replace(converted.ncnn_bin, folder / WEIGHTS)
+        shutil.rmtree(passes, ignore_errors=True)
+        os.replace(partial, passes)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    files = tuple(File.of(package, folder / name) for name in (GRAPH, WEIGHTS, EMBEDDING) if (folder / name).is_file())
+    return schedule_of(param), files
+
+
+def schedule_of(param: Param) -> tuple[Call, ...]:
+    """The collectives that the engine will run, read from the final graph."""
+    return tuple(_call(layer) for layer in param.layers if layer.type in BY_LAYER)
+
+
+def _call(layer: Layer) -> Call:
+    collective = BY_LAYER[layer.type]
+    missing = [str(i) for i in range(1, len(collective.arguments) + 1) if str(i) not in layer.params]
+    if missing:
+        raise ConvertError(f"{layer.name} lacks parameter {', '.join(missing)} ({layer})")
+    return Call(collective.operator, tuple(int(layer.params[str(i)]) for i in range(1, len(collective.arguments) + 1)))

@@ -1,0 +1,132 @@
+"""`mpsplit partition`: every rank cuts and traces its own slice. In: a model, a plan. Out: rank-R/ folders and partition.json.
+
+Invariant: partition.json is written last; without it the folder is not a partition. A failed run leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from mpsplit.comm import Communicator
+from mpsplit.errors import ModelError
+from mpsplit.export import torchscript
+from mpsplit.export.capture import as_text, calls, capture, check_calls, examples, expected_calls
+from mpsplit.export.checkpoint import DTYPE_NAMES, Checkpoint, read_config
+from mpsplit.export.slicing import IGNORABLE, build_whole, embedding_rows, expected_weights, rope_of, slice_model
+from mpsplit.export.tokenizer import copy_tokenizer, eos_ids
+from mpsplit.package.manifest import MANIFEST, PARTITION, File, Manifest, RankPart, rank_folder
+from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.shards import Plan
+from mpsplit.progress import track
+
+log = logging.getLogger("mpsplit")
+EMBEDDING = "embed.bin"
+
+
+def tools(*packages: str) -> dict[str, str]:
+    return {name: version(name) for name in packages}
+
+
+def partition(folder: Path, plan: Plan, out: Path, comm: Communicator, form: str = "module") -> Manifest:
+    """Cuts and traces the shards of this rank, or of all ranks when there is only this process."""
+    config = read_config(folder)
+    facts = ModelFacts.from_config(config)
+    plan.check(facts)
+    checkpoint = Checkpoint(folder)
+    model = build_whole(folder)
+    unused = checkpoint.check(expected_weights(model, facts), (*IGNORABLE, *(["lm_head.weight"] if facts.tied else [])))
+    _check_out(out)
+
+    mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
+    parts = {}
+    fresh = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for rank in track(mine, "partition"):
+            before = checkpoint.bytes_read
+            schedule = _partition_rank(
+                model if len(mine) == 1 else build_whole(folder), plan, rank, facts, checkpoint, out, form
+            )
+            parts[rank] = RankPart(schedule, checkpoint.bytes_read - before)
+            log.info("rank %d read %s bytes of its own weights", rank, f"{parts[rank].weight_bytes:,}")
+    except BaseException:
+        for rank in mine:
+            shutil.rmtree(_partial(out, rank), ignore_errors=True)
+        if fresh and not any(out.iterdir()):
+            out.rmdir()
+        raise
+    everybody = {rank: part for shared in comm.exchange(parts) for rank, part in shared.items()}
+    for rank in mine:
+        _replace_folder(_partial(out, rank), rank_folder(out, rank))
+    comm.exchange(None)  # no partition.json before every folder is in place
+
+    embedding = checkpoint.entries["model.embed_tokens.weight"]
+    manifest = Manifest(
+        model=folder.resolve().name,
+        facts=facts,
+        plan=plan,
+        rope=rope_of(model),
+        dtype=DTYPE_NAMES[embedding.dtype],
+        eos=eos_ids(folder, config),
+        ranks=tuple(everybody[rank] for rank in range(plan.ranks)),
+        tokenizer=tuple(File.of(out, path) for path in copy_tokenizer(folder, out)) if comm.host_lead else (),
+        unused=unused,
+        tools={**tools("mpsplit", "torch", "transformers", "safetensors"), "python": platform.python_version()},
+    )
+    manifest = comm.exchange(manifest)[0]
+    if comm.host_lead:
+        for stale in (MANIFEST, PARTITION):
+            (out / stale).unlink(missing_ok=True)
+        for old in sorted(out.glob("rank-*")):
+            if not old.name.removeprefix("rank-").isdigit() or int(old.name.removeprefix("rank-")) >= plan.ranks:
+                shutil.rmtree(old, ignore_errors=True)
+        manifest.save(out, PARTITION)
+    comm.exchange(None)
+    return manifest
+
+
+def _partition_rank(model, plan: Plan, rank: int, facts: ModelFacts, checkpoint: Checkpoint, out: Path, form: str):
+    folder = _partial(out, rank)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    stage = slice_model(model, plan, rank, facts, checkpoint)
+    example = examples(facts)[0]
+    graph_module = capture(stage, example)
+    schedule = calls(graph_module)
+    check_calls(schedule, expected_calls(plan, rank), rank)
+    (folder / "graph.fx.txt").write_text(as_text(graph_module), encoding="utf-8")
+    torchscript.save(graph_module, example, folder / f"{out.name}-{rank}.pt", form)
+    rows = embedding_rows(plan, rank, facts, checkpoint)
+    if rows is not None:
+        table, _ = rows
+        table.contiguous().view(torch.uint8).numpy().tofile(folder / EMBEDDING)
+    return schedule
+
+
+def _partial(out: Path, rank: int) -> Path:
+    return out / f".rank-{rank}.partial"
+
+
+def _replace_folder(new: Path, old: Path) -> None:
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(new, old)
+
+
+def _check_out(out: Path) -> None:
+    """Only an empty place or an earlier partition may be written over."""
+    if out.exists() and not out.is_dir():
+        raise ModelError(f"--out {out} is a file; name a directory")
+    if (
+        out.is_dir()
+        and any(out.iterdir())
+        and not any((out / n).exists() for n in (MANIFEST, PARTITION))
+        and not list(out.glob("*rank-*"))
+    ):
+        raise ModelError(f"--out {out} holds other files; name a new directory or an earlier package")

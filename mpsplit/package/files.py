@@ -1,0 +1,66 @@
+"""Files that are whole or not there. In: paths. Out: hashes, atomic writes, memory maps of weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from mpsplit.errors import PackageError
+
+# dtype names as safetensors spells them; BF16 has no numpy type and is kept as its 16 bits
+NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def beside(path: Path):
+    """Gives a name beside `path` to write to; it becomes `path` when the block ends well, and vanishes when it does not."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: dict) -> None:
+    with beside(path) as partial:
+        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, remedy: str) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PackageError(f"there is no {path.name} in {path.parent}; {remedy}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as wrong:
+        raise PackageError(f"{path} is damaged ({wrong}); {remedy}") from None
+
+
+class EmbeddingRows:
+    """Rows of the embedding, read from the mapped file in the checkpoint's own 16 or 32 bits, never held as a float table."""
+
+    def __init__(self, path: Path, dtype: str, first_row: int, width: int):
+        self.first, self.width, self.dtype = first_row, width, dtype
+        self.table = np.memmap(path, NUMPY_TYPES[dtype], "r").reshape(-1, width)
+
+    def __call__(self, tokens: np.ndarray) -> np.ndarray:
+        """float32 [tokens, width]; zeros for tokens whose rows another rank owns, so that a sum over ranks is the lookup."""
+        local = tokens - self.first
+        mine = (local >= 0) & (local < len(self.table))
+        rows = np.zeros((len(tokens), self.width), np.float32)
+        picked = self.table[local[mine]]
+        rows[mine] = (picked.astype(np.uint32) << 16).view(np.float32) if self.dtype == "BF16" else picked
+        return rows

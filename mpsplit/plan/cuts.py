@@ -1,0 +1,70 @@
+"""How each weight is divided: one table, for all families. In: a weight's name. Out: which part of it a shard owns.
+
+Invariant: along a cut, the parts of the ranks of a stage follow each other and add up to the weight.
+
+The styles are Megatron's. A *colwise* linear owns output rows (axis 0 of its weight, and its bias); a *rowwise* one owns
+input columns (axis 1), and its partial results are summed over the ranks, so its bias is added once, after the sum.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.shards import Range, Shard
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`along` names the Shard's range; one step of it is `unit` rows or columns (an attribute of ModelFacts, or 1)."""
+
+    style: str
+    along: str
+    unit: str = ""
+
+
+WHOLE = Cut("whole", "layers")
+CUTS = {
+    "model.embed_tokens": Cut("colwise", "embed"),
+    "model.layers.*.self_attn.q_proj": Cut("colwise", "heads", "head_dim"),
+    "model.layers.*.self_attn.k_proj": Cut("colwise", "kv_heads", "head_dim"),
+    "model.layers.*.self_attn.v_proj": Cut("colwise", "kv_heads", "head_dim"),
+    "model.layers.*.self_attn.o_proj": Cut("rowwise", "heads", "head_dim"),
+    "model.layers.*.self_attn.q_norm": WHOLE,
+    "model.layers.*.self_attn.k_norm": WHOLE,
+    "model.layers.*.mlp.gate_proj": Cut("colwise", "mlp"),
+    "model.layers.*.mlp.up_proj": Cut("colwise", "mlp"),
+    "model.layers.*.mlp.down_proj": Cut("rowwise", "mlp"),
+    "model.layers.*.input_layernorm": WHOLE,
+    "model.layers.*.post_attention_layernorm": WHOLE,
+    "model.norm": Cut("whole", "head"),
+    "lm_head": Cut("colwise", "head"),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of one weight that one shard owns: `axis` is None for the whole of it."""
+
+    axis: int | None
+    range: Range | None
+
+
+def module_of(weight: str) -> str:
+    """The table's key of a weight: "model.layers.7.mlp.up_proj.bias" -> "model.layers.*.mlp.up_proj"."""
+    return re.sub(r"\.\d+\.", ".*.", weight.rpartition(".")[0])
+
+
+def part_of(weight: str, shard: Shard, facts: ModelFacts) -> Part | None:
+    """What `shard` owns of `weight`; None when it owns nothing of it."""
+    cut = CUTS[module_of(weight)]
+    layer = re.search(r"layers\.(\d+)\.", weight)
+    if layer and not shard.layers.start <= int(layer[1]) < shard.layers.stop:
+        return None
+    owned = getattr(shard, cut.along).scaled(getattr(facts, cut.unit) if cut.unit else 1)
+    if not len(owned):
+        return None
+    if cut.style == "whole" or (cut.style == "rowwise" and weight.endswith(".bias")):
+        return Part(None, None)
+    return Part({"colwise": 0, "rowwise": 1}[cut.style], owned)

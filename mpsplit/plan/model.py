@@ -1,0 +1,85 @@
+"""What a plan needs to know of a model. In: config.json as a dict. Out: ModelFacts, or the reason why not.
+
+Invariant: a model that passes here has a table of cuts (cuts.py) for every weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from mpsplit.errors import ModelError
+
+# architecture of config.json -> what people call it
+SUPPORTED = {
+    "LlamaForCausalLM": "Llama and Vicuna",
+    "MistralForCausalLM": "Mistral",
+    "Qwen2ForCausalLM": "Qwen2",
+    "Qwen3ForCausalLM": "Qwen3",
+}
+# kinds of rotary embedding whose frequencies do not depend on the length, within the model's own context
+STATIC_ROPE = ("default", "linear", "llama3", "yarn", "dynamic")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes in elements; `context` in tokens; `window` is the sliding window in tokens, 0 for none."""
+
+    architecture: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    vocabulary: int
+    context: int
+    tied: bool
+    window: int = 0
+
+    @classmethod
+    def from_config(cls, config: dict) -> ModelFacts:
+        architecture = (config.get("architectures") or ["none named"])[0]
+        if architecture not in SUPPORTED:
+            known = ", ".join(f"{name} ({people})" for name, people in SUPPORTED.items())
+            raise ModelError(f"architecture {architecture} is not supported; supported are {known}")
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in STATIC_ROPE:
+            raise ModelError(
+                f"rotary embedding of type {kind} is not supported; supported are {', '.join(STATIC_ROPE)}"
+            )
+        try:
+            heads = config["num_attention_heads"]
+            return cls(
+                architecture=architecture,
+                hidden=config["hidden_size"],
+                layers=config["num_hidden_layers"],
+                heads=heads,
+                kv_heads=config.get("num_key_value_heads") or heads,
+                head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+                mlp=config["intermediate_size"],
+                vocabulary=config["vocab_size"],
+                context=config["max_position_embeddings"],
+                tied=bool(config.get("tie_word_embeddings", False)),
+                window=_window(config),
+            )
+        except KeyError as missing:
+            raise ModelError(f"config.json has no {missing}; a {architecture} needs it") from None
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+def _window(config: dict) -> int:
+    """The sliding window that all layers share, 0 for none."""
+    size = config.get("sliding_window") or 0
+    only_if_asked = not config["architectures"][0].startswith("Mistral")
+    if only_if_asked and not config.get("use_sliding_window") or size >= config.get("max_position_embeddings", 0):
+        return 0
+    kinds = set(config.get("layer_types") or ["sliding_attention"])
+    if len(kinds) > 1:
+        raise ModelError(
+            f"layers mix {' and '.join(sorted(kinds))}; one kind for all layers is supported "
+            f"(set sliding_window to null in config.json if contexts stay under {size} tokens)"
+        )
+    return size if kinds == {"sliding_attention"} else 0  # size is 0 where there is no window

@@ -1,0 +1,191 @@
+"""A plan says who owns what. Plan (the whole) holds one Shard a rank; a Shard holds ranges, never counts.
+
+In: numbers and JSON. Out: frozen dataclasses that survive a JSON round trip unchanged. Invariant: after `check`, every
+layer, head, MLP column and vocabulary row of the model has exactly one owner in its stage.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from mpsplit.errors import PlanError
+from mpsplit.plan.model import ModelFacts
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Range:
+    """start..stop, stop excluded; empty when they are equal."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __str__(self) -> str:
+        return f"{self.start}..{self.stop}" if len(self) else "-"
+
+    def scaled(self, unit: int) -> Range:
+        """The same part, counted in elements of which `unit` make one of ours."""
+        return Range(self.start * unit, self.stop * unit)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One rank's part. `embed` and `head` are rows of the vocabulary, empty outside the first and the last stage."""
+
+    rank: int
+    stage: int
+    layers: Range
+    heads: Range
+    kv_heads: Range
+    mlp: Range
+    embed: Range
+    head: Range
+
+
+@dataclass(frozen=True)
+class Plan:
+    shards: tuple[Shard, ...]
+
+    @property
+    def ranks(self) -> int:
+        return len(self.shards)
+
+    @property
+    def stages(self) -> tuple[tuple[int, ...], ...]:
+        """The ranks of each stage, in order: each stage is one tensor group."""
+        count = 1 + max(shard.stage for shard in self.shards)
+        return tuple(tuple(s.rank for s in self.shards if s.stage == stage) for stage in range(count))
+
+    def group(self, rank: int) -> tuple[int, ...]:
+        """The ranks that share this rank's layers."""
+        return self.stages[self.shards[rank].stage]
+
+    def check(self, facts: ModelFacts) -> Plan:
+        """Itself, when it covers the model; otherwise the first hole or overlap, with its numbers."""
+        if [s.rank for s in self.shards] != list(range(self.ranks)):
+            raise PlanError(
+                f"shards are ranks {[s.rank for s in self.shards]}; they must be 0 to {self.ranks - 1} in order"
+            )
+        if sorted({s.stage for s in self.shards}) != list(range(len(self.stages))):
+            raise PlanError(
+                f"stages are {sorted({s.stage for s in self.shards})}; they must be 0, 1, 2 ... without a gap"
+            )
+        stages = [[self.shards[rank] for rank in group] for group in self.stages]
+        for stage, shards in enumerate(stages):
+            if len({shard.layers for shard in shards}) > 1:
+                raise PlanError(f"the ranks of stage {stage} name different layers; a stage has one range of layers")
+            for name, whole in (("heads", facts.heads), ("kv_heads", facts.kv_heads), ("mlp", facts.mlp)):
+                _cover(f"{name} of stage {stage}", [getattr(shard, name) for shard in shards], whole)
+            for shard in shards:
+                per_kv = facts.heads // facts.kv_heads
+                if shard.kv_heads.scaled(per_kv) != shard.heads:
+                    raise PlanError(
+                        f"rank {shard.rank} has query heads {shard.heads} and KV heads {shard.kv_heads}; "
+                        f"each KV head serves {per_kv} query heads, so they must go together"
+                    )
+        _cover("layers", [shards[0].layers for shards in stages], facts.layers)
+        _cover("embedding rows of stage 0", [shard.embed for shard in stages[0]], facts.vocabulary)
+        _cover("head rows of the last stage", [shard.head for shard in stages[-1]], facts.vocabulary)
+        for shard in self.shards:
+            if len(shard.embed) and shard.stage > 0 or len(shard.head) and shard.stage < len(stages) - 1:
+                raise PlanError(
+                    f"rank {shard.rank} is in stage {shard.stage}; the embedding belongs to the first stage, the head to the last"
+                )
+        return self
+
+    def to_json(self) -> dict:
+        return {"version": PLAN_VERSION, "shards": [asdict(shard) for shard in self.shards]}
+
+    @classmethod
+    def from_json(cls, data: dict) -> Plan:
+        if data.get("version") != PLAN_VERSION:
+            raise PlanError(
+                f"plan has version {data.get('version')}, this mpsplit reads {PLAN_VERSION}; make it again with `mpsplit plan`"
+            )
+        try:
+            return cls(tuple(_shard_from(entry) for entry in data["shards"]))
+        except (KeyError, TypeError) as wrong:
+            raise PlanError(f"plan is not complete: {wrong}; make it again with `mpsplit plan`") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        try:
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise PlanError(f"there is no plan at {path}; make one with `mpsplit plan MODEL --out {path}`") from None
+        except json.JSONDecodeError as wrong:
+            raise PlanError(f"{path} is not JSON ({wrong}); make it again with `mpsplit plan`") from None
+
+
+def even_plan(facts: ModelFacts, tensor: int, pipeline: int) -> Plan:
+    """tensor x pipeline ranks of equal width; layers and vocabulary rows as even as they go."""
+    if tensor < 1 or pipeline < 1:
+        raise PlanError(f"--tensor {tensor} --pipeline {pipeline}: both must be at least 1")
+    for name, whole in (("attention heads", facts.heads), ("KV heads", facts.kv_heads), ("MLP columns", facts.mlp)):
+        if whole % tensor:
+            raise PlanError(f"{whole} {name} do not divide by {tensor} ranks evenly; {_would_work(facts)}")
+    if pipeline > facts.layers:
+        raise PlanError(
+            f"{facts.layers} layers do not make {pipeline} pipeline stages; use --pipeline {facts.layers} or fewer"
+        )
+    layers = _parts(facts.layers, pipeline)
+    nothing = Range(0, 0)
+    shards = []
+    for stage in range(pipeline):
+        for i in range(tensor):
+            shards.append(
+                Shard(
+                    rank=stage * tensor + i,
+                    stage=stage,
+                    layers=layers[stage],
+                    heads=_parts(facts.heads, tensor)[i],
+                    kv_heads=_parts(facts.kv_heads, tensor)[i],
+                    mlp=_parts(facts.mlp, tensor)[i],
+                    embed=_parts(facts.vocabulary, tensor)[i] if stage == 0 else nothing,
+                    head=_parts(facts.vocabulary, tensor)[i] if stage == pipeline - 1 else nothing,
+                )
+            )
+    return Plan(tuple(shards)).check(facts)
+
+
+def _parts(whole: int, count: int) -> list[Range]:
+    """`count` ranges that follow each other and differ by one at most, the longer ones first."""
+    size, longer = divmod(whole, count)
+    starts = [i * size + min(i, longer) for i in range(count + 1)]
+    return [Range(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+
+
+def _would_work(facts: ModelFacts) -> str:
+    fitting = [n for n in range(1, facts.kv_heads + 1) if facts.heads % n == facts.kv_heads % n == facts.mlp % n == 0]
+    return (
+        "use --tensor "
+        + ", ".join(map(str, fitting[:-1]))
+        + (" or " if fitting[:-1] else "")
+        + str(fitting[-1])
+        + ", and --pipeline for more ranks"
+    )
+
+
+def _cover(what: str, parts: list[Range], whole: int) -> None:
+    position = 0
+    for part in sorted((part for part in parts if len(part)), key=lambda part: part.start):
+        if part.start != position:
+            raise PlanError(
+                f"{what}: {'a hole' if part.start > position else 'an overlap'} at {position}, the next range is {part}"
+            )
+        position = part.stop
+    if position != whole:
+        raise PlanError(f"{what}: ranges end at {position}, the model has {whole}")
+
+
+def _shard_from(entry: dict) -> Shard:
+    known = {field.name for field in fields(Shard)}
+    if set(entry) != known:
+        raise PlanError(f"a shard has the fields {sorted(entry)}; it must have {sorted(known)}")
+    return Shard(**{name: Range(**value) if isinstance(value, dict) else value for name, value in entry.items()})

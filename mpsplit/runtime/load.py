@@ -1,0 +1,35 @@
+"""From a folder to a token loop on this rank. In: a package, a communicator. Out: TokenLoop; refuses what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mpsplit.comm import Communicator
+from mpsplit.errors import RunError
+from mpsplit.package.manifest import Manifest
+from mpsplit.runtime.engine import Engine
+from mpsplit.runtime.generate import TokenLoop
+from mpsplit.runtime.stock import StockEngine, share_of_cores
+from mpsplit.runtime.text import load_text
+
+ENGINES = {"stock": StockEngine}
+
+
+def check_ranks(manifest: Manifest, package: Path, ranks: int) -> None:
+    needed = manifest.plan.ranks
+    if ranks != needed:
+        raise RunError(
+            f"{package} is split over {needed} ranks, {ranks} were started; use `mpirun -np {needed}` or leave mpirun out"
+        )
+
+
+def load_engine(package: Path, comm: Communicator, engine: str = "stock") -> Engine:
+    """Checks this rank's files and loads them."""
+    manifest = Manifest.load(package)
+    check_ranks(manifest, package, comm.size)
+    manifest.check_files(package, comm.rank)
+    return ENGINES[engine](package, manifest, comm, share_of_cores(comm.local_size))
+
+
+def load_loop(package: Path, comm: Communicator, chunk: int = 128, engine: str = "stock") -> TokenLoop:
+    return TokenLoop(load_engine(package, comm, engine), comm, load_text(package), chunk)

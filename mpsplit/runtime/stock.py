@@ -1,0 +1,124 @@
+"""The first engine: the ncnn wheel, Python layers for the collectives. Slow, right, and the oracle of every other engine.
+
+In: a package, a communicator. Out: an Engine. Invariant: all ranks extract the same blobs in the same order; ncnn runs layers
+on demand, so another order would make collectives wait for each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import ncnn
+import numpy as np
+
+from mpsplit.comm import Communicator
+from mpsplit.errors import PackageError, RunError
+from mpsplit.package.collectives import STAGE, WORLD
+from mpsplit.package.files import EmbeddingRows
+from mpsplit.package.manifest import Manifest, rank_folder
+from mpsplit.runtime import collective_layers
+from mpsplit.runtime.positions import causal_mask, rope_tables
+
+RAW = 1  # extract a cache blob as it lies: its layout is ncnn's own, and comes back untouched
+
+
+class StockEngine:
+    def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
+        self.manifest, self.comm = manifest, comm
+        shard = manifest.plan.shards[comm.rank]
+        self.vocabulary = shard.head
+        self.first_stage = shard.stage == 0
+        self.caches = [f"{kind}{i}" for i in range(len(shard.layers)) for kind in "kv"]
+        self.groups = {WORLD: comm, STAGE: comm.group(manifest.plan.group(comm.rank))}
+        folder = rank_folder(package, comm.rank)
+        if self.first_stage:
+            self.embedding = EmbeddingRows(
+                folder / "embed.bin", manifest.dtype, shard.embed.start, manifest.facts.hidden
+            )
+        self.cos, self.sin = rope_tables(manifest.rope, manifest.facts.context)
+
+        self.net = ncnn.Net()
+        _exact(self.net.opt, threads)
+        self._layers = collective_layers.register(self.net, self.groups)
+        for name, load in (("model.param", self.net.load_param), ("model.bin", self.net.load_model)):
+            if load(str(folder / name)) != 0:
+                raise PackageError(f"ncnn cannot load {folder / name}; convert the package again")
+        self._forget()
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    @property
+    def bytes_sent(self) -> int:
+        return sum(group.bytes_sent for group in {id(g): g for g in self.groups.values()}.values())
+
+    def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
+        if position == 0:
+            self._forget()
+        assert position == self._position, f"step at {position}, but the cache holds {self._position} tokens"
+        ids = np.asarray(tokens, np.int64)
+        stop = position + len(ids)
+        window = self.manifest.facts.window
+        inputs = {
+            "hidden": self.embedding(ids)
+            if self.first_stage
+            else np.zeros((len(ids), self.manifest.facts.hidden), np.float32),
+            "cos": self.cos[position:stop],
+            "sin": self.sin[position:stop],
+            "mask": causal_mask(position, len(ids), window),
+        }
+        extractor = self.net.create_extractor()
+        for name, array in inputs.items():
+            extractor.input(name, _owned(array))
+        for name, cache in zip(self.caches, self._past, strict=True):
+            extractor.input(f"past_{name}", cache)
+        hidden = self._extract(extractor, "hidden_out")
+        self._past = [self._extract(extractor, name, RAW) for name in self.caches]
+        self._position = stop
+        if not len(self.vocabulary):
+            return np.zeros((len(ids) if every_row else 1, 0), np.float32)
+        if not every_row and len(ids) > 1:
+            extractor = self.net.create_extractor()
+            extractor.input("hidden_out", _owned(hidden.numpy()[-1:]))
+        return np.array(self._extract(extractor, "logits"))
+
+    def close(self) -> None:
+        self._forget()
+        self.net.clear()
+
+    def _forget(self) -> None:
+        self._past = [ncnn.Mat() for _ in self.caches]
+        self._position = 0
+
+    def _extract(self, extractor: ncnn.Extractor, blob: str, kind: int = 0) -> ncnn.Mat:
+        status, mat = extractor.extract(blob, kind)
+        if status != 0:
+            raise RunError(
+                f"rank {self.comm.rank}: ncnn failed with {status} at {blob}; is there memory left for the context?"
+            )
+        return mat
+
+
+def _owned(array: np.ndarray) -> ncnn.Mat:
+    """A Mat with memory of ncnn's own: around numpy's it has no padding, and ncnn reads past its end (NOTES: Mats own their memory)."""
+    return ncnn.Mat(np.ascontiguousarray(array)).clone()
+
+
+def share_of_cores(local_ranks: int) -> int:
+    """Threads for one rank: OMP_NUM_THREADS, or an equal share of the host's cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) else max(1, (os.cpu_count() or 1) // local_ranks)
+
+
+def _exact(option: ncnn.Option, threads: int) -> None:
+    """float32 throughout: nothing stored or computed in fewer bits than the package holds."""
+    option.num_threads = threads
+    option.use_vulkan_compute = False
+    for narrow in ("fp16", "bf16", "int8"):
+        for use in ("packed", "storage", "arithmetic"):
+            name = f"use_{narrow}_{use}"
+            if hasattr(option, name):
+                setattr(option, name, False)

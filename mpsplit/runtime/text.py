@@ -1,0 +1,100 @@
+"""Text and tokens. In: the package's tokenizer files. Out: prompts as ids, ids as text that grows by whole characters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mpsplit.errors import RunError
+
+REPLACEMENT = "\ufffd"  # what a decoder shows for bytes that are no character yet
+
+
+class Text:
+    def __init__(self, package: Path):
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from tokenizers import Tokenizer
+
+        self.tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
+        self.special = json.loads((package / "special_tokens.json").read_text(encoding="utf-8"))
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _refuse
+        self.template = environment.from_string((package / "chat_template.jinja").read_text(encoding="utf-8"))
+
+    def chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """The ids of a conversation, ready for the assistant's answer."""
+        text = self.template.render(messages=messages, add_generation_prompt=True, **self.special)
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def raw(self, text: str) -> list[int]:
+        """The ids of a text as it stands, with what the tokenizer itself puts around it."""
+        return self.tokenizer.encode(text).ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def load_text(package: Path) -> Text | None:
+    """The package's tokenizer, None when its model had none."""
+    return Text(package) if (package / "tokenizer.json").is_file() else None
+
+
+class Stream:
+    """Text that grows with the ids: holds back bytes that are no character yet, and what may become a stop string.
+
+    `push` ids, `take` what can be shown since the last time. After `finish`, `whole` is all that was taken.
+    """
+
+    def __init__(self, text: Text, stops: tuple[str, ...] = ()):
+        self.text, self.stops = text, stops
+        self.stopped = False
+        self.whole = ""  # the whole characters so far, cut before a stop string
+        self._ids: list[int] = []
+        self._settled = 0  # _ids[:_settled] are in `whole`
+        self._taken = 0
+        self._finished = False
+
+    def push(self, token: int) -> None:
+        self._ids.append(token)
+        self._settle(self._new_text())
+
+    def finish(self) -> None:
+        """Nothing follows: what was held back is text now."""
+        self._finished = True
+        if not self.stopped and self._settled < len(self._ids):
+            self._settle(self._new_text(), whatever=True)
+
+    def take(self) -> str:
+        until = len(self.whole) if self._finished or self.stopped else len(self.whole) - self._held()
+        piece, self._taken = self.whole[self._taken : until], max(self._taken, until)
+        return piece
+
+    def _new_text(self) -> str:
+        """The text of the unsettled ids; decoders look one id back for spaces, so one settled id goes along."""
+        start = max(0, self._settled - 1)
+        known = self.text.decode(self._ids[start : self._settled])
+        return self.text.decode(self._ids[start:])[len(known) :]
+
+    def _settle(self, piece: str, whatever: bool = False) -> None:
+        if self.stopped or piece.endswith(REPLACEMENT) and not whatever:
+            return
+        self.whole += piece
+        self._settled = len(self._ids)
+        found = [at for stop in self.stops if (at := self.whole.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            self.whole = self.whole[: min(found)]
+
+    def _held(self) -> int:
+        """The length of the longest end of the text that begins a stop string."""
+        lengths = (
+            n
+            for stop in self.stops
+            for n in range(min(len(stop) - 1, len(self.whole)), 0, -1)
+            if self.whole.endswith(stop[:n])
+        )
+        return max(lengths, default=0)
+
+
+def _refuse(message: str) -> None:
+    raise RunError(f"the chat template refuses the conversation: {message}")

@@ -1,0 +1,1 @@
+"""What people talk to. Knows only the runtime's token loop."""
