@@ -1,0 +1,135 @@
+"""What tests share: a time limit that no hang survives, small random models of every family, and packages made of them.
+
+The suite runs on one rank, and its mpi-marked tests again on 2 and 4. A test that every rank takes part in uses `world`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from mpsplit.comm import world as mpi_world
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "tiny-vicuna"
+# sizes that 1, 2 and 4 ranks divide; a vocabulary that they do not
+SIZES = dict(
+    vocab_size=131,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=8,
+    max_position_embeddings=128,
+)
+
+
+def _families():
+    from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+    gqa, mha = dict(num_key_value_heads=4, **SIZES), dict(num_key_value_heads=8, **SIZES)
+    return {
+        "llama": lambda: LlamaConfig(**gqa, tie_word_embeddings=False),
+        "llama-mha-tied": lambda: LlamaConfig(**mha, tie_word_embeddings=True),
+        "llama-bias": lambda: LlamaConfig(**gqa, tie_word_embeddings=False, attention_bias=True, mlp_bias=True),
+        "llama-rope3": lambda: LlamaConfig(**gqa, tie_word_embeddings=False, rope_parameters=ROPE3),
+        "mistral-window": lambda: MistralConfig(**gqa, tie_word_embeddings=False, sliding_window=11),
+        "qwen2-tied": lambda: Qwen2Config(**gqa, tie_word_embeddings=True),
+        "qwen3": lambda: Qwen3Config(**gqa, head_dim=16, tie_word_embeddings=False),
+    }
+
+
+ROPE3 = dict(
+    rope_type="llama3",
+    rope_theta=10000.0,
+    factor=4.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=64,
+)
+FAMILIES = ("llama", "llama-mha-tied", "llama-bias", "llama-rope3", "mistral-window", "qwen2-tied", "qwen3")
+
+
+def make_model(family: str, folder: Path, dtype: str = "float32", **save) -> Path:
+    """A random model of the family, its biases and norms random too, saved as transformers saves it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(_families()[family]())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter.copy_(torch.randn(parameter.shape) * 0.2 + ("norm" in name))
+            else:
+                parameter.copy_(torch.randn(parameter.shape) * 0.08)
+    model.to(getattr(torch, dtype)).save_pretrained(folder, **save)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def time_limit(request):
+    """Ends this rank with the stacks of its threads when a test hangs; mpirun then ends the others."""
+    marker = request.node.get_closest_marker("seconds")
+    faulthandler.dump_traceback_later(marker.args[0] if marker else 120, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(scope="session")
+def world():
+    return mpi_world()
+
+
+@pytest.fixture(scope="session")
+def shared_folder(world):
+    """A temporary directory that all ranks see."""
+    folder = Path(world.exchange(tempfile.mkdtemp(prefix="mpsplit-test-"))[0])
+    yield folder
+    world.exchange(None)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def model_of(world, shared_folder):
+    """family -> its model directory, made once."""
+
+    def make(family: str) -> Path:
+        folder = shared_folder / "models" / family
+        if world.rank == 0 and not folder.exists():
+            make_model(family, folder)
+        world.exchange(None)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def package_of(world, shared_folder, model_of):
+    """(model directory or family, tensor, pipeline) -> its package; every rank its part, or one rank all of them."""
+    from mpsplit.export.checkpoint import read_config
+    from mpsplit.export.convert import convert
+    from mpsplit.export.partition import partition
+    from mpsplit.export.pnnx import find_pnnx
+    from mpsplit.plan.model import ModelFacts
+    from mpsplit.plan.shards import even_plan
+
+    def make(model: str | Path, tensor: int, pipeline: int) -> Path:
+        folder = model if isinstance(model, Path) else model_of(model)
+        out = shared_folder / f"{folder.name}-{tensor}x{pipeline}"
+        if not (out / "manifest.json").exists():
+            plan = even_plan(ModelFacts.from_config(read_config(folder)), tensor, pipeline)
+            partition(folder, plan, out, world)
+            convert(out, world, find_pnnx())
+        world.exchange(None)
+        return out
+
+    return make
+
+
+def splits(ranks: int) -> list[tuple[int, int]]:
+    """(tensor, pipeline) in {1, 2, 4} x {1, 2} that make exactly this many ranks."""
+    return [(t, p) for t in (1, 2, 4) for p in (1, 2) if t * p == ranks]
