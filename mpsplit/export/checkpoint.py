@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from mpsplit.errors import ModelError
 from mpsplit.plan.cuts import Part
 
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LAYOUTS = (  # index of several files, one file; the first that exists wins
     ("model.safetensors.index.json", "model.safetensors"),
@@ -58,11 +59,11 @@ def read_config(folder: Path) -> dict:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies and what it is."""
+    """Where one tensor lies and what it is; `dtype` as safetensors spells it."""
 
     file: Path
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: str
 
 
 class Checkpoint:
@@ -76,10 +77,8 @@ class Checkpoint:
     def read(self, name: str, part: Part) -> torch.Tensor:
         """The part of one tensor, in the checkpoint's own type."""
         source = self._open[self.entries[name].file]
-        if isinstance(source, dict):  # pytorch_model.bin, mapped
-            whole = source[name]
-        else:
-            whole = source.get_slice(name)
+        # pytorch_model.bin is a mapped dict
+        whole = source[name] if isinstance(source, dict) else source.get_slice(name)
         if part.axis is None:
             piece = whole[:]
         elif part.axis == 0:
@@ -117,28 +116,24 @@ class Checkpoint:
         try:
             if file.suffix == ".bin":
                 source = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-                found = {name: Entry(file, tuple(t.shape), t.dtype) for name, t in source.items()}
+                found = {
+                    name: Entry(file, tuple(t.shape), DTYPES.get(t.dtype, str(t.dtype))) for name, t in source.items()
+                }
             else:
                 source = safe_open(file, "pt")
                 found = {}
                 for name in source.keys():  # noqa: SIM118 (safe_open is no dict)
                     piece = source.get_slice(name)
-                    found[name] = Entry(file, tuple(piece.get_shape()), TORCH_TYPES.get(piece.get_dtype()))
+                    found[name] = Entry(file, tuple(piece.get_shape()), piece.get_dtype())
         except (SafetensorError, RuntimeError, EOFError, ValueError) as wrong:
             raise ModelError(
                 f"{file} ({file.stat().st_size} bytes) cannot be read: {str(wrong).splitlines()[0]}; download it again"
             ) from None
         self._open[file] = source
         for name, entry in found.items():
-            if entry.dtype not in DTYPE_NAMES:
-                raise ModelError(
-                    f"{name} has type {entry.dtype or piece.get_dtype()}; weights must be {', '.join(TORCH_TYPES)}"
-                )
+            if entry.dtype not in DTYPES.values():
+                raise ModelError(f"{name} has type {entry.dtype}; weights must be {', '.join(DTYPES.values())}")
         return found
-
-
-TORCH_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-DTYPE_NAMES = {dtype: name for name, dtype in TORCH_TYPES.items()}
 
 
 def _weight_files(folder: Path) -> list[Path]:

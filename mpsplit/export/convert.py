@@ -13,21 +13,25 @@ from pathlib import Path
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError, PackageError
 from mpsplit.export.capture import examples
-from mpsplit.export.partition import EMBEDDING, tools
+from mpsplit.export.partition import FORM, tools
 from mpsplit.export.pnnx import Pnnx, run_pnnx
 from mpsplit.export.rewrites import REWRITES, Context
 from mpsplit.export.schedule import check_schedules
 from mpsplit.package.collectives import BY_LAYER, Call
-from mpsplit.package.manifest import MANIFEST, PARTITION, File, Manifest, rank_folder
+from mpsplit.package.manifest import EMBED, GRAPH, MANIFEST, PARTITION, WEIGHTS, File, Manifest, rank_folder
 from mpsplit.package.param import Layer, Param
 from mpsplit.progress import track
 
-GRAPH, WEIGHTS, PASSES = "model.param", "model.bin", "passes"
+PASSES = "passes"
 
 
 def convert(package: Path, comm: Communicator, pnnx: Pnnx) -> Manifest:
     """Converts the slice of this rank, or of all ranks when there is only this process."""
     partition = Manifest.load(package, PARTITION)
+    if partition.tools[FORM] != pnnx.form:
+        raise ConvertError(
+            f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form {pnnx.form}"
+        )
     plan = partition.plan
     mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
     if comm.host_lead:
@@ -70,7 +74,7 @@ def _convert_rank(
         os.replace(partial, passes)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    files = tuple(File.of(package, folder / name) for name in (GRAPH, WEIGHTS, EMBEDDING) if (folder / name).is_file())
+    files = tuple(File.of(package, folder / name) for name in (GRAPH, WEIGHTS, EMBED) if (folder / name).is_file())
     return schedule_of(param), files
 
 

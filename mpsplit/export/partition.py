@@ -18,16 +18,24 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import ModelError
 from mpsplit.export import torchscript
 from mpsplit.export.capture import as_text, calls, capture, check_calls, examples, expected_calls
-from mpsplit.export.checkpoint import DTYPE_NAMES, Checkpoint, read_config
-from mpsplit.export.slicing import IGNORABLE, build_whole, embedding_rows, expected_weights, rope_of, slice_model
+from mpsplit.export.checkpoint import Checkpoint, read_config
+from mpsplit.export.slicing import (
+    EMBEDDING,
+    IGNORABLE,
+    build_whole,
+    embedding_rows,
+    expected_weights,
+    rope_of,
+    slice_model,
+)
 from mpsplit.export.tokenizer import copy_tokenizer, eos_ids
-from mpsplit.package.manifest import MANIFEST, PARTITION, File, Manifest, RankPart, rank_folder
+from mpsplit.package.manifest import EMBED, MANIFEST, PARTITION, File, Manifest, RankPart, rank_folder
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
 from mpsplit.progress import track
 
 log = logging.getLogger("mpsplit")
-EMBEDDING = "embed.bin"
+FORM = "torchscript form"  # which of torchscript.FORMS the .pt files are in
 
 
 def tools(*packages: str) -> dict[str, str]:
@@ -67,18 +75,21 @@ def partition(folder: Path, plan: Plan, out: Path, comm: Communicator, form: str
         _replace_folder(_partial(out, rank), rank_folder(out, rank))
     comm.exchange(None)  # no partition.json before every folder is in place
 
-    embedding = checkpoint.entries["model.embed_tokens.weight"]
     manifest = Manifest(
         model=folder.resolve().name,
         facts=facts,
         plan=plan,
         rope=rope_of(model),
-        dtype=DTYPE_NAMES[embedding.dtype],
+        dtype=checkpoint.entries[EMBEDDING].dtype,
         eos=eos_ids(folder, config),
         ranks=tuple(everybody[rank] for rank in range(plan.ranks)),
         tokenizer=tuple(File.of(out, path) for path in copy_tokenizer(folder, out)) if comm.host_lead else (),
         unused=unused,
-        tools={**tools("mpsplit", "torch", "transformers", "safetensors"), "python": platform.python_version()},
+        tools={
+            **tools("mpsplit", "torch", "transformers", "safetensors"),
+            "python": platform.python_version(),
+            FORM: form,
+        },
     )
     manifest = comm.exchange(manifest)[0]
     if comm.host_lead:
@@ -105,8 +116,7 @@ def _partition_rank(model, plan: Plan, rank: int, facts: ModelFacts, checkpoint:
     torchscript.save(graph_module, example, folder / f"{out.name}-{rank}.pt", form)
     rows = embedding_rows(plan, rank, facts, checkpoint)
     if rows is not None:
-        table, _ = rows
-        table.contiguous().view(torch.uint8).numpy().tofile(folder / EMBEDDING)
+        rows.contiguous().view(torch.uint8).numpy().tofile(folder / EMBED)
     return schedule
 
 

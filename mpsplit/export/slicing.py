@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 from mpsplit.errors import ConvertError
 from mpsplit.export import operators
-from mpsplit.export.checkpoint import DTYPE_NAMES, Checkpoint
+from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import Rope
 from mpsplit.plan.cuts import CUTS, module_of, part_of
@@ -23,6 +23,7 @@ from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
 
 ATTENTION = "mpsplit"
+EMBEDDING = "model.embed_tokens.weight"
 IGNORABLE = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")  # buffers that older checkpoints carry along
 
 
@@ -139,11 +140,10 @@ def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, chec
     return stage.eval()
 
 
-def embedding_rows(plan: Plan, rank: int, facts: ModelFacts, checkpoint: Checkpoint) -> tuple[torch.Tensor, str] | None:
-    """The rank's rows of the embedding in the checkpoint's own type, and the name of that type."""
-    name = "model.embed_tokens.weight"
-    part = part_of(name, plan.shards[rank], facts)
-    return part and (checkpoint.read(name, part), DTYPE_NAMES[checkpoint.entries[name].dtype])
+def embedding_rows(plan: Plan, rank: int, facts: ModelFacts, checkpoint: Checkpoint) -> torch.Tensor | None:
+    """The rank's rows of the embedding in the checkpoint's own type; None outside the first stage."""
+    part = part_of(EMBEDDING, plan.shards[rank], facts)
+    return part and checkpoint.read(EMBEDDING, part)
 
 
 def _agree_with_transformers(model: nn.Module) -> None:

@@ -8,8 +8,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from mpsplit.package.manifest import SPECIAL, TEMPLATE, TOKENIZER
+
 log = logging.getLogger("mpsplit")
-TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
 # Vicuna's own releases carry no template; this is the one of FastChat for v1.5
 VICUNA_V1_5 = (
     "{%- if messages[0]['role'] == 'system' -%}{%- set system = messages[0]['content'] -%}{%- set turns = messages[1:] -%}"
@@ -35,8 +36,8 @@ def copy_tokenizer(model: Path, package: Path) -> list[Path]:
     with open(package / TEMPLATE, "w", encoding="utf-8") as file:
         file.write(template)
     special = {key: _token_text(settings.get(key)) for key in ("bos_token", "eos_token")}
-    (package / "special_tokens.json").write_text(json.dumps(special, ensure_ascii=False) + "\n", encoding="utf-8")
-    return [package / TOKENIZER, package / TEMPLATE, package / "special_tokens.json"]
+    (package / SPECIAL).write_text(json.dumps(special, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [package / TOKENIZER, package / TEMPLATE, package / SPECIAL]
 
 
 def eos_ids(model: Path, config: dict) -> tuple[int, ...]:

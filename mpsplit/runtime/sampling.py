@@ -124,9 +124,9 @@ def choose(parts: list[Candidates], sampling: Sampling, step: int) -> int | None
         before = np.cumsum(probability) - probability
         kept = int((before < sampling.top_p).sum())
         floor = max((part.logits[-1] for part in parts if not part.complete), default=-np.inf)
-        if not sampling.top_k and (kept == len(scaled) or logits[kept - 1] < floor):
-            if not all(part.complete for part in parts):
-                return None  # the nucleus may reach below what a rank has sent
+        unseen = not sampling.top_k and not all(part.complete for part in parts)
+        if unseen and (kept == len(scaled) or logits[kept - 1] < floor):
+            return None  # the nucleus may reach below what a rank has sent
         probability = probability[:kept]
     draw = np.random.Generator(np.random.Philox(key=[sampling.seed, step])).random()
     cumulative = np.cumsum(probability)

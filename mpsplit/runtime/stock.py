@@ -17,7 +17,7 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import PackageError, RunError
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.files import EmbeddingRows
-from mpsplit.package.manifest import Manifest, rank_folder
+from mpsplit.package.manifest import EMBED, GRAPH, WEIGHTS, Manifest, rank_folder
 from mpsplit.runtime import collective_layers
 from mpsplit.runtime.positions import causal_mask, rope_tables
 
@@ -34,15 +34,13 @@ class StockEngine:
         self.groups = {WORLD: comm, STAGE: comm.group(manifest.plan.group(comm.rank))}
         folder = rank_folder(package, comm.rank)
         if self.first_stage:
-            self.embedding = EmbeddingRows(
-                folder / "embed.bin", manifest.dtype, shard.embed.start, manifest.facts.hidden
-            )
+            self.embedding = EmbeddingRows(folder / EMBED, manifest.dtype, shard.embed.start, manifest.facts.hidden)
         self.cos, self.sin = rope_tables(manifest.rope, manifest.facts.context)
 
         self.net = ncnn.Net()
         _exact(self.net.opt, threads)
         self._layers = collective_layers.register(self.net, self.groups)
-        for name, load in (("model.param", self.net.load_param), ("model.bin", self.net.load_model)):
+        for name, load in ((GRAPH, self.net.load_param), (WEIGHTS, self.net.load_model)):
             if load(str(folder / name)) != 0:
                 raise PackageError(f"ncnn cannot load {folder / name}; convert the package again")
         self._forget()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from mpsplit.errors import RunError
+from mpsplit.package.manifest import SPECIAL, TEMPLATE, TOKENIZER
 
 REPLACEMENT = "\ufffd"  # what a decoder shows for bytes that are no character yet
 
@@ -15,11 +16,11 @@ class Text:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
         from tokenizers import Tokenizer
 
-        self.tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
-        self.special = json.loads((package / "special_tokens.json").read_text(encoding="utf-8"))
+        self.tokenizer = Tokenizer.from_file(str(package / TOKENIZER))
+        self.special = json.loads((package / SPECIAL).read_text(encoding="utf-8"))
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = _refuse
-        self.template = environment.from_string((package / "chat_template.jinja").read_text(encoding="utf-8"))
+        self.template = environment.from_string((package / TEMPLATE).read_text(encoding="utf-8"))
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
         """The ids of a conversation, ready for the assistant's answer."""
@@ -36,7 +37,7 @@ class Text:
 
 def load_text(package: Path) -> Text | None:
     """The package's tokenizer, None when its model had none."""
-    return Text(package) if (package / "tokenizer.json").is_file() else None
+    return Text(package) if (package / TOKENIZER).is_file() else None
 
 
 class Stream:

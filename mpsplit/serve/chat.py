@@ -51,8 +51,10 @@ def chat(conversation: Conversation) -> None:
         if not line or question == "/exit":
             show("\n" if not line else "")
             return
-        if question.startswith("/"):
-            show(commands.get(question, lambda: f"there is no command {question}; /help lists them")() + "\n")
+        if question in commands:
+            show(commands[question]() + "\n")
+        elif question.startswith("/"):
+            show(f"there is no command {question}; /help lists them\n")
         elif question:
             try:
                 conversation.say(question, show)

@@ -15,7 +15,9 @@ def test_what_old_configs_leave_out_has_its_old_meaning():
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones():
-    with pytest.raises(ModelError, match=r"GPT2LMHeadModel is not supported; supported are .*LlamaForCausalLM.*Qwen3ForCausalLM"):
+    with pytest.raises(
+        ModelError, match=r"GPT2LMHeadModel is not supported; supported are .*LlamaForCausalLM.*Qwen3ForCausalLM"
+    ):
         ModelFacts.from_config(LLAMA | {"architectures": ["GPT2LMHeadModel"]})
 
 

@@ -1,0 +1,156 @@
+"""What partition and convert leave on disk: bytes, graphs, and nothing when they fail."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mpsplit.comm import Alone
+from mpsplit.errors import ConvertError, MpsplitError
+from mpsplit.export.checkpoint import Checkpoint, read_config
+from mpsplit.export.convert import convert
+from mpsplit.export.partition import partition
+from mpsplit.export.pnnx import Pnnx, find_pnnx
+from mpsplit.package.manifest import PARTITION, Manifest
+from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.shards import even_plan
+from tests.conftest import FAMILIES, make_model, splits
+
+
+def digests(package):
+    """Every file of the package and its hash; traces and the account of passes are by-products."""
+    manifest = Manifest.load(package)
+    names = [
+        "manifest.json",
+        *(f.path for f in manifest.tokenizer),
+        *(f.path for part in manifest.ranks for f in part.files),
+    ]
+    return {name: hashlib.sha256((package / name).read_bytes()).hexdigest() for name in names}
+
+
+def make(folder, out, tensor, pipeline, comm=None, form="module"):
+    plan = even_plan(ModelFacts.from_config(read_config(folder)), tensor, pipeline)
+    return partition(folder, plan, out, comm or Alone(), form)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tensor, pipeline", [(2, 1), (2, 2)])
+def test_the_bytes_of_the_ranks_add_up_to_the_models(model_of, tmp_path, family, tensor, pipeline):
+    folder = model_of(family)
+    entries = Checkpoint(folder).entries
+    size = {name: 4 * torch.Size(entry.shape).numel() for name, entry in entries.items()}
+    replicated = sum(s for n, s in size.items() if "norm" in n or n.endswith(("o_proj.bias", "down_proj.bias")))
+    tied_head = size["model.embed_tokens.weight"] if "lm_head.weight" not in size else 0
+    manifest = make(folder, tmp_path / "out", tensor, pipeline)
+    assert (
+        sum(part.weight_bytes for part in manifest.ranks) == sum(size.values()) + (tensor - 1) * replicated + tied_head
+    )
+
+
+def test_the_graph_is_there_to_read(model_of, tmp_path):
+    make(model_of("llama"), tmp_path / "vicuna", 2, 1)
+    for rank in range(2):
+        text = (tmp_path / "vicuna" / f"rank-{rank}" / "graph.fx.txt").read_text()
+        assert text.count("mpi_extensions.all_reduce") == 2 * 3 + 1
+        assert text.count("scaled_dot_product_attention") == 3
+        assert "model.layers.2.mlp.down_proj.weight" in text
+        assert (tmp_path / "vicuna" / f"rank-{rank}" / f"vicuna-{rank}.pt").is_file()
+    assert (tmp_path / "vicuna/rank-0/graph.fx.txt").read_text() == (
+        tmp_path / "vicuna/rank-1/graph.fx.txt"
+    ).read_text()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("family", ["llama", "qwen2-tied"])
+def test_packages_are_the_same_bytes_under_mpi_serially_and_again(world, package_of, model_of, shared_folder, family):
+    tensor, pipeline = splits(world.size)[-1]
+    package = package_of(family, tensor, pipeline)
+    again = shared_folder / "again" / package.name
+    if world.rank == 0:
+        make(model_of(family), again, tensor, pipeline)
+        convert(again, Alone(), find_pnnx())
+        assert digests(again) == digests(package)
+    world.exchange(None)
+
+
+def test_every_pass_leaves_its_text(package_of):
+    passes = package_of("llama", 2, 1) / "rank-0" / "passes"
+    names = sorted(path.name for path in passes.glob("*.param"))
+    assert names == [
+        "0-pnnx.param", "1-named_blobs.param", "2-collective_arguments.param", "3-dynamic_length.param",
+        "4-flat_rope_tables.param", "5-head_from_hidden.param", "6-kv_cache.param", "pnnx.param",
+    ]  # fmt: skip
+
+
+def test_a_failed_partition_leaves_nothing(tmp_path, monkeypatch):
+    folder = make_model("llama", tmp_path / "model")
+    monkeypatch.setattr("mpsplit.export.partition.expected_calls", lambda plan, rank: ())
+    with pytest.raises(ConvertError, match="the plan asks for 0"):
+        make(folder, tmp_path / "out", 2, 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_convert_leaves_no_package(tmp_path, monkeypatch):
+    folder, out = make_model("llama", tmp_path / "model"), tmp_path / "out"
+    make(folder, out, 1, 1)
+    program = tmp_path / "pnnx"
+    program.write_text("#!/bin/sh\necho one; echo two; echo no such operator; exit 3\n")
+    program.chmod(0o755)
+    with pytest.raises(
+        ConvertError,
+        match=r"pnnx ended with 3 on out-0.pt: one \| two \| no such operator; the whole log is (.*pnnx.log)",
+    ) as caught:
+        convert(out, Alone(), Pnnx(str(program)))
+    assert "no such operator" in Path(str(caught.value).rpartition(" ")[2]).read_text()
+    assert sorted(path.name for path in out.iterdir()) == [PARTITION, "rank-0"]
+    assert not list(out.glob("rank-0/.*")) and not (out / "rank-0" / "model.param").exists()
+
+
+def test_a_directory_of_others_is_not_written_over(tmp_path, model_of):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(MpsplitError, match="holds other files"):
+        make(model_of("llama"), tmp_path, 1, 1)
+
+
+def test_a_smaller_partition_replaces_a_larger_one(tmp_path, model_of):
+    make(model_of("llama"), tmp_path / "out", 2, 1)
+    make(model_of("llama"), tmp_path / "out", 1, 1)
+    assert [path.name for path in sorted(tmp_path.glob("out/rank-*"))] == ["rank-0"]
+
+
+def test_pnnx_must_be_there(monkeypatch, tmp_path):
+    with pytest.raises(ConvertError, match="pnnx was not found at /no/pnnx"):
+        find_pnnx("/no/pnnx")
+    with pytest.raises(ConvertError, match="--customop /no/lib.so: there is no such library"):
+        find_pnnx(customop="/no/lib.so")
+
+
+def test_the_customop_route_hands_over_operators(tmp_path, model_of):
+    """A pnnx with a libtorch of its own is not to be had here; what it is given, and that torch can load it, is checked."""
+    make(model_of("llama"), tmp_path / "out", 2, 1, form="operator")
+    script = torch.jit.load(tmp_path / "out" / "rank-0" / "out-0.pt")
+    assert str(script.inlined_graph).count("mpi_extensions::all_reduce") == 2 * 3 + 1
+    told = tmp_path / "told"
+    program, library = tmp_path / "pnnx", tmp_path / "lib.so"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {told}\nexit 1\n')
+    program.chmod(0o755)
+    library.write_text("")
+    with pytest.raises(ConvertError, match="pnnx ended with 1"):
+        convert(tmp_path / "out", Alone(), find_pnnx(str(program), str(library)))
+    assert f"customop={library}" in told.read_text() and "moduleop" not in told.read_text()
+    with pytest.raises(ConvertError, match="--form module"):
+        make(model_of("llama"), tmp_path / "out", 2, 1, form="module")
+        convert(tmp_path / "out", Alone(), find_pnnx(str(program), str(library)))
+
+
+def test_unused_names_are_listed(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = make_model("qwen2-tied", tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"lm_head.weight": torch.zeros(131, 64)}, folder / "model.safetensors")
+    manifest = make(folder, tmp_path / "out", 1, 1)
+    assert manifest.unused == ("lm_head.weight",)
+    assert json.loads((tmp_path / "out" / PARTITION).read_text())["unused"] == ["lm_head.weight"]

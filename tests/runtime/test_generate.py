@@ -1,0 +1,89 @@
+"""The token loop over an engine that is a table: what it feeds, when it stops, what it reuses."""
+
+import numpy as np
+import pytest
+
+from mpsplit.comm import Alone
+from mpsplit.errors import RunError
+from mpsplit.package.manifest import Manifest, Rope
+from mpsplit.plan.shards import Range, even_plan
+from mpsplit.runtime.generate import Request, TokenLoop
+from mpsplit.runtime.sampling import Sampling
+from tests.plan.test_shards import facts
+
+EOS = 130
+
+
+class TableEngine:
+    """After token t comes t + 1; writes down every step."""
+
+    def __init__(self):
+        f = facts()
+        plan = even_plan(f, 1, 1)
+        self.manifest = Manifest("table", f, plan, Rope((), 1.0), "F32", (EOS,), (), (), (), {})
+        self.vocabulary, self.position, self.bytes_sent = Range(0, 131), 0, 0
+        self.steps = []
+
+    def step(self, tokens, position, every_row=False):
+        self.steps.append((position, list(tokens)))
+        self.position = position + len(tokens)
+        logits = np.ones((1, 131), np.float32)
+        logits[0, (tokens[-1] + 1) % 131] = 5
+        return logits
+
+
+def loop(chunk=4):
+    return TokenLoop(TableEngine(), Alone(), None, chunk)
+
+
+def test_prompts_go_in_chunks_and_tokens_one_by_one():
+    one = loop()
+    result = one.generate(Request((1, 2, 3, 4, 5, 6), 3))
+    assert result.token_ids == (7, 8, 9) and result.finish_reason == "length"
+    assert one.engine.steps == [(0, [1, 2, 3, 4]), (4, [5, 6]), (6, [7]), (7, [8])]
+    assert result.stats.prompt_tokens == 6 and result.stats.new_tokens == 3 and len(result.stats.peak_rss_bytes) == 1
+
+
+def test_it_stops_at_eos_unless_told_not_to():
+    assert loop().generate(Request((126,), 10)).token_ids == (127, 128, 129, 130)
+    assert loop().generate(Request((126,), 10)).finish_reason == "eos"
+    ignoring = loop().generate(Request((126,), 10, ignore_eos=True))
+    assert ignoring.token_ids == (127, 128, 129, 130, 0, 1, 2, 3, 4, 5) and ignoring.finish_reason == "length"
+
+
+def test_it_stops_at_the_end_of_the_context():
+    result = loop().generate(Request(tuple(range(120)), 64, ignore_eos=True))
+    assert result.finish_reason == "context" and len(result.token_ids) == 128 - 120
+
+
+def test_a_conversation_that_goes_on_feeds_only_what_is_new():
+    one = loop(100)
+    first = one.generate(Request((1, 2, 3), 2))
+    one.engine.steps.clear()
+    second = one.generate(Request((1, 2, 3, *first.token_ids, 9), 1))
+    assert one.engine.steps == [(4, [5, 9])] and second.stats.cached_tokens == 4
+    one.engine.steps.clear()
+    assert one.generate(Request((1, 2, 9), 1)).stats.cached_tokens == 0
+    assert one.engine.steps == [(0, [1, 2, 9])]
+
+
+def test_penalties_reach_the_choice():
+    assert loop().generate(Request((3, 4, 3), 1)).token_ids == (4,)
+    punished = loop().generate(Request((3, 4, 3), 1, Sampling(top_k=0, repetition_penalty=10)))
+    assert punished.token_ids == (0,)
+
+
+@pytest.mark.parametrize(
+    "request_, message",
+    [
+        (Request(tuple([1] * 128)), "the prompt has 128 tokens, the context 128; shorten it to 127 or fewer"),
+        (Request(()), "the prompt is empty"),
+        (Request((1, 131)), "token 131 is not in the vocabulary of 131; ids go from 0 to 130"),
+        (Request((-1,)), "token -1 is not in the vocabulary"),
+        (Request((1,), 0), "--max-new-tokens 0 is out of range"),
+        (Request((1,), stops=("x",)), "stop strings need a tokenizer"),
+    ],
+)
+def test_requests_that_cannot_be_answered(request_, message):
+    with pytest.raises(RunError, match=message):
+        loop().generate(request_)
