@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def plan_command(args: argparse.Namespace) -> int:
-    from mpsplit.export.checkpoint import find_model
+    from mpsplit.export.source import find_model
 
     plan, facts = _plan_for(args, find_model(args.model), None)
     text = json.dumps(plan.to_json(), indent=1) + "\n"
@@ -54,7 +54,7 @@ def plan_command(args: argparse.Namespace) -> int:
 
 
 def partition_command(args: argparse.Namespace) -> int:
-    from mpsplit.export.checkpoint import find_model
+    from mpsplit.export.source import find_model
 
     folder = find_model(args.model)
     plan, _ = _plan_for(args, folder, _started_ranks(args))
@@ -157,7 +157,7 @@ def inspect_command(args: argparse.Namespace) -> int:
 
 
 def verify_command(args: argparse.Namespace) -> int:
-    from mpsplit.export.checkpoint import find_model
+    from mpsplit.export.source import find_model
 
     manifest = _package_for_ranks(args)
     folder = find_model(args.model)
@@ -208,7 +208,7 @@ def _under_mpirun(ranks: int, args: argparse.Namespace) -> int | None:
 
 
 def _plan_for(args: argparse.Namespace, folder: Path, started: int | None) -> tuple[Plan, ModelFacts]:
-    from mpsplit.export.checkpoint import read_config
+    from mpsplit.export.source import read_config
 
     facts = ModelFacts.from_config(read_config(folder))
     if getattr(args, "plan", None):

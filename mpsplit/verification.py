@@ -37,7 +37,7 @@ class Difference:
 
 def verify(loop: TokenLoop, comm: Communicator, folder: Path) -> Difference | None:
     """The difference, on rank 0; None on the others, which take part."""
-    from mpsplit.export.checkpoint import read_config
+    from mpsplit.export.source import read_config
 
     facts = loop.facts
     if ModelFacts.from_config(read_config(folder)) != facts:

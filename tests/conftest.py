@@ -6,6 +6,7 @@ The suite runs on one rank, and its mpi-marked tests again on 2 and 4. A test th
 from __future__ import annotations
 
 import faulthandler
+import io
 import shutil
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mpsplit.comm import mpi_rank
 from mpsplit.comm import world as mpi_world
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tiny-vicuna"
@@ -70,6 +72,19 @@ def make_model(family: str, folder: Path, dtype: str = "float32", **save) -> Pat
     return folder
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config):
+    """Under mpirun rank 0 reports; the others keep their report to themselves unless something failed."""
+    if mpi_rank():
+        config.pluginmanager.getplugin("terminalreporter")._tw._file = io.StringIO()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    if mpi_rank() and (report := config.pluginmanager.getplugin("terminalreporter")).stats.get("failed"):
+        print(f"== rank {mpi_rank()}\n{report._tw._file.getvalue()}", file=sys.__stderr__, flush=True)
+
+
 @pytest.fixture(autouse=True)
 def time_limit(request):
     """Ends this rank with the stacks of its threads when a test hangs; mpirun then ends the others."""
@@ -110,10 +125,10 @@ def model_of(world, shared_folder):
 @pytest.fixture(scope="session")
 def package_of(world, shared_folder, model_of):
     """(model directory or family, tensor, pipeline) -> its package; every rank its part, or one rank all of them."""
-    from mpsplit.export.checkpoint import read_config
     from mpsplit.export.convert import convert
     from mpsplit.export.partition import partition
     from mpsplit.export.pnnx import find_pnnx
+    from mpsplit.export.source import read_config
     from mpsplit.plan.model import ModelFacts
     from mpsplit.plan.shards import even_plan
 

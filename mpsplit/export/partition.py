@@ -18,7 +18,7 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import ModelError
 from mpsplit.export import torchscript
 from mpsplit.export.capture import as_text, calls, capture, check_calls, examples, expected_calls
-from mpsplit.export.checkpoint import Checkpoint, read_config
+from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.slicing import (
     EMBEDDING,
     IGNORABLE,
@@ -28,6 +28,7 @@ from mpsplit.export.slicing import (
     rope_of,
     slice_model,
 )
+from mpsplit.export.source import read_config
 from mpsplit.export.tokenizer import copy_tokenizer, eos_ids
 from mpsplit.package.manifest import EMBED, MANIFEST, PARTITION, File, Manifest, RankPart, rank_folder
 from mpsplit.plan.model import ModelFacts

@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mpsplit.errors import ModelError
-from mpsplit.export.checkpoint import Checkpoint, find_model, read_config
+from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.slicing import IGNORABLE, build_whole, expected_weights
+from mpsplit.export.source import find_model, read_config
 from mpsplit.plan.cuts import Part
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Range

@@ -95,9 +95,10 @@ def package_of_one(world, package_of, model_of):
     from mpsplit.export.pnnx import find_pnnx
     from tests.export.test_partition import make
 
-    out = model_of("llama").parent / "llama-alone"
+    model = model_of("llama")
+    out = model.parent / "llama-alone"
     if world.rank == 0 and not out.exists():
-        make(model_of("llama"), out, 1, 1)
+        make(model, out, 1, 1)
         convert(out, Alone(), find_pnnx())
     world.exchange(None)
     return out
