@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mpsplit import __version__, launch
-from mpsplit.comm import Communicator, mpi_rank, world
+from mpsplit.comm import end_all_ranks, mpi_rank, mpi_size, world
 from mpsplit.errors import MpsplitError, PlanError, RunError
 from mpsplit.package.manifest import PARTITION, Manifest
 from mpsplit.plan.model import ModelFacts
@@ -195,9 +195,7 @@ def doctor_command(args: argparse.Namespace) -> int:
 
 def _started_ranks(args: argparse.Namespace) -> int | None:
     """How many ranks the user asked for by mpirun or --ranks; None for neither."""
-    if mpi_rank() is not None:
-        return world().size
-    return args.ranks
+    return args.ranks if mpi_rank() is None else mpi_size()
 
 
 def _under_mpirun(ranks: int, args: argparse.Namespace) -> int | None:
@@ -421,11 +419,10 @@ def main(argv: list[str] | None = None) -> int:
 def _fail(message: str, code: int) -> int:
     """One line on the error stream; with peers, the end of all of them. When all ranks fail alike, the first one speaks."""
     rank = mpi_rank()
-    comm: Communicator | None = world() if rank is not None else None
-    if comm is None or comm.size == 1:
+    if rank is None:
         print(f"mpsplit: {message}", file=sys.stderr)
         return code
     if rank:
         time.sleep(0.5 + 0.01 * rank)
-    print(f"mpsplit: rank {rank}: {message}", file=sys.stderr, flush=True)
-    comm.abort(code)
+    print(f"mpsplit: rank {rank}: {message}", file=sys.stderr)
+    end_all_ranks(code)

@@ -6,6 +6,7 @@ starts MPI. Collectives act on the last axis and count the payload bytes that th
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -47,9 +48,6 @@ class Communicator(Protocol):
     def listen(self) -> Any:
         """Waits for what rank 0 tells, without burning the core."""
 
-    def abort(self, code: int) -> NoReturn:
-        """Ends all ranks, now."""
-
 
 class Alone:
     """One rank: every collective is the identity."""
@@ -83,9 +81,6 @@ class Alone:
 
     def listen(self) -> Any:
         raise AssertionError("one rank alone has nobody to listen to")
-
-    def abort(self, code: int) -> NoReturn:
-        os._exit(code)
 
 
 class Mpi:
@@ -140,24 +135,30 @@ class Mpi:
             time.sleep(0.001)
         return self.mpi.recv(source=0, tag=self.TOLD)
 
-    def abort(self, code: int) -> NoReturn:
-        """Leaves without MPI_Finalize, which mpirun answers by ending the others, quieter than MPI_Abort does."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
 
 def mpi_rank() -> int | None:
     """The rank that mpirun gave this process, None outside of it; known before MPI is started."""
-    for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return None
+    given = os.environ.get("OMPI_COMM_WORLD_RANK")
+    return None if given is None else int(given)
 
 
+def mpi_size() -> int:
+    """How many ranks mpirun started, 1 outside of it."""
+    return int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
+
+
+@functools.cache
 def world() -> Communicator:
-    if mpi_rank() is None:
+    """All ranks. The first call is a collective one."""
+    if mpi_size() == 1:
         return Alone()
     from mpi4py import MPI
 
-    return Mpi(MPI.COMM_WORLD) if MPI.COMM_WORLD.size > 1 else Alone()
+    return Mpi(MPI.COMM_WORLD)
+
+
+def end_all_ranks(code: int) -> NoReturn:
+    """Ends this process without MPI_Finalize, which mpirun answers by ending the others, quieter than MPI_Abort does."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

