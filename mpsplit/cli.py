@@ -130,7 +130,7 @@ def run_command(args: argparse.Namespace) -> int:
 
 def chat_command(args: argparse.Namespace) -> int:
     manifest = _package_for_ranks(args)
-    if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
+    if (code := _under_mpirun(manifest.plan.ranks, args, reads_input=True)) is not None:
         return code
     from mpsplit.runtime.load import load_loop
     from mpsplit.serve.chat import Conversation, chat
@@ -140,7 +140,7 @@ def chat_command(args: argparse.Namespace) -> int:
     if comm.rank != 0:
         loop.follow()
         return 0
-    chat(Conversation(loop, _sampling(args), args.max_new_tokens))
+    chat(Conversation(loop, _sampling(args), args.max_new_tokens), launch.input_lines())
     loop.end()
     return 0
 
@@ -198,11 +198,11 @@ def _started_ranks(args: argparse.Namespace) -> int | None:
     return args.ranks if mpi_rank() is None else mpi_size()
 
 
-def _under_mpirun(ranks: int, args: argparse.Namespace) -> int | None:
+def _under_mpirun(ranks: int, args: argparse.Namespace, reads_input: bool = False) -> int | None:
     """The exit code of this command started again on `ranks` ranks; None when it runs in the right place already."""
     if ranks == 1 or mpi_rank() is not None:
         return None
-    return launch.start(ranks, args.given, args.hostfile)
+    return launch.start(ranks, args.given, args.hostfile, reads_input)
 
 
 def _plan_for(args: argparse.Namespace, folder: Path, started: int | None) -> tuple[Plan, ModelFacts]:

@@ -1,4 +1,4 @@
-"""`mpsplit inspect`: what a package holds, rank by rank. In: a Manifest. Out: a plain dict, or a table of it."""
+"""`mpsplit inspect`: what a package holds, rank by rank. In: a Manifest. Out: a plain dict, or text for people."""
 
 from __future__ import annotations
 
@@ -31,31 +31,18 @@ def describe(manifest: Manifest) -> dict:
 
 
 def show(manifest: Manifest) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    told = describe(manifest)
-    table = Table(
-        "rank", "stage", "layers", "heads", "KV heads", "MLP", "embedding", "head", "weights", "collectives", "files"
+    told, facts = describe(manifest), manifest.facts
+    print(
+        f"{told['model']}: {facts.architecture}, {facts.layers} layers, hidden {facts.hidden}, "
+        f"{facts.heads} heads on {facts.kv_heads} KV heads, MLP {facts.mlp}, "
+        f"vocabulary {facts.vocabulary}{' (tied)' if facts.tied else ''}, context {facts.context}"
     )
     for rank in told["ranks"]:
-        collectives = ", ".join(f"{count} {name}" for name, count in rank["collectives"].items()) or "-"
-        files = "\n".join(f"{path} {size:,}" for path, size in rank["files"].items())
-        table.add_row(
-            str(rank["rank"]),
-            str(rank["stage"]),
-            rank["layers"],
-            *rank["cuts"].values(),
-            f"{rank['weight_bytes']:,}",
-            collectives,
-            files,
-        )
-    console = Console()
-    facts = manifest.facts
-    console.print(
-        f"{told['model']}: {facts.architecture}, {facts.layers} layers, hidden {facts.hidden}, {facts.heads} heads on {facts.kv_heads} KV heads, "
-        f"MLP {facts.mlp}, vocabulary {facts.vocabulary}{' (tied)' if facts.tied else ''}, context {facts.context}"
-    )
-    console.print(table)
+        collectives = ", ".join(f"{count} {name}" for name, count in rank["collectives"].items()) or "none"
+        print(f"\nrank {rank['rank']}, stage {rank['stage']}, layers {rank['layers']}")
+        print("  cuts         " + ", ".join(f"{name} {part}" for name, part in rank["cuts"].items()))
+        print(f"  weights      {rank['weight_bytes']:,} bytes of the checkpoint")
+        print(f"  collectives  {collectives}")
+        print("  files        " + ", ".join(f"{path} {size:,}" for path, size in rank["files"].items()))
     if told["unused"]:
-        console.print(f"not used of the checkpoint: {', '.join(told['unused'])}")
+        print(f"\nnot used of the checkpoint: {', '.join(told['unused'])}")

@@ -13,11 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from mpsplit.errors import LaunchError
 from mpsplit.progress import TERMINAL
 
+END_OF_INPUT = b"\x04\n"
 RULE = "-" * 20  # mpirun draws its notices between lines of dashes
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -35,8 +38,8 @@ def find_mpirun() -> str:
     return found
 
 
-def start(ranks: int, arguments: list[str], hostfile: str | None = None) -> int:
-    """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits."""
+def start(ranks: int, arguments: list[str], hostfile: str | None = None, reads_input: bool = False) -> int:
+    """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits; with `reads_input` our standard input goes to rank 0."""
     mpirun = find_mpirun()
     if hostfile and not Path(hostfile).is_file():
         raise LaunchError(f"there is no hostfile {hostfile}; write one line a machine, such as 'board-1 slots=1'")
@@ -44,7 +47,14 @@ def start(ranks: int, arguments: list[str], hostfile: str | None = None) -> int:
     command = [mpirun, "-np", str(ranks), *hosts, sys.executable, "-m", "mpsplit", *arguments]
     threads = str(max(1, (os.cpu_count() or 1) // ranks))
     environment = {**OPEN_MPI, "OMP_NUM_THREADS": threads, TERMINAL: "1" if sys.stderr.isatty() else "0"}
-    child = subprocess.Popen(command, env={**environment, **os.environ}, stderr=subprocess.PIPE)
+    child = subprocess.Popen(
+        command,
+        env={**environment, **os.environ},
+        stdin=subprocess.PIPE if reads_input else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    if reads_input:
+        threading.Thread(target=_pass_input, args=(child.stdin.fileno(),), daemon=True).start()
     notices = Notices(child.stderr.fileno())
     reader = threading.Thread(target=notices.relay, daemon=True)
     reader.start()
@@ -64,6 +74,20 @@ def start(ranks: int, arguments: list[str], hostfile: str | None = None) -> int:
     if code and not notices.said:
         raise LaunchError(explain(notices.boxed, code))
     return code
+
+
+def _pass_input(pipe: int) -> None:
+    """Open MPI does not tell a rank that its input has ended, so the end is a line of its own."""
+    with suppress(BrokenPipeError):
+        while data := os.read(sys.stdin.fileno(), 65536):
+            os.write(pipe, data)
+        os.write(pipe, END_OF_INPUT)
+
+
+def input_lines() -> Iterator[str]:
+    """Rank 0's lines, until they end."""
+    while (line := sys.stdin.readline()) and line.encode() != END_OF_INPUT:
+        yield line
 
 
 class Notices:

@@ -213,7 +213,7 @@ def talking_package(package_of):
 
 def test_a_killed_rank_ends_the_others_and_is_named(talking_package):
     child = started(talking_package)
-    ranks = [pid for pid, line in descendants(child.pid) if "-m mpsplit" in line and "mpirun" not in line]
+    ranks = [pid for pid, line in descendants(child.pid) if "-m mpsplit" in line and "run -np" not in line]
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
     assert child.wait(10) == 2

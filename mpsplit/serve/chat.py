@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 from mpsplit.errors import RunError
 from mpsplit.runtime.generate import Request, TokenLoop
@@ -36,20 +37,18 @@ class Conversation:
         self.messages = []
 
 
-def chat(conversation: Conversation) -> None:
-    """Reads lines until the end of input; commands begin with a slash."""
+def chat(conversation: Conversation, lines: Iterator[str]) -> None:
+    """Answers line by line; commands begin with a slash."""
     commands = {
         "/help": lambda: HELP,
         "/stats": lambda: conversation.stats,
         "/reset": lambda: conversation.reset() or "a new conversation",
     }
     show("Type a question, or /help.\n")
-    while True:
-        show("> ")
-        line = sys.stdin.readline()
+    show("> ")
+    for line in lines:
         question = line.strip()
-        if not line or question == "/exit":
-            show("\n" if not line else "")
+        if question == "/exit":
             return
         if question in commands:
             show(commands[question]() + "\n")
@@ -61,6 +60,8 @@ def chat(conversation: Conversation) -> None:
                 show("\n")
             except RunError as wrong:
                 show(f"{wrong}; /reset begins a new conversation\n")
+        show("> ")
+    show("\n")
 
 
 def show(text: str) -> None:

