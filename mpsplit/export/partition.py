@@ -33,7 +33,6 @@ from mpsplit.export.tokenizer import copy_tokenizer, eos_ids
 from mpsplit.package.manifest import EMBED, MANIFEST, PARTITION, File, Manifest, RankPart, rank_folder
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
-from mpsplit.progress import track
 
 log = logging.getLogger("mpsplit")
 FORM = "torchscript form"  # which of torchscript.FORMS the .pt files are in
@@ -58,7 +57,7 @@ def partition(folder: Path, plan: Plan, out: Path, comm: Communicator, form: str
     fresh = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for rank in track(mine, "partition"):
+        for rank in mine:
             before = checkpoint.bytes_read
             schedule = _partition_rank(
                 model if len(mine) == 1 else build_whole(folder), plan, rank, facts, checkpoint, out, form

@@ -21,6 +21,7 @@ from mpsplit.package.manifest import Rope
 from mpsplit.plan.cuts import CUTS, module_of, part_of
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
+from mpsplit.progress import track
 
 ATTENTION = "mpsplit"
 EMBEDDING = "model.embed_tokens.weight"
@@ -122,7 +123,7 @@ def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, chec
     _agree_with_transformers(model)
     shard = plan.shards[rank]
     stage = Stage(model, plan, rank)
-    for name, parameter in list(stage.named_parameters()):
+    for name, parameter in track(list(stage.named_parameters()), f"weights of rank {rank}"):
         part = part_of(name, shard, facts)
         module = stage.get_submodule(name.rpartition(".")[0])
         source = (
