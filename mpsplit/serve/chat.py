@@ -10,8 +10,10 @@ from mpsplit.runtime.generate import Request, TokenLoop
 from mpsplit.runtime.sampling import Sampling
 
 HELP = """\
-/help   this list        /reset  begin a new conversation
-/stats  speed of the last answer        /exit   leave (also Ctrl-D)"""
+/help   this list
+/stats  speed of the last answer
+/reset  begin a new conversation
+/exit   leave (also Ctrl-D)"""
 
 
 class Conversation:
