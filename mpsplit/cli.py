@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -175,6 +176,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
+    if mpi_rank() is not None:
+        signal.signal(signal.SIGTERM, _ended_by_mpirun)
     try:
         args = build_parser().parse_args(given)
         args.given = given
@@ -182,6 +185,8 @@ def main(argv: list[str] | None = None) -> int:
         return args.command(args)
     except MpsplitError as wrong:
         return _fail(str(wrong), 2)
+    except EndedByMpirun:
+        end_all_ranks(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `mpsplit ... | head` closed our output
@@ -191,6 +196,16 @@ def main(argv: list[str] | None = None) -> int:
         if mpi_rank() is None:
             raise
         return _fail(traceback.format_exc(), 1)
+
+
+def _ended_by_mpirun(*_) -> None:
+    """Another rank has failed: unwind, so that nothing half-written stays."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise EndedByMpirun
+
+
+class EndedByMpirun(BaseException):
+    """Not an error of this rank, and nothing must catch it but for cleaning up."""
 
 
 def _fail(message: str, code: int) -> int:

@@ -120,6 +120,10 @@ class Mpi:
         self.mpi.Recv(x, peer)
 
     def exchange(self, value: Any) -> list[Any]:
+        # wait in Python: a rank inside MPI hears no signal, burns its core, and could not clean up when another one fails
+        everybody_is_here = self.mpi.Ibarrier()
+        while not everybody_is_here.Test():
+            time.sleep(0.0005)
         return self.mpi.allgather(value)
 
     def group(self, ranks: tuple[int, ...]) -> Communicator:

@@ -62,11 +62,7 @@ def start(ranks: int, arguments: list[str], hostfile: str | None = None, reads_i
     try:
         code = child.wait()
     except KeyboardInterrupt:
-        child.send_signal(signal.SIGINT)
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            child.kill()
+        _stop(child)
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -74,6 +70,15 @@ def start(ranks: int, arguments: list[str], hostfile: str | None = None, reads_i
     if code and not notices.said:
         raise LaunchError(explain(notices.boxed, code))
     return code
+
+
+def _stop(child: subprocess.Popen) -> None:
+    """The first interrupt asks mpirun to end its ranks, the second one insists."""
+    for insist in (signal.SIGINT, signal.SIGINT, signal.SIGKILL):
+        child.send_signal(insist)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(3)
+            return
 
 
 def _pass_input(pipe: int) -> None:

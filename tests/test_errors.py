@@ -172,6 +172,25 @@ def test_one_rank_with_a_damaged_file_ends_all(package, harm, message):
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_rank_that_fails_alone_in_partition_leaves_nothing(model, tmp_path, failing):
+    """The failure is injected into one rank, late; the other is waiting for it or still at work."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os\nif os.environ.get('OMPI_COMM_WORLD_RANK') == '{failing}':\n"
+        "    import mpsplit.export.partition as p\n"
+        "    from mpsplit.errors import ConvertError\n"
+        "    def fail(*_): raise ConvertError('this slice cannot be captured; try another')\n"
+        "    p.capture = fail\n"
+    )
+    done = subprocess.run(
+        [*MPSPLIT, "partition", model, "--out", tmp_path / "out", "--ranks", "2"],
+        capture_output=True, text=True, env=CLEAN | {"PYTHONPATH": str(tmp_path)}, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"mpsplit: rank {failing}: this slice cannot be captured; try another"
+    assert not (tmp_path / "out").exists()
+
+
 def started(package, ranks=2) -> subprocess.Popen:
     """A chat that waits for its first question."""
     child = subprocess.Popen(
@@ -228,7 +247,7 @@ def test_ctrl_c_ends_all_ranks(talking_package, sent):
     below = [pid for pid, _ in descendants(child.pid)]
     assert len(below) >= 3
     child.send_signal(sent)
-    assert child.wait(10) != 0
+    assert child.wait(15) != 0
     assert gone(below)
     assert "Traceback" not in child.stderr.read()
 

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import shutil
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -54,7 +55,6 @@ def partition(folder: Path, plan: Plan, out: Path, comm: Communicator, form: str
 
     mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
     parts = {}
-    fresh = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         for rank in mine:
@@ -67,7 +67,7 @@ def partition(folder: Path, plan: Plan, out: Path, comm: Communicator, form: str
     except BaseException:
         for rank in mine:
             shutil.rmtree(_partial(out, rank), ignore_errors=True)
-        if fresh and not any(out.iterdir()):
+        with suppress(OSError):  # it holds something else, or another rank was faster
             out.rmdir()
         raise
     everybody = {rank: part for shared in comm.exchange(parts) for rank, part in shared.items()}
