@@ -175,9 +175,15 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    given = sys.argv[1:] if argv is None else argv
     if mpi_rank() is not None:
         signal.signal(signal.SIGTERM, _ended_by_mpirun)
+    try:
+        return _obey(sys.argv[1:] if argv is None else argv)
+    except EndedByMpirun:
+        end_all_ranks(128 + signal.SIGTERM)
+
+
+def _obey(given: list[str]) -> int:
     try:
         args = build_parser().parse_args(given)
         args.given = given
@@ -185,8 +191,6 @@ def main(argv: list[str] | None = None) -> int:
         return args.command(args)
     except MpsplitError as wrong:
         return _fail(str(wrong), 2)
-    except EndedByMpirun:
-        end_all_ranks(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `mpsplit ... | head` closed our output
@@ -215,6 +219,6 @@ def _fail(message: str, code: int) -> int:
         print(f"mpsplit: {message}", file=sys.stderr)
         return code
     if rank:
-        time.sleep(0.5 + 0.01 * rank)
+        time.sleep(2 + 0.01 * rank)
     print(f"mpsplit: rank {rank}: {message}", file=sys.stderr)
     end_all_ranks(code)

@@ -5,11 +5,11 @@ Invariant: partition.json is written last; without it the folder is not a partit
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import shutil
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,7 +35,6 @@ from mpsplit.package.manifest import EMBED, MANIFEST, PARTITION, File, Manifest,
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
 
-log = logging.getLogger("mpsplit")
 FORM = "torchscript form"  # which of torchscript.FORMS the .pt files are in
 
 
@@ -52,29 +51,15 @@ def partition(folder: Path, plan: Plan, out: Path, comm: Communicator, form: str
     model = build_whole(folder)
     unused = checkpoint.check(expected_weights(model, facts), (*IGNORABLE, *(["lm_head.weight"] if facts.tied else [])))
     _check_out(out)
-
     mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
     parts = {}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with _all_or_nothing(out, mine):
         for rank in mine:
             before = checkpoint.bytes_read
-            schedule = _partition_rank(
-                model if len(mine) == 1 else build_whole(folder), plan, rank, facts, checkpoint, out, form
-            )
+            schedule = _partition_rank(build_whole(folder), plan, rank, facts, checkpoint, out, form)
             parts[rank] = RankPart(schedule, checkpoint.bytes_read - before)
-            log.info("rank %d read %s bytes of its own weights", rank, f"{parts[rank].weight_bytes:,}")
-    except BaseException:
-        for rank in mine:
-            shutil.rmtree(_partial(out, rank), ignore_errors=True)
-        with suppress(OSError):  # it holds something else, or another rank was faster
-            out.rmdir()
-        raise
-    everybody = {rank: part for shared in comm.exchange(parts) for rank, part in shared.items()}
-    for rank in mine:
-        _replace_folder(_partial(out, rank), rank_folder(out, rank))
-    comm.exchange(None)  # no partition.json before every folder is in place
-
+        everybody = {rank: part for shared in comm.exchange(parts) for rank, part in shared.items()}
+    _put_in_place(out, mine, plan, comm)
     manifest = Manifest(
         model=folder.resolve().name,
         facts=facts,
@@ -85,22 +70,45 @@ def partition(folder: Path, plan: Plan, out: Path, comm: Communicator, form: str
         ranks=tuple(everybody[rank] for rank in range(plan.ranks)),
         tokenizer=tuple(File.of(out, path) for path in copy_tokenizer(folder, out)) if comm.host_lead else (),
         unused=unused,
-        tools={
-            **tools("mpsplit", "torch", "transformers", "safetensors"),
-            "python": platform.python_version(),
-            FORM: form,
-        },
+        tools=tools("mpsplit", "torch", "transformers", "safetensors")
+        | {"python": platform.python_version(), FORM: form},
     )
     manifest = comm.exchange(manifest)[0]
     if comm.host_lead:
-        for stale in (MANIFEST, PARTITION):
-            (out / stale).unlink(missing_ok=True)
-        for old in sorted(out.glob("rank-*")):
-            if not old.name.removeprefix("rank-").isdigit() or int(old.name.removeprefix("rank-")) >= plan.ranks:
-                shutil.rmtree(old, ignore_errors=True)
         manifest.save(out, PARTITION)
     comm.exchange(None)
     return manifest
+
+
+@contextmanager
+def _all_or_nothing(out: Path, ranks: Iterable[int]):
+    """Whatever ends the block early, an error here or of another rank, takes the half-written folders with it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for rank in ranks:
+            shutil.rmtree(_partial(out, rank), ignore_errors=True)
+        with suppress(OSError):  # it holds something else, or another rank was faster
+            out.rmdir()
+        raise
+
+
+def _put_in_place(out: Path, ranks: Iterable[int], plan: Plan, comm: Communicator) -> None:
+    """The new folders become the package's; what an earlier partition left goes, its manifests first."""
+    if comm.host_lead:
+        for stale in (MANIFEST, PARTITION):
+            (out / stale).unlink(missing_ok=True)
+    comm.exchange(None)
+    for rank in ranks:
+        shutil.rmtree(rank_folder(out, rank), ignore_errors=True)
+        os.replace(_partial(out, rank), rank_folder(out, rank))
+    comm.exchange(None)
+    if comm.host_lead:
+        current = {rank_folder(out, rank).name for rank in range(plan.ranks)}
+        for old in out.glob("rank-*"):
+            if old.name not in current:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _partition_rank(model, plan: Plan, rank: int, facts: ModelFacts, checkpoint: Checkpoint, out: Path, form: str):
@@ -122,11 +130,6 @@ def _partition_rank(model, plan: Plan, rank: int, facts: ModelFacts, checkpoint:
 
 def _partial(out: Path, rank: int) -> Path:
     return out / f".rank-{rank}.partial"
-
-
-def _replace_folder(new: Path, old: Path) -> None:
-    shutil.rmtree(old, ignore_errors=True)
-    os.replace(new, old)
 
 
 def _check_out(out: Path) -> None:

@@ -65,10 +65,6 @@ class Manifest:
     unused: tuple[str, ...]
     tools: dict[str, str]
 
-    def shared(self) -> dict:
-        """Everything that does not grow with the files."""
-        return {"model": self.model, "dtype": self.dtype, "ranks": self.plan.ranks, "stages": len(self.plan.stages)}
-
     def with_files(self, files: list[tuple[File, ...]], tools: dict[str, str]) -> Manifest:
         parts = tuple(replace(part, files=own) for part, own in zip(self.ranks, files, strict=True))
         return replace(self, ranks=parts, tools={**self.tools, **tools})
