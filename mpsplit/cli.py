@@ -16,6 +16,7 @@ import traceback
 from mpsplit import __version__, commands
 from mpsplit.comm import end_all_ranks, mpi_rank
 from mpsplit.errors import MpsplitError
+from mpsplit.package.quantisation import BLOCKS, KINDS
 
 
 class UsageError(MpsplitError):
@@ -87,6 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_package(p)
     _add_ranks(p)
     p.add_argument("--serial", action="store_true", help="all ranks one after the other in this process, without MPI")
+    p.add_argument("--quant", choices=tuple(KINDS), default="f32", help="bits of the linear weights (default: f32)")
+    p.add_argument("--block", type=int, choices=BLOCKS, default=32, help="weights that share a scale (default: 32)")
     p.add_argument("--pnnx", metavar="PATH", help="another pnnx than the installed one")
     p.add_argument("--customop", metavar="LIB", help="operator library, for a pnnx built against the same libtorch")
 

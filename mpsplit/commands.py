@@ -16,6 +16,7 @@ from mpsplit import launch
 from mpsplit.comm import mpi_rank, mpi_size, world
 from mpsplit.errors import PlanError, RunError
 from mpsplit.package.manifest import PARTITION, Manifest
+from mpsplit.package.quantisation import Quantisation
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan, even_plan
 
@@ -73,12 +74,13 @@ def convert_command(args: argparse.Namespace) -> int:
     from mpsplit.export.convert import convert
     from mpsplit.export.pnnx import find_pnnx
 
+    how = Quantisation.named(args.quant, args.block)
     pnnx = find_pnnx(args.pnnx, args.customop)
     if not args.serial and (code := _under_mpirun(ranks, args)) is not None:
         return code
     comm = world()
     began = time.perf_counter()
-    manifest = convert(package, comm, pnnx)
+    manifest = convert(package, comm, pnnx, how)
     if comm.rank == 0:
         for part in manifest.ranks:
             print(", ".join(f"{file.path} {file.size:,} bytes" for file in part.files))

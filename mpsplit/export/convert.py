@@ -15,17 +15,19 @@ from mpsplit.errors import ConvertError, PackageError
 from mpsplit.export.capture import examples
 from mpsplit.export.partition import FORM, tools
 from mpsplit.export.pnnx import Pnnx, run_pnnx
+from mpsplit.export.quantise import quantise
 from mpsplit.export.rewrites import REWRITES, Context
 from mpsplit.export.schedule import check_schedules
 from mpsplit.package.collectives import BY_LAYER, Call
-from mpsplit.package.manifest import EMBED, GRAPH, MANIFEST, PARTITION, WEIGHTS, File, Manifest, rank_folder
+from mpsplit.package.manifest import EMBED, GRAPH, MANIFEST, PARTITION, QUANTISED, WEIGHTS, File, Manifest, rank_folder
 from mpsplit.package.param import Layer, Param
+from mpsplit.package.quantisation import FLOAT, Quantisation
 from mpsplit.progress import track
 
 PASSES = "passes"
 
 
-def convert(package: Path, comm: Communicator, pnnx: Pnnx) -> Manifest:
+def convert(package: Path, comm: Communicator, pnnx: Pnnx, how: Quantisation = FLOAT) -> Manifest:
     """Converts the slice of this rank, or of all ranks when there is only this process."""
     partition = Manifest.load(package, PARTITION)
     if partition.tools[FORM] != pnnx.form:
@@ -36,7 +38,7 @@ def convert(package: Path, comm: Communicator, pnnx: Pnnx) -> Manifest:
     mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
     if comm.host_lead:
         (package / MANIFEST).unlink(missing_ok=True)
-    done = {rank: _convert_rank(partition, package, rank, pnnx) for rank in track(mine, "convert")}
+    done = {rank: _convert_rank(partition, package, rank, pnnx, how) for rank in track(mine, "convert")}
     everybody = {rank: result for shared in comm.exchange(done) for rank, result in shared.items()}
     check_schedules(plan, [everybody[rank][0] for rank in range(plan.ranks)])
     manifest = partition.with_files([everybody[rank][1] for rank in range(plan.ranks)], tools("pnnx", "ncnn"))
@@ -47,7 +49,7 @@ def convert(package: Path, comm: Communicator, pnnx: Pnnx) -> Manifest:
 
 
 def _convert_rank(
-    partition: Manifest, package: Path, rank: int, pnnx: Pnnx
+    partition: Manifest, package: Path, rank: int, pnnx: Pnnx, how: Quantisation
 ) -> tuple[tuple[Call, ...], tuple[File, ...]]:
     folder = rank_folder(package, rank)
     scripts = sorted(folder.glob(f"*-{rank}.pt"))
@@ -68,13 +70,22 @@ def _convert_rank(
         for number, rewrite in enumerate(REWRITES, start=1):
             param = rewrite(param, context)
             (partial / f"{number}-{rewrite.__name__}.param").write_text(str(param), encoding="utf-8")
+        (folder / QUANTISED).unlink(missing_ok=True)
+        if how.bits:
+            floats = converted.ncnn_bin
+            param = quantise(param, floats, folder / WEIGHTS, folder / QUANTISED, how)
+            (partial / f"{len(REWRITES) + 1}-quantise.param").write_text(str(param), encoding="utf-8")
+            floats.unlink()
+        else:
+            os.replace(converted.ncnn_bin, folder / WEIGHTS)
         (folder / GRAPH).write_text(str(param), encoding="utf-8")
-        os.replace(converted.ncnn_bin, folder / WEIGHTS)
         shutil.rmtree(passes, ignore_errors=True)
         os.replace(partial, passes)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    files = tuple(File.of(package, folder / name) for name in (GRAPH, WEIGHTS, EMBED) if (folder / name).is_file())
+    files = tuple(
+        File.of(package, folder / name) for name in (GRAPH, WEIGHTS, QUANTISED, EMBED) if (folder / name).is_file()
+    )
     return schedule_of(param), files
 
 

@@ -18,7 +18,7 @@ from mpsplit.plan.shards import Plan
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 PARTITION = "partition.json"  # the manifest as `partition` leaves it, before there are files to run
-GRAPH, WEIGHTS, EMBED = "model.param", "model.bin", "embed.bin"  # in rank-R/
+GRAPH, WEIGHTS, QUANTISED, EMBED = "model.param", "model.bin", "quantised.bin", "embed.bin"  # in rank-R/
 TOKENIZER, TEMPLATE, SPECIAL = "tokenizer.json", "chat_template.jinja", "special_tokens.json"
 
 

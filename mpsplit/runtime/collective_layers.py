@@ -60,8 +60,14 @@ class Recv(InPlace):
 
 class AllGather(CollectiveLayer):
     def forward(self, bottom: ncnn.Mat, top: ncnn.Mat, option: ncnn.Option) -> int:
-        top.clone_from(ncnn.Mat(self.group.all_gather(bottom.numpy())))
+        give(top, self.group.all_gather(bottom.numpy()))
         return 0
+
+
+def give(top: ncnn.Mat, y: np.ndarray) -> None:
+    """Makes a layer's output from an array [rows, n]; clone_from would keep pointing at numpy's memory."""
+    top.create(y.shape[1], y.shape[0])
+    top.numpy()[:] = y
 
 
 CLASSES = {cls.__name__: cls for cls in (AllReduce, AllGather, Broadcast, Send, Recv)}

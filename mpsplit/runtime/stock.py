@@ -17,8 +17,8 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import PackageError, RunError
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.files import EmbeddingRows
-from mpsplit.package.manifest import EMBED, GRAPH, WEIGHTS, Manifest, rank_folder
-from mpsplit.runtime import collective_layers
+from mpsplit.package.manifest import EMBED, GRAPH, QUANTISED, WEIGHTS, Manifest, rank_folder
+from mpsplit.runtime import collective_layers, quantised_layer
 from mpsplit.runtime.positions import causal_mask, rope_tables
 
 RAW = 1  # extract a cache blob as it lies: its layout is ncnn's own, and comes back untouched
@@ -38,8 +38,12 @@ class StockEngine:
         self.cos, self.sin = rope_tables(manifest.rope, manifest.facts.context)
 
         self.net = ncnn.Net()
-        _exact(self.net.opt, threads)
+        quantised = (folder / QUANTISED).is_file()
+        # the kernels and the wheel each have an OpenMP of their own: two sets of threads would fight for the same cores
+        _exact(self.net.opt, 1 if quantised else threads)
         self._layers = collective_layers.register(self.net, self.groups)
+        if quantised:
+            self._layers += quantised_layer.register(self.net, folder / QUANTISED, threads)
         for name, load in ((GRAPH, self.net.load_param), (WEIGHTS, self.net.load_model)):
             if load(str(folder / name)) != 0:
                 raise PackageError(f"ncnn cannot load {folder / name}; convert the package again")

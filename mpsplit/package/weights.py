@@ -1,0 +1,75 @@
+"""The weights of a graph in files. In: a Param and its .bin, as ncnn lays it out. Out: arrays by layer, and back.
+
+Two files hold a rank's weights: model.bin, which ncnn reads in the order of the .param, and quantised.bin, where QLinear layers
+find their packed matrices by offset, so that the file can be mapped. Invariant: model.bin is read to its last byte.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mpsplit.errors import PackageError
+from mpsplit.package.param import Layer, Param
+
+ALIGNMENT = 64  # bytes: packed matrices begin at multiples, as the kernels want them
+FLAG = np.zeros(1, np.uint32).tobytes()  # ncnn's mark of plain float32 before an array
+
+
+def gemm_shape(layer: Layer) -> tuple[int, int]:
+    """(n, k) of a Gemm whose B is the weight [n, k]."""
+    return int(layer.params["8"]), int(layer.params["9"])
+
+
+def _arrays(layer: Layer) -> list[tuple[tuple[int, ...], bool]]:
+    """(shape, whether a flag stands before it) of the arrays that a layer owns in the .bin."""
+    if layer.type == "Gemm":
+        n, k = gemm_shape(layer)
+        return [((n, k), True)] + ([((n,), True)] if layer.params.get("10") == "4" else [])
+    if layer.type == "RMSNorm" and layer.params.get("2", "1") == "1":
+        return [((int(layer.params["0"]),), False)]
+    if layer.type == "MemoryData":  # a bias that is added after the sum over the ranks
+        return [(tuple(size for key in ("2", "11", "1", "0") if (size := int(layer.params.get(key, "0")))), False)]
+    return []
+
+
+def read_weights(param: Param, path: Path) -> dict[str, list[np.ndarray]]:
+    """layer name -> its float32 arrays, mapped."""
+    data, at, found = np.memmap(path, np.uint8, "r"), 0, {}
+    for layer in param.layers:
+        for shape, flagged in _arrays(layer):
+            at += len(FLAG) * flagged
+            size = 4 * int(np.prod(shape))
+            found.setdefault(layer.name, []).append(data[at : at + size].view(np.float32).reshape(shape))
+            at += size
+    if at != len(data):
+        raise PackageError(f"{path} has {len(data)} bytes, its .param accounts for {at}; convert again")
+    return found
+
+
+def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path) -> None:
+    with open(path, "wb") as file:
+        for layer in param.layers:
+            if owned := _arrays(layer):
+                for (_, flagged), array in zip(owned, weights[layer.name], strict=True):
+                    file.write(FLAG * flagged + array.tobytes())
+
+
+class PackedFile:
+    """Writes arrays one after the other at aligned offsets, in units of the alignment."""
+
+    def __init__(self, path: Path):
+        self.file = open(path, "wb")  # noqa: SIM115 (closed by the with of its user)
+
+    def __enter__(self) -> PackedFile:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+    def append(self, array: np.ndarray) -> int:
+        offset = self.file.tell() // ALIGNMENT
+        self.file.write(array.tobytes())
+        self.file.write(bytes(-self.file.tell() % ALIGNMENT))
+        return offset

@@ -1,0 +1,53 @@
+"""QLinear as an ncnn layer in Python, for the stock engine: the kernels of extensions/ over the mapped file of packed weights.
+
+In: a net, quantised.bin. Out: the net knows QLinear. The weights are never copied: a rank's slice is read from the page cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import ncnn
+import numpy as np
+
+from mpsplit.native import kernels
+from mpsplit.package.quantisation import LAYER, QLinear
+from mpsplit.package.weights import ALIGNMENT
+from mpsplit.runtime.collective_layers import give
+
+
+class QLinearLayer(ncnn.Layer):
+    """y [rows, n] = x [rows, k] W^T + bias"""
+
+    def __init__(self, packed: np.ndarray, threads: int):
+        ncnn.Layer.__init__(self)
+        self.one_blob_only = True
+        self.packed, self.threads = packed, threads
+
+    def load_param(self, params: ncnn.ParamDict) -> int:
+        q = QLinear(*(params.get(i, -1) for i in range(len(fields(QLinear)))))
+        start = q.offset * ALIGNMENT
+        if min(q.offset, q.n, q.k) < 0 or start + q.bytes > len(self.packed):
+            return -1
+        self.weights = kernels().Weights(self.packed[start : start + q.bytes], q.n, q.k, q.bits, q.block)
+        at = q.bias * ALIGNMENT
+        self.bias = None if q.bias < 0 else self.packed[at : at + 4 * q.n].view(np.float32)
+        return 0
+
+    def forward(self, bottom: ncnn.Mat, top: ncnn.Mat, option: ncnn.Option) -> int:
+        give(top, kernels().linear(np.atleast_2d(bottom.numpy()), self.weights, self.bias, threads=self.threads))
+        return 0
+
+
+def register(net: ncnn.Net, path: Path, threads: int) -> list[ncnn.Layer]:
+    """Makes the net know QLinear; returns the list that keeps the layers alive as long as the net."""
+    packed = np.memmap(path, np.uint8, "r")
+    alive: list[ncnn.Layer] = []
+
+    def create() -> ncnn.Layer:
+        alive.append(QLinearLayer(packed, threads))
+        return alive[-1]
+
+    net.register_custom_layer(LAYER, create, lambda layer: None)
+    return alive

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from mpsplit.errors import ConvertError, PackageError
+from mpsplit.package.param import Layer, Param
+from mpsplit.package.quantisation import QLinear, Quantisation
+from mpsplit.package.weights import PackedFile, read_weights, write_weights
+
+PARAM = Param(
+    (
+        Layer("RMSNorm", "norm", ("a",), ("b",), {"0": "4", "2": "1"}),
+        Layer("RMSNorm", "plain", ("b",), ("c",), {"0": "4", "2": "0"}),
+        Layer("Gemm", "with_bias", ("c",), ("d",), {"8": "3", "9": "4", "10": "4"}),
+        Layer("Gemm", "without", ("d",), ("e",), {"8": "2", "9": "3", "10": "-1"}),
+    )
+)
+
+
+def test_weights_of_a_real_package_are_all_accounted_for(package_of):
+    folder = package_of("llama-bias", 2, 1) / "rank-0"
+    weights = read_weights(Param.load(folder / "model.param"), folder / "model.bin")
+    assert {"gemm_0", "gemm_21"} <= set(weights) and len(weights["gemm_0"]) == 2  # weight and bias; the rest raises
+
+
+def test_round_trip(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {"norm": [(4,)], "with_bias": [(3, 4), (3,)], "without": [(2, 3)]}
+    weights = {name: [rng.standard_normal(s).astype(np.float32) for s in all_] for name, all_ in shapes.items()}
+    write_weights(PARAM, weights, tmp_path / "a.bin")
+    found = read_weights(PARAM, tmp_path / "a.bin")
+    assert found.keys() == weights.keys()
+    for name, arrays in weights.items():
+        assert all(np.array_equal(x, y) for x, y in zip(arrays, found[name], strict=True))
+    with open(tmp_path / "a.bin", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(PackageError, match="has 116 bytes, its .param accounts for 112"):
+        read_weights(PARAM, tmp_path / "a.bin")
+
+
+def test_packed_arrays_begin_at_multiples_of_64_bytes(tmp_path):
+    with PackedFile(tmp_path / "p") as file:
+        assert [file.append(np.arange(n, dtype=np.uint8)) for n in (64, 1, 100)] == [0, 1, 2]
+    data = (tmp_path / "p").read_bytes()
+    assert len(data) == 4 * 64 and data[64] == 0 and data[128 : 128 + 100] == bytes(range(100))
+
+
+def test_a_layers_parameters_survive():
+    q = QLinear(64, 128, 4, 32, 7, 4608, -1)
+    assert QLinear.of(Layer("QLinear", "x", params=q.params())) == q
+
+
+def test_kinds():
+    assert Quantisation.named("q4", 64) == Quantisation(4, 64)
+    for kind, block in (("q5", 32), ("q4", 48)):
+        with pytest.raises(ConvertError, match="kinds are f32, q8, q6, q4, blocks 32, 64, 128"):
+            Quantisation.named(kind, block)
