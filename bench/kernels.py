@@ -97,10 +97,17 @@ def main() -> None:
             results.append(result)
             if not args.json:
                 if len(results) == 1:
-                    print(f"path {args.path or _kernels.paths()[-1]}, block {args.block}\n" + " ".join(f"{c:>12}" for c in result))
-                print(" ".join(f"{v:12.2f}" if isinstance(v, float) else f"{v:>12}" for v in result.values()), flush=True)
+                    print(
+                        f"path {args.path or _kernels.paths()[-1]}, block {args.block}\n"
+                        + " ".join(f"{c:>12}" for c in result)
+                    )
+                print(
+                    " ".join(f"{v:12.2f}" if isinstance(v, float) else f"{v:>12}" for v in result.values()), flush=True
+                )
     if args.json:
-        print(json.dumps({"path": args.path or _kernels.paths()[-1], "block": args.block, "results": results}, indent=2))
+        print(
+            json.dumps({"path": args.path or _kernels.paths()[-1], "block": args.block, "results": results}, indent=2)
+        )
 
 
 if __name__ == "__main__":
