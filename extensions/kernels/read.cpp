@@ -15,7 +15,7 @@ uint64_t read_through(const void* data, size_t bytes, int threads) {
         const Line* lines = static_cast<const Line*>(data);
         Line a = {}, b = {}, c = {}, d = {};
         for (size_t i = quads * me / all; i < quads * (me + 1) / all; i++) {
-            __builtin_prefetch(lines + 4 * i + 32);
+            for (int l = 0; l < 4; l++) __builtin_prefetch(lines + 4 * i + l + 64);
             a ^= lines[4 * i], b ^= lines[4 * i + 1], c ^= lines[4 * i + 2], d ^= lines[4 * i + 3];
         }
         a ^= b ^ c ^ d;
