@@ -1,0 +1,134 @@
+// The Python module _kernels: numpy arrays in and out, for tests and the bench.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+
+#include "qlinear.h"
+#include "read.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace mpsplit;
+
+namespace {
+
+template <class T, class... Rest>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu, Rest...>;
+using Rows = In<float, nb::ndim<2>>;
+template <class T, class... Rest>
+using Out = nb::ndarray<nb::numpy, T, Rest...>;
+
+void expect(bool good, const char* text) {
+    if (!good) throw std::invalid_argument(text);
+}
+
+// an array of our own, at a multiple of 64 bytes
+template <class T>
+Out<T> array(std::initializer_list<size_t> shape) {
+    size_t bytes = sizeof(T);
+    for (size_t size : shape) bytes *= size;
+    T* data = static_cast<T*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
+    if (!data) throw std::bad_alloc();
+    return Out<T>(data, shape, nb::capsule(data, [](void* p) noexcept { std::free(p); }));
+}
+
+Shape shape_of(const auto& rows, int bits, int block) { return {int(rows.shape(0)), int(rows.shape(1)), bits, block}; }
+
+Out<uint8_t> pack_rows(Rows rows, int bits, int block, int threads) {
+    Shape shape = shape_of(rows, bits, block);
+    auto packed = array<uint8_t>({packed_bytes(shape)});
+    pack(shape, rows.data(), packed.data(), threads);
+    return packed;
+}
+
+Out<uint8_t> pack_values(In<int8_t, nb::ndim<2>> values, Rows scales, int bits, int block, int threads) {
+    Shape shape = shape_of(values, bits, block);
+    auto packed = array<uint8_t>({packed_bytes(shape)});
+    expect(int(scales.shape(0)) == shape.n && int(scales.shape(1)) == shape.k / block, "scales are [n, k / block]");
+    pack(shape, values.data(), scales.data(), packed.data(), threads);
+    return packed;
+}
+
+// a view and the array that it looks at
+struct Held {
+    In<uint8_t, nb::ndim<1>> packed;
+    Weights weights;
+    Held(In<uint8_t, nb::ndim<1>> array, int n, int k, int bits, int block)
+        : packed(array), weights(view({n, k, bits, block}, array.data(), array.size())) {}
+};
+
+Out<float> unpack_rows(const Held& held) {
+    auto rows = array<float>({size_t(held.weights.shape.n), size_t(held.weights.shape.k)});
+    unpack(held.weights, rows.data());
+    return rows;
+}
+
+const Path* chosen(const std::string& name) {
+    const Path* path = name.empty() ? best_path() : path_named(name);
+    if (!path) throw std::invalid_argument("no path " + name + " on this machine");
+    return path;
+}
+
+std::vector<Out<float>> run(std::vector<Product>& products, const Rows& x, int threads, const std::string& path) {
+    expect(!products.empty(), "no weights");
+    const Shape& shape = products[0].weights.shape;
+    expect(int(x.shape(1)) == shape.k, "x is [rows, k]");
+    int rows = int(x.shape(0));
+    std::vector<Out<float>> ys;
+    for (Product& product : products) {
+        ys.push_back(array<float>({size_t(rows), size_t(product.weights.shape.n)}));
+        product.y = ys.back().data();
+    }
+    std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes(rows, shape.k, shape.block) / 8 + 1]);
+    const Path* how = chosen(path);
+    nb::gil_scoped_release release;
+    multiply(products.data(), int(products.size()), x.data(), rows, scratch.get(), threads, how);
+    return ys;
+}
+
+Out<float> linear(Rows x, const Held& held, std::optional<In<float, nb::ndim<1>>> bias, std::optional<Rows> residual, int threads,
+                  const std::string& path) {
+    size_t n = held.weights.shape.n;
+    expect(!bias || bias->shape(0) == n, "bias is [n]");
+    expect(!residual || (residual->shape(0) == x.shape(0) && residual->shape(1) == n), "residual is [rows, n]");
+    std::vector<Product> products = {
+        {held.weights, nullptr, bias ? bias->data() : nullptr, residual ? residual->data() : nullptr}};
+    return run(products, x, threads, path)[0];
+}
+
+std::vector<Out<float>> linears(Rows x, std::vector<const Held*> all, int threads, const std::string& path) {
+    std::vector<Product> products;
+    for (const Held* held : all) products.push_back({held->weights, nullptr});
+    return run(products, x, threads, path);
+}
+
+Out<float> gated(Rows x, const Held& gate, const Held& up, int threads, const std::string& path) {
+    std::vector<Product> products = {{up.weights, nullptr, nullptr, nullptr, &gate.weights}};
+    return run(products, x, threads, path)[0];
+}
+
+}  // namespace
+
+NB_MODULE(_kernels, m) {
+    m.doc() = "QLinear of extensions/kernels/qlinear.h on numpy arrays";
+    m.def("paths", path_names);
+    m.def("packed_bytes", [](int n, int k, int bits, int block) { return packed_bytes({n, k, bits, block}); }, "n"_a, "k"_a,
+          "bits"_a, "block"_a);
+    m.def("pack", pack_rows, "rows"_a, "bits"_a, "block"_a, "threads"_a = 1);
+    m.def("pack_values", pack_values, "values"_a, "scales"_a, "bits"_a, "block"_a, "threads"_a = 1);
+    nb::class_<Held>(m, "Weights")
+        .def(nb::init<In<uint8_t, nb::ndim<1>>, int, int, int, int>(), "packed"_a, "n"_a, "k"_a, "bits"_a, "block"_a)
+        .def("unpack", unpack_rows);
+    m.def("linear", linear, "x"_a, "weights"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "threads"_a = 1, "path"_a = "");
+    m.def("linears", linears, "x"_a, "weights"_a, "threads"_a = 1, "path"_a = "");
+    m.def("gated", gated, "x"_a, "gate"_a, "up"_a, "threads"_a = 1, "path"_a = "");
+    m.def("read_through", [](In<uint8_t> data, int threads) { return read_through(data.data(), data.nbytes(), threads); },
+          "data"_a, "threads"_a);
+}

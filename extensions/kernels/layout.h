@@ -1,0 +1,86 @@
+// Where every bit of a packed matrix is.
+//
+//   matrix   panels of 16 outputs, one after another; n is rounded up, the rows that do not exist have scale 0
+//
+//   panel    | scales 0, 1 | block 0 | block 1 | scales 2, 3 | block 2 | block 3 | ...     one straight read
+//            an odd last block has its line of scales to itself
+//
+//   scales   one line of 64 bytes, two blocks x 16 outputs x float16
+//
+//   block    chunks of 32 inputs, one after another: 1, 2 or 4
+//
+//   chunk    4 bits:  | L0 | L1 | L2 | L3 |                               4 lines of 64 bytes
+//            6 bits:  | L0 | L1 | L2 | L3 | H0 | H1 |                     6
+//            8 bits:  | G0 | G1 | G2 | G3 | G4 | G5 | G6 | G7 |           8
+//
+//   group Gg = inputs 4g .. 4g + 3 of 16 outputs, output after output: byte 4o + i is the weight of output o, input 4g + i.
+//   A dot-product instruction takes such a line and four activations, and leaves 16 sums.
+//
+//            Lj:  low nibbles are the low 4 bits of Gj, high nibbles those of G(j+4)
+//            Hj:  the top 2 bits of a 6-bit weight:   bits 0-1 G(2j)   2-3 G(2j+4)   4-5 G(2j+1)   6-7 G(2j+5)
+//
+// A weight w is stored as w + 2^(bits-1), never negative: that is the operand that x86 multiplies by signed activations.
+// Everything has 64-byte alignment and is little endian.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "qlinear.h"
+
+// `static`, not `inline`: each path compiles this file for its own CPU, and the linker must never swap one's code for another's.
+namespace mpsplit {
+
+constexpr int panel_rows = 16, chunk_inputs = 32, groups = 8, line = 64;
+
+static constexpr int zero_point(int bits) { return 1 << (bits - 1); }
+static constexpr int largest(int bits) { return zero_point(bits) - 1; }
+static constexpr int chunk_bytes(int bits) { return bits * line; }
+static constexpr int panels(int n) { return n / panel_rows + (n % panel_rows != 0); }
+
+static constexpr size_t block_bytes(const Shape& s) { return size_t(s.block / chunk_inputs) * chunk_bytes(s.bits); }
+static constexpr size_t panel_bytes(const Shape& s) {
+    size_t blocks = s.k / s.block;
+    return (blocks + 1) / 2 * line + blocks * block_bytes(s);
+}
+
+// where in its panel block b has its 16 scales and its chunks
+static constexpr size_t scales_at(const Shape& s, int b) { return b / 2 * (line + 2 * block_bytes(s)) + b % 2 * (line / 2); }
+static constexpr size_t chunks_at(const Shape& s, int b) { return (b / 2 + 1) * size_t(line) + b * block_bytes(s); }
+
+using Groups = uint8_t[groups][line];  // a chunk with a byte for each weight
+
+template <int bits>
+static void encode(const Groups& g, uint8_t* chunk) {
+    auto at = [&](int l) { return chunk + l * line; };
+    for (int i = 0; i < line; i++) {
+        if constexpr (bits == 8)
+            for (int l = 0; l < groups; l++) at(l)[i] = g[l][i];
+        else
+            for (int j = 0; j < 4; j++) at(j)[i] = (g[j][i] & 15) | g[j + 4][i] << 4;
+        if constexpr (bits == 6)
+            for (int j = 0; j < 4; j += 2)
+                at(4 + j / 2)[i] = g[j][i] >> 4 | g[j + 4][i] >> 4 << 2 | g[j + 1][i] >> 4 << 4 | g[j + 5][i] >> 4 << 6;
+    }
+}
+
+template <int bits>
+static void decode(const uint8_t* chunk, Groups& g) {
+    for (int j = 0; j < 4; j++)
+        for (int i = 0; i < line; i++) {
+            if constexpr (bits == 8) {
+                g[j][i] = chunk[j * line + i];
+                g[j + 4][i] = chunk[(j + 4) * line + i];
+            } else {
+                g[j][i] = chunk[j * line + i] & 15;
+                g[j + 4][i] = chunk[j * line + i] >> 4;
+            }
+            if constexpr (bits == 6) {
+                int top = chunk[(4 + j / 2) * line + i] >> j % 2 * 4;
+                g[j][i] |= (top & 3) << 4;
+                g[j + 4][i] |= (top >> 2 & 3) << 4;
+            }
+        }
+}
+
+}  // namespace mpsplit

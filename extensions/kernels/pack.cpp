@@ -1,0 +1,120 @@
+// Float32 or integers in, a packed matrix out, and back; and the view that knows the size.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "half.h"
+#include "layout.h"
+
+namespace mpsplit {
+namespace {
+
+std::string text(const Shape& s) {
+    return "n " + std::to_string(s.n) + ", k " + std::to_string(s.k) + ", bits " + std::to_string(s.bits) + ", block " +
+           std::to_string(s.block);
+}
+
+void check(const Shape& s) {
+    bool bits = s.bits == 4 || s.bits == 6 || s.bits == 8, block = s.block == 32 || s.block == 64 || s.block == 128;
+    if (!bits || !block || s.n < 1 || s.k < s.block || s.k % s.block)
+        throw std::invalid_argument(text(s) + ": bits are 4, 6 or 8, block is 32, 64 or 128 and divides k");
+}
+
+void encode(int bits, const Groups& g, uint8_t* chunk) {
+    bits == 4 ? mpsplit::encode<4>(g, chunk) : bits == 6 ? mpsplit::encode<6>(g, chunk) : mpsplit::encode<8>(g, chunk);
+}
+
+void decode(int bits, const uint8_t* chunk, Groups& g) {
+    bits == 4 ? mpsplit::decode<4>(chunk, g) : bits == 6 ? mpsplit::decode<6>(chunk, g) : mpsplit::decode<8>(chunk, g);
+}
+
+// One block of a panel: values [16, block] and scales [16].
+void write_block(const Shape& s, uint8_t* panel, int b, const int8_t* values, const uint16_t* scales) {
+    std::memcpy(panel + scales_at(s, b), scales, panel_rows * sizeof *scales);
+    for (int c = 0; c < s.block / chunk_inputs; c++) {
+        Groups g;
+        for (int o = 0; o < panel_rows; o++)
+            for (int i = 0; i < chunk_inputs; i++)
+                g[i / 4][4 * o + i % 4] = values[o * s.block + c * chunk_inputs + i] + zero_point(s.bits);
+        encode(s.bits, g, panel + chunks_at(s, b) + c * chunk_bytes(s.bits));
+    }
+}
+
+// block_of(row, b, values) fills one row's block and returns its scale
+template <class BlockOf>
+void pack_with(const Shape& s, void* packed, int threads, BlockOf block_of) {
+    int blocks = s.k / s.block;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int p = 0; p < panels(s.n); p++) {
+        uint8_t* panel = static_cast<uint8_t*>(packed) + p * panel_bytes(s);
+        std::memset(panel, 0, panel_bytes(s));
+        for (int b = 0; b < blocks; b++) {
+            int8_t values[panel_rows * 128] = {};
+            uint16_t scales[panel_rows] = {};
+            for (int o = 0; o < std::min(panel_rows, s.n - p * panel_rows); o++)
+                scales[o] = block_of(p * panel_rows + o, b, values + o * s.block);
+            write_block(s, panel, b, values, scales);
+        }
+    }
+}
+
+}  // namespace
+
+size_t packed_bytes(const Shape& s) {
+    check(s);
+    return panels(s.n) * panel_bytes(s);
+}
+
+void pack(const Shape& s, const float* rows, void* packed, int threads) {
+    check(s);
+    float most = largest(s.bits);
+    pack_with(s, packed, threads, [&](int row, int b, int8_t* values) {
+        const float* w = rows + size_t(row) * s.k + size_t(b) * s.block;
+        float peak = 0;
+        for (int i = 0; i < s.block; i++) peak = std::max(peak, std::fabs(w[i]));
+        uint16_t half = to_half(std::min(peak / most, 65504.f));
+        float scale = from_half(half);  // the integers fit the scale that is stored
+        for (int i = 0; i < s.block; i++)
+            values[i] = scale > 0 ? std::lrint(std::clamp(w[i] / scale, -most, most)) : 0;
+        return half;
+    });
+}
+
+void pack(const Shape& s, const int8_t* values, const float* scales, void* packed, int threads) {
+    check(s);
+    for (size_t i = 0; i < size_t(s.n) * s.k; i++)
+        if (values[i] < -zero_point(s.bits) || values[i] > largest(s.bits))
+            throw std::invalid_argument("value " + std::to_string(values[i]) + " does not fit " + std::to_string(s.bits) + " bits");
+    pack_with(s, packed, threads, [&](int row, int b, int8_t* out) {
+        std::memcpy(out, values + size_t(row) * s.k + size_t(b) * s.block, s.block);
+        return to_half(scales[size_t(row) * (s.k / s.block) + b]);
+    });
+}
+
+void unpack(const Weights& weights, float* rows) {
+    const Shape& s = weights.shape;
+    for (int row = 0; row < s.n; row++) {
+        const uint8_t* panel = weights.data + row / panel_rows * panel_bytes(s);
+        int o = row % panel_rows;
+        for (int k = 0; k < s.k; k += chunk_inputs) {
+            int b = k / s.block;
+            uint16_t scale;
+            std::memcpy(&scale, panel + scales_at(s, b) + o * sizeof scale, sizeof scale);
+            Groups g;
+            decode(s.bits, panel + chunks_at(s, b) + k % s.block / chunk_inputs * chunk_bytes(s.bits), g);
+            for (int i = 0; i < chunk_inputs; i++)
+                rows[size_t(row) * s.k + k + i] = (g[i / 4][4 * o + i % 4] - zero_point(s.bits)) * from_half(scale);
+        }
+    }
+}
+
+Weights view(const Shape& s, const void* packed, size_t bytes) {
+    if (bytes < packed_bytes(s))
+        throw std::invalid_argument(text(s) + " takes " + std::to_string(packed_bytes(s)) + " bytes, and there are " +
+                                    std::to_string(bytes));
+    if (reinterpret_cast<uintptr_t>(packed) % line) throw std::invalid_argument("packed weights start at a multiple of 64 bytes");
+    return {s, static_cast<const uint8_t*>(packed)};
+}
+
+}  // namespace mpsplit

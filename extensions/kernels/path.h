@@ -1,0 +1,82 @@
+// What a path is made of, and the loop that all of them share.
+//
+// Isa, in an anonymous namespace of its path's file, brings
+//   Dots                        16 int32, one for each output of the panel; start(n) sets all to n
+//   Floats                      16 float32; zero(), scales(16 halfs), store(y, floats)
+//   accumulate(sum, dots, scales, x)    sum + dots * (scales * x)
+//   chunk<bits>(lines, inputs, dots)    dots[r] += weights of one chunk * inputs [8][width][4]
+//   offset                      false where this Isa subtracts the zero point of 8-bit weights itself
+#pragma once
+
+#include <type_traits>
+
+#include "layout.h"
+#include "tile.h"
+
+namespace mpsplit {
+
+struct Path {
+    const char* name;
+    int widest;  // rows of a tile at most: 1, 2, 4 or 8
+    bool (*runs_here)();
+    void (*quantise)(const float* x, int block, int width, int row, uint8_t* tile_block);
+    // y [width, 16] = tile [width, k] * panel [16, k]^T
+    void (*panel)(const Shape& shape, const uint8_t* panel, const uint8_t* tile, int width, float* y);
+};
+
+// Far enough that memory answers in time, near enough that the line is still in the first cache when its turn comes. It crosses
+// the ends of panels, which follow each other in memory. (1024: 90 % of the memory speed on a Zen 4, 2560 and more: all of it.)
+constexpr int prefetch_ahead = 4096;
+
+template <class Isa, int bits, int width>
+static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* tile, float* y) {
+    constexpr int eights = bits == 8 && !Isa::offset ? 0 : zero_point(bits) / 8;
+    const int blocks = shape.k / shape.block, chunks = shape.block / chunk_inputs;
+    typename Isa::Floats sums[width];
+    for (auto& sum : sums) sum = Isa::zero();
+    const uint8_t* scales = nullptr;
+    for (int b = 0; b < blocks; b++) {
+        if (b % 2 == 0) {
+            if (width <= 2) __builtin_prefetch(weights + prefetch_ahead);
+            scales = weights;
+            weights += line;
+        }
+        const float* x_scales = reinterpret_cast<const float*>(tile);
+        const int32_t* x_eights = reinterpret_cast<const int32_t*>(tile) + width;
+        const int32_t* inputs = x_eights + width;
+        typename Isa::Dots dots[width];
+        for (int r = 0; r < width; r++) dots[r] = Isa::start(eights * x_eights[r]);
+        for (int c = 0; c < chunks; c++, weights += chunk_bytes(bits), inputs += groups * width) {
+            if (width <= 2)
+                for (int l = 0; l < bits; l++) __builtin_prefetch(weights + prefetch_ahead + l * line);
+            Isa::template chunk<bits>(weights, inputs, dots);
+        }
+        auto s = Isa::scales(scales + b % 2 * (line / 2));
+        for (int r = 0; r < width; r++) sums[r] = Isa::accumulate(sums[r], dots[r], s, x_scales[r]);
+        tile += tile_block_bytes(width, shape.block);
+    }
+    for (int r = 0; r < width; r++) Isa::store(y + r * panel_rows, sums[r]);
+}
+
+template <class Isa, int bits>
+static void panel_of_width(const Shape& shape, const uint8_t* weights, const uint8_t* tile, int width, float* y) {
+    if constexpr (Isa::widest >= 8)
+        if (width == 8) return panel<Isa, bits, 8>(shape, weights, tile, y);
+    if constexpr (Isa::widest >= 4)
+        if (width == 4) return panel<Isa, bits, 4>(shape, weights, tile, y);
+    width == 2 ? panel<Isa, bits, 2>(shape, weights, tile, y) : panel<Isa, bits, 1>(shape, weights, tile, y);
+}
+
+template <class Isa>
+static void any_panel(const Shape& shape, const uint8_t* weights, const uint8_t* tile, int width, float* y) {
+    if (shape.bits == 4) panel_of_width<Isa, 4>(shape, weights, tile, width, y);
+    if (shape.bits == 6) panel_of_width<Isa, 6>(shape, weights, tile, width, y);
+    if (shape.bits == 8) panel_of_width<Isa, 8>(shape, weights, tile, width, y);
+}
+
+template <class Isa>
+static constexpr Path path_of(const char* name, bool (*runs_here)()) {
+    return {name, Isa::widest, runs_here, quantise, any_panel<Isa>};
+}
+
+}  // namespace mpsplit

@@ -1,0 +1,97 @@
+// The path of AVX2: pairs of products in 16 bits (maddubs), which 4 and 6 bit weights cannot overflow, widened by madd.
+#include <immintrin.h>
+
+#include "path.h"
+
+namespace mpsplit {
+namespace {
+
+struct Pair {
+    __m256i low, high;  // Gj and G(j+4) of layout.h, 8 of the 16 outputs
+};
+
+template <int bits>
+Pair pair(const uint8_t* lines, int j) {
+    auto load = [&](int l) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + l * line)); };
+    const __m256i nibble = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30), sign = _mm256_set1_epi8(-128);
+    if constexpr (bits == 8) return {_mm256_xor_si256(load(j), sign), _mm256_xor_si256(load(j + 4), sign)};
+    __m256i l = load(j);
+    Pair nibbles = {_mm256_and_si256(l, nibble), _mm256_and_si256(_mm256_srli_epi16(l, 4), nibble)};
+    if constexpr (bits == 4) return nibbles;
+    __m256i h = load(4 + j / 2);
+    __m256i low = j % 2 ? h : _mm256_slli_epi16(h, 4), high = j % 2 ? _mm256_srli_epi16(h, 2) : _mm256_slli_epi16(h, 2);
+    return {_mm256_or_si256(nibbles.low, _mm256_and_si256(low, top)), _mm256_or_si256(nibbles.high, _mm256_and_si256(high, top))};
+}
+
+__m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
+
+// signed 8-bit weights: |w| * (x with the sign of w), at most 2 * 128 * 127
+__m256i signed_pairs(__m256i w, __m256i x) { return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)); }
+
+struct Avx2 {
+    static constexpr int widest = 4;
+    static constexpr bool offset = false;
+    struct Dots {
+        __m256i half[2];
+    };
+    struct Floats {
+        __m256 half[2];
+    };
+
+    static Dots start(int32_t n) { return {_mm256_set1_epi32(n), _mm256_set1_epi32(n)}; }
+    static Floats zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+    static Floats scales(const uint8_t* halfs) {
+        auto at = [&](int i) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halfs) + i)); };
+        return {at(0), at(1)};
+    }
+    static Floats accumulate(Floats sum, Dots dots, Floats scales, float x) {
+        for (int i = 0; i < 2; i++) {
+            __m256 scale = _mm256_mul_ps(scales.half[i], _mm256_set1_ps(x));
+            sum.half[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots.half[i]), scale, sum.half[i]);
+        }
+        return sum;
+    }
+    static void store(float* y, Floats sum) {
+        _mm256_storeu_ps(y, sum.half[0]);
+        _mm256_storeu_ps(y + 8, sum.half[1]);
+    }
+
+    template <int bits, int width>
+    static void chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width]) {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) half_chunk<bits>(lines + i * (line / 2), inputs, dots, i);
+    }
+
+    template <int bits, int width>
+    static void half_chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width], int half) {
+        __m256i pairs[width];  // 16 products of 4 bits fit 16 bits: 16 * 15 * 127 < 2^15
+        for (auto& p : pairs) p = _mm256_setzero_si256();
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            Pair w = pair<bits>(lines, j);
+#pragma GCC unroll 4
+            for (int r = 0; r < width; r++) {
+                __m256i low = _mm256_set1_epi32(inputs[j * width + r]), high = _mm256_set1_epi32(inputs[(j + 4) * width + r]);
+                __m256i& dot = dots[r].half[half];
+                if constexpr (bits == 8) {
+                    __m256i sum = _mm256_add_epi32(widen(signed_pairs(w.low, low)), widen(signed_pairs(w.high, high)));
+                    dot = _mm256_add_epi32(dot, sum);
+                } else {
+                    __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(w.low, low), _mm256_maddubs_epi16(w.high, high));
+                    if constexpr (bits == 4) pairs[r] = _mm256_add_epi16(pairs[r], sum);
+                    if constexpr (bits == 6) dot = _mm256_add_epi32(dot, widen(sum));
+                }
+            }
+        }
+        if constexpr (bits == 4)
+            for (int r = 0; r < width; r++) dots[r].half[half] = _mm256_add_epi32(dots[r].half[half], widen(pairs[r]));
+    }
+};
+
+}  // namespace
+
+extern const Path avx2_path = path_of<Avx2>("avx2", [] {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+});
+
+}  // namespace mpsplit

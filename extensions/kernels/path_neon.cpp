@@ -1,0 +1,82 @@
+// The path of aarch64 with the dot-product extension: sdot multiplies 4 x 4 weights by four inputs.
+#include <arm_neon.h>
+#include <sys/auxv.h>
+
+#include "path.h"
+
+namespace mpsplit {
+namespace {
+
+constexpr int quarters = 4;  // a line is four registers of four outputs
+
+struct Pair {
+    int8x16_t low, high;  // Gj and G(j+4) of layout.h, 4 of the 16 outputs
+};
+
+template <int bits>
+Pair pair(const uint8_t* lines, int j) {
+    auto as_signed = [](uint8x16_t v) { return vreinterpretq_s8_u8(v); };
+    uint8x16_t l = vld1q_u8(lines + j * line);
+    if constexpr (bits == 8) {
+        const uint8x16_t sign = vdupq_n_u8(128);
+        return {as_signed(veorq_u8(l, sign)), as_signed(veorq_u8(vld1q_u8(lines + (j + 4) * line), sign))};
+    }
+    uint8x16_t low = vandq_u8(l, vdupq_n_u8(15)), high = vshrq_n_u8(l, 4);
+    if constexpr (bits == 6) {
+        const uint8x16_t top = vdupq_n_u8(0x30);
+        uint8x16_t h = vld1q_u8(lines + (4 + j / 2) * line);
+        low = vorrq_u8(low, vandq_u8(j % 2 ? h : vshlq_n_u8(h, 4), top));
+        high = vorrq_u8(high, vandq_u8(j % 2 ? vshrq_n_u8(h, 2) : vshlq_n_u8(h, 2), top));
+    }
+    return {as_signed(low), as_signed(high)};
+}
+
+struct Neon {
+    static constexpr int widest = 4;
+    static constexpr bool offset = false;
+    struct Dots {
+        int32x4_t quarter[quarters];
+    };
+    struct Floats {
+        float32x4_t quarter[quarters];
+    };
+
+    static Dots start(int32_t n) { return {vdupq_n_s32(n), vdupq_n_s32(n), vdupq_n_s32(n), vdupq_n_s32(n)}; }
+    static Floats zero() { return {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)}; }
+    static Floats scales(const uint8_t* halfs) {
+        Floats scales;
+        for (int q = 0; q < quarters; q++)
+            scales.quarter[q] = vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(halfs + 8 * q)));
+        return scales;
+    }
+    static Floats accumulate(Floats sum, const Dots& dots, const Floats& scales, float x) {
+        for (int q = 0; q < quarters; q++)
+            sum.quarter[q] = vfmaq_f32(sum.quarter[q], vcvtq_f32_s32(dots.quarter[q]), vmulq_n_f32(scales.quarter[q], x));
+        return sum;
+    }
+    static void store(float* y, const Floats& sum) {
+        for (int q = 0; q < quarters; q++) vst1q_f32(y + 4 * q, sum.quarter[q]);
+    }
+
+    template <int bits, int width>
+    static void chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width]) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+#pragma GCC unroll 4
+            for (int q = 0; q < quarters; q++) {
+                Pair w = pair<bits>(lines + 16 * q, j);
+#pragma GCC unroll 4
+                for (int r = 0; r < width; r++) {
+                    int32x4_t& dot = dots[r].quarter[q];
+                    dot = vdotq_s32(dot, w.low, vreinterpretq_s8_s32(vdupq_n_s32(inputs[j * width + r])));
+                    dot = vdotq_s32(dot, w.high, vreinterpretq_s8_s32(vdupq_n_s32(inputs[(j + 4) * width + r])));
+                }
+            }
+    }
+};
+
+}  // namespace
+
+extern const Path neon_path = path_of<Neon>("neon", [] { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; });
+
+}  // namespace mpsplit

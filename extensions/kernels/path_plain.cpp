@@ -1,0 +1,59 @@
+// The path of plain C++, which every machine runs and every other path must agree with.
+#include "half.h"
+#include "path.h"
+
+namespace mpsplit {
+namespace {
+
+struct Plain {
+    static constexpr int widest = 4;
+    static constexpr bool offset = true;
+    struct Dots {
+        int32_t of[panel_rows];
+    };
+    struct Floats {
+        float of[panel_rows];
+    };
+
+    static Dots start(int32_t n) {
+        Dots dots;
+        for (int32_t& dot : dots.of) dot = n;
+        return dots;
+    }
+
+    static Floats zero() { return {}; }
+
+    static Floats scales(const uint8_t* halfs) {
+        Floats scales;
+        for (int o = 0; o < panel_rows; o++) scales.of[o] = from_half(halfs[2 * o] | halfs[2 * o + 1] << 8);
+        return scales;
+    }
+
+    static Floats accumulate(Floats sum, const Dots& dots, const Floats& scales, float x) {
+        for (int o = 0; o < panel_rows; o++) sum.of[o] += float(dots.of[o]) * (scales.of[o] * x);
+        return sum;
+    }
+
+    static void store(float* y, const Floats& sum) { std::memcpy(y, sum.of, sizeof sum.of); }
+
+    template <int bits, int width>
+    static void chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width]) {
+        Groups weights;
+        decode<bits>(lines, weights);
+        for (int g = 0; g < groups; g++)
+            for (int r = 0; r < width; r++) {
+                int8_t x[4];
+                std::memcpy(x, inputs + g * width + r, 4);
+                for (int o = 0; o < panel_rows; o++) {
+                    const uint8_t* w = weights[g] + 4 * o;
+                    dots[r].of[o] += w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3];
+                }
+            }
+    }
+};
+
+}  // namespace
+
+extern const Path plain_path = path_of<Plain>("plain", [] { return true; });
+
+}  // namespace mpsplit

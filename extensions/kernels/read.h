@@ -1,0 +1,11 @@
+// A plain read of memory, which decoding is measured against.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mpsplit {
+
+uint64_t read_through(const void* data, size_t bytes, int threads);  // the exclusive or of all words
+
+}  // namespace mpsplit

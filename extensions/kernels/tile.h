@@ -1,0 +1,60 @@
+// x as the kernels read it: int8 in tiles, a tile being the few rows that share one reading of the weights.
+//
+//   tile of w rows:   for each block   scale float [w] | eights int32 [w] | inputs int8 [block / 4][w][4]
+//
+// so that a kernel reads straight on. x = scale * input, |input| <= 127. eights = -8 * (sum of the block's inputs): what weights
+// stored as w + 8 add too much; 6 bits need 4 times that, 8 bits 16 times.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+namespace mpsplit {
+
+struct Tile {
+    int first, width;  // rows first .. first + width - 1
+};
+
+static constexpr size_t tile_block_bytes(int width, int block) { return size_t(width) * (8 + block); }
+
+// Tiles of the widest kind, then halves of it down to one row.
+static Tile tile_at(int rows, int widest, int index) {
+    int whole = rows / widest;
+    if (index < whole) return {index * widest, widest};
+    int first = whole * widest;
+    for (index -= whole; index > 0; index--) first += std::bit_floor(unsigned(rows - first));
+    return {first, int(std::bit_floor(unsigned(rows - first)))};
+}
+
+static int tile_count(int rows, int widest) { return rows / widest + std::popcount(unsigned(rows % widest)); }
+
+// One block of one row, x [block], into column `row` of its tile. Every path compiles this for its own CPU, with equal results:
+// integer maximum and sum, and rounding by adding 1.5 * 2^23, which leaves the integer in the low bits.
+static void quantise(const float* x, int block, int width, int row, uint8_t* tile_block) {
+    uint32_t peak_bits = 0;
+    for (int i = 0; i < block; i++) {
+        uint32_t bits = std::bit_cast<uint32_t>(x[i]) & 0x7fffffff;
+        peak_bits = bits > peak_bits ? bits : peak_bits;
+    }
+    float peak = std::bit_cast<float>(peak_bits);
+    bool nothing = peak < 1e-30f;  // 127 / peak would not be finite; a nan or an infinity lives on in the scale
+    float scale = nothing ? 0 : peak / 127, inverse = nothing ? 0 : 127 / peak;
+    int8_t inputs[128];
+    int32_t sum = 0;
+    for (int i = 0; i < block; i++) {
+        int32_t rounded = std::bit_cast<uint32_t>(x[i] * inverse + 0x1.8p23f) - 0x4b400000u;
+        inputs[i] = int8_t(rounded);
+        sum += inputs[i];
+    }
+    int32_t eights = -8 * sum;
+    std::memcpy(tile_block + 4 * row, &scale, 4);
+    std::memcpy(tile_block + 4 * (width + row), &eights, 4);
+    uint8_t* out = tile_block + 4 * (2 * width + row);
+    if (width == 1)
+        std::memcpy(out, inputs, block);
+    else
+        for (int i = 0; i < block; i += 4) std::memcpy(out + i * width, inputs + i, 4);
+}
+
+}  // namespace mpsplit

@@ -1,0 +1,229 @@
+"""QLinear against numpy in float64, on every instruction path that this machine runs; aarch64 under an emulator."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.extensions.conftest import build, need
+
+BITS, BLOCKS, PATHS = (4, 6, 8), (32, 64, 128), ("plain", "avx2", "vnni", "neon")
+bounded = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+shapes = st.tuples(
+    st.sampled_from([1, 15, 16, 17, 33, 100]),  # n
+    st.integers(1, 5),  # blocks along k
+    st.sampled_from(BITS),
+    st.sampled_from(BLOCKS),
+)
+row_counts = st.one_of(st.integers(1, 20), st.sampled_from([31, 64, 127, 128, 129]))
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(params=PATHS)
+def path(request, kernels):
+    if request.param not in kernels.paths():
+        pytest.skip(f"this CPU does not run {request.param}, only {', '.join(kernels.paths())}")
+    return request.param
+
+
+def matrix(kernels, rng, shape):
+    """(Weights, its values in float64) of random integers and scales."""
+    n, blocks, bits, block = shape
+    values = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (n, blocks * block), np.int8)
+    scales = rng.uniform(0.001, 0.1, (n, blocks)).astype(np.float16).astype(np.float32)
+    packed = kernels.pack_values(values, scales, bits, block)
+    return kernels.Weights(packed, n, blocks * block, bits, block), values * np.repeat(
+        scales.astype(float), block, axis=1
+    )
+
+
+def quantised(x, block):
+    """x as a kernel sees it: int8 times a scale for each block, in float32 as there and then in float64."""
+    parts = x.reshape(len(x), -1, block)
+    peak = np.abs(parts).max(-1, keepdims=True)
+    scale = peak / np.float32(127)
+    inverse = np.divide(np.float32(127), peak, out=np.zeros_like(peak), where=peak > 0)
+    return (np.rint(parts * inverse).astype(float) * scale).reshape(x.shape)
+
+
+def close(y, expected, bound):
+    """Within float32 summation error of the sum of absolute products."""
+    assert y.shape == expected.shape and y.dtype == np.float32
+    np.testing.assert_array_less(np.abs(y - expected), 2e-6 * bound + 1e-6)
+
+
+def silu(x):
+    return x / (1 + np.exp(-np.clip(x, -700, 700)))
+
+
+@bounded
+@given(shape=shapes, rows=row_counts, seed=seeds)
+def test_linear_is_the_product(kernels, path, shape, rows, seed):
+    rng = np.random.default_rng(seed)
+    weights, w = matrix(kernels, rng, shape)
+    x = rng.standard_normal((rows, w.shape[1]), np.float32)
+    x[rng.random(rows) < 0.1] = 0
+    q = quantised(x, shape[3])
+    y = kernels.linear(x, weights, path=path)
+    close(y, q @ w.T, np.abs(q) @ np.abs(w.T))
+    assert np.array_equal(y, kernels.linear(x, weights, threads=2, path=path))
+    last = kernels.linear(x[-1:], weights, path=path)
+    assert np.array_equal(y[-1:], last), "a row does not depend on the other rows"
+
+
+@bounded
+@given(shape=shapes, rows=row_counts, seed=seeds)
+def test_what_is_added_and_the_gate(kernels, path, shape, rows, seed):
+    rng = np.random.default_rng(seed)
+    weights, w = matrix(kernels, rng, shape)
+    gate, g = matrix(kernels, rng, (shape[0], shape[1], int(rng.choice(BITS)), shape[3]))
+    x = rng.standard_normal((rows, w.shape[1]), np.float32)
+    bias, residual = rng.standard_normal(len(w), np.float32), rng.standard_normal((rows, len(w)), np.float32)
+    q = quantised(x, shape[3])
+    product, bound = q @ w.T, np.abs(q) @ np.abs(w.T) + 10
+    close(kernels.linear(x, weights, bias=bias, path=path), product + bias, bound)
+    close(kernels.linear(x, weights, residual=residual, path=path), product + residual, bound)
+    close(kernels.linear(x, weights, bias, residual, path=path), product + bias + residual, bound)
+    for threads in (1, 2):
+        y = kernels.gated(x, gate, weights, threads=threads, path=path)
+        gate_bound = np.abs(q) @ np.abs(g.T) + 1
+        close(y, silu(q @ g.T) * product, bound * (np.abs(silu(q @ g.T)) + gate_bound))
+
+
+@bounded
+@given(blocks=st.integers(1, 5), block=st.sampled_from(BLOCKS), rows=row_counts, seed=seeds)
+def test_several_matrices_of_one_x(kernels, path, blocks, block, rows, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, blocks * block), np.float32)
+    matrices = [matrix(kernels, rng, (n, blocks, bits, block))[0] for n, bits in ((33, 4), (17, 6), (5, 8), (64, 4))]
+    together = kernels.linears(x, matrices, threads=2, path=path)
+    for weights, y in zip(matrices, together, strict=True):
+        assert np.array_equal(y, kernels.linear(x, weights, path=path))
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_extreme_integers_do_not_overflow(kernels, path, bits, block):
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    values = np.repeat(np.array([[low], [high]], np.int8), 2 * block, axis=1)
+    weights = kernels.Weights(
+        kernels.pack_values(values, np.ones((2, 2), np.float32), bits, block), 2, 2 * block, bits, block
+    )
+    x = np.repeat(np.array([[127], [-127], [1]], np.float32), 2 * block, axis=1)
+    assert np.array_equal(kernels.linear(x, weights, path=path), x @ values.T.astype(np.float32))
+
+
+def test_what_is_not_finite_stays_so_in_its_row(kernels, path):
+    weights, w = matrix(kernels, np.random.default_rng(0), (20, 2, 4, 32))
+    x = np.ones((9, 64), np.float32)
+    x[3, 5], x[8, 40] = np.nan, np.inf
+    y = kernels.linear(x, weights, path=path)
+    assert not np.isfinite(y[[3, 8]]).any() and np.isfinite(np.delete(y, [3, 8], 0)).all()
+    tiny = np.full((1, 64), 1e-38, np.float32)
+    assert np.array_equal(kernels.linear(tiny, weights, path=path), np.zeros((1, 20), np.float32))
+
+
+def test_all_paths_agree_on_a_real_size(kernels):
+    rng = np.random.default_rng(0)
+    weights, w = matrix(kernels, rng, (1000, 43, 4, 128))
+    x = rng.standard_normal((129, w.shape[1]), np.float32)
+    plain = kernels.linear(x, weights, path="plain")
+    for path in kernels.paths():
+        np.testing.assert_allclose(
+            kernels.linear(x, weights, threads=2, path=path), plain, atol=1e-5 * np.abs(plain).max()
+        )
+
+
+@bounded
+@given(shape=shapes, seed=seeds)
+def test_integers_and_scales_survive_packing(kernels, shape, seed):
+    weights, w = matrix(kernels, np.random.default_rng(seed), shape)
+    assert np.array_equal(weights.unpack(), w.astype(np.float32))
+
+
+@bounded
+@given(shape=shapes, magnitude=st.sampled_from([1e-9, 1e-4, 1.0, 1e4, 1e8]), seed=seeds)
+def test_float_weights_round_to_half_a_step(kernels, shape, magnitude, seed):
+    n, blocks, bits, block = shape
+    w = np.random.default_rng(seed).standard_normal((n, blocks * block)).astype(np.float32) * np.float32(magnitude)
+    packed = kernels.pack(w, bits, block)
+    assert packed.size == kernels.packed_bytes(n, blocks * block, bits, block) and packed.ctypes.data % 64 == 0
+    assert np.array_equal(packed, kernels.pack(w, bits, block, threads=2))
+    back = kernels.Weights(packed, n, blocks * block, bits, block).unpack()
+    assert np.isfinite(back).all()
+    if magnitude in (1e-4, 1.0, 1e4):
+        most = 2 ** (bits - 1) - 1
+        peak = np.abs(w).reshape(n, blocks, block).max(-1)
+        step = np.repeat(peak / most, block, axis=1)
+        # half a step, what rounding the scale to 16 bits can clip off the largest, and the step of subnormal scales
+        assert (np.abs(back - w) <= step * (0.5001 + most * 2**-11) + most * 2**-25).all()
+
+
+def test_packed_bytes_are_the_documented_layout(kernels):
+    """3 blocks of 32 at 6 bits: output 1's input 37 is in block 1, group 1; its 4 low bits in L1, its top 2 in H0 bits 4-5."""
+    values = np.zeros((2, 96), np.int8)
+    values[1, 37] = 27  # stored as 59 = 0b11_1011, and a zero as 32 = 0b10_0000
+    packed = kernels.pack_values(values, np.array([[1, 2, 3], [4, 5, 6]], np.float32), 6, 32)
+    assert packed.size == 2 * 64 + 3 * 6 * 64
+    scales = packed[:64].view(np.float16)
+    assert scales[[0, 1, 16, 17]].tolist() == [1, 4, 2, 5] and packed[832:896].view(np.float16)[:2].tolist() == [3, 6]
+    lines = packed[64 + 384 :][:384].reshape(6, 64)
+    byte = 4 * 1 + 37 % 4
+    assert lines[1, byte] == 0b1011 and lines[4, byte] == 0b10_11_10_10 and lines[4, byte + 1] == 0b10_10_10_10
+
+
+def test_sizes_that_cannot_be_are_refused(kernels):
+    packed = kernels.pack(np.ones((17, 96), np.float32), 4, 32)
+    kernels.Weights(packed, 17, 96, 4, 32)
+    with pytest.raises(ValueError, match=f"takes {packed.size} bytes, and there are {packed.size - 1}"):
+        kernels.Weights(packed[:-1], 17, 96, 4, 32)
+    for n, k, bits, block in ((33, 96, 4, 32), (17, 128, 4, 32), (17, 96, 6, 32), (2**31 - 1, 2**30, 8, 32)):
+        with pytest.raises(ValueError, match="takes"):
+            kernels.Weights(packed, n, k, bits, block)
+    for n, k, bits, block in (
+        (0, 96, 4, 32),
+        (17, 0, 4, 32),
+        (17, 96, 5, 32),
+        (17, 96, 4, 48),
+        (17, 96, 4, 64),
+        (-1, 96, 4, 32),
+    ):
+        with pytest.raises(ValueError, match="block"):
+            kernels.Weights(packed, n, k, bits, block)
+    with pytest.raises(ValueError, match="multiple of 64"):
+        kernels.Weights(np.concatenate([packed, packed])[4:][: packed.size + 1][1:], 17, 96, 4, 32)
+
+
+def test_arguments_that_do_not_fit_are_refused(kernels):
+    rng = np.random.default_rng(0)
+    weights, other = (matrix(kernels, rng, (17, blocks, 4, 32))[0] for blocks in (2, 3))
+    x = np.ones((3, 64), np.float32)
+    with pytest.raises(ValueError, match="one k and one block"):
+        kernels.linears(x, [weights, other])
+    with pytest.raises(ValueError, match="one k and one block"):
+        kernels.gated(x, other, weights)
+    with pytest.raises(ValueError, match="no path sse"):
+        kernels.linear(x, weights, path="sse")
+    with pytest.raises(ValueError, match="threads"):
+        kernels.linear(x, weights, threads=0)
+    with pytest.raises(ValueError, match="rows"):
+        kernels.linear(x[:0], weights)
+    with pytest.raises(ValueError, match="does not fit 4 bits"):
+        kernels.pack_values(np.full((1, 32), 8, np.int8), np.ones((1, 1), np.float32), 4, 32)
+
+
+def test_aarch64_agrees_under_an_emulator(build_folder):
+    need("cmake", "aarch64-linux-gnu-g++", "qemu-aarch64")
+    options = (
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+    )
+    program = build(build_folder / "aarch64", "paths_test", *options) / "kernels" / "paths_test"
+    libc = subprocess.check_output(["aarch64-linux-gnu-g++", "-print-file-name=libc.so.6"], text=True).strip()
+    command = ["qemu-aarch64", "-L", Path(libc).resolve().parents[1], program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("agree: plain neon\n", 0), done
