@@ -1,4 +1,5 @@
-// One parallel region for all products of an x: the threads quantise x together, then each takes its share of the panels.
+// One parallel region for all products of an x: the threads quantise x together, then each takes its share of the panels. Of a
+// few rows the caller quantises x alone.
 #include <omp.h>
 
 #include <algorithm>
@@ -36,8 +37,7 @@ struct Work {
     uint8_t* quantised(Tile tile) const { return scratch + size_t(tile.first) * blocks() * tile_block_bytes(1, block); }
 };
 
-void quantise_share(const Work& work) {
-    Share mine = share(int64_t(work.tiles()) * work.blocks());
+void quantise_blocks(const Work& work, Share mine) {
     for (int i = mine.begin; i < mine.end; i++) {
         Tile tile = work.tile(i / work.blocks());
         int b = i % work.blocks();
@@ -130,10 +130,15 @@ void multiply(const Product* products, int count, const float* x, int rows, void
     check(products, count, rows, threads, path);
     const Shape& shape = products->weights.shape;
     Work work = {products, count, x, rows, shape.k, shape.block, static_cast<uint8_t*>(scratch), path};
+    const int64_t blocks = int64_t(work.tiles()) * work.blocks();
+    const bool few = rows <= 4;  // a few microseconds' work: less than a barrier, much less where another process holds a core
+    if (few) quantise_blocks(work, {0, int(blocks)});
 #pragma omp parallel num_threads(threads)
     {
-        quantise_share(work);
+        if (!few) {
+            quantise_blocks(work, share(blocks));
 #pragma omp barrier
+        }
         multiply_share(work);
     }
 }
