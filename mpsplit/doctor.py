@@ -100,7 +100,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _package("transformers", "transformers", "export", "[export]"),
     _package("safetensors", "safetensors", "export", "[export]"),
     _program("pnnx", "export", "pip install 'mpsplit[export]'"),
-    _program("g++", "build", "apt install g++ (nothing needs it yet)"),
+    _program("g++", "build", "apt install g++ cmake (without: mpi4py carries the messages, slower)"),
 )
 
 

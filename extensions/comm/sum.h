@@ -1,0 +1,13 @@
+// out = low + high, element by element. `low` is the lower position's part, so that both ends of an exchange add alike.
+#pragma once
+
+#include "comm.h"
+
+namespace mpsplit {
+
+void add(Type type, void* out, const void* low, const void* high, size_t count);
+
+uint16_t to_bf16(float x); // to nearest even
+float from_bf16(uint16_t x);
+
+} // namespace mpsplit

@@ -1,0 +1,41 @@
+"""The one-rank stand-in: every collective is the identity, and there is nobody to send to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class Alone:
+    """One rank: every collective is the identity."""
+
+    rank, size, bytes_sent, local_size, host_lead = 0, 1, 0, 1, True
+
+    def all_reduce(self, x: np.ndarray) -> None:
+        return None
+
+    def all_gather(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def broadcast(self, x: np.ndarray, root: int) -> None:
+        assert root == 0, f"rank {root} in a group of 1"
+
+    def send(self, x: np.ndarray, peer: int) -> None:
+        raise AssertionError(f"send to rank {peer} in a group of 1")
+
+    def recv(self, x: np.ndarray, peer: int) -> None:
+        raise AssertionError(f"receive from rank {peer} in a group of 1")
+
+    def exchange(self, value: Any) -> list[Any]:
+        return [value]
+
+    def group(self, ranks: tuple[int, ...]) -> Alone:
+        assert ranks == (0,), f"a group of ranks {ranks} in a world of 1"
+        return self
+
+    def tell(self, value: Any) -> None:
+        return None
+
+    def listen(self) -> Any:
+        raise AssertionError("one rank alone has nobody to listen to")

@@ -1,0 +1,67 @@
+"""The communicator that mpi4py makes, which needs no compiler. Importing this file is free; making an `Mpi` needs mpi4py."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from mpsplit.comm.alone import Alone
+
+
+class Mpi:
+    """Buffers go as they are; plain objects are pickled."""
+
+    TOLD = 7  # the tag of what `tell` sends
+
+    def __init__(self, communicator: Any):
+        from mpi4py import MPI
+
+        self.mpi, self.in_place = communicator, MPI.IN_PLACE
+        self.rank, self.size = communicator.rank, communicator.size
+        self.bytes_sent = 0
+        host = communicator.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_size, self.host_lead = host.size, host.rank == 0
+        host.Free()
+
+    def all_reduce(self, x: np.ndarray) -> None:
+        self.mpi.Allreduce(self.in_place, x)
+        self.bytes_sent += x.nbytes
+
+    def all_gather(self, x: np.ndarray) -> np.ndarray:
+        parts = np.empty((self.size, *x.shape), x.dtype)
+        self.mpi.Allgather(np.ascontiguousarray(x), parts)
+        self.bytes_sent += x.nbytes
+        return np.concatenate(parts, axis=-1)
+
+    def broadcast(self, x: np.ndarray, root: int) -> None:
+        self.mpi.Bcast(x, root)
+        self.bytes_sent += x.nbytes if self.rank == root else 0
+
+    def send(self, x: np.ndarray, peer: int) -> None:
+        self.mpi.Send(np.ascontiguousarray(x), peer)
+        self.bytes_sent += x.nbytes
+
+    def recv(self, x: np.ndarray, peer: int) -> None:
+        self.mpi.Recv(x, peer)
+
+    def exchange(self, value: Any) -> list[Any]:
+        # wait in Python: a rank inside MPI hears no signal, burns its core, and could not clean up when another one fails
+        everybody_is_here = self.mpi.Ibarrier()
+        while not everybody_is_here.Test():
+            time.sleep(0.0005)
+        return self.mpi.allgather(value)
+
+    def group(self, ranks: tuple[int, ...]) -> Mpi | Alone:
+        return Mpi(self.mpi.Create_group(self.mpi.group.Incl(ranks))) if len(ranks) > 1 else Alone()
+
+    def tell(self, value: Any) -> None:
+        for peer in range(self.size):
+            if peer != self.rank:
+                self.mpi.send(value, peer, self.TOLD)
+
+    def listen(self) -> Any:
+        while not self.mpi.iprobe(0, self.TOLD):
+            time.sleep(0.001)
+        return self.mpi.recv(source=0, tag=self.TOLD)

@@ -1,0 +1,182 @@
+"""Ranks without mpirun: how they meet, and what the others see when one of them dies, stops, or is in another collective."""
+
+import doctest
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mpsplit import native
+
+_comm = native.load()
+if not hasattr(_comm, "gloo"):
+    missing = (
+        "is not built; python -m mpsplit.native builds it" if _comm is None else "was built without gloo (libgloo-dev)"
+    )
+    pytest.skip(f"the C++ communicator {missing}", allow_module_level=True)
+
+ROOT = Path(__file__).parents[2]
+TALK = """
+import sys, numpy as np
+from mpsplit.comm import mpi_rank, mpi_size, world
+w = world()
+assert (w.rank, w.size, w.local_size, w.host_lead) == (mpi_rank(), mpi_size(), mpi_size(), w.rank == 0)
+x = np.full(3000, w.rank + 1, np.float32)
+w.all_reduce(x)
+assert (x == w.size * (w.size + 1) / 2).all() and w.bytes_sent == x.nbytes
+assert w.exchange("r" * w.rank) == ["r" * r for r in range(w.size)]
+if w.rank == 0:
+    w.tell({"a": 1})
+else:
+    assert w.listen() == {"a": 1}
+assert "mpi4py" not in sys.modules
+print(w.transport, flush=True)
+"""
+REDUCE = """
+import sys, numpy as np
+from mpsplit.comm.native import Native
+rank, size, store, shared = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] == "shared"
+w = Native.gloo(rank, size, store, shared)
+x = np.zeros(2048, np.float32)
+print("met", flush=True)
+while True:
+    w.all_reduce(x)
+"""
+
+
+def clean(**more: str) -> dict[str, str]:
+    """The environment without what an mpirun around pytest left in it."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PRTE_", "MPSPLIT_T"))}
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
+
+
+def shared_memory() -> set[str]:
+    """What lies in /dev/shm; Open MPI's own segments come and go."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("sm_segment")}
+
+
+def start(program: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.Popen(
+        command, env=clean(**environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("size", (1, 2, 3))
+def test_ranks_meet_without_mpirun(tmp_path, size):
+    program = (
+        TALK
+        if size > 1
+        else "from mpsplit.comm import Alone, world; assert isinstance(world(), Alone); print('gloo+shm')"
+    )
+    for _ in range(2):  # the folder can be used again
+        ranks = [
+            start(program, RANK=str(r), WORLD_SIZE=str(size), MPSPLIT_STORE=str(tmp_path / "store"))
+            for r in range(size)
+        ]
+        for rank in ranks:
+            out, wrong = rank.communicate(timeout=30)
+            assert (rank.returncode, out) == (0, "gloo+shm\n"), wrong
+
+
+@pytest.mark.parametrize("shared", ("shared", "alone"))
+def test_a_killed_rank_is_named_and_leaves_nothing(tmp_path, shared):
+    before = shared_memory()
+    # gloo mostly notices a closed connection at once, but now and then only by its timeout
+    ranks = [start(REDUCE, str(r), "3", str(tmp_path), shared, MPSPLIT_TIMEOUT="4") for r in range(3)]
+    for rank in ranks:
+        assert rank.stdout.readline() == "met\n", rank.stderr.read()
+    time.sleep(0.2)
+    assert shared_memory() <= before  # not even while they run
+    ranks[1].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    told = [ranks[r].communicate(timeout=10)[1] for r in (0, 2)]
+    assert time.monotonic() - began < 10
+    ranks[1].communicate()
+    assert any("CommError: rank 1 " in text for text in told), told
+    if shared == "shared":  # over TCP, rank 2 may learn from rank 0's end
+        assert all("rank 1 (process " in text and "has died" in text for text in told), told
+    assert all("CommError: rank " in text for text in told), told
+    assert shared_memory() <= before
+
+
+def test_a_silent_rank_is_named_after_the_timeout(tmp_path):
+    ranks = [start(REDUCE, str(r), "2", str(tmp_path), "alone", MPSPLIT_TIMEOUT="2") for r in range(2)]
+    for rank in ranks:
+        assert rank.stdout.readline() == "met\n", rank.stderr.read()
+    ranks[1].send_signal(signal.SIGSTOP)
+    try:
+        assert "rank 1 did not answer for 2 s" in ranks[0].communicate(timeout=15)[1]
+    finally:
+        ranks[1].kill()
+        ranks[1].communicate()
+
+
+def test_a_rank_that_never_comes(tmp_path):
+    rank = start(REDUCE, "0", "2", str(tmp_path), "alone", MPSPLIT_TIMEOUT="1")
+    told = rank.communicate(timeout=40)[1]
+    assert "CommError: rank 0 did not meet the other 1 ranks within 1 s" in told, told
+
+
+def test_ranks_in_different_collectives(tmp_path):
+    program = REDUCE.replace("np.zeros(2048,", "np.zeros(2048 + rank,")
+    ranks = [start(program, str(r), "2", str(tmp_path), "shared") for r in range(2)]
+    told = [rank.communicate(timeout=20)[1] for rank in ranks]
+    assert any("they are not in the same collective" in text for text in told), told
+
+
+def test_ctrl_c_ends_a_wait(tmp_path):
+    """In shared memory and MPI; gloo's own waits end with the timeout only."""
+    ranks = [start(REDUCE, str(r), "2", str(tmp_path), "shared") for r in range(2)]
+    for rank in ranks:
+        assert rank.stdout.readline() == "met\n", rank.stderr.read()
+    ranks[1].send_signal(signal.SIGSTOP)
+    time.sleep(0.3)
+    ranks[0].send_signal(signal.SIGINT)
+    try:
+        assert "KeyboardInterrupt" in ranks[0].communicate(timeout=5)[1]
+    finally:
+        ranks[1].kill()
+        ranks[1].communicate()
+
+
+def test_the_example_for_scripts_that_used_pygloo():
+    from mpsplit.runtime import gloo
+
+    done = doctest.testmod(gloo)
+    assert (done.failed, done.attempted > 0) == (0, True)
+
+
+def test_scripts_that_used_pygloo(tmp_path):
+    program = """
+import sys, numpy as np
+from mpsplit.runtime import gloo
+rank = int(sys.argv[1])
+context = gloo.Context(rank, 2)
+context.connect(sys.argv[2])
+x = np.full(4, rank, np.int64)
+gloo.broadcast(context, x, 1)
+assert (x == 1).all()
+gloo.send(context, x, 1) if rank == 0 else gloo.recv(context, x, 0)
+gloo.all_reduce(context, x)
+gloo.barrier(context)
+print(x.tolist())
+"""
+    ranks = [start(program, str(r), str(tmp_path)) for r in range(2)]
+    for rank in ranks:
+        out, wrong = rank.communicate(timeout=30)
+        assert out == "[2, 2, 2, 2]\n", wrong
+
+
+def test_building_again_is_quick_and_no_compiler_is_no_failure(tmp_path):
+    command = [sys.executable, "-m", "mpsplit.native"]
+    again = subprocess.run(command, env=clean(), capture_output=True, text=True, timeout=20, check=True)
+    assert "was built before, with null" in again.stdout
+    none = clean(PATH="/nowhere", MPSPLIT_CACHE=str(tmp_path))
+    without = subprocess.run(command, env=none, capture_output=True, text=True, timeout=20, check=False)
+    assert (without.returncode, without.stdout.count("\n")) == (0, 1)
+    assert "a C++ compiler" in without.stdout and "missing" in without.stdout
