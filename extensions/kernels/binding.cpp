@@ -93,8 +93,8 @@ std::vector<Out<float>> run(std::vector<Product>& products, const Rows& x, int t
     return ys;
 }
 
-Out<float> linear(Rows x, const Held& held, std::optional<In<float, nb::ndim<1>>> bias, std::optional<Rows> residual, int threads,
-                  const std::string& path) {
+Out<float> linear(Rows x, const Held& held, std::optional<In<float, nb::ndim<1>>> bias, std::optional<Rows> residual,
+                  int threads, const std::string& path) {
     size_t n = held.weights.shape.n;
     expect(!bias || bias->shape(0) == n, "bias is [n]");
     expect(!residual || (residual->shape(0) == x.shape(0) && residual->shape(1) == n), "residual is [rows, n]");
@@ -119,16 +119,19 @@ Out<float> gated(Rows x, const Held& gate, const Held& up, int threads, const st
 NB_MODULE(_kernels, m) {
     m.doc() = "QLinear of extensions/kernels/qlinear.h on numpy arrays";
     m.def("paths", path_names);
-    m.def("packed_bytes", [](int n, int k, int bits, int block) { return packed_bytes({n, k, bits, block}); }, "n"_a, "k"_a,
-          "bits"_a, "block"_a);
+    m.def(
+        "packed_bytes", [](int n, int k, int bits, int block) { return packed_bytes({n, k, bits, block}); }, "n"_a,
+        "k"_a, "bits"_a, "block"_a);
     m.def("pack", pack_rows, "rows"_a, "bits"_a, "block"_a, "threads"_a = 1);
     m.def("pack_values", pack_values, "values"_a, "scales"_a, "bits"_a, "block"_a, "threads"_a = 1);
     nb::class_<Held>(m, "Weights")
         .def(nb::init<In<uint8_t, nb::ndim<1>>, int, int, int, int>(), "packed"_a, "n"_a, "k"_a, "bits"_a, "block"_a)
         .def("unpack", unpack_rows);
-    m.def("linear", linear, "x"_a, "weights"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "threads"_a = 1, "path"_a = "");
+    m.def("linear", linear, "x"_a, "weights"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "threads"_a = 1,
+          "path"_a = "");
     m.def("linears", linears, "x"_a, "weights"_a, "threads"_a = 1, "path"_a = "");
     m.def("gated", gated, "x"_a, "gate"_a, "up"_a, "threads"_a = 1, "path"_a = "");
-    m.def("read_through", [](In<uint8_t> data, int threads) { return read_through(data.data(), data.nbytes(), threads); },
-          "data"_a, "threads"_a);
+    m.def(
+        "read_through", [](In<uint8_t> data, int threads) { return read_through(data.data(), data.nbytes(), threads); },
+        "data"_a, "threads"_a);
 }

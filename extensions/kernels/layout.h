@@ -13,14 +13,14 @@
 //            6 bits:  | L0 | L1 | L2 | L3 | H0 | H1 |                     6
 //            8 bits:  | G0 | G1 | G2 | G3 | G4 | G5 | G6 | G7 |           8
 //
-//   group Gg = inputs 4g .. 4g + 3 of 16 outputs, output after output: byte 4o + i is the weight of output o, input 4g + i.
-//   A dot-product instruction takes such a line and four activations, and leaves 16 sums.
+//   group Gg = inputs 4g .. 4g + 3 of 16 outputs, output after output: byte 4o + i is the weight of output o,
+//   input 4g + i. A dot-product instruction takes such a line and four activations, and leaves 16 sums.
 //
 //            Lj:  low nibbles are the low 4 bits of Gj, high nibbles those of G(j+4)
 //            Hj:  the top 2 bits of a 6-bit weight:   bits 0-1 G(2j)   2-3 G(2j+4)   4-5 G(2j+1)   6-7 G(2j+5)
 //
-// A weight w is stored as w + 2^(bits-1), never negative: that is the operand that x86 multiplies by signed activations.
-// Everything has 64-byte alignment and is little endian.
+// A weight w is stored as w + 2^(bits-1), never negative: that is the operand that x86 multiplies by signed
+// activations. Everything has 64-byte alignment and is little endian.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +28,8 @@
 
 #include "qlinear.h"
 
-// `static`, not `inline`: each path compiles this file for its own CPU, and the linker must never swap one's code for another's.
+// `static`, not `inline`: each path compiles this file for its own CPU, and the linker must never swap one's code for
+// another's.
 namespace mpsplit {
 
 constexpr int panel_rows = 16, chunk_inputs = 32, groups = 8, line = 64;
@@ -45,7 +46,9 @@ static constexpr size_t panel_bytes(const Shape& s) {
 }
 
 // where in its panel block b has its 16 scales and its chunks
-static constexpr size_t scales_at(const Shape& s, int b) { return b / 2 * (line + 2 * block_bytes(s)) + b % 2 * (line / 2); }
+static constexpr size_t scales_at(const Shape& s, int b) {
+    return b / 2 * (line + 2 * block_bytes(s)) + b % 2 * (line / 2);
+}
 static constexpr size_t chunks_at(const Shape& s, int b) { return (b / 2 + 1) * size_t(line) + b * block_bytes(s); }
 
 using Groups = uint8_t[groups][line];  // a chunk with a byte for each weight

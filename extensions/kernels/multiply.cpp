@@ -1,5 +1,5 @@
-// One parallel region for all products of an x: the threads quantise x together, then each takes its share of the panels. Of a
-// few rows the caller quantises x alone.
+// One parallel region for all products of an x: the threads quantise x together, then each takes its share of the
+// panels. Of a few rows the caller quantises x alone.
 #include <omp.h>
 
 #include <algorithm>
@@ -11,7 +11,8 @@
 namespace mpsplit {
 namespace {
 
-// Tiles of x that a thread walks through for every panel before it takes more rows: what its second cache holds beside a panel.
+// Tiles of x that a thread walks through for every panel before it takes more rows: what its second cache holds beside
+// a panel.
 constexpr size_t rows_in_cache = 384 << 10;
 
 // thread's part of 0 .. count - 1
@@ -54,7 +55,8 @@ float exponential(float x) {
     x = std::clamp(x, -87.f, 88.f);
     float shifted = x * 1.44269504f + 0x1.8p23f, whole = shifted - 0x1.8p23f;
     float r = x - whole * 0.693145752f - whole * 1.42860677e-6f;
-    float p = 1 + r * (1 + r * (0.5f + r * (0.166666666f + r * (0.0416666667f + r * (0.00833333333f + r * 0.00138888889f)))));
+    float p =
+        1 + r * (1 + r * (0.5f + r * (0.166666666f + r * (0.0416666667f + r * (0.00833333333f + r * 0.00138888889f)))));
     return p * std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) - 0x4b400000u + 127) << 23);
 }
 
@@ -118,7 +120,8 @@ void check(const Product* products, int count, int rows, int threads, const Path
         const Product& p = products[i];
         if (!fits(p.weights.shape) || (p.gate && !(fits(p.gate->shape) && p.gate->shape.n == p.weights.shape.n)))
             throw std::invalid_argument("products of one x have one k and one block, and a gate the n of its pair");
-        if (p.gate && (p.bias || p.residual)) throw std::invalid_argument("a gated product adds neither bias nor residual");
+        if (p.gate && (p.bias || p.residual))
+            throw std::invalid_argument("a gated product adds neither bias nor residual");
     }
 }
 
@@ -126,12 +129,14 @@ void check(const Product* products, int count, int rows, int threads, const Path
 
 size_t scratch_bytes(int rows, int k, int block) { return size_t(rows) * (k / block) * tile_block_bytes(1, block); }
 
-void multiply(const Product* products, int count, const float* x, int rows, void* scratch, int threads, const Path* path) {
+void multiply(const Product* products, int count, const float* x, int rows, void* scratch, int threads,
+              const Path* path) {
     check(products, count, rows, threads, path);
     const Shape& shape = products->weights.shape;
     Work work = {products, count, x, rows, shape.k, shape.block, static_cast<uint8_t*>(scratch), path};
     const int64_t blocks = int64_t(work.tiles()) * work.blocks();
-    const bool few = rows <= 4;  // a few microseconds' work: less than a barrier, much less where another process holds a core
+    const bool few =
+        rows <= 4;  // a few microseconds' work: less than a barrier, much less where another process holds a core
     if (few) quantise_blocks(work, {0, int(blocks)});
 #pragma omp parallel num_threads(threads)
     {

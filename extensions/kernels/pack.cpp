@@ -75,8 +75,7 @@ void pack(const Shape& s, const float* rows, void* packed, int threads) {
         for (int i = 0; i < s.block; i++) peak = std::max(peak, std::fabs(w[i]));
         uint16_t half = to_half(std::min(peak / most, 65504.f));
         float scale = from_half(half);  // the integers fit the scale that is stored
-        for (int i = 0; i < s.block; i++)
-            values[i] = scale > 0 ? std::lrint(std::clamp(w[i] / scale, -most, most)) : 0;
+        for (int i = 0; i < s.block; i++) values[i] = scale > 0 ? std::lrint(std::clamp(w[i] / scale, -most, most)) : 0;
         return half;
     });
 }
@@ -85,7 +84,8 @@ void pack(const Shape& s, const int8_t* values, const float* scales, void* packe
     check(s);
     for (size_t i = 0; i < size_t(s.n) * s.k; i++)
         if (values[i] < -zero_point(s.bits) || values[i] > largest(s.bits))
-            throw std::invalid_argument("value " + std::to_string(values[i]) + " does not fit " + std::to_string(s.bits) + " bits");
+            throw std::invalid_argument("value " + std::to_string(values[i]) + " does not fit " +
+                                        std::to_string(s.bits) + " bits");
     pack_with(s, packed, threads, [&](int row, int b, int8_t* out) {
         std::memcpy(out, values + size_t(row) * s.k + size_t(b) * s.block, s.block);
         return to_half(scales[size_t(row) * (s.k / s.block) + b]);
@@ -113,7 +113,8 @@ Weights view(const Shape& s, const void* packed, size_t bytes) {
     if (bytes < packed_bytes(s))
         throw std::invalid_argument(text(s) + " takes " + std::to_string(packed_bytes(s)) + " bytes, and there are " +
                                     std::to_string(bytes));
-    if (reinterpret_cast<uintptr_t>(packed) % line) throw std::invalid_argument("packed weights start at a multiple of 64 bytes");
+    if (reinterpret_cast<uintptr_t>(packed) % line)
+        throw std::invalid_argument("packed weights start at a multiple of 64 bytes");
     return {s, static_cast<const uint8_t*>(packed)};
 }
 

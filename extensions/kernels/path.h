@@ -24,8 +24,9 @@ struct Path {
     void (*panel)(const Shape& shape, const uint8_t* panel, const uint8_t* tile, int width, float* y);
 };
 
-// Far enough that memory answers in time, near enough that the line is still in the first cache when its turn comes. It crosses
-// the ends of panels, which follow each other in memory. (1024: 90 % of the memory speed on a Zen 4, 2560 and more: all of it.)
+// Far enough that memory answers in time, near enough that the line is still in the first cache when its turn comes. It
+// crosses the ends of panels, which follow each other in memory. (1024: 90 % of the memory speed on a Zen 4, 2560 and
+// more: all of it.)
 constexpr int prefetch_ahead = 4096;
 
 template <class Isa, int bits, int width>

@@ -20,7 +20,8 @@ Pair pair(const uint8_t* lines, int j) {
     if constexpr (bits == 4) return nibbles;
     __m256i h = load(4 + j / 2);
     __m256i low = j % 2 ? h : _mm256_slli_epi16(h, 4), high = j % 2 ? _mm256_srli_epi16(h, 2) : _mm256_slli_epi16(h, 2);
-    return {_mm256_or_si256(nibbles.low, _mm256_and_si256(low, top)), _mm256_or_si256(nibbles.high, _mm256_and_si256(high, top))};
+    return {_mm256_or_si256(nibbles.low, _mm256_and_si256(low, top)),
+            _mm256_or_si256(nibbles.high, _mm256_and_si256(high, top))};
 }
 
 __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
@@ -71,13 +72,15 @@ struct Avx2 {
             Pair w = pair<bits>(lines, j);
 #pragma GCC unroll 4
             for (int r = 0; r < width; r++) {
-                __m256i low = _mm256_set1_epi32(inputs[j * width + r]), high = _mm256_set1_epi32(inputs[(j + 4) * width + r]);
+                __m256i low = _mm256_set1_epi32(inputs[j * width + r]),
+                        high = _mm256_set1_epi32(inputs[(j + 4) * width + r]);
                 __m256i& dot = dots[r].half[half];
                 if constexpr (bits == 8) {
                     __m256i sum = _mm256_add_epi32(widen(signed_pairs(w.low, low)), widen(signed_pairs(w.high, high)));
                     dot = _mm256_add_epi32(dot, sum);
                 } else {
-                    __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(w.low, low), _mm256_maddubs_epi16(w.high, high));
+                    __m256i sum =
+                        _mm256_add_epi16(_mm256_maddubs_epi16(w.low, low), _mm256_maddubs_epi16(w.high, high));
                     if constexpr (bits == 4) pairs[r] = _mm256_add_epi16(pairs[r], sum);
                     if constexpr (bits == 6) dot = _mm256_add_epi32(dot, widen(sum));
                 }

@@ -51,7 +51,8 @@ struct Neon {
     }
     static Floats accumulate(Floats sum, const Dots& dots, const Floats& scales, float x) {
         for (int q = 0; q < quarters; q++)
-            sum.quarter[q] = vfmaq_f32(sum.quarter[q], vcvtq_f32_s32(dots.quarter[q]), vmulq_n_f32(scales.quarter[q], x));
+            sum.quarter[q] =
+                vfmaq_f32(sum.quarter[q], vcvtq_f32_s32(dots.quarter[q]), vmulq_n_f32(scales.quarter[q], x));
         return sum;
     }
     static void store(float* y, const Floats& sum) {

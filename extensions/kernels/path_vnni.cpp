@@ -20,7 +20,8 @@ Pair pair(const uint8_t* lines, int j) {
     __m512i h = _mm512_loadu_si512(lines + (4 + j / 2) * line);
     __m512i low = j % 2 ? h : _mm512_slli_epi16(h, 4), high = j % 2 ? _mm512_srli_epi16(h, 2) : _mm512_slli_epi16(h, 2);
     const int or_and = 0xf8;  // a | (b & c)
-    return {_mm512_ternarylogic_epi32(nibbles.low, low, top, or_and), _mm512_ternarylogic_epi32(nibbles.high, high, top, or_and)};
+    return {_mm512_ternarylogic_epi32(nibbles.low, low, top, or_and),
+            _mm512_ternarylogic_epi32(nibbles.high, high, top, or_and)};
 }
 
 struct Vnni {
@@ -56,7 +57,8 @@ struct Vnni {
 }  // namespace
 
 extern const Path vnni_path = path_of<Vnni>("vnni", [] {
-    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl");
 });
 
 }  // namespace mpsplit

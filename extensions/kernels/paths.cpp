@@ -11,7 +11,8 @@ namespace {
 const Path* const all[] = {
     &plain_path,
 #if defined(__x86_64__)
-    &avx2_path, &vnni_path,
+    &avx2_path,
+    &vnni_path,
 #elif defined(__aarch64__)
     &neon_path,
 #endif

@@ -50,8 +50,8 @@ bool agree(const Shape& shape, int rows) {
         std::vector<float> y = run(up, gate, x, rows, path_named(name));
         for (size_t i = 0; i < y.size(); i++)
             if (!(std::fabs(y[i] - expected[i]) <= 1e-5f * peak)) {
-                std::printf("%s: n %d k %d bits %d block %d rows %d: y[%zu] is %g, plain has %g\n", name.c_str(), shape.n, shape.k,
-                            shape.bits, shape.block, rows, i, y[i], expected[i]);
+                std::printf("%s: n %d k %d bits %d block %d rows %d: y[%zu] is %g, plain has %g\n", name.c_str(),
+                            shape.n, shape.k, shape.bits, shape.block, rows, i, y[i], expected[i]);
                 return false;
             }
     }

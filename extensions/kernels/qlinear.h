@@ -1,8 +1,9 @@
-// QLinear: y[rows, n] = x[rows, k] W[n, k]^T with W in blocks of 4, 6 or 8 bit integers. This file is the whole interface.
+// QLinear: y[rows, n] = x[rows, k] W[n, k]^T with W in blocks of 4, 6 or 8 bit integers. This file is the whole
+// interface.
 //
-// W is symmetric: in every row, every `block` neighbours along k are signed integers times one 16-bit float. x is float32 and
-// becomes int8, block by block, inside a call. Nothing is allocated by a product: the caller brings the scratch buffer.
-// What cannot be is a std::invalid_argument whose text names the numbers.
+// W is symmetric: in every row, every `block` neighbours along k are signed integers times one 16-bit float. x is
+// float32 and becomes int8, block by block, inside a call. Nothing is allocated by a product: the caller brings the
+// scratch buffer. What cannot be is a std::invalid_argument whose text names the numbers.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,8 @@ struct Shape {
     int block;  // 32, 64 or 128
 };
 
-// The packed form (layout.h draws it) is the same on every machine and may be mapped from a file, at a multiple of 64 bytes.
+// The packed form (layout.h draws it) is the same on every machine and may be mapped from a file, at a multiple of 64
+// bytes.
 size_t packed_bytes(const Shape& shape);
 
 // rows [n, k] float32; each block's largest absolute value becomes the largest integer
@@ -52,8 +54,8 @@ std::vector<std::string> path_names();  // those that run here, the best one las
 
 size_t scratch_bytes(int rows, int k, int block);
 
-// All products of one x [rows, k] in one parallel region, x quantised once. Bits may differ between them, k and block may not.
-// A row's result depends neither on the threads nor on the other rows.
+// All products of one x [rows, k] in one parallel region, x quantised once. Bits may differ between them, k and block
+// may not. A row's result depends neither on the threads nor on the other rows.
 void multiply(const Product* products, int count, const float* x, int rows, void* scratch, int threads,
               const Path* path = best_path());
 

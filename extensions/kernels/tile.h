@@ -2,8 +2,8 @@
 //
 //   tile of w rows:   for each block   scale float [w] | eights int32 [w] | inputs int8 [block / 4][w][4]
 //
-// so that a kernel reads straight on. x = scale * input, |input| <= 127. eights = -8 * (sum of the block's inputs): what weights
-// stored as w + 8 add too much; 6 bits need 4 times that, 8 bits 16 times.
+// so that a kernel reads straight on. x = scale * input, |input| <= 127. eights = -8 * (sum of the block's inputs):
+// what weights stored as w + 8 add too much; 6 bits need 4 times that, 8 bits 16 times.
 #pragma once
 
 #include <bit>
@@ -29,8 +29,8 @@ static Tile tile_at(int rows, int widest, int index) {
 
 static int tile_count(int rows, int widest) { return rows / widest + std::popcount(unsigned(rows % widest)); }
 
-// One block of one row, x [block], into column `row` of its tile. Every path compiles this for its own CPU, with equal results:
-// integer maximum and sum, and rounding by adding 1.5 * 2^23, which leaves the integer in the low bits.
+// One block of one row, x [block], into column `row` of its tile. Every path compiles this for its own CPU, with equal
+// results: integer maximum and sum, and rounding by adding 1.5 * 2^23, which leaves the integer in the low bits.
 static void quantise(const float* x, int block, int width, int row, uint8_t* tile_block) {
     uint32_t peak_bits = 0;
     for (int i = 0; i < block; i++) {
