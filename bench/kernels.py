@@ -1,8 +1,8 @@
 """How near QLinear comes to the memory at one row, and how many operations a second it does at many.
 
-    python bench/kernels.py --build DIR [--bits 4 6 8] [--block 32] [--path vnni] [--json]
+    python bench/kernels.py [--bits 4 6 8] [--block 32] [--path vnni] [--json]
 
-DIR is where cmake built extensions. Method: copies of a matrix of 11008 x 4096, never less than 300 MB together, more than any
+Method: copies of a matrix of 11008 x 4096, never less than 300 MB together, more than any
 cache here. A round decodes every copy once (one row) and reads every copy once, one after the other and half the copies apart, so
 that a neighbour's load falls on both and neither finds the other's lines in a cache. GB/s are medians over rounds, "of read" the
 median of the rounds' ratios, "best" the ratio of the fastest rounds. GOP/s counts 2 * rows * n * k on two of the matrices, and
@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
+
+from mpsplit.native import kernels
 
 N, K, WORKING_SET, MATRICES_OF_PREFILL = 11008, 4096, 320e6, 2
 
@@ -83,7 +83,6 @@ def measure(kernels, bits: int, block: int, path: str, threads: int, rounds: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--build", type=Path, required=True, help="where cmake built extensions")
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 6, 8])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--block", type=int, default=32)
@@ -91,27 +90,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    sys.path.insert(0, str(args.build))
-    import _kernels
-
+    module = kernels()
     results = []
     for bits in args.bits:
         for threads in args.threads:
-            result = measure(_kernels, bits, args.block, args.path, threads, args.rounds)
+            result = measure(module, bits, args.block, args.path, threads, args.rounds)
             results.append(result)
             if not args.json:
                 if len(results) == 1:
                     print(
-                        f"path {args.path or _kernels.paths()[-1]}, block {args.block}\n"
+                        f"path {args.path or module.paths()[-1]}, block {args.block}\n"
                         + " ".join(f"{c:>12}" for c in result)
                     )
                 print(
                     " ".join(f"{v:12.2f}" if isinstance(v, float) else f"{v:>12}" for v in result.values()), flush=True
                 )
     if args.json:
-        print(
-            json.dumps({"path": args.path or _kernels.paths()[-1], "block": args.block, "results": results}, indent=2)
-        )
+        print(json.dumps({"path": args.path or module.paths()[-1], "block": args.block, "results": results}, indent=2))
 
 
 if __name__ == "__main__":
