@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from mpsplit import native
 from mpsplit.errors import MpsplitError
 from mpsplit.launch import OPEN_MPI, find_mpirun
 
@@ -89,6 +90,23 @@ def _program(name: str, need: str, remedy: str) -> Callable[[], Finding]:
     return check
 
 
+def _extensions() -> Finding:
+    """The C++ of extensions/: which transports and instruction paths were built."""
+    comm, kernels = native.load(), native.kernels(required=False)
+    if comm is None or kernels is None:
+        return Finding(
+            "C++ extensions",
+            "build",
+            False,
+            "not built: mpi4py carries the messages, no 8, 6 or 4 bits",
+            "python -m mpsplit.native",
+        )
+    transports = ", ".join(name for name in ("mpi", "gloo") if hasattr(comm, name))
+    return Finding(
+        "C++ extensions", "build", True, f"{transports}, shared memory; kernels {', '.join(kernels.paths())}"
+    )
+
+
 CHECKS: tuple[Callable[[], Finding], ...] = (
     _python,
     _package("numpy", "numpy", "run"),
@@ -100,7 +118,8 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _package("transformers", "transformers", "export", "[export]"),
     _package("safetensors", "safetensors", "export", "[export]"),
     _program("pnnx", "export", "pip install 'mpsplit[export]'"),
-    _program("g++", "build", "apt install g++ cmake (without: mpi4py carries the messages, slower)"),
+    _program("g++", "build", "apt install g++"),
+    _extensions,
 )
 
 

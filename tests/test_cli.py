@@ -115,7 +115,7 @@ def test_verify_tells_the_same_from_the_different(package, package_of, tmp_path)
 def test_doctor_finds_what_the_tests_need():
     findings = json.loads(mpsplit("doctor", "--json"))
     named = {finding["what"]: finding for finding in findings}
-    assert {"python", "two MPI ranks", "ncnn", "pnnx", "torch", "g++"} <= set(named)
+    assert {"python", "two MPI ranks", "ncnn", "pnnx", "torch", "g++", "C++ extensions"} <= set(named)
     assert all(finding["fine"] for finding in findings if finding["need"] != "build"), findings
     assert "Open MPI" in named["two MPI ranks"]["found"]
 
