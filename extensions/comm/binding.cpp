@@ -150,6 +150,7 @@ void bind_comm(nb::module_& m) {
 } // namespace
 
 NB_MODULE(_comm, m) {
+    nb::set_leak_warnings(false);  // the world lives until the process ends
     nb::exception<Error>(m, "CommError", nb::module_::import_("mpsplit.errors").attr("RunError"));
     while_waiting = look_for_ctrl_c;
     bind_transports(m);

@@ -117,6 +117,7 @@ Out<float> gated(Rows x, const Held& gate, const Held& up, int threads, const st
 }  // namespace
 
 NB_MODULE(_kernels, m) {
+    nb::set_leak_warnings(false);  // layers live as long as their net, which may be until the process ends
     m.doc() = "QLinear of extensions/kernels/qlinear.h on numpy arrays";
     m.def("paths", path_names);
     m.def(
