@@ -191,11 +191,17 @@ def test_a_rank_that_fails_alone_in_partition_leaves_nothing(model, tmp_path, fa
     assert not (tmp_path / "out").exists()
 
 
-def started(package, ranks=2) -> subprocess.Popen:
+def hear_interrupts() -> None:
+    """A suite started in the background ignores SIGINT, and hands that on to all it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def started(package) -> subprocess.Popen:
     """A chat that waits for its first question."""
     child = subprocess.Popen(
-        [*MPSPLIT, "chat", package], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*MPSPLIT, "chat", package], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=CLEAN, preexec_fn=hear_interrupts,
+    )  # fmt: skip
     assert "Type a question" in child.stdout.readline()
     return child
 
