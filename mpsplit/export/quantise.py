@@ -13,7 +13,7 @@ import numpy as np
 from mpsplit.errors import ConvertError
 from mpsplit.native import kernels
 from mpsplit.package.param import Layer, Param
-from mpsplit.package.quantisation import LAYER, QLinear, Quantisation
+from mpsplit.package.quantisation import BLOCKS, LAYER, QLinear, Quantisation
 from mpsplit.package.weights import PackedFile, gemm_shape, read_weights, write_weights
 from mpsplit.progress import track
 
@@ -32,7 +32,7 @@ def quantise(param: Param, floats: Path, rest: Path, packed: Path, how: Quantisa
 def _packed(layer: Layer, arrays: list[np.ndarray], file: PackedFile, how: Quantisation) -> Layer:
     n, k = gemm_shape(layer)
     if k % how.block:
-        fitting = [block for block in (32, 64, 128) if k % block == 0]
+        fitting = [block for block in BLOCKS if k % block == 0]
         remedy = f"use --block {fitting[0]}" if fitting else "use --quant f32, or fewer ranks in a tensor group"
         raise ConvertError(
             f"{layer.name} has {k} inputs on this rank, which are no multiple of the block of {how.block}; {remedy}"
