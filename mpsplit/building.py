@@ -50,7 +50,7 @@ def build() -> Path:
                 print(f"{wrong}; the stock engine runs packages instead, slower")
                 ncnn = []
             _compile("mpsplit", native.SOURCES, target, [f"-DPython_EXECUTABLE={sys.executable}", *ncnn], _keep_modules)
-    native.load.cache_clear()
+    native.forget()
     return target
 
 

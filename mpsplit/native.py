@@ -103,11 +103,22 @@ def kernels(required: bool = True) -> ModuleType | None:
     return module
 
 
-@functools.cache
+def forget() -> None:
+    """What was looked for before it was built is looked for again."""
+    _import.cache_clear()
+
+
 def load(name: str = "_comm") -> ModuleType | None:
     """The module, or None when it was not built."""
+    if name == "_engine" and load("_comm") is None:  # which has the types that it takes
+        return None
+    return _import(name)
+
+
+@functools.cache
+def _import(name: str) -> ModuleType | None:
     path = _module_path(name)
-    if not path.exists() or (name == "_engine" and load("_comm") is None):  # which has the types that it takes
+    if not path.exists():
         return None
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
