@@ -31,9 +31,7 @@ def _identity(path: Path) -> list[int]:
 
 def remembered_sha256(path: Path) -> str | None:
     """What the file was found to have, if it was not touched since."""
-    with suppress(
-        OSError, ValueError, TypeError, KeyError, RuntimeError
-    ):  # a damaged stamp, no home: as if there were none
+    with suppress(OSError, ValueError, TypeError, KeyError, RuntimeError):  # no stamp, a damaged one, no home
         stamp = json.loads(_stamp(path).read_text(encoding="utf-8"))
         return stamp["sha256"] if stamp["identity"] == _identity(path) else None
     return None
@@ -47,7 +45,6 @@ def read_sha256(path: Path) -> str:
             stamp = _stamp(path)
             stamp.parent.mkdir(parents=True, exist_ok=True)
             with beside(stamp) as partial:
-                partial.write_text(
-                    json.dumps({"path": str(path), "identity": before, "sha256": found}), encoding="utf-8"
-                )
+                told = {"path": str(path), "identity": before, "sha256": found}
+                partial.write_text(json.dumps(told), encoding="utf-8")
     return found
