@@ -120,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         "inspect", commands.inspect_command, "Show what a package holds, rank by rank.", "mpsplit inspect build/vicuna"
     )
     _add_package(p)
+    p.add_argument("--check", action="store_true", help="read every file again and compare it with the manifest")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = command(

@@ -127,7 +127,11 @@ def chat_command(args: argparse.Namespace) -> int:
 def inspect_command(args: argparse.Namespace) -> int:
     from mpsplit import inspection
 
-    manifest = Manifest.load(Path(args.package))
+    package = Path(args.package)
+    manifest = Manifest.load(package)
+    if args.check:
+        for rank in range(manifest.plan.ranks):
+            manifest.check_files(package, rank, again=True)
     if args.json:
         print(json.dumps(inspection.describe(manifest), indent=1, ensure_ascii=False))
     else:
