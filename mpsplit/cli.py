@@ -129,6 +129,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_package(p)
     _add_model(p)
     _add_ranks(p)
+    p.add_argument(
+        "--engine",
+        choices=("stock", "torch"),
+        default="stock",
+        help="torch runs the sliced modules before conversion, on partition's output too (default: stock)",
+    )
     p.add_argument("--tolerance", type=float, default=1e-3, help="largest difference of a logit (default: 1e-3)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -102,8 +102,9 @@ def _extensions() -> Finding:
             "python -m mpsplit.native",
         )
     transports = ", ".join(name for name in ("mpi", "gloo") if hasattr(comm, name))
+    torch = "; torch operators" if native.torch_library() else ""
     return Finding(
-        "C++ extensions", "build", True, f"{transports}, shared memory; kernels {', '.join(kernels.paths())}"
+        "C++ extensions", "build", True, f"{transports}, shared memory; kernels {', '.join(kernels.paths())}{torch}"
     )
 
 

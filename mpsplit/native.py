@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -24,6 +25,7 @@ from mpsplit.errors import MpsplitError
 
 SOURCES = Path(__file__).parents[1] / "extensions"
 MODULES = ("_comm", "_kernels")
+TORCH_LIBRARY = "libmpi_extensions.so"  # no module: torch.ops.load_library loads it, where there is a torch
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 
@@ -36,7 +38,15 @@ def _compiler() -> str | None:
 
 
 def _flags() -> list[str]:
-    return ["-DMPSPLIT_PORTABLE=ON"] if os.environ.get("MPSPLIT_PORTABLE") == "1" else []
+    portable = ["-DMPSPLIT_PORTABLE=ON"] if os.environ.get("MPSPLIT_PORTABLE") == "1" else []
+    torch = _torch()
+    return portable + ([f"-DMPSPLIT_TORCH={torch}"] if torch else [])
+
+
+def _torch() -> Path | None:
+    """The folder of the torch package, found without importing it; None on a worker."""
+    found = importlib.util.find_spec("torch")
+    return Path(found.origin).parent if found and found.origin else None
 
 
 def _processor() -> str:
@@ -55,7 +65,8 @@ def key() -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout if compiler else b""
     found = hashlib.sha256(version)
     libraries = [str(Path(path).exists()) for path in ("/usr/include/gloo/context.h", _beside("mpicxx"))]
-    for text in (SUFFIX, sys.prefix, _processor(), *libraries, *_flags()):
+    torch = importlib.metadata.version("torch") if _torch() else ""
+    for text in (SUFFIX, sys.prefix, _processor(), torch, *libraries, *_flags()):
         found.update(text.encode() + b"\0")
     for path in sorted(p for p in SOURCES.rglob("*") if p.suffix in (".h", ".cpp", ".txt")):
         found.update(str(path.relative_to(SOURCES)).encode() + b"\0" + path.read_bytes())
@@ -76,7 +87,14 @@ def _module_path(name: str) -> Path:
 
 
 def _is_built() -> bool:
-    return all(_module_path(name).exists() for name in MODULES)
+    torch = torch_library() is not None or _torch() is None
+    return torch and all(_module_path(name).exists() for name in MODULES)
+
+
+def torch_library() -> Path | None:
+    """The operators of extensions/torch, or None when they were not built."""
+    path = folder() / TORCH_LIBRARY
+    return path if path.exists() else None
 
 
 def kernels(required: bool = True) -> ModuleType | None:
@@ -137,9 +155,9 @@ def _compile(target: Path) -> None:
     with open(log, "w") as out:
         for command in (configure, [_cmake(), "--build", tree, "-j", str(os.cpu_count())]):
             if subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode:
-                said = next((line for line in log.read_text().splitlines() if "rror" in line), "it said no more")
+                said = next((line for line in log.read_text().splitlines() if "rror:" in line or "rror at" in line), "it said no more")
                 raise BuildError(f"the C++ did not build: {said.strip()}; all of it is in {log}")
-    for module in tree.rglob(f"*{SUFFIX}"):
+    for module in (*tree.rglob(f"*{SUFFIX}"), *tree.rglob(TORCH_LIBRARY)):
         os.replace(module, target / module.name)  # in one step: nobody loads half a file
     shutil.rmtree(tree)
 
@@ -158,7 +176,8 @@ def main() -> int:
         return 2
     transports = ["null", *(name for name in ("mpi", "gloo") if hasattr(module, name))]
     paths = ", ".join(kernels().paths())
-    print(f"{target} {done}: between ranks {', '.join(transports)} and shared memory; kernels {paths}")
+    torch = "; torch operators" if torch_library() else ""
+    print(f"{target} {done}: between ranks {', '.join(transports)} and shared memory; kernels {paths}{torch}")
     return 0
 
 
