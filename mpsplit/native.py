@@ -155,7 +155,10 @@ def _compile(target: Path) -> None:
     with open(log, "w") as out:
         for command in (configure, [_cmake(), "--build", tree, "-j", str(os.cpu_count())]):
             if subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode:
-                said = next((line for line in log.read_text().splitlines() if "rror:" in line or "rror at" in line), "it said no more")
+                said = next(
+                    (line for line in log.read_text().splitlines() if "rror:" in line or "rror at" in line),
+                    "it said no more",
+                )
                 raise BuildError(f"the C++ did not build: {said.strip()}; all of it is in {log}")
     for module in (*tree.rglob(f"*{SUFFIX}"), *tree.rglob(TORCH_LIBRARY)):
         os.replace(module, target / module.name)  # in one step: nobody loads half a file

@@ -43,10 +43,15 @@ def connect(groups: Mapping[int, Sequence[int]]) -> None:
     """Names the ranks of mpirun that each group stands for; no ranks make it null again. Talks to nobody yet."""
     if not CONNECTS:
         if max(map(len, groups.values())) > 1:
-            raise RunError("torch operators between ranks are not built here; run `python -m mpsplit.native` on each host")
+            raise RunError(
+                "torch operators between ranks are not built here; run `python -m mpsplit.native` on each host"
+            )
         return
     for group, ranks in groups.items():
-        torch.ops.mpi_extensions.set_group(group, list(ranks))
+        try:
+            torch.ops.mpi_extensions.set_group(group, list(ranks))
+        except ValueError as wrong:
+            raise RunError(str(wrong)) from None
 
 
 def bytes_sent() -> int:
