@@ -1,7 +1,7 @@
 """Builds the C++ of extensions/ and finds what was built: `python -m mpsplit.native` builds, `load()` imports.
 
-In: extensions/, a compiler. Out: a module in ~/.cache/mpsplit/KEY (or MPSPLIT_CACHE/KEY), where KEY is a hash of the sources,
-the compiler, the flags, the processor and this Python: what fits no more is never loaded. Nothing is built by importing.
+In: extensions/, a compiler. Out: modules and, where there is a torch, its operators in ~/.cache/mpsplit/KEY (or
+MPSPLIT_CACHE/KEY), where KEY is a hash of the sources, the compiler, the flags, the processor, this Python and its torch: what fits no more is never loaded. Nothing is built by importing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -40,13 +39,14 @@ def _compiler() -> str | None:
 def _flags() -> list[str]:
     portable = ["-DMPSPLIT_PORTABLE=ON"] if os.environ.get("MPSPLIT_PORTABLE") == "1" else []
     torch = _torch()
-    return portable + ([f"-DMPSPLIT_TORCH={torch}"] if torch else [])
+    return portable + ([f"-DMPSPLIT_TORCH={torch.parent}"] if torch else [])
 
 
 def _torch() -> Path | None:
-    """The folder of the torch package, found without importing it; None on a worker."""
+    """torch's version.py, which tells builds apart, found without importing torch; None on a worker."""
     found = importlib.util.find_spec("torch")
-    return Path(found.origin).parent if found and found.origin else None
+    version = Path(found.origin).with_name("version.py") if found and found.origin else None
+    return version if version and version.exists() else None
 
 
 def _processor() -> str:
@@ -65,9 +65,10 @@ def key() -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout if compiler else b""
     found = hashlib.sha256(version)
     libraries = [str(Path(path).exists()) for path in ("/usr/include/gloo/context.h", _beside("mpicxx"))]
-    torch = importlib.metadata.version("torch") if _torch() else ""
-    for text in (SUFFIX, sys.prefix, _processor(), torch, *libraries, *_flags()):
+    for text in (SUFFIX, sys.prefix, _processor(), *libraries, *_flags()):
         found.update(text.encode() + b"\0")
+    if torch := _torch():
+        found.update(torch.read_bytes())
     for path in sorted(p for p in SOURCES.rglob("*") if p.suffix in (".h", ".cpp", ".txt")):
         found.update(str(path.relative_to(SOURCES)).encode() + b"\0" + path.read_bytes())
     return found.hexdigest()[:16]

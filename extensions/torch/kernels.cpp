@@ -47,7 +47,8 @@ Tensor all_reduce(const Tensor& x, int64_t group) {
 // Blocks arrive one after the other, [size, ..., n], and are wanted side by side, [..., size * n].
 Tensor all_gather(const Tensor& x, int64_t group, int64_t size) {
     check_gather(x, size);
-    const Tensor block = copy(x);
+    type_of(x);
+    const Tensor block = x.contiguous();
     const auto comm = named(group);
     if (!comm) return at::cat(std::vector<Tensor>(size, block), -1);
     TORCH_CHECK_VALUE(size == comm->size(), "all_gather over ", size, " ranks in group ", group, ", which has ", comm->size());

@@ -242,6 +242,15 @@ def test_without_the_library_the_schemas_are_the_same(tmp_path):
     assert without == ["False", *(str(getattr(operators, name)._schema) for name in names)]
 
 
+def test_another_torch_is_built_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "_torch", lambda: tmp_path / "version.py")
+    keys = set()
+    for version in ("2.13.0", "2.13.1"):
+        (tmp_path / "version.py").write_text(version)
+        keys.add(native.key.__wrapped__())
+    assert len(keys) == 2
+
+
 def test_a_library_that_does_not_load_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / native.TORCH_LIBRARY).write_text("not a library")
     monkeypatch.setattr(native, "torch_library", lambda: tmp_path / native.TORCH_LIBRARY)
