@@ -1,7 +1,8 @@
 """Builds the C++ of extensions/ and finds what was built: `python -m mpsplit.native` builds, `load()` imports.
 
-In: extensions/, a compiler. Out: modules and, where there is a torch, its operators in ~/.cache/mpsplit/KEY (or
-MPSPLIT_CACHE/KEY), where KEY is a hash of the sources, the compiler, the flags, the processor, this Python and its torch: what fits no more is never loaded. Nothing is built by importing.
+In: extensions/, a compiler. Out: modules, and the operators of the torch that is there, in ~/.cache/mpsplit/KEY (or
+MPSPLIT_CACHE/KEY), where KEY is a hash of the sources, the compiler, the flags, the processor, this Python and its torch: what
+fits no more is never loaded. Nothing is built by importing.
 """
 
 from __future__ import annotations
