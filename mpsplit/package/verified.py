@@ -14,14 +14,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from mpsplit.cache import cache
 from mpsplit.package.files import beside, sha256
 
 SETTLED = 2 * 10**9  # ns: where clocks are coarse, a file that changed just now may change again at the same time
 
 
 def _stamp(path: Path) -> Path:
-    cache = Path(os.environ.get("MPSPLIT_CACHE") or Path.home() / ".cache" / "mpsplit")
-    return cache / "verified" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+    return cache() / "verified" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
 
 
 def _identity(path: Path) -> list[int]:
