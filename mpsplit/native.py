@@ -66,9 +66,13 @@ def _beside(program: str) -> str:
     return str(Path(sys.executable).with_name(program))
 
 
+def cache() -> Path:
+    """Where everything lies that can be made again."""
+    return Path(os.environ.get("MPSPLIT_CACHE") or Path.home() / ".cache" / "mpsplit")
+
+
 def folder() -> Path:
-    cache = os.environ.get("MPSPLIT_CACHE") or Path.home() / ".cache" / "mpsplit"
-    return Path(cache) / key()
+    return cache() / key()
 
 
 def _module_path(name: str) -> Path:

@@ -13,6 +13,7 @@ from mpsplit.runtime.stock import StockEngine, share_of_cores
 from mpsplit.runtime.text import load_text
 
 ENGINES = {"stock": StockEngine}
+DEFAULT = "stock"
 
 
 def check_ranks(manifest: Manifest, package: Path, ranks: int) -> None:
@@ -23,15 +24,17 @@ def check_ranks(manifest: Manifest, package: Path, ranks: int) -> None:
         )
 
 
-def load_engine(package: Path, comm: Communicator, engine: str = "stock") -> Engine:
+def load_engine(package: Path, comm: Communicator, engine: str = DEFAULT) -> Engine:
     """Checks this rank's files and loads them."""
+    if engine not in ENGINES:
+        raise RunError(f"there is no engine {engine}; there is {', '.join(ENGINES)}")
     manifest = Manifest.load(package)
     check_ranks(manifest, package, comm.size)
     manifest.check_files(package, comm.rank)
     return ENGINES[engine](package, manifest, comm, share_of_cores(comm.local_size))
 
 
-def load_loop(package: Path, comm: Communicator, chunk: int = 128, engine: str = "stock") -> TokenLoop:
+def load_loop(package: Path, comm: Communicator, chunk: int = 128, engine: str = DEFAULT) -> TokenLoop:
     if chunk < 1:
         raise RunError(f"--chunk {chunk} is out of range; it must be at least 1")
     return TokenLoop(load_engine(package, comm, engine), comm, load_text(package), chunk)

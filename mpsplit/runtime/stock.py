@@ -55,7 +55,11 @@ class StockEngine:
 
     @property
     def bytes_sent(self) -> int:
-        return sum(group.bytes_sent for group in {id(g): g for g in self.groups.values()}.values())
+        return sum(group.bytes_sent for group in self._different_groups())
+
+    @property
+    def seconds(self) -> float:
+        return sum(group.seconds for group in self._different_groups())
 
     def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
         if position == 0:
@@ -90,6 +94,10 @@ class StockEngine:
     def close(self) -> None:
         self._forget()
         self.net.clear()
+
+    def _different_groups(self) -> list[Communicator]:
+        """Alone is every group at once."""
+        return list({id(group): group for group in self.groups.values()}.values())
 
     def _forget(self) -> None:
         self._past = [ncnn.Mat() for _ in self.caches]
