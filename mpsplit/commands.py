@@ -183,7 +183,7 @@ def bench_command(args: argparse.Namespace) -> int:
     if args.quant not in (None, stored):
         raise RunError(f"{package} is stored as {stored}; run `mpsplit convert {package} --quant {args.quant}` first")
     work = measure.Work.within(manifest.facts.context)
-    if comm.rank == 0 and work != measure.Work.within(sys.maxsize):
+    if comm.rank == 0 and work.lengths != measure.LENGTHS:
         lengths = " and ".join(map(str, work.lengths))
         print(f"the context of {manifest.facts.context} has room for prefill {lengths} and decode {work.new}", file=sys.stderr)  # fmt: skip
     bench = measure.Bench(load_engine(package, comm, name), comm, share_of_cores(comm.local_size), args.chunk, work)

@@ -14,12 +14,14 @@ import shutil
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
 import mpsplit
 from mpsplit import native
+from mpsplit.errors import ConvertError
 from mpsplit.export.shapes import find_shape
 from mpsplit.export.source import read_config
 from mpsplit.package.manifest import MANIFEST
@@ -44,12 +46,19 @@ def random_package(name: str, ranks: int, how: Quantisation) -> Path:
     """The package of this shape, made if it is not there."""
     find_shape(name)
     path = package_path(name, ranks, how)
+    if how.bits:
+        native.kernels()  # says now what would be missing at the very end
     if not (path / MANIFEST).is_file():
         began = time.perf_counter()
         print(f"making {name} for {ranks} rank{'s' * (ranks > 1)} in {path}, once", file=sys.stderr, flush=True)
         # in a process of its own: what it takes must not count as what running takes
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as another:
-            another.submit(_make_package, name, ranks, how, path).result()
+        try:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as another:
+                another.submit(_make_package, name, ranks, how, path).result()
+        except BrokenProcessPool:
+            raise ConvertError(
+                f"making {name} was ended from outside; is there memory left? Try a smaller shape"
+            ) from None
         print(f"made in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     return path
 
