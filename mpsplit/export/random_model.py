@@ -6,6 +6,7 @@ once; a package is made anew when what makes it has changed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -113,8 +114,8 @@ def _write_checkpoint(name: str, out: Path) -> None:
     index = {}
     for part, sizes in track(list(files.items()), f"weights of {name}"):
         file = f"model-{part}.safetensors"
-        tensors = {
-            weight: (torch.ones(size) if len(size) == 1 else torch.randn(size, generator=generator) * 0.02).bfloat16()
+        tensors = {  # norms near 1, but not 1: pnnx leaves those out
+            weight: (torch.randn(size, generator=generator) * 0.02 + (len(size) == 1)).bfloat16()
             for weight, size in sizes.items()
         }
         save_file(tensors, out / file, {"format": "pt"})
@@ -138,6 +139,7 @@ def _whole(path: Path):
         shutil.rmtree(hidden, ignore_errors=True)
 
 
+@functools.cache
 def _makers() -> str:
     """Changes when a package made today would not be the one made before."""
     found = hashlib.sha256(native.key().encode())
