@@ -16,6 +16,7 @@ import traceback
 from mpsplit import __version__, commands
 from mpsplit.comm import end_all_ranks, mpi_rank
 from mpsplit.errors import MpsplitError
+from mpsplit.export.shapes import SHAPES
 from mpsplit.package.quantisation import BLOCKS, KINDS
 
 
@@ -134,6 +135,23 @@ def build_parser() -> argparse.ArgumentParser:
     _add_ranks(p)
     _add_engine(p, ENGINES | SLICES)
     p.add_argument("--tolerance", type=float, default=1e-3, help="largest difference of a logit (default: 1e-3)")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+
+    p = command(
+        "bench",
+        commands.bench_command,
+        "Measure how fast it runs here, and what holds it up.",
+        "mpsplit bench build/vicuna; mpsplit bench --random llama-1.1b --ranks 2 --quant q4",
+    )
+    p.add_argument("package", metavar="PACKAGE", nargs="?", help="the directory that convert finished")
+    p.add_argument("--random", metavar="SHAPE", help=f"random weights instead: {', '.join(SHAPES)}")
+    _add_ranks(p)
+    p.add_argument("--threads", type=int, metavar="T", help="threads a rank (default: an equal share of the cores)")
+    p.add_argument("--quant", choices=tuple(KINDS), help="how --random stores weights (default: q4)")
+    p.add_argument("--block", type=int, choices=BLOCKS, default=32, help="of --random (default: 32)")
+    p.add_argument("--repeat", type=int, default=5, metavar="N", help="rounds after the one that warms up (default: 5)")
+    p.add_argument("--chunk", type=int, default=512, metavar="N", help="prompt tokens a step (default: 512)")
+    _add_engine(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = command(

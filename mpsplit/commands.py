@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -15,8 +16,9 @@ from pathlib import Path
 from mpsplit import launch
 from mpsplit.comm import mpi_rank, mpi_size, world
 from mpsplit.errors import PlanError, RunError
-from mpsplit.package.manifest import MANIFEST, PARTITION, Manifest
-from mpsplit.package.quantisation import Quantisation
+from mpsplit.package.manifest import GRAPH, MANIFEST, PARTITION, Manifest, rank_folder
+from mpsplit.package.param import Param
+from mpsplit.package.quantisation import Quantisation, kind_of
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan, even_plan
 
@@ -171,6 +173,44 @@ def verify_command(args: argparse.Namespace) -> int:
     return comm.exchange(int(not fine))[0]
 
 
+def bench_command(args: argparse.Namespace) -> int:
+    if bool(args.package) == bool(args.random):
+        raise RunError("measure what? give either a PACKAGE or --random SHAPE")
+    for name in ("ranks", "threads", "repeat", "chunk"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise RunError(f"--{name} {value} is out of range; it must be at least 1")
+    if args.threads:
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of this process or the ranks it starts
+    if args.random:
+        args.package = _random_package(args)
+    manifest = _package_for_ranks(args)
+    if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
+        return code
+    from mpsplit.runtime import measure
+    from mpsplit.runtime.load import load_engine
+    from mpsplit.runtime.stock import share_of_cores
+
+    comm = world()
+    package = Path(args.package)
+    stored = kind_of(Param.load(rank_folder(package, comm.rank) / GRAPH))
+    if args.quant not in (None, stored):
+        raise RunError(f"{package} is stored as {stored}; run `mpsplit convert {package} --quant {args.quant}` first")
+    work = measure.Work.within(manifest.facts.context)
+    if comm.rank == 0 and work.lengths != measure.LENGTHS:
+        lengths = " and ".join(map(str, work.lengths))
+        print(f"the context of {manifest.facts.context} has room for prefill {lengths} and decode {work.new}", file=sys.stderr)  # fmt: skip
+    bench = measure.Bench(
+        load_engine(package, comm, args.engine), comm, share_of_cores(comm.local_size), args.chunk, work
+    )
+    speed = measure.measure(bench, args.repeat, shape=manifest.model, quant=stored)
+    if comm.rank == 0:
+        if args.json:
+            print(json.dumps(asdict(speed)))
+        else:
+            measure.show(speed)
+    return 0
+
+
 def doctor_command(args: argparse.Namespace) -> int:
     from mpsplit import doctor
 
@@ -213,6 +253,20 @@ def _plan_for(args: argparse.Namespace, folder: Path, started: int | None) -> tu
             f"--tensor {tensor} x --pipeline {pipeline} makes {tensor * pipeline} ranks, {ranks} were asked for"
         )
     return even_plan(facts, tensor, pipeline), facts
+
+
+def _random_package(args: argparse.Namespace) -> Path:
+    """The package of --random, made by one rank of each host if it is not in the cache."""
+    from mpsplit.export.random_model import package_path, random_package
+    from mpsplit.export.shapes import find_shape
+
+    wanted = (args.random, _started_ranks(args) or 1, Quantisation.named(args.quant or "q4", args.block))
+    find_shape(args.random)
+    comm = world()
+    if comm.host_lead:
+        random_package(*wanted)
+    comm.exchange(None)
+    return package_path(*wanted)
 
 
 def _package_for_ranks(args: argparse.Namespace, name: str = MANIFEST) -> Manifest:

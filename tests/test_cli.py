@@ -31,7 +31,7 @@ def package(package_of):
 
 def test_version_and_help(capsys):
     assert mpsplit("--version").strip() == f"mpsplit {__version__}"
-    for name in ("plan", "partition", "convert", "run", "chat", "inspect", "verify", "doctor"):
+    for name in ("plan", "partition", "convert", "run", "chat", "inspect", "verify", "bench", "doctor"):
         with pytest.raises(SystemExit):
             build_parser().parse_args([name, "--help"])
         assert re.search(rf"example: .*mpsplit {name}", capsys.readouterr().out)
@@ -120,6 +120,24 @@ def test_verify_runs_the_sliced_modules_themselves(package):
 
 def test_verify_refuses_another_model(package, model_of):
     assert "is not the model of this package" in refused("verify", package, model_of("llama"))
+
+
+KEYS = "prefill decode weights_gb_s read_gb_s peak_rss_bytes share engine ranks threads quant shape bytes_per_token"
+
+
+def test_bench_of_a_package(package):
+    told = json.loads(mpsplit("bench", package, "--repeat", 1, "--threads", 1, "--json"))
+    assert set(KEYS.split()) <= set(told)
+    assert (told["ranks"], told["threads"], told["quant"], told["shape"]) == (2, 1, "f32", "tiny-vicuna")
+    assert set(told["prefill"]) == {"128"} and told["prefill"]["128"] > 0 and told["decode"] > 0
+    assert set(told["share"]) == {"compute", "collectives", "wait"} and abs(sum(told["share"].values()) - 1) < 1e-6
+    assert told["bytes_per_token"] == 2 * 11 * 128 * 4 and len(told["peak_rss_bytes"]) == 2
+
+
+def test_bench_of_a_shape():
+    told = json.loads(mpsplit("bench", "--random", "llama-15m", "--repeat", 1, "--json"))
+    assert (told["ranks"], told["quant"], told["shape"]) == (1, "q4", "llama-15m")
+    assert set(told["prefill"]) == {"128", "512"} and told["share"]["compute"] == 1 and told["bytes_per_token"] == 0
 
 
 def test_doctor_finds_what_the_tests_need():

@@ -51,6 +51,10 @@ def package(package_of, tmp_path):
         (["run", "x"], "one of the arguments --prompt --prompt-ids is required; see `mpsplit run --help`"),
         (["partition", "x"], "required: --out"),
         (["plan", "x", "--tensor", "two"], "invalid int value: 'two'"),
+        (["bench"], "measure what? give either a PACKAGE or --random SHAPE"),
+        (["bench", "x", "--random", "llama-15m"], "give either a PACKAGE or --random SHAPE"),
+        (["bench", "x", "--threads", "0"], "--threads 0 is out of range; it must be at least 1"),
+        (["bench", "--random", "llama-9b"], "there is no shape llama-9b; there are llama-15m, "),
     ],
 )
 def test_arguments(arguments, message):
@@ -105,6 +109,7 @@ def test_packages_that_cannot_be_used(package, tmp_path):
     assert "is split over 2 ranks, 3 were started; use `mpirun -np 2`" in refused(
         "run", package, "--prompt", "x", "--ranks", 3
     )
+    assert "is split over 2 ranks, 3 were started" in refused("bench", package, "--ranks", 3)
     manifest = json.loads((package / "manifest.json").read_text())
     (package / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
     assert "has format version 99, this mpsplit reads 1; update mpsplit" in refused("chat", package)

@@ -2,7 +2,7 @@
 
 `Alone` is the one-rank stand-in, `Native` our own C++ (mpsplit.native builds it), `Mpi` what mpi4py does where that was not
 built. mpi4py is imported only when there are peers, because importing it starts MPI. Collectives act on the last axis and
-count the payload bytes that this rank handed over.
+count the payload bytes that this rank handed over, and the seconds until they were done.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Communicator(Protocol):
     rank: int
     size: int
     bytes_sent: int
+    seconds: float  # inside collectives so far, waiting for peers included
     local_size: int  # ranks on this host
     host_lead: bool  # one rank of each host, which writes what the ranks of the host share
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,31 +21,32 @@ class Mpi:
 
         self.mpi, self.in_place = communicator, MPI.IN_PLACE
         self.rank, self.size = communicator.rank, communicator.size
-        self.bytes_sent = 0
+        self.bytes_sent, self.seconds = 0, 0.0
         host = communicator.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_size, self.host_lead = host.size, host.rank == 0
         host.Free()
 
     def all_reduce(self, x: np.ndarray) -> None:
-        self.mpi.Allreduce(self.in_place, x)
-        self.bytes_sent += x.nbytes
+        with self._counted(x.nbytes):
+            self.mpi.Allreduce(self.in_place, x)
 
     def all_gather(self, x: np.ndarray) -> np.ndarray:
         parts = np.empty((self.size, *x.shape), x.dtype)
-        self.mpi.Allgather(np.ascontiguousarray(x), parts)
-        self.bytes_sent += x.nbytes
+        with self._counted(x.nbytes):
+            self.mpi.Allgather(np.ascontiguousarray(x), parts)
         return np.concatenate(parts, axis=-1)
 
     def broadcast(self, x: np.ndarray, root: int) -> None:
-        self.mpi.Bcast(x, root)
-        self.bytes_sent += x.nbytes if self.rank == root else 0
+        with self._counted(x.nbytes if self.rank == root else 0):
+            self.mpi.Bcast(x, root)
 
     def send(self, x: np.ndarray, peer: int) -> None:
-        self.mpi.Send(np.ascontiguousarray(x), peer)
-        self.bytes_sent += x.nbytes
+        with self._counted(x.nbytes):
+            self.mpi.Send(np.ascontiguousarray(x), peer)
 
     def recv(self, x: np.ndarray, peer: int) -> None:
-        self.mpi.Recv(x, peer)
+        with self._counted(0):
+            self.mpi.Recv(x, peer)
 
     def exchange(self, value: Any) -> list[Any]:
         # wait in Python: a rank inside MPI hears no signal, burns its core, and could not clean up when another one fails
@@ -65,3 +67,10 @@ class Mpi:
         while not self.mpi.iprobe(0, self.TOLD):
             time.sleep(0.001)
         return self.mpi.recv(source=0, tag=self.TOLD)
+
+    @contextmanager
+    def _counted(self, sent: int):
+        began = time.perf_counter()
+        yield
+        self.bytes_sent += sent
+        self.seconds += time.perf_counter() - began

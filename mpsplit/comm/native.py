@@ -45,7 +45,7 @@ def _named(x: np.ndarray) -> tuple[np.ndarray, str]:
 class Native:
     def __init__(self, comm: Any):
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
-        self.uncounted = 0  # bytes of plain objects
+        self.uncounted, self.uncounted_seconds = 0, 0.0  # of plain objects
         hosts = self.exchange(module("host").host())
         self.local_size = hosts.count(hosts[self.rank])
         self.host_lead = hosts.index(hosts[self.rank]) == self.rank
@@ -69,6 +69,10 @@ class Native:
     @property
     def bytes_sent(self) -> int:
         return self.comm.bytes - self.uncounted
+
+    @property
+    def seconds(self) -> float:
+        return self.comm.seconds - self.uncounted_seconds
 
     @property
     def transport(self) -> str:
@@ -124,10 +128,11 @@ class Native:
     @contextmanager
     def _plain_objects(self):
         """They may be waited for as long as it takes, and are not counted."""
-        timeout, before = self.comm.timeout, self.comm.bytes
+        timeout, before, began = self.comm.timeout, self.comm.bytes, self.comm.seconds
         self.comm.timeout = 0
         try:
             yield
         finally:
             self.comm.timeout = timeout
             self.uncounted += self.comm.bytes - before
+            self.uncounted_seconds += self.comm.seconds - began

@@ -23,6 +23,9 @@ from mpsplit.package.manifest import EMBED, Manifest, rank_folder
 
 
 class TorchEngine:
+    name = "torch"
+    seconds = 0.0  # between ranks: not counted, nobody measures this engine
+
     def __init__(self, package: Path, manifest: Manifest, folder: Path, comm: Communicator):
         self.manifest, self.facts = manifest, manifest.facts
         shard = manifest.plan.shards[comm.rank]

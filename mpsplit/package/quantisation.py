@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from mpsplit.errors import ConvertError
-from mpsplit.package.param import Layer
+from mpsplit.package.param import Layer, Param
 
 KINDS = {"f32": 0, "q8": 8, "q6": 6, "q4": 4}
 BLOCKS = (32, 64, 128)
@@ -53,3 +53,9 @@ class QLinear:
     @classmethod
     def of(cls, layer: Layer) -> QLinear:
         return cls(*(int(layer.params[str(i)]) for i in range(len(fields(cls)))))
+
+
+def kind_of(param: Param) -> str:
+    """How a graph's linear weights are stored: a key of KINDS."""
+    bits = next((QLinear.of(layer).bits for layer in param.layers if layer.type == LAYER), FLOAT.bits)
+    return next(kind for kind, number in KINDS.items() if number == bits)

@@ -15,6 +15,7 @@ from mpsplit.plan.shards import Range
 
 
 class Engine(Protocol):
+    name: str
     manifest: Manifest
     vocabulary: Range  # rows of the head that this rank owns, empty outside the last stage
 
@@ -25,6 +26,10 @@ class Engine(Protocol):
     @property
     def bytes_sent(self) -> int:
         """What this rank handed to the transport so far, over all its groups."""
+
+    @property
+    def seconds(self) -> float:
+        """What this rank spent inside collectives so far, over all its groups, waiting for peers included."""
 
     def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
         """Appends the tokens at `position`, which is the cache's length, or 0 to start anew.

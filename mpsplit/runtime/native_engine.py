@@ -26,6 +26,8 @@ def missing(comm: Communicator) -> str:
 
 
 class NativeEngine:
+    name = "native"
+
     def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
         if why := missing(comm):
             raise RunError(why)
@@ -41,6 +43,10 @@ class NativeEngine:
     @property
     def bytes_sent(self) -> int:
         return self._engine.bytes_sent
+
+    @property
+    def seconds(self) -> float:
+        return self._engine.seconds_between_ranks
 
     def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
         return self._engine.step(np.asarray(tokens, np.int64), position, every_row)

@@ -25,6 +25,8 @@ RAW = 1  # extract a cache blob as it lies: its layout is ncnn's own, and comes 
 
 
 class StockEngine:
+    name = "stock"
+
     def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
         self.manifest, self.comm = manifest, comm
         shard = manifest.plan.shards[comm.rank]
@@ -55,7 +57,11 @@ class StockEngine:
 
     @property
     def bytes_sent(self) -> int:
-        return sum(group.bytes_sent for group in {id(g): g for g in self.groups.values()}.values())
+        return sum(group.bytes_sent for group in self._different_groups())
+
+    @property
+    def seconds(self) -> float:
+        return sum(group.seconds for group in self._different_groups())
 
     def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
         if position == 0:
@@ -90,6 +96,10 @@ class StockEngine:
     def close(self) -> None:
         self._forget()
         self.net.clear()
+
+    def _different_groups(self) -> list[Communicator]:
+        """Alone is every group at once."""
+        return list({id(group): group for group in self.groups.values()}.values())
 
     def _forget(self) -> None:
         self._past = [ncnn.Mat() for _ in self.caches]

@@ -40,10 +40,11 @@ def test_groups_and_counted_bytes(world):
     half = tuple(r for r in range(size) if r // 2 == rank // 2)
     group = world.group(half)
     x = np.full(8, 2.0**rank, np.float32)
-    before = group.bytes_sent
+    before, seconds = group.bytes_sent, group.seconds
     group.all_reduce(x)
     assert (x == sum(2.0**r for r in half)).all()
     assert group.bytes_sent - before == (32 if len(half) > 1 else 0)
+    assert group.seconds >= seconds and (group.seconds > 0) == (len(half) > 1)
 
 
 def test_telling_and_listening(world):

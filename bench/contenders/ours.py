@@ -1,0 +1,38 @@
+"""mpsplit, on every rank of a package: python ours.py PACKAGE [ENGINE]. The threads come from OMP_NUM_THREADS."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from orders import LENGTHS, NEW_TOKENS, serve
+
+from mpsplit.comm import world
+from mpsplit.runtime.load import load_engine
+from mpsplit.runtime.measure import Bench, Work
+from mpsplit.runtime.stock import share_of_cores
+
+
+def main(package: str, engine: str | None = None) -> None:
+    comm = world()
+    threads = share_of_cores(comm.local_size)
+    work = Work(LENGTHS, NEW_TOKENS)
+    bench = Bench(load_engine(Path(package), comm, engine), comm, threads, max(LENGTHS), work)
+
+    def play(asked: int) -> dict[str, float]:
+        assert asked == threads, f"{asked} threads asked for, {threads} there"
+        comm.tell(asked)
+        parts = comm.exchange(bench.round())
+        found = {f"prefill {n}": n / max(part.prefill[n] for part in parts) for n in LENGTHS}
+        return found | {"decode": NEW_TOKENS / max(part.decode for part in parts)}
+
+    if comm.rank == 0:
+        serve(play)
+        comm.tell(None)
+        return
+    while comm.listen() is not None:
+        comm.exchange(bench.round())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
