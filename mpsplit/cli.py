@@ -107,11 +107,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--ignore-eos", action="store_true", help="go on after the end of the answer, for measurements")
     p.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_engine(p)
     _add_sampling(p)
 
     p = command("chat", commands.chat_command, "Talk to it.", "mpirun -np 2 mpsplit chat build/vicuna")
     _add_package(p)
     _add_ranks(p)
+    _add_engine(p)
     _add_sampling(p)
 
     p = command(
@@ -129,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_package(p)
     _add_model(p)
     _add_ranks(p)
+    _add_engine(p)
     p.add_argument("--tolerance", type=float, default=1e-3, help="largest difference of a logit (default: 1e-3)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -158,6 +161,12 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
 def _add_ranks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start (not needed under mpirun)")
     parser.add_argument("--hostfile", metavar="FILE", help="Open MPI hostfile to start the ranks on")
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine", choices=("native", "stock"), help="native (default where it is built): C++; stock: the ncnn wheel"
+    )
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -146,7 +146,7 @@ def verify_command(args: argparse.Namespace) -> int:
     from mpsplit.verification import verify
 
     comm = world()
-    found = verify(load_loop(Path(args.package), comm), comm, folder)
+    found = verify(load_loop(Path(args.package), comm, engine=args.engine), comm, folder)
     fine = found is None or found.within(args.tolerance)
     if found and args.json:
         print(json.dumps(asdict(found) | {"tolerance": args.tolerance, "same": fine}))
@@ -217,7 +217,7 @@ def _lead(args: argparse.Namespace):
     from mpsplit.runtime.load import load_loop
 
     comm = world()
-    loop = load_loop(Path(args.package), comm, args.chunk)
+    loop = load_loop(Path(args.package), comm, args.chunk, args.engine)
     if comm.rank == 0:
         return loop
     loop.follow()

@@ -1,12 +1,12 @@
-"""Builds the C++ of extensions/ and finds what was built: `python -m mpsplit.native` builds, `load()` imports.
+"""Finds the C++ of extensions/ that was built for this machine: `load()` imports it, `python -m mpsplit.native` builds it (building.py).
 
-In: extensions/, a compiler. Out: a module in ~/.cache/mpsplit/KEY (or MPSPLIT_CACHE/KEY), where KEY is a hash of the sources,
-the compiler, the flags, the processor and this Python: what fits no more is never loaded. Nothing is built by importing.
+In: extensions/, third_party/, a compiler. Out: modules in ~/.cache/mpsplit/KEY (or MPSPLIT_CACHE/KEY), where KEY is a hash of the
+sources, the compiler, the flags, the processor and this Python: what fits no more is never loaded. What third_party/ pins is
+built once, into a folder of its own. Nothing is built by importing.
 """
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -16,14 +16,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 from types import ModuleType
 
 from mpsplit.errors import MpsplitError
+from mpsplit.third_party import PINS
 
 SOURCES = Path(__file__).parents[1] / "extensions"
-MODULES = ("_comm", "_kernels")
+MODULES = ("_comm", "_kernels", "_engine")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 
@@ -31,11 +31,11 @@ class BuildError(MpsplitError):
     """The C++ could not be built here; everything also works without it, slower."""
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "c++"))
 
 
-def _flags() -> list[str]:
+def flags() -> list[str]:
     return ["-DMPSPLIT_PORTABLE=ON"] if os.environ.get("MPSPLIT_PORTABLE") == "1" else []
 
 
@@ -48,34 +48,47 @@ def _processor() -> str:
     return platform.machine() + next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
 
 
-@functools.cache
-def key() -> str:
-    """Changes when what is built would."""
-    compiler = _compiler()
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout if compiler else b""
+def _digest(texts: list[str], root: Path, *suffixes: str) -> str:
+    """Changes with the texts, the compiler, and the files under `root` that have one of the suffixes."""
+    program = compiler()
+    version = subprocess.run([program, "--version"], capture_output=True, check=False).stdout if program else b""
     found = hashlib.sha256(version)
-    libraries = [str(Path(path).exists()) for path in ("/usr/include/gloo/context.h", _beside("mpicxx"))]
-    for text in (SUFFIX, sys.prefix, _processor(), *libraries, *_flags()):
+    for text in (_processor(), *flags(), *texts):
         found.update(text.encode() + b"\0")
-    for path in sorted(p for p in SOURCES.rglob("*") if p.suffix in (".h", ".cpp", ".txt")):
-        found.update(str(path.relative_to(SOURCES)).encode() + b"\0" + path.read_bytes())
+    for path in sorted(p for p in root.rglob("*") if p.suffix in suffixes and p.is_file()):
+        found.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return found.hexdigest()[:16]
 
 
-def _beside(program: str) -> str:
+@functools.cache
+def key() -> str:
+    """Changes when what is built would."""
+    libraries = [str(Path(path).exists()) for path in ("/usr/include/gloo/context.h", beside("mpicxx"))]
+    return _digest([SUFFIX, sys.prefix, *libraries, ncnn_key()], SOURCES, ".h", ".cpp", ".txt")
+
+
+@functools.cache
+def ncnn_key() -> str:
+    return _digest([], PINS / "ncnn", "", ".txt")
+
+
+def beside(program: str) -> str:
     return str(Path(sys.executable).with_name(program))
 
 
+def cache() -> Path:
+    return Path(os.environ.get("MPSPLIT_CACHE") or Path.home() / ".cache" / "mpsplit")
+
+
 def folder() -> Path:
-    cache = os.environ.get("MPSPLIT_CACHE") or Path.home() / ".cache" / "mpsplit"
-    return Path(cache) / key()
+    return cache() / key()
 
 
 def _module_path(name: str) -> Path:
     return folder() / f"{name}{SUFFIX}"
 
 
-def _is_built() -> bool:
+def is_built() -> bool:
     return all(_module_path(name).exists() for name in MODULES)
 
 
@@ -94,7 +107,7 @@ def kernels(required: bool = True) -> ModuleType | None:
 def load(name: str = "_comm") -> ModuleType | None:
     """The module, or None when it was not built."""
     path = _module_path(name)
-    if not path.exists():
+    if not path.exists() or (name == "_engine" and load("_comm") is None):  # which has the types that it takes
         return None
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -106,61 +119,7 @@ def load(name: str = "_comm") -> ModuleType | None:
     return module
 
 
-def build() -> Path:
-    """Builds what is not built yet; gives the folder that holds it."""
-    target = folder()
-    if _is_built():
-        return target
-    if not SOURCES.is_dir():
-        raise BuildError(f"there is no {SOURCES}; the C++ is built from a checkout of mpsplit")
-    for program, remedy in ((_compiler(), "a C++ compiler (apt install g++)"), (_cmake(), "cmake (pip install cmake)")):
-        if not program:
-            raise BuildError(f"not built: {remedy} is missing; mpi4py carries the messages instead")
-    if importlib.util.find_spec("nanobind") is None:
-        raise BuildError("not built: nanobind is missing (pip install nanobind); mpi4py carries the messages instead")
-    target.mkdir(parents=True, exist_ok=True)
-    with open(target / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that build at once wait for the first
-        if not _is_built():
-            _compile(target)
-    load.cache_clear()
-    return target
-
-
-def _cmake() -> str | None:
-    return shutil.which("cmake") or shutil.which(_beside("cmake"))
-
-
-def _compile(target: Path) -> None:
-    tree, log = target / "build", target / "build.log"
-    configure = [_cmake(), "-S", SOURCES, "-B", tree, f"-DPython_EXECUTABLE={sys.executable}", *_flags()]
-    with open(log, "w") as out:
-        for command in (configure, [_cmake(), "--build", tree, "-j", str(os.cpu_count())]):
-            if subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode:
-                said = next((line for line in log.read_text().splitlines() if "rror" in line), "it said no more")
-                raise BuildError(f"the C++ did not build: {said.strip()}; all of it is in {log}")
-    for module in tree.rglob(f"*{SUFFIX}"):
-        os.replace(module, target / module.name)  # in one step: nobody loads half a file
-    shutil.rmtree(tree)
-
-
-def main() -> int:
-    """No compiler is no failure: mpsplit works without."""
-    began, there = time.perf_counter(), _is_built()
-    try:
-        target = build()
-    except BuildError as wrong:
-        print(wrong)
-        return 0 if str(wrong).startswith("not built") else 2
-    done = "was built before" if there else f"built in {time.perf_counter() - began:.0f} s"
-    module = load()
-    if module is None:
-        return 2
-    transports = ["null", *(name for name in ("mpi", "gloo") if hasattr(module, name))]
-    paths = ", ".join(kernels().paths())
-    print(f"{target} {done}: between ranks {', '.join(transports)} and shared memory; kernels {paths}")
-    return 0
-
-
 if __name__ == "__main__":
+    from mpsplit.building import main
+
     sys.exit(main())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from mpsplit.comm import mpi_rank
@@ -19,10 +20,32 @@ def on_terminal() -> bool:
 
 def track(items: Iterable[T], what: str) -> Iterator[T]:
     """The items, with a bar while they are worked on."""
-    if mpi_rank() not in (None, 0) or not on_terminal():
+    if not _shown():
         yield from items
         return
-    from rich.console import Console
     from rich.progress import track as rich_track
 
-    yield from rich_track(list(items), what, console=Console(stderr=True, force_terminal=True), transient=True)
+    yield from rich_track(list(items), what, console=_console(), transient=True)
+
+
+@contextmanager
+def percent_bar(what: str) -> Iterator[Callable[[int], None]]:
+    """A function to call with the percent that are done."""
+    if not _shown():
+        yield lambda percent: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=_console(), transient=True) as bar:
+        task = bar.add_task(what, total=100)
+        yield lambda percent: bar.update(task, completed=percent)
+
+
+def _shown() -> bool:
+    return mpi_rank() in (None, 0) and on_terminal()
+
+
+def _console():
+    from rich.console import Console
+
+    return Console(stderr=True, force_terminal=True)

@@ -6,7 +6,7 @@
 
 namespace mpsplit {
 
-static float from_half(uint16_t h) {
+static inline float from_half(uint16_t h) {
     uint32_t sign = uint32_t(h & 0x8000) << 16, rest = h & 0x7fff;
     if (rest >= 0x7c00) return std::bit_cast<float>(sign | 0x7f800000 | (rest & 0x3ff) << 13);
     // 2^112 lifts the exponent from half's bias to float's, subnormals included
@@ -14,7 +14,7 @@ static float from_half(uint16_t h) {
     return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(value));
 }
 
-static uint16_t to_half(float f) {
+static inline uint16_t to_half(float f) {
     uint32_t bits = std::bit_cast<uint32_t>(f), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
     if (rest > 0x7f800000) return sign | 0x7e00;
     if (rest >= 0x477ff000) return sign | 0x7c00;  // 65520 and more

@@ -6,6 +6,7 @@
 #include <bit>
 #include <stdexcept>
 
+#include "exponential.h"
 #include "path.h"
 
 namespace mpsplit {
@@ -48,16 +49,6 @@ void quantise_blocks(const Work& work, Share mine) {
             work.path->quantise(x, work.block, tile.width, r, out);
         }
     }
-}
-
-// e^x to a few units in the last place, in a form that the compiler turns into vector code
-float exponential(float x) {
-    x = std::clamp(x, -87.f, 88.f);
-    float shifted = x * 1.44269504f + 0x1.8p23f, whole = shifted - 0x1.8p23f;
-    float r = x - whole * 0.693145752f - whole * 1.42860677e-6f;
-    float p =
-        1 + r * (1 + r * (0.5f + r * (0.166666666f + r * (0.0416666667f + r * (0.00833333333f + r * 0.00138888889f)))));
-    return p * std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) - 0x4b400000u + 127) << 23);
 }
 
 void silu_times(const float* gate, float* sums, int count) {

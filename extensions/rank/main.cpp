@@ -80,7 +80,8 @@ int main(int count, char** words) {
         who = "rank " + std::to_string(here.rank) + ": ";
         work(arguments, here);
     } catch (const std::exception& wrong) {
-        if (!who.empty()) std::this_thread::sleep_for(std::chrono::seconds(2)); // when all ranks fail alike, rank 0 speaks
+        // when all ranks fail alike, rank 0 speaks; and mpirun may hang over a rank that leaves while the others start
+        if (std::getenv("OMPI_COMM_WORLD_RANK")) std::this_thread::sleep_for(std::chrono::seconds(2));
         std::fprintf(stderr, "mpsplit: %s%s\n", who.c_str(), wrong.what());
         _exit(2); // without MPI_Finalize: mpirun ends the others
     }

@@ -13,18 +13,33 @@ from pathlib import Path
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError, PackageError
 from mpsplit.export.capture import examples
+from mpsplit.export.fuse import fuse
 from mpsplit.export.partition import FORM, tools
 from mpsplit.export.pnnx import Pnnx, run_pnnx
 from mpsplit.export.quantise import quantise
 from mpsplit.export.rewrites import REWRITES, Context
 from mpsplit.export.schedule import check_schedules
 from mpsplit.package.collectives import BY_LAYER, Call
-from mpsplit.package.manifest import EMBED, GRAPH, MANIFEST, PARTITION, QUANTISED, WEIGHTS, File, Manifest, rank_folder
+from mpsplit.package.manifest import (
+    EMBED,
+    FUSED,
+    GRAPH,
+    MANIFEST,
+    PARTITION,
+    QUANTISED,
+    RANK_TEXT,
+    WEIGHTS,
+    File,
+    Manifest,
+    rank_folder,
+)
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import FLOAT, Quantisation
+from mpsplit.package.rank_text import rank_text
 from mpsplit.progress import track
 
 PASSES = "passes"
+FILES = (GRAPH, FUSED, WEIGHTS, QUANTISED, EMBED, RANK_TEXT)
 
 
 def convert(package: Path, comm: Communicator, pnnx: Pnnx, how: Quantisation = FLOAT) -> Manifest:
@@ -79,13 +94,13 @@ def _convert_rank(
         else:
             os.replace(converted.ncnn_bin, folder / WEIGHTS)
         (folder / GRAPH).write_text(str(param), encoding="utf-8")
+        (folder / FUSED).write_text(str(fuse(param, shard.head.start)), encoding="utf-8")
+        (folder / RANK_TEXT).write_text(rank_text(partition, rank), encoding="utf-8")
         shutil.rmtree(passes, ignore_errors=True)
         os.replace(partial, passes)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    files = tuple(
-        File.of(package, folder / name) for name in (GRAPH, WEIGHTS, QUANTISED, EMBED) if (folder / name).is_file()
-    )
+    files = tuple(File.of(package, folder / name) for name in FILES if (folder / name).is_file())
     return schedule_of(param), files
 
 

@@ -15,10 +15,12 @@ from mpsplit.package.files import read_json, sha256, write_json
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 PARTITION = "partition.json"  # the manifest as `partition` leaves it, before there are files to run
-GRAPH, WEIGHTS, QUANTISED, EMBED = "model.param", "model.bin", "quantised.bin", "embed.bin"  # in rank-R/
+# in rank-R/: the graph that any ncnn can run and the native engine's, their weights, and what C++ knows of the package
+GRAPH, FUSED, WEIGHTS, QUANTISED = "model.param", "fused.param", "model.bin", "quantised.bin"
+EMBED, RANK_TEXT = "embed.bin", "rank.txt"
 TOKENIZER, TEMPLATE, SPECIAL = "tokenizer.json", "chat_template.jinja", "special_tokens.json"
 
 

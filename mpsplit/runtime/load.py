@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from mpsplit.comm import Communicator
@@ -9,11 +10,12 @@ from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.engine import Engine
 from mpsplit.runtime.generate import TokenLoop
+from mpsplit.runtime.native_engine import NativeEngine, missing
 from mpsplit.runtime.orders import LEAD, greet
 from mpsplit.runtime.stock import StockEngine, share_of_cores
 from mpsplit.runtime.text import load_text
 
-ENGINES = {"stock": StockEngine}
+ENGINES = {"native": NativeEngine, "stock": StockEngine}
 
 
 def check_ranks(manifest: Manifest, package: Path, ranks: int) -> None:
@@ -24,15 +26,22 @@ def check_ranks(manifest: Manifest, package: Path, ranks: int) -> None:
         )
 
 
-def load_engine(package: Path, comm: Communicator, engine: str = "stock") -> Engine:
-    """Checks this rank's files and loads them."""
+def load_engine(package: Path, comm: Communicator, engine: str | None = None) -> Engine:
+    """Checks this rank's files and loads them; without a wish, into the native engine where there is one."""
     manifest = Manifest.load(package)
     check_ranks(manifest, package, comm.size)
     manifest.check_files(package, comm.rank)
-    return ENGINES[engine](package, manifest, comm, share_of_cores(comm.local_size))
+    return ENGINES[engine or _best_engine(comm)](package, manifest, comm, share_of_cores(comm.local_size))
 
 
-def load_loop(package: Path, comm: Communicator, chunk: int = 128, engine: str = "stock") -> TokenLoop:
+def _best_engine(comm: Communicator) -> str:
+    why = missing(comm)
+    if why and comm.rank == 0:
+        print(f"mpsplit: {why}; going on with the stock engine, which is slower", file=sys.stderr)
+    return "stock" if why else "native"
+
+
+def load_loop(package: Path, comm: Communicator, chunk: int = 128, engine: str | None = None) -> TokenLoop:
     if chunk < 1:
         raise RunError(f"--chunk {chunk} is out of range; it must be at least 1")
     loaded = load_engine(package, comm, engine)

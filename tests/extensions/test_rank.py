@@ -1,7 +1,9 @@
 """Ranks without Python: extensions/rank follows Python's lead, over an engine that is the same formula in both."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +85,35 @@ def test_followers_without_python_give_the_same_tokens(follower, tmp_path, ranks
     told = [rank.communicate(timeout=60) for rank in started]
     assert [rank.returncode for rank in started] == [0] * ranks, told
     assert told[0][0] == f"{answers(Formula(1), Alone())}\n"
+
+
+@pytest.mark.seconds(300)
+@pytest.mark.parametrize("meet", ("mpirun", "folder"))
+def test_a_package_runs_with_a_worker_without_python(package_of, tmp_path, meet):
+    program = native.folder() / "mpsplit-rank"
+    if not program.exists():
+        pytest.skip("mpsplit-rank is not built: it needs ncnn")
+    package = package_of("llama", 2, 1)
+    lead = [sys.executable, "-m", "mpsplit", "run", package, "--prompt-ids", "5,6,7,8,9", "--json", "--chunk", "3"]
+    lead += ["--temperature", "0.8", "--top-p", "0.9", "--max-new-tokens", "30"]
+    mpirun = [Path(sys.executable).with_name("mpirun")]
+    expected = json.loads(subprocess.run(lead, env=clean(), capture_output=True, timeout=120, check=True).stdout)
+    if meet == "mpirun":
+        started = [[*mpirun, "-np", "1", *lead, ":", "-np", "1", program, package]]
+        environments = [clean()]
+    else:
+        started = [lead, [program, package, "--threads", "1"]]
+        environments = [clean(RANK=str(rank), WORLD_SIZE="2", MPSPLIT_STORE=str(tmp_path)) for rank in range(2)]
+    ranks = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command, environment in zip(started, environments, strict=True)
+    ]
+    told = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * len(ranks), told
+    answer = json.loads(told[0][0])
+    assert answer["token_ids"] == expected["token_ids"]
+    rss = answer["stats"]["peak_rss_bytes"]
+    print(f"\npeak MiB: with Python {rss[0] / 2**20:.0f}, without {rss[1] / 2**20:.0f}")
 
 
 @pytest.mark.parametrize(

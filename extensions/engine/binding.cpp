@@ -1,0 +1,65 @@
+// The Python module _engine: an engine on the communicator of _comm. A step runs without the GIL.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+
+#include "engine.h"
+#include "failure.h"
+#include "null_comm.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace mpsplit;
+
+namespace {
+
+using Tokens = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <typename T>
+nb::ndarray<nb::numpy, T> array(std::initializer_list<size_t> shape) {
+    size_t count = 1;
+    for (size_t size : shape) count *= size;
+    T* data = new T[count];
+    return nb::ndarray<nb::numpy, T>(data, shape, nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); }));
+}
+
+nb::ndarray<nb::numpy, float> step(Engine& engine, Tokens tokens, int position, bool every_row) {
+    Engine::Logits logits;
+    {
+        const nb::gil_scoped_release released;
+        logits = engine.step(tokens.data(), int(tokens.shape(0)), position, every_row);
+    }
+    auto result = array<float>({size_t(logits.rows), size_t(logits.columns)});
+    std::copy_n(logits.data, size_t(logits.rows) * logits.columns, result.data());
+    return result;
+}
+
+nb::tuple largest(Engine& engine, int count) {
+    count = std::min(count, engine.facts().head_rows);
+    auto values = array<float>({size_t(count)});
+    auto ids = array<int64_t>({size_t(count)});
+    engine.largest(count, values.data(), ids.data());
+    return nb::make_tuple(values, ids);
+}
+
+}  // namespace
+
+NB_MODULE(_engine, m) {
+    nb::set_leak_warnings(false);
+    nb::exception<Failure>(m, "EngineError", nb::module_::import_("mpsplit.errors").attr("PackageError"));
+    nb::class_<Engine>(m, "Engine")
+        .def("__init__",
+             [](Engine* self, const std::string& folder, std::shared_ptr<Comm> world, int threads) {
+                 const nb::gil_scoped_release released;
+                 new (self) Engine(folder, std::move(world), threads);
+             },
+             "folder"_a, "world"_a, "threads"_a)
+        .def("step", step, "tokens"_a, "position"_a, "every_row"_a = false)
+        .def("largest", largest, "count"_a, "The largest logits of the last step's last row, and their tokens.")
+        .def_prop_ro("position", &Engine::position)
+        .def_prop_ro("bytes_sent", &Engine::bytes_sent)
+        .def_prop_ro("seconds_between_ranks", &Engine::seconds_between_ranks);
+}

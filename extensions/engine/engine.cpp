@@ -1,0 +1,131 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <fstream>
+
+#include "failure.h"
+#include "half.h"
+#include "top_k.h"
+
+namespace mpsplit {
+namespace {
+
+constexpr int world_id = 0, stage_id = 1;  // group ids of the graphs
+
+size_t embedding_element(const std::string& dtype) { return dtype == "F32" ? 4 : 2; }
+
+std::shared_ptr<Comm> stage_of(const RankFacts& facts, const std::shared_ptr<Comm>& world) {
+    if (facts.group.size() == 1) return std::make_shared<Comm>(0, 1);
+    return world->group(facts.group);
+}
+
+}  // namespace
+
+Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threads) : facts_(RankFacts::load(folder + "/rank.txt")) {
+    if (world->size() != facts_.ranks || world->rank() != facts_.rank)
+        throw Failure(folder + " is rank " + std::to_string(facts_.rank) + " of " + std::to_string(facts_.ranks) + ", this process is rank " +
+                      std::to_string(world->rank()) + " of " + std::to_string(world->size()));
+    setting_.groups = {{world_id, world}, {stage_id, stage_of(facts_, world)}};
+    setting_.threads = threads;
+    setting_.context = facts_.context;
+    setting_.window = facts_.window;
+    for (int position = 0; position < facts_.context; position++)
+        for (float frequency : facts_.inverse_frequencies) {
+            const double angle = float(position) * frequency;  // rounded to float, as the model's own tables
+            cos_.push_back(float(std::cos(angle)) * facts_.rope_scaling);
+            sin_.push_back(float(std::sin(angle)) * facts_.rope_scaling);
+        }
+    setting_.rotation = {cos_.data(), sin_.data()};
+    if (std::ifstream(folder + "/quantised.bin")) packed_ = Mapped(folder + "/quantised.bin");
+    setting_.packed = packed_.data;
+    setting_.packed_bytes = packed_.bytes;
+    if (facts_.first_stage) {
+        embedding_ = Mapped(folder + "/embed.bin");
+        const size_t needed = size_t(facts_.embed_rows) * facts_.hidden * embedding_element(facts_.dtype);
+        if (embedding_.bytes < needed)
+            throw Failure(folder + "/embed.bin has " + std::to_string(embedding_.bytes) + " bytes, " + std::to_string(facts_.embed_rows) +
+                          " rows take " + std::to_string(needed) + "; copy it again or convert again");
+    }
+    graph_ = std::make_unique<Graph>(folder + "/fused.param", folder + "/model.bin", setting_);
+    hidden_in_ = graph_->blob("hidden");
+    hidden_out_ = graph_->blob("hidden_out");
+    logits_ = graph_->blob("logits");
+    top_ = graph_->blob("top");
+    if (hidden_in_ < 0 || hidden_out_ < 0 || (facts_.head_rows && (logits_ < 0 || top_ < 0)))
+        throw Failure(folder + "/fused.param has no hidden, hidden_out, logits or top; convert the package again");
+    for (int output : {logits_, top_})
+        if (output >= 0) graph_->keep(output);
+    body_ = graph_->until("hidden_out");
+    head_ = graph_->from("hidden_out");
+}
+
+Engine::Logits Engine::step(const int64_t* tokens, int count, int position, bool every_row) {
+    if (count < 1 || (position && position != position_) || position + count > facts_.context)
+        throw Failure(std::to_string(count) + " tokens at " + std::to_string(position) + " do not follow the " + std::to_string(position_) +
+                      " tokens of the cache in a context of " + std::to_string(facts_.context));
+    setting_.position = position;
+    Graph& graph = *graph_;
+    hidden_in(tokens, count);
+    graph.run(body_);
+    position_ = position + count;
+    ncnn::Mat& hidden = graph[hidden_out_];
+    if (!facts_.head_rows) {
+        hidden.release();
+        return {nullptr, every_row ? count : 1, 0};
+    }
+    if (!every_row && count > 1) hidden = hidden.row_range(count - 1, 1).clone(graph.pool());
+    graph.run(head_);
+    const ncnn::Mat& logits = graph[logits_];
+    return {logits, logits.h, logits.w};
+}
+
+// The tokens' rows of the embedding; zeros where another rank owns them, so that a sum over the ranks is the lookup.
+void Engine::hidden_in(const int64_t* tokens, int count) {
+    ncnn::Mat& hidden = (*graph_)[hidden_in_];
+    hidden.create(facts_.hidden, count, sizeof(float), graph_->pool());
+    for (int i = 0; i < count; i++) {
+        float* row = hidden.row(i);
+        const int64_t at = tokens[i] - facts_.embed_start;
+        if (at < 0 || at >= facts_.embed_rows) {
+            std::fill_n(row, facts_.hidden, 0.f);
+            continue;
+        }
+        const size_t first = size_t(at) * facts_.hidden;
+        const auto* floats = reinterpret_cast<const float*>(embedding_.data) + first;
+        const auto* halfs = reinterpret_cast<const uint16_t*>(embedding_.data) + first;
+        if (facts_.dtype == "F32") std::copy_n(floats, facts_.hidden, row);
+        if (facts_.dtype == "F16") std::transform(halfs, halfs + facts_.hidden, row, from_half);
+        if (facts_.dtype == "BF16")
+            std::transform(halfs, halfs + facts_.hidden, row, [](uint16_t h) { return std::bit_cast<float>(uint32_t(h) << 16); });
+    }
+}
+
+int Engine::largest(int count, float* values, int64_t* ids) {
+    const ncnn::Mat& logits = (*graph_)[logits_];
+    count = std::min(count, facts_.head_rows);
+    const ncnn::Mat& top = (*graph_)[top_];
+    if (count <= top.w) {
+        std::copy_n(top.row(0), count, values);
+        std::copy_n(top.row(1), count, ids);
+        return count;
+    }
+    mpsplit::largest(logits.row(logits.h - 1), logits.w, count, values, ids);
+    for (int i = 0; i < count; i++) ids[i] += facts_.head_start;
+    return count;
+}
+
+uint64_t Engine::bytes_sent() const {
+    uint64_t bytes = 0;
+    for (const auto& [id, comm] : setting_.groups) bytes += comm->traffic().bytes;
+    return bytes;
+}
+
+double Engine::seconds_between_ranks() const {
+    double seconds = 0;
+    for (const auto& [id, comm] : setting_.groups) seconds += comm->traffic().seconds;
+    return seconds;
+}
+
+}  // namespace mpsplit

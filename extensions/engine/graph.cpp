@@ -1,0 +1,116 @@
+#include "graph.h"
+
+#include <ncnn/datareader.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "failure.h"
+#include "layers.h"
+
+namespace mpsplit {
+namespace {
+
+// Weights where they are mapped; never a byte past the end.
+class MappedReader : public ncnn::DataReader {
+  public:
+    explicit MappedReader(const Mapped& file) : file_(file) {}
+
+    size_t read(void* to, size_t size) const override {
+        size = std::min(size, file_.bytes - at_);
+        if (size) std::memcpy(to, file_.data + at_, size);
+        at_ += size;
+        return size;
+    }
+
+    size_t reference(size_t size, const void** data) const override {
+        if (size > file_.bytes - at_) return 0;
+        *data = file_.data + at_;
+        at_ += size;
+        return size;
+    }
+
+    bool at_end() const { return at_ == file_.bytes; }
+
+  private:
+    const Mapped& file_;
+    mutable size_t at_ = 0;
+};
+
+// float32 throughout, and every blob laid out plainly
+ncnn::Option plain(int threads, ncnn::Allocator& blobs, ncnn::Allocator& workspace) {
+    ncnn::Option option;
+    option.num_threads = threads;
+    option.blob_allocator = &blobs;
+    option.workspace_allocator = &workspace;
+    option.use_local_pool_allocator = false;
+    option.use_packing_layout = false;
+    option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = false;
+    option.use_bf16_packed = option.use_bf16_storage = false;
+    option.use_int8_inference = option.use_int8_packed = option.use_int8_storage = option.use_int8_arithmetic = false;
+    return option;
+}
+
+}  // namespace
+
+Graph::Graph(const std::string& param, const std::string& weights, Setting& setting) : weights_(weights) {
+    net_.opt = plain(setting.threads, pool_, workspace_);
+    add_layers(net_, setting);
+    const MappedReader reader(weights_);
+    if (net_.load_param(param.c_str()) != 0)
+        throw Failure(param + " does not fit its weights, or this version; convert the package again");
+    if (net_.load_model(reader) != 0 || !reader.at_end())
+        throw Failure(weights + " does not fit " + param + "; convert the package again");
+    blobs_.resize(net_.blobs().size());
+    kept_.resize(blobs_.size());
+    for (const ncnn::Layer* layer : net_.layers()) {
+        in_.emplace_back(layer->bottoms.size());
+        out_.emplace_back(layer->tops.size());
+    }
+}
+
+int Graph::blob(const std::string& name) const {
+    const auto& blobs = net_.blobs();
+    auto found = std::find_if(blobs.begin(), blobs.end(), [&](const ncnn::Blob& b) { return b.name == name; });
+    return found == blobs.end() ? -1 : int(found - blobs.begin());
+}
+
+Graph::Part Graph::until(const std::string& name) const {
+    const int end = int(net_.layers().size()), index = blob(name), reader = index < 0 ? -1 : net_.blobs()[index].consumer;
+    return {0, reader < 0 ? end : reader};
+}
+
+Graph::Part Graph::from(const std::string& name) const { return {until(name).end, int(net_.layers().size())}; }
+
+void Graph::run(Part part) {
+    for (int i = part.begin; i < part.end; i++) {
+        const ncnn::Layer& layer = *net_.layers()[i];
+        const bool given = layer.bottoms.empty() && layer.type == "Input";
+        if (!given) run(layer, in_[i], out_[i]);
+    }
+}
+
+void Graph::run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out) {
+    for (size_t i = 0; i < in.size(); i++) {
+        in[i] = take(layer.bottoms[i]);
+        // what a Split shares, and what somebody else owns, is not written over
+        if (layer.support_inplace && (!in[i].refcount || *in[i].refcount != 1)) in[i] = in[i].clone(&pool_);
+    }
+    int failed;
+    if (layer.support_inplace) {
+        failed = layer.one_blob_only ? layer.forward_inplace(in[0], net_.opt) : layer.forward_inplace(in, net_.opt);
+        std::swap(in, out);
+    } else
+        failed = layer.one_blob_only ? layer.forward(in[0], out[0], net_.opt) : layer.forward(in, out, net_.opt);
+    if (failed) throw Failure("layer " + layer.name + " (" + layer.type + ") failed with " + std::to_string(failed));
+    for (size_t i = 0; i < layer.tops.size(); i++) blobs_[layer.tops[i]] = std::move(out[i]);
+    for (auto* used : {&in, &out})
+        for (ncnn::Mat& mat : *used) mat.release();
+}
+
+ncnn::Mat Graph::take(int blob) {
+    return kept_[blob] ? blobs_[blob] : std::exchange(blobs_[blob], ncnn::Mat());
+}
+
+}  // namespace mpsplit

@@ -1,0 +1,47 @@
+// A rank's graph, run layer by layer in the order of its file: the order of the collectives is the one that convert has checked.
+//
+// ncnn parses the files and brings the layers. Its own Extractor runs them on demand and allocates as it goes; here every blob has its
+// place, and what a blob held returns to the pool once its one consumer has run.
+#pragma once
+
+#include <ncnn/net.h>
+
+#include <string>
+#include <vector>
+
+#include "mapped.h"
+#include "pool.h"
+#include "setting.h"
+
+namespace mpsplit {
+
+class Graph {
+  public:
+    // The setting outlives the graph.
+    Graph(const std::string& param, const std::string& weights, Setting& setting);
+
+    struct Part {
+        int begin, end;
+    };
+    Part until(const std::string& blob) const;  // the layers before the one that reads the blob
+    Part from(const std::string& blob) const;   // and the others
+    void run(Part part);
+
+    int blob(const std::string& name) const;  // -1: the graph has none
+    void keep(int blob) { kept_[blob] = true; }  // it stays after its consumer has run
+    ncnn::Mat& operator[](int blob) { return blobs_[blob]; }
+    ncnn::Allocator* pool() { return &pool_; }
+
+  private:
+    void run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out);
+    ncnn::Mat take(int blob);
+
+    Mapped weights_;
+    Pool pool_, workspace_;
+    ncnn::Net net_;
+    std::vector<ncnn::Mat> blobs_;
+    std::vector<bool> kept_;
+    std::vector<std::vector<ncnn::Mat>> in_, out_;  // by layer: room for its blobs while it runs
+};
+
+}  // namespace mpsplit

@@ -1,0 +1,10 @@
+#include "all_reduce.h"
+
+namespace mpsplit {
+
+int AllReduce::forward_inplace(ncnn::Mat& x, const ncnn::Option&) const {
+    comm->all_reduce(x.data, x.total(), Type::f32);
+    return 0;
+}
+
+}  // namespace mpsplit

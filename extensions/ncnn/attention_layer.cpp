@@ -1,0 +1,31 @@
+#include "attention_layer.h"
+
+namespace mpsplit {
+namespace {
+
+Rows rows_of(const ncnn::Mat& x) { return {x, x.dims == 3 ? x.cstep : size_t(x.w)}; }
+
+}  // namespace
+
+int AttentionLayer::load_param(const ncnn::ParamDict& params) {
+    const int kv_heads = params.get(1, 0), dim = params.get(2, 0);
+    heads = params.get(0, 0);
+    scale = params.get(3, 0.f);
+    if (kv_heads < 1 || heads < kv_heads || heads % kv_heads || dim < 2 || dim % 2) return -1;
+    cache = std::make_unique<KeyValueCache>(kv_heads, dim, static_cast<Setting*>(userdata)->context);
+    return 0;
+}
+
+int AttentionLayer::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out, const ncnn::Option& option) const {
+    Setting& setting = *static_cast<Setting*>(userdata);
+    const Rows q = rows_of(in[0]), k = rows_of(in[1]), v = rows_of(in[2]);
+    const int rows = in[0].dims == 3 ? in[0].c : in[0].h, width = heads * cache->dim;
+    out[0].create(width, rows, sizeof(float), option.blob_allocator);
+    if (out[0].empty() || setting.position + rows > setting.context) return -100;
+    const Attention attention = {*cache, heads, scale, setting.window, setting.rotation};
+    auto* scratch = static_cast<float*>(setting.scratch(attention_scratch_floats(attention, setting.threads) * sizeof(float)));
+    attend(attention, q, k, v, rows, setting.position, out[0], scratch, setting.threads);
+    return 0;
+}
+
+}  // namespace mpsplit

@@ -1,0 +1,10 @@
+#include "broadcast.h"
+
+namespace mpsplit {
+
+int Broadcast::forward_inplace(ncnn::Mat& x, const ncnn::Option&) const {
+    comm->broadcast(x.data, bytes_of(x), rank);
+    return 0;
+}
+
+}  // namespace mpsplit

@@ -1,0 +1,53 @@
+#include "quantised_linear.h"
+
+#include <stdexcept>
+
+namespace mpsplit {
+namespace {
+
+// `bytes` of quantised.bin at `offset`, nullptr where there are not so many
+const uint8_t* at(const Setting& setting, int64_t offset, int64_t bytes) {
+    constexpr int64_t unit = 64;
+    bool inside = offset >= 0 && bytes >= 0 && offset * unit + bytes <= int64_t(setting.packed_bytes);
+    return inside ? setting.packed + offset * unit : nullptr;
+}
+
+}  // namespace
+
+int QuantisedLinear::load_param(const ncnn::ParamDict& params) {
+    setting = static_cast<Setting*>(userdata);
+    gated = params.get(7, 0);
+    residual = params.get(8, 0);
+    for (count = 0; count < most && params.get(10 * count, 0) > 0; count++) {
+        auto param = [&](int id) { return params.get(10 * count + id, -1); };
+        const Shape shape = {param(0), param(1), param(2), param(3)};
+        const int bytes = param(5), bias = param(6);
+        const uint8_t* packed = at(*setting, param(4), bytes);
+        biases[count] = bias < 0 ? nullptr : reinterpret_cast<const float*>(at(*setting, bias, 4 * int64_t(shape.n)));
+        if (!packed || (bias >= 0 && !biases[count])) return -1;
+        try {
+            weights[count] = view(shape, packed, bytes);
+        } catch (const std::invalid_argument&) {
+            return -1;
+        }
+    }
+    return count == 0 || (gated && count != 2) || (residual && count != 1) ? -1 : 0;
+}
+
+int QuantisedLinear::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out, const ncnn::Option& option) const {
+    const ncnn::Mat& x = in[0];
+    const int made = gated ? 1 : count, k = weights[0].shape.k, block = weights[0].shape.block;
+    if (x.w != k || int(out.size()) != made || int(in.size()) != (residual ? 2 : 1)) return -1;
+    Product products[most];
+    for (int i = 0; i < made; i++) {
+        out[i].create(weights[i].shape.n, x.h, sizeof(float), option.blob_allocator);
+        if (out[i].empty()) return -100;
+        products[i] = {weights[i], out[i], biases[i]};
+    }
+    if (gated) products[0].gate = &weights[1];
+    if (residual) products[0].residual = in[1];
+    multiply(products, made, x, x.h, setting->scratch(scratch_bytes(x.h, k, block)), setting->threads);
+    return 0;
+}
+
+}  // namespace mpsplit

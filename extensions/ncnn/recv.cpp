@@ -1,0 +1,10 @@
+#include "recv.h"
+
+namespace mpsplit {
+
+int Recv::forward_inplace(ncnn::Mat& x, const ncnn::Option&) const {
+    comm->recv(x.data, bytes_of(x), rank);
+    return 0;
+}
+
+}  // namespace mpsplit

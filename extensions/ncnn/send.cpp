@@ -1,0 +1,10 @@
+#include "send.h"
+
+namespace mpsplit {
+
+int Send::forward_inplace(ncnn::Mat& x, const ncnn::Option&) const {
+    comm->send(x.data, bytes_of(x), rank);
+    return 0;
+}
+
+}  // namespace mpsplit

@@ -1,0 +1,37 @@
+// What the layers of one rank share, and get as userdata: whom they talk to, where weights lie, where in the text they are.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "attention.h"
+#include "comm.h"
+
+namespace mpsplit {
+
+struct Setting {
+    std::map<int, std::shared_ptr<Comm>> groups;  // by the ids of the graph
+    const uint8_t* packed = nullptr;              // quantised.bin
+    size_t packed_bytes = 0;
+    int threads = 1;
+    int context = 0, window = 0;  // tokens; 0: no window
+    Rotation rotation = {};
+    int position = 0;  // tokens before the first row of this step
+
+    // Memory for a call, 64-byte aligned; calls follow each other, so all layers work in the same. It only grows.
+    void* scratch(size_t bytes) {
+        if (bytes > scratch_.size() * sizeof(Line)) scratch_.resize((bytes + sizeof(Line) - 1) / sizeof(Line));
+        return scratch_.data();
+    }
+
+  private:
+    struct alignas(64) Line {
+        std::byte bytes[64];
+    };
+    std::vector<Line> scratch_;
+};
+
+}  // namespace mpsplit

@@ -1,0 +1,176 @@
+"""The graph of the native engine: fewer, larger layers. In: a rank's final Param. Out: the same graph with fused layers.
+
+model.param stays what any ncnn can run, with layers in Python for the rest; fused.param has the layers of extensions/ncnn. The weights
+are the same two files: no fusion may change which layers own arrays in model.bin, or their order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mpsplit.errors import ConvertError
+from mpsplit.package.param import Layer, Param
+from mpsplit.package.quantisation import LAYER as QLINEAR
+
+TOP = 64  # logits of its slice that a rank keeps at hand, largest first
+MOST = 3  # products of one QLinear
+GATED, RESIDUAL = {"7": "1"}, {"8": "1"}  # parameters of a QLinear (extensions/ncnn/quantised_linear.h)
+ADD, MULTIPLY = "0", "2"  # parameter 0 of a BinaryOp
+OUTPUTS = ("hidden_out", "logits", "top")
+
+
+def fuse(param: Param, first_row: int) -> Param:
+    """`first_row`: the row of the vocabulary that this rank's slice of the head begins with."""
+    graph = Graph(_without_splits(param.layers))
+    for fusion in (_attention, _gated, _shared_input, _residual):
+        fusion(graph)
+    if "logits" in graph.producers:
+        graph.layers.append(Layer("TopK", "top", ("logits",), ("top",), {"0": str(TOP), "1": str(first_row)}))
+    return Param(_with_splits(_used(graph.layers)))
+
+
+class Graph:
+    """Layers in order, where a blob may have many readers."""
+
+    def __init__(self, layers: list[Layer]):
+        self.layers = layers
+        self.producers: dict[str, Layer] = {blob: layer for layer in layers for blob in layer.tops}
+        self.readers: dict[str, list[Layer]] = {}
+        for layer in layers:
+            for blob in layer.bottoms:
+                self.readers.setdefault(blob, []).append(layer)
+
+    def only_reader(self, blob: str, kind: str) -> Layer | None:
+        readers = self.readers.get(blob, [])
+        return readers[0] if len(readers) == 1 and readers[0].type == kind and blob not in OUTPUTS else None
+
+    def of_type(self, kind: str) -> list[Layer]:
+        return [layer for layer in self.layers if layer.type == kind]
+
+    def put(self, new: Layer, at: Layer, *gone: Layer) -> None:
+        """`new` takes the place of `at`; the others, whose blobs it makes or nobody needs, go."""
+        dropped = {layer.name for layer in gone}
+        kept = [new if layer.name == at.name else layer for layer in self.layers]
+        self.__init__([layer for layer in kept if layer.name not in dropped])
+
+    def place(self, layer: Layer) -> int:
+        return next(i for i, other in enumerate(self.layers) if other.name == layer.name)
+
+
+def _attention(graph: Graph) -> None:
+    """q, k, v -> Reshape -> [RMSNorm ->] Permute -> [RotaryEmbed ->] SDPA -> Permute -> Reshape becomes one Attention."""
+    for sdpa in graph.of_type("SDPA"):
+        q, heads, dim = _heads(graph, sdpa.bottoms[0], turned=True)
+        k, kv_heads, _ = _heads(graph, sdpa.bottoms[1], turned=True)
+        v, _, _ = _heads(graph, sdpa.bottoms[2], turned=False)
+        permute = graph.only_reader(sdpa.tops[0], "Permute")
+        reshape = permute and graph.only_reader(permute.tops[0], "Reshape")
+        if not reshape:
+            raise ConvertError(f"{sdpa.name} is not followed by Permute and Reshape ({sdpa})")
+        params = {"0": heads, "1": kv_heads, "2": dim, "3": sdpa.params["6"]}
+        graph.put(Layer("Attention", sdpa.name, (q, k, v), reshape.tops, params), sdpa, permute, reshape)
+
+
+def _heads(graph: Graph, blob: str, turned: bool) -> tuple[str, str, str]:
+    """(blob [rows, heads * dim], heads, dim) behind an input of SDPA; where heads have a norm, the blob is [rows][heads, dim]."""
+    path = [graph.producers[blob]]
+    for kind in ("RotaryEmbed", "Permute") if turned else ("Permute",):
+        if path[-1].type != kind:
+            raise ConvertError(
+                f"{blob} comes from {path[-1].type}, not from {kind}; attention of this form is not known"
+            )
+        path.append(graph.producers[path[-1].bottoms[0]])
+    norm = path.pop() if path[-1].type == "RMSNorm" else None
+    reshape = graph.producers[norm.bottoms[0]] if norm else path[-1]
+    dim, heads, rows = reshape.params["6"].strip('"').split(",")
+    assert reshape.type == "Reshape" and rows == "0h", f"not rows into heads: {reshape}"
+    return (norm.tops[0] if norm else reshape.bottoms[0]), heads, dim
+
+
+def _product(layer: Layer, number: int) -> dict[str, str]:
+    """The parameters of a QLinear of one product, as those of product `number` of a larger one."""
+    return {str(10 * number + int(key)): value for key, value in layer.params.items()}
+
+
+def _gated(graph: Graph) -> None:
+    """silu(x G) * (x U) becomes one QLinear."""
+    for multiply in graph.of_type("BinaryOp"):
+        if multiply.params.get("0") != MULTIPLY:
+            continue
+        silu, up = (graph.producers[blob] for blob in multiply.bottoms)
+        if silu.type == QLINEAR:
+            silu, up = up, silu
+        gate = graph.producers[silu.bottoms[0]] if silu.type == "Swish" else silu
+        fits = (
+            gate.type == up.type == QLINEAR
+            and gate.bottoms == up.bottoms
+            and gate.params["6"] == up.params["6"] == "-1"
+        )
+        if fits and gate is not silu:
+            params = _product(up, 0) | _product(gate, 1) | GATED
+            graph.put(Layer(QLINEAR, up.name, up.bottoms, multiply.tops, params), up, gate, silu, multiply)
+
+
+def _shared_input(graph: Graph) -> None:
+    """Linears of the same input become one, where the first of them was."""
+    for blob in list(graph.readers):
+        same = [layer for layer in graph.readers[blob] if layer.type == QLINEAR and "7" not in layer.params]
+        same = [layer for layer in same if layer.params["3"] == same[0].params["3"]][:MOST]
+        if len(same) > 1:
+            tops = tuple(layer.tops[0] for layer in same)
+            params = {key: value for i, layer in enumerate(same) for key, value in _product(layer, i).items()}
+            graph.put(replace(same[0], tops=tops, params=params), *same)
+
+
+def _residual(graph: Graph) -> None:
+    """a + x W becomes one QLinear that adds."""
+    for add in graph.of_type("BinaryOp"):
+        if add.params.get("0") != ADD:
+            continue
+        for blob, other in (add.bottoms, add.bottoms[::-1]):
+            linear = graph.producers[blob]
+            single = linear.type == QLINEAR and len(linear.tops) == 1 and not {"7", "8"} & set(linear.params)
+            if single and graph.only_reader(blob, "BinaryOp"):
+                if graph.place(graph.producers[other]) < graph.place(linear):
+                    added = replace(
+                        linear, bottoms=(*linear.bottoms, other), tops=add.tops, params=linear.params | RESIDUAL
+                    )
+                    graph.put(added, linear, add)
+                break
+
+
+def _used(layers: list[Layer]) -> list[Layer]:
+    """Without what leads nowhere."""
+    wanted, kept = set(OUTPUTS), []
+    for layer in reversed(layers):
+        if wanted.intersection(layer.tops):
+            wanted.update(layer.bottoms)
+            kept.append(layer)
+    return kept[::-1]
+
+
+def _without_splits(layers: tuple[Layer, ...]) -> list[Layer]:
+    source: dict[str, str] = {}
+    for layer in layers:
+        if layer.type == "Split":
+            source |= dict.fromkeys(layer.tops, source.get(layer.bottoms[0], layer.bottoms[0]))
+    return [
+        replace(layer, bottoms=tuple(source.get(b, b) for b in layer.bottoms))
+        for layer in layers
+        if layer.type != "Split"
+    ]
+
+
+def _with_splits(layers: list[Layer]) -> tuple[Layer, ...]:
+    """Every blob with one reader again: a Split behind each that has more."""
+    readers = Graph(layers).readers
+    handed: dict[str, list[str]] = {}
+    out = []
+    for layer in layers:
+        out.append(replace(layer, bottoms=tuple(handed[b].pop(0) if b in handed else b for b in layer.bottoms)))
+        for blob in layer.tops:
+            count = len(readers.get(blob, []))
+            if count > 1:
+                handed[blob] = [f"{blob}_{i}" for i in range(count)]
+                out.append(Layer("Split", f"split_{blob}", (blob,), tuple(handed[blob])))
+    return tuple(out)

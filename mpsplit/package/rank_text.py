@@ -1,0 +1,30 @@
+"""rank.txt: what one rank must know of its package, a name and numbers a line, for C++ that reads no JSON.
+
+In: a manifest. Out: text; extensions/engine/rank_facts.h reads it. It says nothing that the manifest does not.
+"""
+
+from __future__ import annotations
+
+from mpsplit.package.manifest import Manifest
+
+
+def rank_text(manifest: Manifest, rank: int) -> str:
+    plan, facts = manifest.plan, manifest.facts
+    shard = plan.shards[rank]
+    lines = {
+        "ranks": [plan.ranks],
+        "rank": [rank],
+        "group": plan.group(rank),
+        "hidden": [facts.hidden],
+        "context": [facts.context],
+        "window": [facts.window],
+        "dtype": [manifest.dtype],
+        "first_stage": [int(shard.stage == 0)],
+        "embed_start": [shard.embed.start],
+        "embed_rows": [len(shard.embed)],
+        "head_start": [shard.head.start],
+        "head_rows": [len(shard.head)],
+        "rope_scaling": [manifest.rope.scaling],
+        "inverse_frequencies": manifest.rope.inverse_frequencies,
+    }
+    return "".join(f"{name} {' '.join(map(str, values))}\n" for name, values in lines.items())

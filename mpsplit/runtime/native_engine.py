@@ -1,0 +1,49 @@
+"""The native engine: a thin face on the C++ of extensions/engine. Fast, and the default wherever it was built.
+
+In: a package, a communicator of extensions/comm (or no peers). Out: an Engine. A step runs without the GIL and allocates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mpsplit import native
+from mpsplit.comm import Alone, Communicator, Native
+from mpsplit.errors import RunError
+from mpsplit.package.manifest import Manifest, rank_folder
+
+
+def missing(comm: Communicator) -> str:
+    """Why the native engine cannot be used here; empty when it can."""
+    if native.load("_engine") is None:
+        return "the native engine is not built here; run python -m mpsplit.native"
+    if not isinstance(comm, Native | Alone):
+        return "the native engine needs the C++ communicator on every rank; run python -m mpsplit.native there"
+    return ""
+
+
+class NativeEngine:
+    def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
+        if why := missing(comm):
+            raise RunError(why)
+        self.manifest = manifest
+        self.vocabulary = manifest.plan.shards[comm.rank].head
+        world = comm.comm if isinstance(comm, Native) else native.load("_comm").null()
+        self._engine = native.load("_engine").Engine(str(rank_folder(package, comm.rank)), world, threads)
+
+    @property
+    def position(self) -> int:
+        return self._engine.position
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._engine.bytes_sent
+
+    def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
+        return self._engine.step(np.asarray(tokens, np.int64), position, every_row)
+
+    def close(self) -> None:
+        self._engine = None
