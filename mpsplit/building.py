@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mpsplit import native
+from mpsplit.cache import cache
 from mpsplit.native import BuildError
 from mpsplit.progress import percent_bar
 from mpsplit.third_party import PINS, FetchError, sources
@@ -40,8 +41,8 @@ def build() -> Path:
             raise BuildError(f"not built: {remedy} is missing; mpi4py carries the messages instead")
     if importlib.util.find_spec("nanobind") is None:
         raise BuildError("not built: nanobind is missing (pip install nanobind); mpi4py carries the messages instead")
-    native.cache().mkdir(parents=True, exist_ok=True)
-    with open(native.cache() / "lock", "w") as lock:
+    cache().mkdir(parents=True, exist_ok=True)
+    with open(cache() / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that build at once wait for the first
         if not native.is_built():
             try:
@@ -49,16 +50,18 @@ def build() -> Path:
             except (FetchError, BuildError) as wrong:
                 print(f"{wrong}; the stock engine runs packages instead, slower")
                 ncnn = []
-            _compile("mpsplit", native.SOURCES, target, [f"-DPython_EXECUTABLE={sys.executable}", *ncnn], _keep)
-    native.load.cache_clear()
+            torch = [f"-DMPSPLIT_TORCH={version.parent}"] if (version := native.torch_version()) else []
+            options = [f"-DPython_EXECUTABLE={sys.executable}", *ncnn, *torch]
+            _compile("mpsplit", native.SOURCES, target, options, _keep)
+    native.forget()
     return target
 
 
 def _ncnn() -> Path:
     """ncnn as third_party/ncnn builds it, installed in a folder of its own."""
-    target = native.cache() / f"ncnn-{native.ncnn_key()}"
+    target = cache() / f"ncnn-{native.ncnn_key()}"
     if not (target / "lib").is_dir():
-        options = [f"-DNCNN_SOURCE={sources('ncnn', native.cache())}", "-DCMAKE_INSTALL_LIBDIR=lib"]
+        options = [f"-DNCNN_SOURCE={sources('ncnn', cache())}", "-DCMAKE_INSTALL_LIBDIR=lib"]
         _compile("ncnn", PINS / "ncnn", target, options, _install)
     return target
 
@@ -69,13 +72,14 @@ def _cmake() -> str | None:
 
 def _compile(what: str, source: Path, target: Path, options: list[str], keep: Callable[[Path, Path], None]) -> None:
     """Configures and builds in a folder that does not outlive this; `keep` takes what is wanted from it to the target."""
-    with tempfile.TemporaryDirectory(dir=native.cache()) as partial:
-        tree, log = Path(partial) / "build", native.cache() / f"{what}.log"
+    with tempfile.TemporaryDirectory(dir=cache()) as partial:
+        tree, log = Path(partial) / "build", cache() / f"{what}.log"
         configure = [_cmake(), "-S", source, "-B", tree, *options, *native.flags()]
         with open(log, "w") as out:
             for command in (configure, [_cmake(), "--build", tree, "-j", str(os.cpu_count())]):
                 if _run_with_bar(what, command, out):
-                    said = next((line for line in log.read_text().splitlines() if "rror" in line), "it said no more")
+                    lines = log.read_text().splitlines()
+                    said = next((line for line in lines if "rror:" in line or "rror at" in line), "it said no more")
                     raise BuildError(f"{what} did not build: {said.strip()}; all of it is in {log}")
         keep(tree, target)
 
@@ -94,7 +98,7 @@ def _run_with_bar(what: str, command: list, out: TextIO) -> int:
 def _keep(tree: Path, target: Path) -> None:
     """The modules, and the program for ranks without Python."""
     target.mkdir(exist_ok=True)
-    for built in (*tree.glob("rank/mpsplit-rank"), *tree.rglob(f"*{native.SUFFIX}")):
+    for built in (*tree.glob("rank/mpsplit-rank"), *tree.rglob(f"*{native.SUFFIX}"), *tree.rglob(native.TORCH_LIBRARY)):
         os.replace(built, target / built.name)  # in one step: nobody loads half a file
 
 
@@ -114,11 +118,6 @@ def main() -> int:
         print(wrong)
         return 0 if str(wrong).startswith("not built") else 2
     done = "was built before" if there else f"built in {time.perf_counter() - began:.0f} s"
-    module = native.load()
-    if module is None:
-        return 2
-    transports = ["null", *(name for name in ("mpi", "gloo") if hasattr(module, name))]
-    paths = ", ".join(native.kernels().paths())
-    engine = "an engine" if native.load("_engine") else "no engine"
-    print(f"{target} {done}: between ranks {', '.join(transports)} and shared memory; kernels {paths}; {engine}")
-    return 0
+    parts = native.built()
+    print(f"{target} {done}: {'; '.join(parts)}")
+    return 0 if parts else 2

@@ -120,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         "inspect", commands.inspect_command, "Show what a package holds, rank by rank.", "mpsplit inspect build/vicuna"
     )
     _add_package(p)
+    p.add_argument("--check", action="store_true", help="read every file again and compare it with the manifest")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = command(
@@ -131,7 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_package(p)
     _add_model(p)
     _add_ranks(p)
-    _add_engine(p)
+    _add_engine(p, ENGINES | SLICES)
     p.add_argument("--tolerance", type=float, default=1e-3, help="largest difference of a logit (default: 1e-3)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -163,10 +164,12 @@ def _add_ranks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hostfile", metavar="FILE", help="Open MPI hostfile to start the ranks on")
 
 
-def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--engine", choices=("native", "stock"), help="native (default where it is built): C++; stock: the ncnn wheel"
-    )
+ENGINES = {"native": "C++, the default where it is built", "stock": "the ncnn wheel"}
+SLICES = {"torch": "the sliced modules before conversion, on partition's output too"}
+
+
+def _add_engine(parser: argparse.ArgumentParser, engines: dict[str, str] = ENGINES) -> None:
+    parser.add_argument("--engine", choices=tuple(engines), help="; ".join(f"{k}: {v}" for k, v in engines.items()))
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from mpsplit import launch
 from mpsplit.comm import mpi_rank, mpi_size, world
 from mpsplit.errors import PlanError, RunError
-from mpsplit.package.manifest import PARTITION, Manifest
+from mpsplit.package.manifest import MANIFEST, PARTITION, Manifest
 from mpsplit.package.quantisation import Quantisation
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan, even_plan
@@ -127,7 +127,11 @@ def chat_command(args: argparse.Namespace) -> int:
 def inspect_command(args: argparse.Namespace) -> int:
     from mpsplit import inspection
 
-    manifest = Manifest.load(Path(args.package))
+    package = Path(args.package)
+    manifest = Manifest.load(package)
+    if args.check:
+        for rank in range(manifest.plan.ranks):
+            manifest.check_files(package, rank, again=True)
     if args.json:
         print(json.dumps(inspection.describe(manifest), indent=1, ensure_ascii=False))
     else:
@@ -137,16 +141,25 @@ def inspect_command(args: argparse.Namespace) -> int:
 
 def verify_command(args: argparse.Namespace) -> int:
     from mpsplit.export.source import find_model
+    from mpsplit.verification import check_model, verify
 
-    manifest = _package_for_ranks(args)
+    sliced = args.engine == "torch"  # the modules themselves, which need no conversion
+    manifest = _package_for_ranks(args, PARTITION if sliced else MANIFEST)
     folder = find_model(args.model)
+    check_model(manifest.facts, folder)
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
-    from mpsplit.runtime.load import load_loop
-    from mpsplit.verification import verify
-
     comm = world()
-    found = verify(load_loop(Path(args.package), comm, engine=args.engine), comm, folder)
+    if sliced:
+        from mpsplit.export.torch_engine import TorchEngine
+        from mpsplit.runtime.generate import TokenLoop
+
+        loop = TokenLoop(TorchEngine(Path(args.package), manifest, folder, comm), comm, None)
+    else:
+        from mpsplit.runtime.load import load_loop
+
+        loop = load_loop(Path(args.package), comm, engine=args.engine)
+    found = verify(loop, comm, folder)
     fine = found is None or found.within(args.tolerance)
     if found and args.json:
         print(json.dumps(asdict(found) | {"tolerance": args.tolerance, "same": fine}))
@@ -202,11 +215,11 @@ def _plan_for(args: argparse.Namespace, folder: Path, started: int | None) -> tu
     return even_plan(facts, tensor, pipeline), facts
 
 
-def _package_for_ranks(args: argparse.Namespace) -> Manifest:
+def _package_for_ranks(args: argparse.Namespace, name: str = MANIFEST) -> Manifest:
     from mpsplit.runtime.load import check_ranks
 
     package = Path(args.package)
-    manifest = Manifest.load(package)
+    manifest = Manifest.load(package, name)
     if (started := _started_ranks(args)) is not None:
         check_ranks(manifest, package, started)
     return manifest

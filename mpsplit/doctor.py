@@ -91,20 +91,13 @@ def _program(name: str, need: str, remedy: str) -> Callable[[], Finding]:
 
 
 def _extensions() -> Finding:
-    """The C++ of extensions/: which transports and instruction paths were built."""
-    comm, kernels = native.load(), native.kernels(required=False)
-    if comm is None or kernels is None:
-        return Finding(
-            "C++ extensions",
-            "build",
-            False,
-            "not built: mpi4py carries the messages, no 8, 6 or 4 bits",
-            "python -m mpsplit.native",
-        )
-    transports = ", ".join(name for name in ("mpi", "gloo") if hasattr(comm, name))
-    return Finding(
-        "C++ extensions", "build", True, f"{transports}, shared memory; kernels {', '.join(kernels.paths())}"
-    )
+    """The C++ of extensions/: what was built, with what."""
+    parts, whole = native.built(), native.load("_engine") is not None
+    if not parts:
+        parts = ["not built: mpi4py carries the messages, no 8, 6 or 4 bits"]
+    if not whole:
+        parts.append("no native engine: the stock one runs packages, slower")
+    return Finding("C++ extensions", "build", whole, "; ".join(parts), "" if whole else "python -m mpsplit.native")
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (

@@ -1,8 +1,8 @@
 """Finds the C++ of extensions/ that was built for this machine: `load()` imports it, `python -m mpsplit.native` builds it (building.py).
 
-In: extensions/, third_party/, a compiler. Out: modules in ~/.cache/mpsplit/KEY (or MPSPLIT_CACHE/KEY), where KEY is a hash of the
-sources, the compiler, the flags, the processor and this Python: what fits no more is never loaded. What third_party/ pins is
-built once, into a folder of its own. Nothing is built by importing.
+In: extensions/, third_party/, a compiler. Out: modules, and the operators of the torch that is there, in ~/.cache/mpsplit/KEY (or
+MPSPLIT_CACHE/KEY), where KEY is a hash of the sources, the compiler, the flags, the processor, this Python and its torch: what
+fits no more is never loaded. What third_party/ pins is built once, into a folder of its own. Nothing is built by importing.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
+from mpsplit.cache import cache
 from mpsplit.errors import MpsplitError
-from mpsplit.third_party import PINS
+from mpsplit.third_party import PINS, Pin
 
 SOURCES = Path(__file__).parents[1] / "extensions"
 MODULES = ("_comm", "_kernels", "_engine")
+TORCH_LIBRARY = "libmpi_extensions.so"  # no module: torch.ops.load_library loads it, where there is a torch
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 
@@ -37,6 +39,13 @@ def compiler() -> str | None:
 
 def flags() -> list[str]:
     return ["-DMPSPLIT_PORTABLE=ON"] if os.environ.get("MPSPLIT_PORTABLE") == "1" else []
+
+
+def torch_version() -> Path | None:
+    """torch's version.py, which tells builds apart, found without importing torch; None on a worker."""
+    found = importlib.util.find_spec("torch")
+    version = Path(found.origin).with_name("version.py") if found and found.origin else None
+    return version if version and version.exists() else None
 
 
 def _processor() -> str:
@@ -64,7 +73,9 @@ def _digest(texts: list[str], root: Path, *suffixes: str) -> str:
 def key() -> str:
     """Changes when what is built would."""
     libraries = [str(Path(path).exists()) for path in ("/usr/include/gloo/context.h", beside("mpicxx"))]
-    return _digest([SUFFIX, sys.prefix, *libraries, ncnn_key()], SOURCES, ".h", ".cpp", ".txt")
+    torch = torch_version()
+    texts = [SUFFIX, sys.prefix, *libraries, ncnn_key(), torch.read_text(encoding="utf-8") if torch else ""]
+    return _digest(texts, SOURCES, ".h", ".cpp", ".txt")
 
 
 @functools.cache
@@ -76,10 +87,6 @@ def beside(program: str) -> str:
     return str(Path(sys.executable).with_name(program))
 
 
-def cache() -> Path:
-    return Path(os.environ.get("MPSPLIT_CACHE") or Path.home() / ".cache" / "mpsplit")
-
-
 def folder() -> Path:
     return cache() / key()
 
@@ -89,7 +96,14 @@ def _module_path(name: str) -> Path:
 
 
 def is_built() -> bool:
-    return all(_module_path(name).exists() for name in MODULES)
+    torch = torch_library() is not None or torch_version() is None
+    return torch and all(_module_path(name).exists() for name in MODULES)
+
+
+def torch_library() -> Path | None:
+    """The operators of extensions/torch, or None when they were not built."""
+    path = folder() / TORCH_LIBRARY
+    return path if path.exists() else None
 
 
 def kernels(required: bool = True) -> ModuleType | None:
@@ -103,11 +117,36 @@ def kernels(required: bool = True) -> ModuleType | None:
     return module
 
 
-@functools.cache
+def built() -> list[str]:
+    """What is there, told to people; empty when nothing is."""
+    comm, kernels = load("_comm"), load("_kernels")
+    if comm is None or kernels is None:
+        return []
+    transports = ", ".join(name for name in ("mpi", "gloo") if hasattr(comm, name))
+    parts = [f"{transports}, shared memory" if transports else "shared memory", f"kernels {', '.join(kernels.paths())}"]
+    if load("_engine"):
+        parts.append(f"native engine on ncnn {Pin.of('ncnn').version}")
+    if torch_library():
+        parts.append("torch operators")
+    return parts
+
+
+def forget() -> None:
+    """What was looked for before it was built is looked for again."""
+    _import.cache_clear()
+
+
 def load(name: str = "_comm") -> ModuleType | None:
     """The module, or None when it was not built."""
+    if name == "_engine" and load("_comm") is None:  # which has the types that it takes
+        return None
+    return _import(name)
+
+
+@functools.cache
+def _import(name: str) -> ModuleType | None:
     path = _module_path(name)
-    if not path.exists() or (name == "_engine" and load("_comm") is None):  # which has the types that it takes
+    if not path.exists():
         return None
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)

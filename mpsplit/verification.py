@@ -1,6 +1,6 @@
 """`mpsplit verify`: the split, converted model against the original. In: a package, its model. Out: how far they are apart.
 
-Every rank runs its engine; rank 0 runs the original beside it, in float32, through transformers.
+Every rank runs its engine, which may also be the sliced modules before conversion (export/torch_engine.py); rank 0 runs the original beside it, in float32, through transformers.
 """
 
 from __future__ import annotations
@@ -36,15 +36,18 @@ class Difference:
         return self.max_abs <= tolerance and self.greedy == 1
 
 
-def verify(loop: TokenLoop, comm: Communicator, folder: Path) -> Difference | None:
-    """The difference, on rank 0; None on the others, which take part."""
+def check_model(facts: ModelFacts, folder: Path) -> None:
     from mpsplit.export.source import read_config
 
-    facts = loop.facts
     if ModelFacts.from_config(read_config(folder)) != facts:
         raise RunError(
             f"{folder} is not the model of this package: their sizes differ; give the model that was partitioned"
         )
+
+
+def verify(loop: TokenLoop, comm: Communicator, folder: Path) -> Difference | None:
+    """The difference, on rank 0; None on the others, which take part."""
+    facts = loop.facts
     generator = np.random.default_rng(0)
     prompts = [
         tuple(map(int, generator.integers(0, facts.vocabulary, min(n, facts.context - NEW_TOKENS - 1))))

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from mpsplit import __version__
+from mpsplit import __version__, native
 from mpsplit.cli import build_parser
 from mpsplit.inspection import describe
 from mpsplit.package.manifest import Manifest
 from mpsplit.plan.shards import Plan
 from tests.conftest import EXAMPLE, make_model
-from tests.test_errors import CLEAN, MPSPLIT
+from tests.test_errors import CLEAN, MPSPLIT, refused
 
 
 def mpsplit(*arguments, code=0, stdin=None):
@@ -110,6 +110,16 @@ def test_verify_tells_the_same_from_the_different(package, package_of, tmp_path)
     tensors["model.norm.weight"] += 0.1
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
     assert mpsplit("verify", other, model, code=1).startswith("DIFFERENT: logits at most ")
+
+
+def test_verify_runs_the_sliced_modules_themselves(package):
+    if native.torch_library() is None:
+        pytest.skip("the torch operators are not built; python -m mpsplit.native builds them")
+    assert mpsplit("verify", package, EXAMPLE, "--engine", "torch").startswith("the same: logits at most ")
+
+
+def test_verify_refuses_another_model(package, model_of):
+    assert "is not the model of this package" in refused("verify", package, model_of("llama"))
 
 
 def test_doctor_finds_what_the_tests_need():

@@ -169,6 +169,7 @@ def test_one_rank_with_a_damaged_file_ends_all(package, harm, message):
     began = time.monotonic()
     said = refused("run", package, "--prompt-ids", "1")
     assert said.startswith("mpsplit: rank 1: ") and message in said
+    assert message in refused("inspect", package, "--check")
     assert time.monotonic() - began < 20
 
 

@@ -59,6 +59,7 @@ class Link {
 
     const int rank, size;
     double timeout = 30; // seconds that a silent network peer is waited for; 0 for ever
+    std::function<void()> look_around = [] {}; // called now and then by long waits; throws when any rank has died
     std::mutex busy;
 };
 

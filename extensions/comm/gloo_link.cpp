@@ -1,6 +1,5 @@
 #include "gloo_link.h"
 
-#include <arpa/inet.h>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -9,18 +8,28 @@
 #include <gloo/transport/tcp/device.h>
 #include <ifaddrs.h>
 #include <map>
+#include <mutex>
 #include <net/if.h>
+#include <netdb.h>
+#include <numeric>
+#include <optional>
 #include <sstream>
+#include <thread>
+
+#include "watch.h"
 
 namespace mpsplit {
 
 namespace {
 
 using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
 
-milliseconds patience(double seconds) {
-    return seconds > 0 ? milliseconds(int64_t(seconds * 1000)) : milliseconds(std::chrono::hours(24 * 365)); // 0 would be gloo's own default
-}
+constexpr milliseconds for_ever = std::chrono::hours(24 * 365); // 0 would be gloo's own default
+constexpr milliseconds last_words{5000}; // what a rank sent before it ended may still be on its way
+constexpr milliseconds word_of_others{500}; // gloo may see a closed connection before the watch does
+
+milliseconds patience(double seconds) { return seconds > 0 ? milliseconds(int64_t(seconds * 1000)) : for_ever; }
 
 std::string seconds_text(double seconds) {
     std::ostringstream text;
@@ -28,19 +37,21 @@ std::string seconds_text(double seconds) {
     return text.str();
 }
 
-// The first address that other machines may reach; Debian's hostname resolves to 127.0.1.1, which they cannot.
-std::string own_address() {
-    std::string found = "127.0.0.1";
+// The first address of the interface, or that other machines may reach; Debian's hostname resolves to 127.0.1.1, which they cannot.
+std::string own_address(const std::string& interface) {
     ifaddrs* all = nullptr;
-    if (getifaddrs(&all) != 0) return found;
-    for (auto* at = all; at; at = at->ifa_next) {
-        if (!at->ifa_addr || at->ifa_addr->sa_family != AF_INET || !(at->ifa_flags & IFF_UP) || at->ifa_flags & IFF_LOOPBACK) continue;
-        char text[INET_ADDRSTRLEN];
-        found = inet_ntop(AF_INET, &reinterpret_cast<sockaddr_in*>(at->ifa_addr)->sin_addr, text, sizeof text);
-        break;
-    }
-    freeifaddrs(all);
-    return found;
+    const int failed = getifaddrs(&all);
+    const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> owner(failed ? nullptr : all, freeifaddrs);
+    for (const int family : {AF_INET, AF_INET6})
+        for (auto* at = owner.get(); at; at = at->ifa_next) {
+            if (!at->ifa_addr || at->ifa_addr->sa_family != family || !(at->ifa_flags & IFF_UP)) continue;
+            if (interface.empty() ? family != AF_INET || at->ifa_flags & IFF_LOOPBACK : interface != at->ifa_name) continue;
+            char text[NI_MAXHOST];
+            const socklen_t length = family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+            if (getnameinfo(at->ifa_addr, length, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0) return text;
+        }
+    if (interface.empty()) return "127.0.0.1";
+    throw Error("this host has no network interface " + interface + " with an address; `ip address` lists them");
 }
 
 // What gloo's ranks write for each other to read, when another communicator carries it. All ranks set their keys in step.
@@ -75,15 +86,18 @@ class Messages final : public gloo::rendezvous::Store {
 class Gloo final : public Link {
   public:
     Gloo(int rank, int size, gloo::rendezvous::Store& store, const std::string& interface, double seconds)
-        : Link(rank, size), context_(rank, size), sent_(size), received_(size) {
+        : Link(rank, size), address_(own_address(interface)), context_(rank, size), sent_(size), received_(size) {
         timeout = seconds;
-        gloo::transport::tcp::attr address;
-        if (interface.empty()) address.hostname = own_address();
-        else address.iface = interface;
-        auto device = gloo::transport::tcp::CreateDevice(address);
+        look_around = [this] { if (watch_ && watch_->lost() >= 0) fail_for(watch_->lost()); };
+        gloo::transport::tcp::attr attributes;
+        attributes.hostname = address_;
+        auto device = gloo::transport::tcp::CreateDevice(attributes);
         context_.setTimeout(patience(seconds));
         context_.connectFullMesh(store, device);
     }
+
+    // All ranks of `self` together, a communicator over this.
+    void watch(Comm& self) { watch_ = std::make_unique<Watch>(self, address_, timeout, [this] { interrupt(); }); }
 
     std::string name() const override { return "gloo"; }
 
@@ -102,29 +116,89 @@ class Gloo final : public Link {
     }
 
     void finish() override {
-        guard(in_.peer, [&] { if (coming_) coming_->waitRecv(patience(timeout)); });
-        guard(out_.peer, [&] { if (going_) going_->waitSend(patience(timeout)); });
+        const auto most = watch_ ? for_ever : patience(timeout); // gloo's own timeout breaks all its connections
+        if (coming_) wait(in_.peer, *coming_, [&] { return coming_->waitRecv(most); });
+        if (going_) wait(out_.peer, *going_, [&] { return going_->waitSend(most); });
         coming_.reset();
         going_.reset();
     }
 
   private:
+    using Buffer = gloo::transport::UnboundBuffer;
+
+    // gloo's waits hear neither Ctrl-C nor, now and then, a peer's end; each tick of the watch interrupts them to look around.
+    template <typename Wait> void wait(int peer, Buffer& buffer, Wait is_through) {
+        const Interruptible here(*this, buffer);
+        const auto began = Clock::now();
+        std::optional<Clock::time_point> left;
+        guard(peer, [&] {
+            for (int ticks = 0; !is_through(); ++ticks) {
+                const auto now = Clock::now();
+                if (ticks > 0) look_around(); // what has just come may be its last words
+                while_waiting();
+                if (!left && watch_->has_left(peer)) left = now;
+                if (left && now > *left + last_words) fail_for(peer);
+                if (now > began + patience(timeout)) fail("rank " + std::to_string(peer) + " did not answer for " + seconds_text(timeout));
+            }
+        });
+    }
+
+    struct Interruptible {
+        Interruptible(Gloo& gloo, Buffer& buffer) : gloo(gloo) { gloo.set_waiting(&buffer); }
+        ~Interruptible() { gloo.set_waiting(nullptr); }
+        Gloo& gloo;
+    };
+
+    void set_waiting(Buffer* buffer) {
+        const std::lock_guard lock(waiting_mutex_);
+        waiting_ = buffer;
+    }
+
+    void interrupt() {
+        const std::lock_guard lock(waiting_mutex_);
+        if (!waiting_) return;
+        waiting_->abortWaitRecv();
+        waiting_->abortWaitSend();
+    }
+
     template <typename Act> void guard(int peer, Act act) {
         try {
             act();
-        } catch (const gloo::Exception& wrong) {
-            const bool slow = std::strstr(wrong.what(), "imed out");
-            throw Error("rank " + std::to_string(peer) + (slow ? " did not answer for " + seconds_text(timeout) : " has gone") +
-                        " (seen by rank " + std::to_string(rank) + " over gloo); look for its own message, or start all ranks again");
+        } catch (const gloo::Exception&) { // the connection to `peer` has closed, perhaps because it missed another rank
+            if (!watch_) throw;
+            const auto began = Clock::now();
+            while (watch_->lost() < 0 && Clock::now() < began + word_of_others) std::this_thread::sleep_for(milliseconds(5));
+            fail_for(watch_->lost() < 0 ? peer : watch_->lost());
         }
     }
 
+    [[noreturn]] void fail_for(int lost) const {
+        watch_->tell_lost(lost);
+        fail("rank " + std::to_string(lost) + " has gone");
+    }
+
+    [[noreturn]] void fail(const std::string& what) const {
+        throw Error(what + " (seen by rank " + std::to_string(rank) + " over gloo); look for its own message, or start all ranks again");
+    }
+
+    const std::string address_;
     gloo::rendezvous::Context context_;
     std::vector<uint64_t> sent_, received_; // messages so far; their numbers keep them in order
     Out out_;
     In in_;
-    std::unique_ptr<gloo::transport::UnboundBuffer> going_, coming_;
+    std::unique_ptr<Buffer> going_, coming_;
+    std::mutex waiting_mutex_;
+    Buffer* waiting_ = nullptr; // what the watch's thread interrupts
+    std::unique_ptr<Watch> watch_;
 };
+
+std::shared_ptr<Link> watched(std::shared_ptr<Gloo> link) {
+    std::vector<int> all(link->size);
+    std::iota(all.begin(), all.end(), 0);
+    Comm self(link, all);
+    link->watch(self);
+    return link;
+}
 
 // gloo throws what it likes while it connects.
 template <typename Make> std::shared_ptr<Link> met(int rank, int size, double timeout, Make make) {
@@ -145,10 +219,7 @@ std::shared_ptr<Link> gloo_link(int rank, int size, const std::string& folder, c
     return met(rank, size, timeout, [&] {
         std::filesystem::create_directories(folder);
         gloo::rendezvous::FileStore store(folder);
-        auto link = std::make_shared<Gloo>(rank, size, store, interface, timeout);
-        std::vector<int> all(size);
-        for (int r = 0; r < size; ++r) all[r] = r;
-        Comm(link, all).barrier();
+        auto link = watched(std::make_shared<Gloo>(rank, size, store, interface, timeout)); // all have met
         for (const auto& file : store.getAllKeyFilePaths()) std::filesystem::remove(file);
         return link;
     });
@@ -157,7 +228,7 @@ std::shared_ptr<Link> gloo_link(int rank, int size, const std::string& folder, c
 std::shared_ptr<Link> gloo_link_over(Comm& meeting, const std::string& interface, double timeout) {
     return met(meeting.rank(), meeting.size(), timeout, [&] {
         Messages store(meeting);
-        return std::make_shared<Gloo>(meeting.rank(), meeting.size(), store, interface, timeout);
+        return watched(std::make_shared<Gloo>(meeting.rank(), meeting.size(), store, interface, timeout));
     });
 }
 

@@ -18,6 +18,7 @@ class NearAndFar final : public Link {
     NearAndFar(std::shared_ptr<Link> near, std::shared_ptr<Link> far, std::vector<bool> is_near)
         : Link(far->rank, far->size), near_(std::move(near)), far_(std::move(far)), is_near_(std::move(is_near)) {
         timeout = far_->timeout;
+        near_->look_around = far_->look_around;
     }
 
     std::string name() const override { return far_->name() + "+" + near_->name(); }

@@ -230,6 +230,7 @@ class Shm final : public Link {
         asleep.store(0);
         if (!timed_out) return;
         look_for_the_dead();
+        look_around();
         while_waiting();
     }
 

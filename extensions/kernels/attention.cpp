@@ -89,12 +89,12 @@ struct Desk {
 
 struct Work {
     const Attention& attention;
-    Rows q;
+    Strided q;
     int position, group;  // heads of q that share one of the cache's
     float* y;
 };
 
-// Rows first .. first + count - 1 of what asks one head of the cache: row i is head i % group of token i / group.
+// Strided first .. first + count - 1 of what asks one head of the cache: row i is head i % group of token i / group.
 template <int count>
 void answer(const Work& work, int head, int first, const Desk& desk) {
     const Attention& a = work.attention;
@@ -141,7 +141,7 @@ KeyValueCache::~KeyValueCache() { munmap(values_, bytes_); }
 
 size_t attention_scratch_floats(const Attention& attention, int threads) { return threads * Desk::floats(attention.cache); }
 
-void attend(const Attention& attention, Rows q, Rows k, Rows v, int rows, int position, float* y, float* scratch, int threads) {
+void attend(const Attention& attention, Strided q, Strided k, Strided v, int rows, int position, float* y, float* scratch, int threads) {
     const KeyValueCache& cache = attention.cache;
     const Work work = {attention, q, position, attention.heads / cache.heads, y};
     const int asking = rows * work.group, blocks = (asking + block - 1) / block;

@@ -41,7 +41,7 @@ struct Attention {
     Rotation rotation;
 };
 
-struct Rows {
+struct Strided {
     const float* data;
     size_t stride;
     const float* operator[](int row) const { return data + row * stride; }
@@ -50,6 +50,6 @@ struct Rows {
 size_t attention_scratch_floats(const Attention& attention, int threads);
 
 // Turns and stores k, stores v, then y [rows][heads * dim] = softmax(scale * q k^T) v.
-void attend(const Attention& attention, Rows q, Rows k, Rows v, int rows, int position, float* y, float* scratch, int threads);
+void attend(const Attention& attention, Strided q, Strided k, Strided v, int rows, int position, float* y, float* scratch, int threads);
 
 }  // namespace mpsplit

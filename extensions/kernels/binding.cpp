@@ -10,6 +10,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "attention.h"
 #include "qlinear.h"
 #include "read.h"
 
@@ -114,6 +115,21 @@ Out<float> gated(Rows x, const Held& gate, const Held& up, int threads, const st
     return run(products, x, threads, path)[0];
 }
 
+Out<float> attend_rows(KeyValueCache& cache, Rows q, Rows k, Rows v, int position, float scale, int window, Rows cos, Rows sin,
+                       int threads) {
+    size_t rows = q.shape(0), heads = q.shape(1) / cache.dim, kv = size_t(cache.heads) * cache.dim, half = cache.dim / 2;
+    expect(heads * cache.dim == q.shape(1) && heads % cache.heads == 0, "q is [rows, heads * dim], heads a multiple of the cache's");
+    expect(k.shape(0) == rows && v.shape(0) == rows && k.shape(1) == kv && v.shape(1) == kv, "k and v are [rows, cache heads * dim]");
+    expect(position >= 0 && position + int(rows) <= cache.context, "the rows do not fit the context");
+    expect(cos.shape(0) >= position + rows && cos.shape(1) == half && sin.shape(0) >= position + rows && sin.shape(1) == half,
+           "cos and sin are [positions, dim / 2]");
+    Attention attention = {cache, int(heads), scale, window, {cos.data(), sin.data()}};
+    auto y = array<float>({rows, heads * cache.dim});
+    auto scratch = array<float>({attention_scratch_floats(attention, threads)});
+    attend(attention, {q.data(), q.shape(1)}, {k.data(), kv}, {v.data(), kv}, int(rows), position, y.data(), scratch.data(), threads);
+    return y;
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -135,4 +151,7 @@ NB_MODULE(_kernels, m) {
     m.def(
         "read_through", [](In<uint8_t> data, int threads) { return read_through(data.data(), data.nbytes(), threads); },
         "data"_a, "threads"_a);
+    nb::class_<KeyValueCache>(m, "KeyValueCache").def(nb::init<int, int, int>(), "heads"_a, "dim"_a, "context"_a);
+    m.def("attend", attend_rows, "cache"_a, "q"_a, "k"_a, "v"_a, "position"_a, "scale"_a, "window"_a, "cos"_a, "sin"_a,
+          "threads"_a = 1);
 }

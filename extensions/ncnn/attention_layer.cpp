@@ -3,7 +3,7 @@
 namespace mpsplit {
 namespace {
 
-Rows rows_of(const ncnn::Mat& x) { return {x, x.dims == 3 ? x.cstep : size_t(x.w)}; }
+Strided rows_of(const ncnn::Mat& x) { return {x, x.dims == 3 ? x.cstep : size_t(x.w)}; }
 
 }  // namespace
 
@@ -18,7 +18,7 @@ int AttentionLayer::load_param(const ncnn::ParamDict& params) {
 
 int AttentionLayer::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out, const ncnn::Option& option) const {
     Setting& setting = *static_cast<Setting*>(userdata);
-    const Rows q = rows_of(in[0]), k = rows_of(in[1]), v = rows_of(in[2]);
+    const Strided q = rows_of(in[0]), k = rows_of(in[1]), v = rows_of(in[2]);
     const int rows = in[0].dims == 3 ? in[0].c : in[0].h, width = heads * cache->dim;
     out[0].create(width, rows, sizeof(float), option.blob_allocator);
     if (out[0].empty() || setting.position + rows > setting.context) return -100;

@@ -94,7 +94,9 @@ def _convert_rank(
         else:
             os.replace(converted.ncnn_bin, folder / WEIGHTS)
         (folder / GRAPH).write_text(str(param), encoding="utf-8")
-        (folder / FUSED).write_text(str(fuse(param, shard.head.start)), encoding="utf-8")
+        fused = fuse(param, shard.head.start)
+        assert schedule_of(fused) == schedule_of(param), "fusing changed the order of the collectives"
+        (folder / FUSED).write_text(str(fused), encoding="utf-8")
         (folder / RANK_TEXT).write_text(rank_text(partition, rank), encoding="utf-8")
         shutil.rmtree(passes, ignore_errors=True)
         os.replace(partial, passes)

@@ -1,69 +1,62 @@
 """torch.ops.mpi_extensions: the collectives as operators that dynamo keeps in the graph.
 
-Each has a fake kernel beside it whose output shape follows from the arguments alone. The kernels here are those of a world
-without peers, true in shape: all that tracing needs. The real work is done by the layers of the run half.
+They come from the library of extensions/torch where it was built, else from null_operators.py. A group is null, true in shape
+and without peers, until `connect` names its ranks: tracing talks to nobody, also under mpirun.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
+
 import torch
 
+from mpsplit import native
+from mpsplit.errors import RunError
 from mpsplit.package.collectives import COLLECTIVES, NAMESPACE
 
 
-@torch.library.custom_op("mpi_extensions::all_reduce", mutates_args=())
-def all_reduce(x: torch.Tensor, group: int) -> torch.Tensor:
-    """The sum over the ranks of the group."""
-    return x.clone()
+def _load_library() -> bool:
+    path = native.torch_library()
+    if path is None:
+        return False
+    try:
+        torch.ops.load_library(path)
+    except OSError as wrong:  # a library that it was linked with has gone
+        print(f"mpsplit: {path} does not load ({wrong}); remove {path.parent} and build again", file=sys.stderr)
+        return False
+    return True
 
 
-@all_reduce.register_fake
-def _(x, group):
-    return torch.empty_like(x)
+CONNECTS = _load_library()  # whether the operators can reach other ranks
+if not CONNECTS:
+    from mpsplit.export import null_operators  # noqa: F401  defines them
+
+all_reduce = torch.ops.mpi_extensions.all_reduce.default
+all_gather = torch.ops.mpi_extensions.all_gather.default
+broadcast = torch.ops.mpi_extensions.broadcast.default
+send = torch.ops.mpi_extensions.send.default
+recv = torch.ops.mpi_extensions.recv.default
 
 
-@torch.library.custom_op("mpi_extensions::all_gather", mutates_args=())
-def all_gather(x: torch.Tensor, group: int, size: int) -> torch.Tensor:
-    """The ranks' tensors side by side along the last axis: [..., n] -> [..., size * n]."""
-    return torch.cat([x] * size, dim=-1)
+def connect(groups: Mapping[int, Sequence[int]]) -> None:
+    """Names the ranks of mpirun that each group stands for; no ranks make it null again. Talks to nobody yet."""
+    if not CONNECTS:
+        if max(map(len, groups.values())) > 1:
+            raise RunError(
+                "torch operators between ranks are not built here; run `python -m mpsplit.native` on each host"
+            )
+        return
+    for group, ranks in groups.items():
+        try:
+            torch.ops.mpi_extensions.set_group(group, list(ranks))
+        except ValueError as wrong:
+            raise RunError(str(wrong)) from None
 
 
-@all_gather.register_fake
-def _(x, group, size):
-    return x.new_empty(*x.shape[:-1], x.shape[-1] * size)
-
-
-@torch.library.custom_op("mpi_extensions::broadcast", mutates_args=())
-def broadcast(x: torch.Tensor, group: int, root: int) -> torch.Tensor:
-    """The root's tensor, on every rank."""
-    return x.clone()
-
-
-@broadcast.register_fake
-def _(x, group, root):
-    return torch.empty_like(x)
-
-
-@torch.library.custom_op("mpi_extensions::send", mutates_args=())
-def send(x: torch.Tensor, group: int, peer: int) -> torch.Tensor:
-    """Gives x to the peer; returns x, which must be used, or pnnx deletes the operator."""
-    return x.clone()
-
-
-@send.register_fake
-def _(x, group, peer):
-    return torch.empty_like(x)
-
-
-@torch.library.custom_op("mpi_extensions::recv", mutates_args=())
-def recv(like: torch.Tensor, group: int, peer: int) -> torch.Tensor:
-    """What the peer sent, of the shape of `like`; without an input pnnx would fold the operator into a constant."""
-    return like.clone()
-
-
-@recv.register_fake
-def _(like, group, peer):
-    return torch.empty_like(like)
+def bytes_sent() -> int:
+    """What this rank has handed to the transport in its connected groups."""
+    return torch.ops.mpi_extensions.bytes_sent() if CONNECTS else 0
 
 
 def collective_of(target: object) -> str | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mpsplit.errors import PackageError
 from mpsplit.package.collectives import Call
-from mpsplit.package.files import read_json, sha256, write_json
+from mpsplit.package.files import read_json, write_json
+from mpsplit.package.verified import read_sha256, remembered_sha256
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
 
@@ -42,7 +43,7 @@ class File:
 
     @classmethod
     def of(cls, package: Path, path: Path) -> File:
-        return cls(path.relative_to(package).as_posix(), path.stat().st_size, sha256(path))
+        return cls(path.relative_to(package).as_posix(), path.stat().st_size, read_sha256(path))
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,11 @@ class Manifest:
         except (KeyError, TypeError) as wrong:
             raise PackageError(f"{package / name} is damaged ({wrong}); run `mpsplit {step} {package}` again") from None
 
-    def check_files(self, package: Path, rank: int, *, hashes: bool = True) -> None:
-        """Every file of this rank and the tokenizer is there, of its size and, with `hashes`, of its content."""
+    def check_files(self, package: Path, rank: int, *, hashes: bool = True, again: bool = False) -> None:
+        """Every file of this rank and the tokenizer is there, of its size and, with `hashes`, of its content.
+
+        Content that was found right before is not read `again` unless its file was touched since.
+        """
         for file in (*self.tokenizer, *self.ranks[rank].files):
             path = package / file.path
             if not path.is_file():
@@ -146,7 +150,8 @@ class Manifest:
                 raise PackageError(
                     f"{path} has {size} bytes, the manifest says {file.size}; copy it again or convert again"
                 )
-            if hashes and sha256(path) != file.sha256:
+            known = not again and remembered_sha256(path) == file.sha256
+            if hashes and not known and read_sha256(path) != file.sha256:
                 raise PackageError(
                     f"{path} was changed: its sha256 differs from the manifest's; copy it again or convert again"
                 )

@@ -27,12 +27,14 @@ class QLinearLayer(ncnn.Layer):
 
     def load_param(self, params: ncnn.ParamDict) -> int:
         q = QLinear(*(params.get(i, -1) for i in range(len(fields(QLinear)))))
-        start = q.offset * ALIGNMENT
-        if min(q.offset, q.n, q.k) < 0 or start + q.bytes > len(self.packed):
+        start, bias = q.offset * ALIGNMENT, q.bias * ALIGNMENT
+        if min(q.offset, q.bytes) < 0 or max(start + q.bytes, bias + 4 * q.n) > len(self.packed):
+            return -1  # ncnn then refuses the graph
+        try:  # n, k, bits and block must make just so many bytes
+            self.weights = kernels().Weights(self.packed[start : start + q.bytes], q.n, q.k, q.bits, q.block)
+        except ValueError:
             return -1
-        self.weights = kernels().Weights(self.packed[start : start + q.bytes], q.n, q.k, q.bits, q.block)
-        at = q.bias * ALIGNMENT
-        self.bias = None if q.bias < 0 else self.packed[at : at + 4 * q.n].view(np.float32)
+        self.bias = None if q.bias < 0 else self.packed[bias : bias + 4 * q.n].view(np.float32)
         return 0
 
     def forward(self, bottom: ncnn.Mat, top: ncnn.Mat, option: ncnn.Option) -> int:

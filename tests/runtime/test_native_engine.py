@@ -1,0 +1,127 @@
+"""The native engine against the stock one, and against files that are damaged. On 1, 2 and 4 ranks."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from mpsplit import native
+from mpsplit.comm import Alone
+from mpsplit.errors import PackageError
+from mpsplit.package.manifest import Manifest
+from mpsplit.runtime.load import ENGINES, load_engine
+from tests.conftest import splits
+
+pytestmark = pytest.mark.skipif(
+    native.load("_engine") is None, reason="the native engine is not built: no C++ compiler, cmake or ncnn's sources"
+)
+PROMPT = np.random.default_rng(3).integers(0, 131, 37).tolist()
+
+
+@pytest.fixture(scope="module")
+def quantised(world, package_of, tmp_path_factory):
+    """kind -> a one-rank llama, stored so."""
+    from mpsplit.export.convert import convert
+    from mpsplit.export.pnnx import find_pnnx
+    from mpsplit.package.quantisation import Quantisation
+
+    def make(kind):
+        out = tmp_path_factory.getbasetemp() / f"llama-{kind}"
+        if not out.exists():
+            shutil.copytree(package_of("llama", 1, 1), out)
+            convert(out, Alone(), find_pnnx(), Quantisation.named(kind, 32))
+        return out
+
+    return make
+
+
+@pytest.fixture
+def damaged(quantised, tmp_path):
+    """A copy of the 4-bit llama, and the engine's attempt to load it."""
+    package = shutil.copytree(quantised("q4"), tmp_path / "q4")
+    return package, lambda: ENGINES["native"](package, Manifest.load(package), Alone(), 1)
+
+
+@pytest.mark.mpi
+def test_pieces_of_a_prompt_and_tokens_are_the_stock_engines(world, package_of):
+    folder = package_of("llama", *splits(world.size)[0])
+    stock, own = (load_engine(folder, world, name) for name in ("stock", "native"))
+    for start, stop in [(0, 37), (0, 5), (5, 6), (6, 22), (22, 37)]:
+        for every_row in (True, False) if start == 0 else (False,):
+            expected = stock.step(PROMPT[start:stop], start, every_row)
+            y = own.step(PROMPT[start:stop], start, every_row)
+            assert y.shape == expected.shape and y.dtype == np.float32
+            assert not y.size or np.abs(y - expected).max() < 1e-5
+            assert own.position == stock.position == stop
+    assert own.bytes_sent == stock.bytes_sent
+
+
+@pytest.mark.parametrize("kind", ["q8", "q6", "q4"])
+def test_quantised_weights_give_the_stock_engines_logits(quantised, kind):
+    own, stock = (load_engine(quantised(kind), Alone(), name) for name in ("native", "stock"))
+    a, b = own.step(PROMPT, 0, True), stock.step(PROMPT, 0, True)
+    # an activation that lies between two integers may be rounded either way
+    assert np.abs(a - b).max() < 0.05 and np.median(np.abs(a - b)) < 1e-3
+
+
+def test_the_largest_logits_are_at_hand(package_of):
+    engine = load_engine(package_of("llama", 1, 1), Alone(), "native")
+    logits = engine.step(PROMPT, 0)[0]
+    for count in (1, 5, 64, 65, 131, 500):
+        values, ids = engine._engine.largest(count)
+        order = np.lexsort((np.arange(len(logits)), -logits))[:count]
+        assert np.array_equal(ids, order) and np.array_equal(values, logits[order])
+
+
+def test_memory_does_not_grow_with_the_answer(quantised):
+    engine = load_engine(quantised("q4"), Alone(), "native")
+    engine.step(PROMPT, 0)
+    engine.step([1], 37)
+    before = in_use()
+    for position in range(38, 120):
+        engine.step([position], position)
+    assert in_use() - before < 4096  # bytes, of Python's own
+
+
+def in_use() -> int:
+    """Bytes that malloc has given out (mallinfo2 of glibc; its eighth number)."""
+    import ctypes
+
+    class Info(ctypes.Structure):
+        _fields_ = [(f"n{i}", ctypes.c_size_t) for i in range(10)]
+
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Info
+    return mallinfo2().n7
+
+
+@pytest.mark.parametrize("name", ["model.bin", "quantised.bin", "embed.bin"])
+@pytest.mark.parametrize("left", [0, 0.5, -1])
+def test_a_truncated_file_is_refused(damaged, name, left):
+    package, load = damaged
+    data = (package / "rank-0" / name).read_bytes()
+    (package / "rank-0" / name).write_bytes(data[: left if left < 0 else int(left * len(data))])
+    with pytest.raises(PackageError, match="convert"):
+        load()
+
+
+@pytest.mark.parametrize(
+    "name, old, new",
+    [
+        ("fused.param", "4=0 5=", "4=99999999 5="),
+        ("fused.param", "1=64 2=4", "1=6400 2=4"),
+        ("fused.param", "2=4 3=32", "2=5 3=32"),
+        ("fused.param", "Attention ", "Attentive "),
+        ("rank.txt", "hidden 64", "hidden 64000"),
+        ("rank.txt", "context", "contest"),
+        ("rank.txt", "rank 0", "rank 1"),
+    ],
+)
+def test_a_damaged_text_is_refused(damaged, name, old, new):
+    package, load = damaged
+    path = package / "rank-0" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(PackageError):
+        load()
