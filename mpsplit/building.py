@@ -52,7 +52,7 @@ def build() -> Path:
                 ncnn = []
             torch = [f"-DMPSPLIT_TORCH={version.parent}"] if (version := native.torch_version()) else []
             options = [f"-DPython_EXECUTABLE={sys.executable}", *ncnn, *torch]
-            _compile("mpsplit", native.SOURCES, target, options, _keep_modules)
+            _compile("mpsplit", native.SOURCES, target, options, _keep)
     native.forget()
     return target
 
@@ -95,10 +95,11 @@ def _run_with_bar(what: str, command: list, out: TextIO) -> int:
     return process.wait()
 
 
-def _keep_modules(tree: Path, target: Path) -> None:
+def _keep(tree: Path, target: Path) -> None:
+    """The modules, and the program for ranks without Python."""
     target.mkdir(exist_ok=True)
-    for module in (*tree.rglob(f"*{native.SUFFIX}"), *tree.rglob(native.TORCH_LIBRARY)):
-        os.replace(module, target / module.name)  # in one step: nobody loads half a file
+    for built in (*tree.glob("rank/mpsplit-rank"), *tree.rglob(f"*{native.SUFFIX}"), *tree.rglob(native.TORCH_LIBRARY)):
+        os.replace(built, target / built.name)  # in one step: nobody loads half a file
 
 
 def _install(tree: Path, target: Path) -> None:

@@ -15,7 +15,8 @@ from mpsplit.errors import RunError
 from mpsplit.plan.model import ModelFacts
 from mpsplit.progress import track
 from mpsplit.runtime.engine import Engine
-from mpsplit.runtime.generate import LEAD, Request, TokenLoop
+from mpsplit.runtime.generate import Request, TokenLoop
+from mpsplit.runtime.orders import LEAD
 
 LENGTHS = (1, 7, 40)  # of the prompts, in tokens
 NEW_TOKENS = 32

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 from orders import LENGTHS, NEW_TOKENS, serve
 
 from mpsplit.comm import world
 from mpsplit.runtime.load import load_engine
 from mpsplit.runtime.measure import Bench, Work
 from mpsplit.runtime.stock import share_of_cores
+
+END, ROUND = 0, 1  # what rank 0 tells the others
 
 
 def main(package: str, engine: str | None = None) -> None:
@@ -21,16 +24,20 @@ def main(package: str, engine: str | None = None) -> None:
 
     def play(asked: int) -> dict[str, float]:
         assert asked == threads, f"{asked} threads asked for, {threads} there"
-        comm.tell(asked)
+        comm.tell(np.array([ROUND]))
         parts = comm.exchange(bench.round())
         found = {f"prefill {n}": n / max(part.prefill[n] for part in parts) for n in LENGTHS}
         return found | {"decode": NEW_TOKENS / max(part.decode for part in parts)}
 
     if comm.rank == 0:
         serve(play)
-        comm.tell(None)
+        comm.tell(np.array([END]))
         return
-    while comm.listen() is not None:
+    order = np.array([ROUND])
+    while True:
+        comm.listen(order)
+        if order[0] == END:
+            return
         comm.exchange(bench.round())
 
 

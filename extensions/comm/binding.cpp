@@ -56,13 +56,6 @@ Wire wire_named(const std::string& name) {
     throw std::invalid_argument("wire='" + name + "' is none of same, bf16, q8");
 }
 
-std::shared_ptr<Comm> whole_world(std::shared_ptr<Link> link, bool shared) {
-    if (shared && link->size > 1) link = meet(std::move(link));
-    std::vector<int> all(link->size);
-    for (int r = 0; r < link->size; ++r) all[r] = r;
-    return std::make_shared<Comm>(std::move(link), std::move(all));
-}
-
 void look_for_ctrl_c() {
     const nb::gil_scoped_acquire held;
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
@@ -74,17 +67,17 @@ void bind_transports(nb::module_& m) {
     m.def("null", null_comm, nb::arg("rank") = 0, nb::arg("size") = 1, "No peers, right shapes.");
     m.def("host", this_host, "Tells this machine from others.");
 #ifdef MPSPLIT_MPI
-    m.def("mpi", [](bool shared) { return whole_world(mpi_link(), shared); }, nb::arg("shared") = true, Free(),
+    m.def("mpi", [](bool shared) { return world_over(mpi_link(), shared); }, nb::arg("shared") = true, Free(),
           "All ranks of mpirun; shared: through memory between ranks of one host.");
 #endif
 #ifdef MPSPLIT_GLOO
     m.def("gloo", [](int rank, int size, const std::string& store, const std::string& interface, double timeout, bool shared) {
-              return whole_world(gloo_link(rank, size, store, interface, timeout), shared);
+              return world_over(gloo_link(rank, size, store, interface, timeout), shared);
           },
           nb::arg("rank"), nb::arg("size"), nb::arg("store"), nb::arg("interface") = "", nb::arg("timeout") = 30.0,
           nb::arg("shared") = true, Free(), "Ranks that meet in the folder `store`.");
     m.def("gloo_over", [](Comm& meeting, const std::string& interface, double timeout, bool shared) {
-              return whole_world(gloo_link_over(meeting, interface, timeout), shared);
+              return world_over(gloo_link_over(meeting, interface, timeout), shared);
           },
           nb::arg("meeting"), nb::arg("interface") = "", nb::arg("timeout") = 30.0, nb::arg("shared") = true, Free(),
           "The same ranks as `meeting`, which carries their addresses.");

@@ -105,4 +105,11 @@ std::shared_ptr<Link> meet(std::shared_ptr<Link> far) {
     return std::make_shared<NearAndFar>(std::move(near), std::move(far), std::move(is_near));
 }
 
+std::shared_ptr<Comm> world_over(std::shared_ptr<Link> link, bool shared) {
+    if (shared && link->size > 1) link = meet(std::move(link));
+    std::vector<int> all(link->size);
+    std::iota(all.begin(), all.end(), 0);
+    return std::make_shared<Comm>(std::move(link), std::move(all));
+}
+
 } // namespace mpsplit

@@ -96,4 +96,11 @@ std::shared_ptr<Link> mpi_link() {
     return std::make_shared<Mpi>(comm, rank, size);
 }
 
+bool all_built() {
+    begin_mpi();
+    int32_t built = 1;
+    check(MPI_Allreduce(MPI_IN_PLACE, &built, 1, MPI_INT32_T, MPI_MIN, MPI_COMM_WORLD), "ask whether all ranks have the C++");
+    return built;
+}
+
 } // namespace mpsplit

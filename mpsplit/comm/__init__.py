@@ -51,11 +51,14 @@ class Communicator(Protocol):
     def group(self, ranks: tuple[int, ...]) -> Communicator:
         """A communicator of these ranks alone; all of them, and only they, call."""
 
-    def tell(self, value: Any) -> None:
-        """Gives every other rank a plain object, which they get from `listen`."""
+    def wait(self) -> None:
+        """Until all ranks are here, as long as it takes."""
 
-    def listen(self) -> Any:
-        """Waits for what rank 0 tells, without burning the core."""
+    def tell(self, x: np.ndarray) -> None:
+        """Rank 0: a broadcast that the others may have awaited for long, in `listen`."""
+
+    def listen(self, x: np.ndarray) -> None:
+        """Overwrites x with what rank 0 tells; waits as long as it takes, without burning the core."""
 
 
 def _without_mpirun() -> bool:
@@ -93,8 +96,9 @@ def world() -> Communicator:
         return Native.gloo(mpi_rank(), mpi_size(), os.environ["MPSPLIT_STORE"])
     from mpi4py import MPI
 
-    built = wanted != "mpi4py" and load_native() is not None
-    if not all(MPI.COMM_WORLD.allgather(built)):  # one host without a compiler, and nobody uses it
+    built = np.array([wanted != "mpi4py" and load_native() is not None], np.int32)
+    MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, built, MPI.MIN)
+    if not built[0]:  # one host without a compiler, and nobody uses it
         if wanted in ("mpi", "gloo"):
             raise RunError(
                 f"MPSPLIT_TRANSPORT={wanted} needs the C++ communicator on every host; run python -m mpsplit.native there"

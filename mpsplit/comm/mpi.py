@@ -14,8 +14,6 @@ from mpsplit.comm.alone import Alone
 class Mpi:
     """Buffers go as they are; plain objects are pickled."""
 
-    TOLD = 7  # the tag of what `tell` sends
-
     def __init__(self, communicator: Any):
         from mpi4py import MPI
 
@@ -49,24 +47,22 @@ class Mpi:
             self.mpi.Recv(x, peer)
 
     def exchange(self, value: Any) -> list[Any]:
-        # wait in Python: a rank inside MPI hears no signal, burns its core, and could not clean up when another one fails
-        everybody_is_here = self.mpi.Ibarrier()
-        while not everybody_is_here.Test():
-            time.sleep(0.0005)
+        self.wait()
         return self.mpi.allgather(value)
 
     def group(self, ranks: tuple[int, ...]) -> Mpi | Alone:
         return Mpi(self.mpi.Create_group(self.mpi.group.Incl(ranks))) if len(ranks) > 1 else Alone()
 
-    def tell(self, value: Any) -> None:
-        for peer in range(self.size):
-            if peer != self.rank:
-                self.mpi.send(value, peer, self.TOLD)
+    def wait(self) -> None:
+        _patiently(self.mpi.Ibarrier())
 
-    def listen(self) -> Any:
-        while not self.mpi.iprobe(0, self.TOLD):
-            time.sleep(0.001)
-        return self.mpi.recv(source=0, tag=self.TOLD)
+    def tell(self, x: np.ndarray) -> None:
+        with self._counted(x.nbytes):
+            self.mpi.Ibcast(x, 0).Wait()
+
+    def listen(self, x: np.ndarray) -> None:
+        with self._counted(0):
+            _patiently(self.mpi.Ibcast(x, 0))
 
     @contextmanager
     def _counted(self, sent: int):
@@ -74,3 +70,9 @@ class Mpi:
         yield
         self.bytes_sent += sent
         self.seconds += time.perf_counter() - began
+
+
+def _patiently(request: Any) -> None:
+    """Waits in Python: a rank inside MPI hears no signal, burns its core, and could not clean up when another one fails."""
+    while not request.Test():
+        time.sleep(0.0005)

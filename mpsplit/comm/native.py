@@ -1,7 +1,7 @@
 """The communicator that extensions/comm makes: the same interface, on the C++ module _comm.
 
 The ranks of one host talk through shared memory, the others over MPI or gloo. Plain objects travel as a length and pickled
-bytes, in order with the arrays.
+bytes, in order with the arrays; everything else is arrays that ranks without Python speak too.
 """
 
 from __future__ import annotations
@@ -42,13 +42,24 @@ def _named(x: np.ndarray) -> tuple[np.ndarray, str]:
     return (x.view(np.uint16), "bf16") if x.dtype.name == "bfloat16" else (x, "")
 
 
+HOST_BYTES = 160
+
+
+def _gathered_hosts(comm: Any) -> list[bytes]:
+    """The machine of each rank."""
+    all_hosts = np.empty((comm.size, HOST_BYTES), np.uint8)
+    mine = module("host").host().encode().ljust(HOST_BYTES, b"\0")[:HOST_BYTES]
+    comm.all_gather(np.frombuffer(mine, np.uint8), all_hosts)
+    return [host.tobytes() for host in all_hosts]
+
+
 class Native:
-    def __init__(self, comm: Any):
+    def __init__(self, comm: Any, hosts: list[bytes] | None = None):
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
-        self.uncounted, self.uncounted_seconds = 0, 0.0  # of plain objects
-        hosts = self.exchange(module("host").host())
-        self.local_size = hosts.count(hosts[self.rank])
-        self.host_lead = hosts.index(hosts[self.rank]) == self.rank
+        self.hosts = hosts or _gathered_hosts(comm)
+        self.uncounted, self.uncounted_seconds = comm.bytes, comm.seconds  # of what is not the caller's arrays
+        self.local_size = self.hosts.count(self.hosts[self.rank])
+        self.host_lead = self.hosts.index(self.hosts[self.rank]) == self.rank
 
     @classmethod
     def mpi(cls, shared: bool = True) -> Native:
@@ -99,40 +110,36 @@ class Native:
 
     def exchange(self, value: Any) -> list[Any]:
         mine = np.frombuffer(pickle.dumps(value), np.uint8)
+        before, began = self.comm.bytes, self.comm.seconds
         lengths = np.empty(self.size, np.int64)
-        with self._plain_objects():
+        with self._as_long_as_it_takes():
             self.comm.all_gather(np.array([mine.size]), lengths)
             blocks = np.zeros((self.size, lengths.max()), np.uint8)
             self.comm.all_gather(np.pad(mine, (0, blocks.shape[1] - mine.size)), blocks)
+        self.uncounted += self.comm.bytes - before
+        self.uncounted_seconds += self.comm.seconds - began
         return [pickle.loads(block[:length].tobytes()) for block, length in zip(blocks, lengths, strict=True)]
 
     def group(self, ranks: tuple[int, ...]) -> Native | Alone:
-        return Native(self.comm.group(list(ranks))) if len(ranks) > 1 else Alone()
+        if len(ranks) == 1:
+            return Alone()
+        return Native(self.comm.group(list(ranks)), [self.hosts[rank] for rank in ranks])
 
-    def tell(self, value: Any) -> None:
-        data = np.frombuffer(pickle.dumps(value), np.uint8)
-        with self._plain_objects():
-            for peer in range(self.size):
-                if peer != self.rank:
-                    self.comm.send(np.array([data.size]), peer)
-                    self.comm.send(data, peer)
+    def wait(self) -> None:
+        with self._as_long_as_it_takes():
+            self.comm.barrier()
 
-    def listen(self) -> Any:
-        length = np.empty(1, np.int64)
-        with self._plain_objects():
-            self.comm.recv(length, 0)
-            data = np.empty(length[0], np.uint8)
-            self.comm.recv(data, 0)
-        return pickle.loads(data.tobytes())
+    def tell(self, x: np.ndarray) -> None:
+        self.comm.broadcast(x, 0)
+
+    def listen(self, x: np.ndarray) -> None:
+        with self._as_long_as_it_takes():
+            self.comm.broadcast(x, 0)
 
     @contextmanager
-    def _plain_objects(self):
-        """They may be waited for as long as it takes, and are not counted."""
-        timeout, before, began = self.comm.timeout, self.comm.bytes, self.comm.seconds
-        self.comm.timeout = 0
+    def _as_long_as_it_takes(self):
+        timeout, self.comm.timeout = self.comm.timeout, 0
         try:
             yield
         finally:
             self.comm.timeout = timeout
-            self.uncounted += self.comm.bytes - before
-            self.uncounted_seconds += self.comm.seconds - began

@@ -1,12 +1,10 @@
-"""The token loop: one request in, tokens out, the same calls on every rank. Rank 0 leads, the others follow.
+"""The token loop: one request in, tokens out. It runs on rank 0; the others follow its orders (orders.py).
 
-Each round every rank steps its engine; the ranks with rows of the head send their candidates to rank 0, which chooses, and
-tells all ranks the token together with its verdict: go on, send more candidates, or why this was the last one.
+Each round every rank steps its engine; the ranks with rows of the head send their candidates to rank 0, which chooses.
 """
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,12 +14,10 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.runtime.engine import Engine
-from mpsplit.runtime.sampling import Candidates, Sampling, candidates, choose, penalise
+from mpsplit.runtime.follow import follow, report
+from mpsplit.runtime.orders import ALL, END, LEAD, MORE, NOTHING, REPORT, STEP, Order, Orders
+from mpsplit.runtime.sampling import Candidates, Sampling, candidates, choose
 from mpsplit.runtime.text import Stream, Text
-
-LEAD = 0
-FINISHES = ("", "eos", "stop", "length", "context")  # the verdict is an index; "" goes on
-MORE = -1  # verdict: every rank sends its whole slice
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Stats:
 class Generation:
     text: str | None
     token_ids: tuple[int, ...]
-    finish_reason: str
+    finish_reason: str  # eos, stop, length or context
     stats: Stats
 
 
@@ -67,22 +63,51 @@ class TokenLoop:
     def __init__(self, engine: Engine, comm: Communicator, text: Text | None, chunk: int = 128):
         self.engine, self.comm, self.text, self.chunk = engine, comm, text, chunk
         self.plan, self.facts = engine.manifest.plan, engine.manifest.facts
+        self.orders = Orders(comm)
         self.cached: list[int] = []  # the tokens behind the engine's KV cache
 
     def generate(self, request: Request, on_text: Callable[[str], None] = lambda piece: None) -> Generation:
         """Rank 0: answers one request, together with the ranks that follow."""
         self._check(request)
-        self.comm.tell(request)
-        return self._run(request, on_text)
+        began, sent = time.perf_counter(), self.engine.bytes_sent
+        stream = Stream(self.text, request.stops) if self.text else None
+        history = list(request.prompt)
+        reused = self._reusable(request.prompt)
+        first_token_at = 0.0
+        finish = ""
+        while not finish:
+            token = self._next(history, request.sampling)
+            finish = self._verdict(token, history, request, stream)
+            first_token_at = first_token_at or time.perf_counter()
+            history.append(token)
+            if stream:
+                on_text(stream.take())
+        done = time.perf_counter()
+        if stream:
+            stream.finish()
+            on_text(stream.take())
+        new = history[len(request.prompt) :]
+        self.orders.give(Order(REPORT))
+        totals = report(self.comm, self.engine.bytes_sent - sent)
+        stats = Stats(
+            prompt_tokens=len(request.prompt),
+            cached_tokens=reused,
+            new_tokens=len(new),
+            prefill_tok_s=(len(request.prompt) - reused) / (first_token_at - began),
+            decode_tok_s=(len(new) - 1) / (done - first_token_at) if len(new) > 1 else 0.0,
+            time_to_first_token_s=first_token_at - began,
+            bytes_between_ranks=sum(sent for sent, _ in totals),
+            peak_rss_bytes=tuple(rss for _, rss in totals),
+        )
+        return Generation(stream.whole if stream else None, tuple(new), finish, stats)
 
     def follow(self) -> None:
         """The other ranks: take part in every request until rank 0 ends."""
-        while (request := self.comm.listen()) is not None:
-            self._run(request, lambda piece: None)
+        follow(self.engine, self.comm)
 
     def end(self) -> None:
         """Rank 0: no more requests."""
-        self.comm.tell(None)
+        self.orders.give(Order(END))
 
     def _check(self, request: Request) -> None:
         request.sampling.check()
@@ -102,104 +127,50 @@ class TokenLoop:
         if request.stops and self.text is None:
             raise RunError("stop strings need a tokenizer, and this package has none; leave --stop out")
 
-    def _run(self, request: Request, on_text: Callable[[str], None]) -> Generation:
-        began, sent = time.perf_counter(), self.engine.bytes_sent
-        stream = Stream(self.text, request.stops) if self.text and self.comm.rank == LEAD else None
-        history = list(request.prompt)
-        logits, reused = self._prefill(request.prompt)
-        first_token_at = 0.0
-        finish = ""
-        while not finish:
-            token, finish = self._agree(logits, history, request, stream)
-            first_token_at = first_token_at or time.perf_counter()
-            history.append(token)
-            if stream:
-                on_text(stream.take())
-            if not finish:
-                logits = self._step([token])
-        done = time.perf_counter()
-        if stream:
-            stream.finish()
-            on_text(stream.take())
-        new = history[len(request.prompt) :]
-        totals = self.comm.exchange((self.engine.bytes_sent - sent, peak_rss_bytes()))
-        stats = Stats(
-            prompt_tokens=len(request.prompt),
-            cached_tokens=reused,
-            new_tokens=len(new),
-            prefill_tok_s=(len(request.prompt) - reused) / (first_token_at - began),
-            decode_tok_s=(len(new) - 1) / (done - first_token_at) if len(new) > 1 else 0.0,
-            time_to_first_token_s=first_token_at - began,
-            bytes_between_ranks=sum(sent for sent, _ in totals),
-            peak_rss_bytes=tuple(rss for _, rss in totals),
-        )
-        return Generation(stream.whole if stream else None, tuple(new), finish, stats)
+    def _reusable(self, prompt: tuple[int, ...]) -> int:
+        """How many tokens of the prompt the cache holds: all of its own, when the conversation goes on, or none."""
+        if not (len(self.cached) < len(prompt) and list(prompt[: len(self.cached)]) == self.cached):
+            self.cached = []
+        return len(self.cached)
 
-    def _prefill(self, prompt: tuple[int, ...]) -> tuple[np.ndarray, int]:
-        """Feeds the prompt in chunks; a conversation that goes on keeps what the cache already holds."""
-        reused = len(self.cached)
-        if not (reused < len(prompt) and list(prompt[:reused]) == self.cached):
-            reused, self.cached = 0, []
-        for start in range(reused, len(prompt), self.chunk):
-            logits = self._step(list(prompt[start : start + self.chunk]))
-        return logits, reused
+    def _next(self, history: list[int], sampling: Sampling) -> int:
+        """Feeds what the cache does not hold of the history, in chunks, and chooses the token after it."""
+        penalised = sampling.penalised(history)
+        wanted, temperature = sampling.asks(len(penalised))
+        for start in range(len(self.cached), len(history), self.chunk):
+            tokens = history[start : start + self.chunk]
+            last = start + len(tokens) == len(history)
+            order = Order(STEP, start, len(tokens), wanted if last else NOTHING, tokens[0], temperature)
+            self.orders.give(order, tokens)
+            logits = self.engine.step(tokens, start)[-1]
+            self.cached += tokens
+        token = choose(self._gather(logits, wanted, temperature), sampling, len(history), penalised)
+        if token is None:
+            self.orders.give(Order(MORE, wanted=ALL))
+            token = choose(self._gather(logits, ALL, 0.0), sampling, len(history), penalised)
+        return token
 
-    def _step(self, tokens: list[int]) -> np.ndarray:
-        """Logits [rows of the head] after the last of the tokens."""
-        logits = self.engine.step(tokens, len(self.cached))[-1]
-        self.cached += tokens
-        return logits
+    def _gather(self, logits: np.ndarray, wanted: int, temperature: float) -> list[Candidates]:
+        """What every rank with rows of the head has to offer, this one's among it."""
+        return [
+            candidates(logits, shard.head.start, wanted, temperature)
+            if shard.rank == LEAD
+            else Candidates.receive(self.comm, shard.rank, shard.head, wanted)
+            for shard in self.plan.shards
+            if len(shard.head)
+        ]
 
-    def _agree(
-        self, logits: np.ndarray, history: list[int], request: Request, stream: Stream | None
-    ) -> tuple[int, str]:
-        """The next token and why it is the last one, if it is: the same answer on every rank."""
-        sampling = request.sampling
-        first = self.engine.vocabulary.start
-        logits = penalise(logits, first, history, sampling)
-        wanted = sampling.wanted()
-        answer = np.zeros(2, np.int64)
-        while True:
-            own = candidates(logits, first, sampling, wanted) if len(logits) else None
-            if self.comm.rank == LEAD:
-                token = choose(self._gather(own, wanted), sampling, step=len(history))
-                answer[:] = (0, MORE) if token is None else (token, self._verdict(token, history, request, stream))
-            elif own is not None:
-                self.comm.send(own.pack(), LEAD)
-            self.comm.broadcast(answer, LEAD)
-            token, verdict = map(int, answer)
-            if verdict != MORE:
-                return token, FINISHES[verdict]
-            wanted = 0
-
-    def _gather(self, own: Candidates | None, wanted: int) -> list[Candidates]:
-        parts = []
-        for shard in self.plan.shards:
-            rows = len(shard.head)
-            if shard.rank == LEAD and own is not None:
-                parts.append(own)
-            elif rows:
-                packed = np.empty(2 + 2 * min(wanted or rows, rows))
-                self.comm.recv(packed, shard.rank)
-                parts.append(Candidates.unpack(packed))
-        return parts
-
-    def _verdict(self, token: int, history: list[int], request: Request, stream: Stream | None) -> int:
-        """Rank 0: whether this token is the last one; its text joins the stream."""
+    def _verdict(self, token: int, history: list[int], request: Request, stream: Stream | None) -> str:
+        """Why this token is the last one, if it is; its text joins the stream."""
         made = len(history) - len(request.prompt) + 1
         if token in self.engine.manifest.eos and not request.ignore_eos:
-            return FINISHES.index("eos")
+            return "eos"
         if stream:
             stream.push(token)
             if stream.stopped:
-                return FINISHES.index("stop")
+                return "stop"
         if made >= request.max_new_tokens:
-            return FINISHES.index("length")
+            return "length"
         if len(history) + 1 >= self.facts.context:
-            return FINISHES.index("context")
-        return 0
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process ever held, as the kernel counts it (ru_maxrss is in KiB on Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            return "context"
+        return ""

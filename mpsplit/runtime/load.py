@@ -11,6 +11,7 @@ from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.engine import Engine
 from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.native_engine import NativeEngine, missing
+from mpsplit.runtime.orders import LEAD, greet
 from mpsplit.runtime.stock import StockEngine, share_of_cores
 from mpsplit.runtime.text import load_text
 
@@ -43,4 +44,6 @@ def _best_engine(comm: Communicator) -> str:
 def load_loop(package: Path, comm: Communicator, chunk: int = 128, engine: str | None = None) -> TokenLoop:
     if chunk < 1:
         raise RunError(f"--chunk {chunk} is out of range; it must be at least 1")
-    return TokenLoop(load_engine(package, comm, engine), comm, load_text(package), chunk)
+    loaded = load_engine(package, comm, engine)
+    greet(loaded, comm)
+    return TokenLoop(loaded, comm, load_text(package) if comm.rank == LEAD else None, chunk)

@@ -1,16 +1,19 @@
-"""From slices of logits to one token. In: each rank's logits. Out: the id, chosen on one rank, the same at any number of ranks.
+"""From slices of logits to one token. In: each rank's logits. Out: the id, chosen on rank 0, the same at any number of ranks.
 
-The order is transformers': repetition penalty, temperature, top-k, top-p. Only candidates travel: each rank's largest logits,
-with the sum of the rest, so that top-p knows whether it has seen enough and asks for everything when it has not.
+The order is transformers': repetition penalty, temperature, top-k, top-p, all on rank 0. Only candidates travel: each rank's
+largest logits, and for top-p the sum of the rest, so that it knows whether it has seen enough and asks for all when it has not.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
+from mpsplit.plan.shards import Range
+from mpsplit.runtime.orders import ALL
 
 NUCLEUS = 256  # candidates a rank sends for top-p alone: nearly always enough
 
@@ -46,79 +49,88 @@ class Sampling:
     def greedy(self) -> bool:
         return self.temperature == 0
 
-    def wanted(self) -> int:
-        """How many candidates a rank sends at first; 0 for all of them."""
-        if self.greedy:
-            return 1
-        return self.top_k or (NUCLEUS if self.top_p < 1 else 0)
+    def penalised(self, history: list[int]) -> np.ndarray:
+        """The distinct tokens that the penalty counts."""
+        if self.repetition_penalty == 1:
+            return np.empty(0, np.int64)
+        return np.unique(np.asarray(history[-self.penalty_window :], np.int64))
+
+    def asks(self, penalised: int) -> tuple[int, float]:
+        """How many candidates of each rank will do, and the temperature at which to sum up the rest, 0 for not at all.
+
+        A penalty above 1 only lowers logits: the first n after it are among the first n + penalised before it.
+        """
+        count = 1 if self.greedy else self.top_k
+        if count and (not penalised or self.repetition_penalty > 1):
+            return count + penalised, 0.0
+        if not count and not penalised and self.top_p < 1:
+            return NUCLEUS, self.temperature
+        return ALL, 0.0
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Logits in descending order with their ids; `rest` is the log of the summed exp of all logits of the slice, at temperature."""
+    """A whole slice as it lies, or its largest logits in descending order; `rest` as in orders.py."""
 
-    logits: np.ndarray
+    logits: np.ndarray  # float32
     ids: np.ndarray
-    rest: float
     complete: bool
+    rest: float = np.nan
 
     def pack(self) -> np.ndarray:
-        """As float64, to travel in one message: [rest, complete, logits..., ids...]."""
-        return np.concatenate([[self.rest, self.complete], self.logits, self.ids]).astype(np.float64)
+        """The answer that orders.py describes."""
+        return self.logits if self.complete else np.concatenate([[self.rest], self.logits, self.ids])
 
     @classmethod
-    def unpack(cls, packed: np.ndarray) -> Candidates:
-        count = (len(packed) - 2) // 2
-        return cls(
-            packed[2 : 2 + count].astype(np.float32),
-            packed[2 + count :].astype(np.int64),
-            float(packed[0]),
-            bool(packed[1]),
-        )
+    def receive(cls, comm: Communicator, rank: int, rows: Range, wanted: int) -> Candidates:
+        """The answer of another rank, which owns these rows of the head."""
+        if not 0 <= wanted < len(rows):
+            logits = np.empty(len(rows), np.float32)
+            comm.recv(logits, rank)
+            return candidates(logits, rows.start, ALL)
+        packed = np.empty(1 + 2 * wanted)
+        comm.recv(packed, rank)
+        return cls(packed[1 : 1 + wanted].astype(np.float32), packed[1 + wanted :].astype(np.int64), False, packed[0])
 
 
-def penalise(logits: np.ndarray, first_id: int, history: list[int], sampling: Sampling) -> np.ndarray:
-    """The slice that begins at `first_id`, with the tokens of the history made less likely (CTRL's rule)."""
-    if sampling.repetition_penalty == 1:
-        return logits
-    window = history[-sampling.penalty_window :] if sampling.penalty_window else history
-    local = np.unique(np.asarray(window, np.int64)) - first_id
-    local = local[(local >= 0) & (local < len(logits))]
-    out = logits.copy()
-    out[local] = np.where(
-        out[local] < 0, out[local] * sampling.repetition_penalty, out[local] / sampling.repetition_penalty
-    )
-    return out
-
-
-def candidates(logits: np.ndarray, first_id: int, sampling: Sampling, count: int) -> Candidates:
-    """The `count` largest of one rank's slice, all for 0; of equal logits the lower id comes first."""
-    count = min(count or len(logits), len(logits))
-    if count < len(logits):
-        smallest = np.partition(logits, len(logits) - count)[len(logits) - count]
-        order = np.flatnonzero(logits >= smallest)
+def candidates(logits: np.ndarray, first_id: int, wanted: int, temperature: float = 0.0) -> Candidates:
+    """The `wanted` largest of one rank's slice, or all of it; of equal logits the lower id comes first."""
+    if not 0 <= wanted < len(logits):
+        return Candidates(logits, np.arange(first_id, first_id + len(logits)), True)
+    if wanted == 1:
+        order = np.array([logits.argmax()])
     else:
-        order = np.arange(len(logits))
-    order = order[np.lexsort((order, -logits[order]))][:count]
-    scaled = logits.astype(np.float64) / (sampling.temperature or 1)
-    rest = float(scaled.max() + np.log(np.exp(scaled - scaled.max()).sum()))
-    return Candidates(logits[order], order + first_id, rest, count == len(logits))
+        smallest = np.partition(logits, len(logits) - wanted)[len(logits) - wanted]
+        order = np.flatnonzero(logits >= smallest)
+        order = order[np.lexsort((order, -logits[order]))][:wanted]
+    rest = _log_sum_exp(_scaled(logits, temperature)) if temperature else np.nan
+    return Candidates(logits[order], order + first_id, False, rest)
 
 
-def choose(parts: list[Candidates], sampling: Sampling, step: int) -> int | None:
+def penalise(part: Candidates, penalised: np.ndarray, penalty: float) -> Candidates:
+    """The penalised tokens made less likely (CTRL's rule)."""
+    if not len(penalised):
+        return part
+    lower = np.where(part.logits < 0, part.logits * penalty, part.logits / penalty)
+    return replace(part, logits=np.where(np.isin(part.ids, penalised), lower, part.logits))
+
+
+def choose(parts: list[Candidates], sampling: Sampling, step: int, penalised: np.ndarray) -> int | None:
     """The token, or None when top-p needs more candidates than it was given. `step` and the seed are all the randomness."""
+    parts = [penalise(part, penalised, sampling.repetition_penalty) for part in parts]
     logits = np.concatenate([part.logits for part in parts])
     ids = np.concatenate([part.ids for part in parts])
-    order = np.lexsort((ids, -logits))
+    order = np.lexsort((ids, -logits))[: sampling.top_k or None]
     logits, ids = logits[order], ids[order]
     if sampling.greedy:
         return int(ids[0])
-    scaled = logits.astype(np.float64) / sampling.temperature
+    scaled = _scaled(logits, sampling.temperature)
     if sampling.top_k:
-        scaled = scaled[scaled >= scaled[min(sampling.top_k, len(scaled)) - 1]]
-        total = scaled.max() + np.log(np.exp(scaled - scaled.max()).sum())
+        total = _log_sum_exp(scaled)
     else:
-        total = np.logaddexp.reduce([part.rest for part in parts])
+        total = np.logaddexp.reduce(
+            [_log_sum_exp(_scaled(p.logits, sampling.temperature)) if p.complete else p.rest for p in parts]
+        )
     probability = np.exp(scaled - total)
     if sampling.top_p < 1:
         before = np.cumsum(probability) - probability
@@ -131,3 +143,11 @@ def choose(parts: list[Candidates], sampling: Sampling, step: int) -> int | None
     draw = np.random.Generator(np.random.Philox(key=[sampling.seed, step])).random()
     cumulative = np.cumsum(probability)
     return int(ids[np.searchsorted(cumulative, draw * cumulative[-1], side="right").clip(max=len(probability) - 1)])
+
+
+def _scaled(logits: np.ndarray, temperature: float) -> np.ndarray:
+    return logits.astype(np.float64) / temperature
+
+
+def _log_sum_exp(x: np.ndarray) -> float:
+    return float(x.max() + np.log(np.exp(x - x.max()).sum()))

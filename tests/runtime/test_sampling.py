@@ -1,5 +1,7 @@
 """Sampling against transformers' own processors, and the same tokens however the vocabulary is cut."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,8 @@ from transformers import (
 )
 
 from mpsplit.errors import RunError
+from mpsplit.plan.shards import Range
+from mpsplit.runtime.orders import ALL
 from mpsplit.runtime.sampling import Candidates, Sampling, candidates, choose, penalise
 
 samplings = st.builds(
@@ -21,20 +25,35 @@ samplings = st.builds(
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
     top_k=st.sampled_from([0, 1, 5, 50]),
     top_p=st.sampled_from([0.05, 0.5, 0.95, 1.0]),
-    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    repetition_penalty=st.sampled_from([0.8, 1.0, 1.3, 4.0]),
     penalty_window=st.sampled_from([0, 3]),
     seed=st.integers(0, 3),
 )
 
 
+class Sent:
+    """A communicator that receives this array."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def recv(self, x, peer):
+        assert (x.dtype, x.shape) == (self.array.dtype, self.array.shape)
+        x[:] = self.array
+
+
 def sample(logits, history, sampling, bounds, step=0, first_count=None):
     """The whole way with the vocabulary cut at `bounds`; asks again for everything when top-p needs it."""
-    for wanted in (sampling.wanted() if first_count is None else first_count, 0):
+    penalised = sampling.penalised(history)
+    wanted, temperature = sampling.asks(len(penalised))
+    if first_count is not None and wanted != ALL:
+        wanted = first_count
+    for count, heat in ((wanted, temperature), (ALL, 0.0)):
         parts = []
         for start, stop in zip(bounds, bounds[1:], strict=False):
-            own = candidates(penalise(logits[start:stop], start, history, sampling), start, sampling, wanted)
-            parts.append(Candidates.unpack(own.pack()))
-        token = choose(parts, sampling, step)
+            own = candidates(logits[start:stop], start, count, heat)
+            parts.append(Candidates.receive(Sent(own.pack()), 1, Range(start, stop), count))
+        token = choose(parts, sampling, step, penalised)
         if token is not None:
             return token
     raise AssertionError("everything was sent, and it was not enough")
@@ -64,12 +83,27 @@ def test_cuts_do_not_change_the_token_and_transformers_agrees(sampling, seed, ra
     bounds = [0, *sorted(rng.choice(np.arange(1, 300), ranks - 1, replace=False).tolist()), 300]
     whole = sample(logits, history, sampling, [0, 300])
     assert whole == sample(logits, history, sampling, bounds)
-    if not sampling.greedy and sampling.top_p < 1:  # seven candidates may not do; then everything is asked for
-        assert whole == sample(logits, history, sampling, bounds, first_count=sampling.top_k or 7)
+    if not sampling.greedy and not sampling.top_k:  # seven candidates may not do; then everything is asked for
+        assert whole == sample(logits, history, sampling, bounds, first_count=7)
     probability = transformers_probabilities(logits, history, sampling)
     assert probability[whole] > 0
     if sampling.greedy:
         assert whole == probability.argmax()
+
+
+@settings(max_examples=300, deadline=None)
+@given(samplings, st.integers(0, 2**31), st.integers(1, 4), st.booleans())
+def test_penalised_candidates_are_those_of_penalised_slices(sampling, seed, ranks, ties):
+    """What rank 0 penalises after asking for some candidates, against penalising everything before."""
+    rng = np.random.default_rng(seed)
+    logits = (rng.standard_normal(80) * 3).astype(np.float32)
+    if ties:
+        logits = np.round(logits)
+    history = rng.choice(np.argsort(logits)[-20:], 12).tolist()  # likely tokens, so that it matters
+    bounds = [0, *sorted(rng.choice(np.arange(1, 80), ranks - 1, replace=False).tolist()), 80]
+    everything = penalise(candidates(logits, 0, ALL), sampling.penalised(history), sampling.repetition_penalty)
+    expected = choose([everything], replace(sampling, repetition_penalty=1.0), 0, np.empty(0, np.int64))
+    assert sample(logits, history, sampling, bounds) == expected
 
 
 @pytest.mark.parametrize(

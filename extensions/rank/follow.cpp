@@ -1,0 +1,99 @@
+#include "follow.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <sys/resource.h>
+
+#include "orders.h"
+
+namespace mpsplit {
+
+namespace {
+
+// While it lives, the others may take as long as they like.
+class Patient {
+  public:
+    explicit Patient(Comm& world) : link_(*world.link()), timeout_(link_.timeout) { link_.timeout = 0; }
+    ~Patient() { link_.timeout = timeout_; }
+
+  private:
+    Link& link_;
+    double timeout_;
+};
+
+int64_t peak_rss_bytes() {
+    rusage used{};
+    getrusage(RUSAGE_SELF, &used);
+    return int64_t(used.ru_maxrss) * 1024;
+}
+
+double log_sum_exp(std::span<const float> logits, double temperature) {
+    const double top = *std::max_element(logits.begin(), logits.end()) / temperature;
+    double sum = 0;
+    for (const float x : logits) sum += std::exp(x / temperature - top);
+    return top + std::log(sum);
+}
+
+void answer(Slice& slice, std::span<const float> logits, const Order& order, Comm& world) {
+    if (order.wanted == 0 || logits.empty()) return;
+    if (order.wanted < 0 || order.wanted >= int64_t(logits.size())) return world.send(logits.data(), logits.size_bytes(), lead);
+    const size_t wanted = size_t(order.wanted);
+    std::vector<float> values(wanted);
+    std::vector<int64_t> ids(wanted);
+    slice.largest(int(wanted), values.data(), ids.data());
+    std::vector<double> message{order.temperature > 0 ? log_sum_exp(logits, order.temperature) : std::numeric_limits<double>::quiet_NaN()};
+    message.insert(message.end(), values.begin(), values.end());
+    message.insert(message.end(), ids.begin(), ids.end());
+    world.send(message.data(), message.size() * sizeof(double), lead);
+}
+
+} // namespace
+
+void greet(const Slice& slice, Comm& world) {
+    const int64_t mine[3] = {orders_version, slice.first_row(), slice.first_row() + slice.rows()};
+    std::vector<int64_t> all(3 * world.size());
+    const Patient patient(world);
+    world.barrier();
+    world.all_gather(mine, sizeof mine, all.data());
+    for (int rank = 0; rank < world.size(); ++rank)
+        if (all[3 * rank] != orders_version)
+            throw Error("rank " + std::to_string(rank) + " speaks version " + std::to_string(all[3 * rank]) + " of the orders, this rank version " +
+                        std::to_string(orders_version) + "; install the same mpsplit");
+}
+
+void follow(Slice& slice, Comm& world) {
+    std::span<const float> logits;
+    std::vector<int64_t> tokens;
+    uint64_t reported = slice.bytes_sent();
+    for (bool idle = true;;) {
+        Order order;
+        if (idle) {
+            const Patient patient(world);
+            world.broadcast(&order, sizeof order, lead);
+        } else world.broadcast(&order, sizeof order, lead);
+        idle = order.verb == Verb::report;
+        switch (order.verb) {
+        case Verb::step:
+            tokens.assign(size_t(order.count), order.token);
+            if (order.count > 1) world.broadcast(tokens.data(), tokens.size() * sizeof tokens[0], lead);
+            logits = slice.step(tokens, order.position);
+            answer(slice, logits, order, world);
+            break;
+        case Verb::more:
+            answer(slice, logits, order, world);
+            break;
+        case Verb::report: {
+            const int64_t mine[2] = {int64_t(slice.bytes_sent() - reported), peak_rss_bytes()};
+            std::vector<int64_t> all(2 * world.size());
+            world.all_gather(mine, sizeof mine, all.data());
+            reported = slice.bytes_sent();
+            break;
+        }
+        case Verb::end: return;
+        default: throw Error("rank 0 gave order " + std::to_string(int64_t(order.verb)) + ", which this rank does not know; install the same mpsplit");
+        }
+    }
+}
+
+} // namespace mpsplit

@@ -1,0 +1,28 @@
+// A rank that follows: takes orders from rank 0 until the end, as mpsplit/runtime/follow.py does.
+#pragma once
+
+#include <span>
+
+#include "comm.h"
+
+namespace mpsplit {
+
+// What orders need of an engine: one rank's slice of the model.
+class Slice {
+  public:
+    virtual ~Slice() = default;
+    // Appends the tokens at `position`; the logits after the last of them, valid until the next step, none without a head.
+    virtual std::span<const float> step(std::span<const int64_t> tokens, int64_t position) = 0;
+    // The `count` largest logits of the last step in descending order, of equal ones the lower id first.
+    virtual void largest(int count, float* values, int64_t* ids) = 0;
+    virtual int64_t first_row() const = 0; // rows of the head
+    virtual int64_t rows() const = 0;
+    virtual uint64_t bytes_sent() const = 0;
+};
+
+// All ranks, once they have loaded: waits for the slowest, and refuses ranks that speak other orders.
+void greet(const Slice& slice, Comm& world);
+
+void follow(Slice& slice, Comm& world);
+
+} // namespace mpsplit

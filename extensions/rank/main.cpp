@@ -1,0 +1,88 @@
+// mpsplit-rank PACKAGE [--threads N]: one rank that follows, without Python. Rank 0 is Python's:
+//   mpirun -np 1 mpsplit run PACKAGE --prompt Hello : -np 1 mpsplit-rank PACKAGE
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+#include <unistd.h>
+
+#include "engine.h"
+#include "follow.h"
+#include "join.h"
+
+using namespace mpsplit;
+
+namespace {
+
+struct Arguments {
+    std::string package;
+    int threads = 0; // 0: OMP_NUM_THREADS, or a share of the cores
+};
+
+int whole_number(const char* option, const char* text) {
+    char* stop = nullptr;
+    const long value = text ? std::strtol(text, &stop, 10) : 0;
+    if (!text || *stop || value < 1 || value > 4096) throw Error(std::string(option) + " must be a number from 1 to 4096");
+    return int(value);
+}
+
+Arguments parse(int count, char** words) {
+    Arguments found;
+    for (int i = 1; i < count; ++i) {
+        const std::string word = words[i];
+        if (word == "--threads") found.threads = whole_number("--threads", words[++i]);
+        else if (word == "--chunk") whole_number("--chunk", words[++i]); // rank 0's affair
+        else if (word.starts_with("-") || !found.package.empty()) throw Error("usage: mpsplit-rank PACKAGE [--threads N]; " + word + " is neither");
+        else found.package = word;
+    }
+    if (found.package.empty()) throw Error("usage: mpsplit-rank PACKAGE [--threads N]");
+    return found;
+}
+
+int share_of_cores(int local_size) {
+    const char* asked = std::getenv("OMP_NUM_THREADS");
+    if (asked && std::atoi(asked) > 0) return std::atoi(asked);
+    return std::max(1, int(std::thread::hardware_concurrency()) / local_size);
+}
+
+class EngineSlice final : public Slice {
+  public:
+    EngineSlice(const std::string& folder, std::shared_ptr<Comm> world, int threads) : engine_(folder, std::move(world), threads) {}
+
+    std::span<const float> step(std::span<const int64_t> tokens, int64_t position) override {
+        const auto logits = engine_.step(tokens.data(), int(tokens.size()), int(position), false);
+        return {logits.data, size_t(logits.columns)};
+    }
+    void largest(int count, float* values, int64_t* ids) override { engine_.largest(count, values, ids); }
+    int64_t first_row() const override { return engine_.facts().head_start; }
+    int64_t rows() const override { return engine_.facts().head_rows; }
+    uint64_t bytes_sent() const override { return engine_.bytes_sent(); }
+
+  private:
+    Engine engine_;
+};
+
+void work(const Arguments& arguments, const Place& place) {
+    const auto [world, local_size] = join(place);
+    EngineSlice slice(arguments.package + "/rank-" + std::to_string(place.rank), world,
+                      arguments.threads ? arguments.threads : share_of_cores(local_size));
+    greet(slice, *world);
+    follow(slice, *world);
+}
+
+} // namespace
+
+int main(int count, char** words) {
+    std::string who;
+    try {
+        const Arguments arguments = parse(count, words);
+        const Place here = place();
+        who = "rank " + std::to_string(here.rank) + ": ";
+        work(arguments, here);
+    } catch (const std::exception& wrong) {
+        // when all ranks fail alike, rank 0 speaks; and mpirun may hang over a rank that leaves while the others start
+        if (std::getenv("OMPI_COMM_WORLD_RANK")) std::this_thread::sleep_for(std::chrono::seconds(2));
+        std::fprintf(stderr, "mpsplit: %s%s\n", who.c_str(), wrong.what());
+        _exit(2); // without MPI_Finalize: mpirun ends the others
+    }
+}

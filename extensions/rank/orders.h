@@ -1,0 +1,22 @@
+// What rank 0 tells the others, as mpsplit/runtime/orders.py writes it; that file says what each order means and how ranks start.
+#pragma once
+
+#include <cstdint>
+
+namespace mpsplit {
+
+constexpr int64_t orders_version = 1;
+constexpr int lead = 0;
+
+enum class Verb : int64_t { step, more, report, end };
+
+struct Order {
+    Verb verb = Verb::end;
+    int64_t position = 0, count = 0;
+    int64_t wanted = 0; // candidates: 0 none, -1 the whole slice
+    int64_t token = 0;  // the one, when count is 1
+    double temperature = 0;
+};
+static_assert(sizeof(Order) == 48);
+
+} // namespace mpsplit

@@ -1,0 +1,106 @@
+"""Orders: what rank 0 tells the others, round by round. In: requests, on rank 0 alone. Out: arrays that any rank can obey.
+
+Rank 0 knows the request, the history, the sampling and the verdicts; the others know their engine. An order is one broadcast
+of 48 bytes, as `Order` lists them. extensions/rank/orders.h reads the same, for ranks without Python.
+
+    STEP     append `count` tokens at `position`: `token`, or for more than one a second broadcast, int64 [count];
+             then answer, where this rank has rows of the head and something is `wanted`
+    MORE     answer again, from the logits of the last step
+    REPORT   all ranks gather int64 [bytes sent since the last report, peak RSS]; the request is over
+    END      leave
+
+An answer is one message to rank 0: the slice, float32 [rows], when ALL of it or no less than its rows are wanted; otherwise
+float64 [rest, `wanted` logits in descending order, their ids], where `rest` is the log of the summed exp of the whole slice at
+`temperature`, and NaN at temperature 0.
+
+From the start to the first order all ranks do together, in arrays that C++ speaks too:
+    mpirun only: MPI_Allreduce MIN of int32 [has the C++ communicator], over MPI_COMM_WORLD (mpsplit/comm/__init__.py)
+    the transport connects; the ranks of a host meet (extensions/comm/meet.cpp)
+    all_gather of the host, 160 bytes padded with 0 (mpsplit/comm/native.py)
+    every rank loads; then a barrier without a timeout and all_gather of int64 [VERSION, first row of the head, last + 1]
+Between requests a rank waits for an order as long as it takes; within one the communicator's timeout holds.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mpsplit.comm import Communicator
+from mpsplit.errors import RunError
+from mpsplit.runtime.engine import Engine
+
+VERSION = 1
+LEAD = 0
+STEP, MORE, REPORT, END = range(4)
+NOTHING, ALL = 0, -1  # wanted
+
+WIRE = struct.Struct("=5qd")
+
+
+class Order(NamedTuple):
+    verb: int
+    position: int = 0
+    count: int = 0
+    wanted: int = NOTHING
+    token: int = 0
+    temperature: float = 0.0
+
+    def pack(self) -> np.ndarray:
+        return np.frombuffer(bytearray(WIRE.pack(*self)), np.int64)
+
+    @classmethod
+    def unpack(cls, words: np.ndarray) -> Order:
+        return cls(*WIRE.unpack(words))
+
+
+class Orders:
+    """One end of the wire; both ends know when a request begins."""
+
+    def __init__(self, comm: Communicator):
+        self.comm, self.idle = comm, True
+
+    def give(self, order: Order, tokens: Sequence[int] = ()) -> None:
+        """Rank 0."""
+        if self.idle:
+            self.comm.tell(order.pack())
+        else:
+            self.comm.broadcast(order.pack(), LEAD)
+        if order.count > 1:
+            self.comm.broadcast(np.array(tokens, np.int64), LEAD)
+        self.idle = order.verb == REPORT
+
+    def take(self) -> tuple[Order, np.ndarray]:
+        """The other ranks: the order and its tokens."""
+        words = np.empty(WIRE.size // 8, np.int64)
+        if self.idle:
+            self.comm.listen(words)
+        else:
+            self.comm.broadcast(words, LEAD)
+        order = Order.unpack(words)
+        tokens = np.full(order.count, order.token)
+        if order.count > 1:
+            self.comm.broadcast(tokens, LEAD)
+        self.idle = order.verb == REPORT
+        return order, tokens
+
+
+def greet(engine: Engine, comm: Communicator) -> None:
+    """All ranks, once they have loaded: waits for the slowest, and refuses ranks that do not belong together."""
+    comm.wait()
+    mine = np.array([VERSION, engine.vocabulary.start, engine.vocabulary.stop])
+    for shard, (version, *rows) in zip(
+        engine.manifest.plan.shards, comm.all_gather(mine).reshape(-1, 3).tolist(), strict=True
+    ):
+        if version != VERSION:
+            raise RunError(
+                f"rank {shard.rank} speaks version {version} of the orders, this rank version {VERSION}; install the same mpsplit"
+            )
+        if rows != [shard.head.start, shard.head.stop]:
+            raise RunError(
+                f"rank {shard.rank} has loaded rows {rows[0]}..{rows[1]} of the head, this rank's package says {shard.head}; "
+                "copy the same package to all hosts"
+            )

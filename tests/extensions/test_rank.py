@@ -1,0 +1,129 @@
+"""Ranks without Python: extensions/rank follows Python's lead, over an engine that is the same formula in both."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mpsplit import native
+from mpsplit.comm import Alone
+from mpsplit.launch import OPEN_MPI, find_mpirun
+from mpsplit.package.manifest import Manifest, Rope
+from mpsplit.plan.shards import even_plan
+from mpsplit.runtime.generate import Request, TokenLoop
+from mpsplit.runtime.orders import greet
+from mpsplit.runtime.sampling import Sampling
+from tests.extensions.conftest import build, need
+from tests.extensions.test_ranks import clean
+from tests.plan.test_shards import facts
+
+SAMPLINGS = [
+    Sampling(),
+    Sampling(repetition_penalty=1.5),
+    Sampling(repetition_penalty=0.7),
+    Sampling(1.0, 5, 0.9, 1.2, seed=1),
+    Sampling(2.0, seed=2),
+    Sampling(1.0, top_p=0.05, seed=3),
+    Sampling(5.0, top_p=0.9, seed=4),
+]
+LEAD = """
+import sys
+from mpsplit.comm import world
+from mpsplit.runtime import sampling
+from tests.extensions.test_rank import Formula, answers
+sampling.NUCLEUS = 6  # now and then not enough
+print(answers(Formula(world().size), world()))
+"""
+
+
+class Formula:
+    """As in follow_test.cpp; rank 0's slice."""
+
+    def __init__(self, ranks):
+        plan = even_plan(facts(), ranks, 1)
+        self.manifest = Manifest("formula", facts(), plan, Rope((), 1.0), "F32", (130,), (), (), (), {})
+        self.vocabulary, self.position, self.bytes_sent, self.sum = plan.shards[0].head, 0, 0, 0
+
+    def step(self, tokens, position, every_row=False):
+        self.sum = int(np.sum(tokens)) + (self.sum if position else 0)
+        x = float(self.sum + 1) * np.arange(1.0, len(self.vocabulary) + 1) * 0.618
+        return np.float32((x - np.trunc(x)) * 8)[None]
+
+
+def answers(engine, comm):
+    greet(engine, comm)
+    loop = TokenLoop(engine, comm, None, chunk=4)
+    found = [loop.generate(Request((1, 2, 3, 4, 5, 6), 20, sampling, ignore_eos=True)) for sampling in SAMPLINGS]
+    loop.end()
+    assert all(rss > 0 for one in found for rss in one.stats.peak_rss_bytes)
+    return [one.token_ids for one in found]
+
+
+@pytest.fixture(scope="module")
+def follower(build_folder):
+    if not hasattr(native.load(), "gloo"):
+        pytest.skip("the C++ communicator is not built, or without gloo")
+    need("cmake")
+    target = build(build_folder / "rank", "follow_test", f"-DPython_EXECUTABLE={sys.executable}")
+    return target / "rank" / "follow_test"
+
+
+@pytest.mark.seconds(300)
+@pytest.mark.parametrize("ranks", (2, 4))
+def test_followers_without_python_give_the_same_tokens(follower, tmp_path, ranks):
+    heads = [shard.head for shard in even_plan(facts(), ranks, 1).shards]
+    meet = dict(WORLD_SIZE=str(ranks), MPSPLIT_STORE=str(tmp_path))
+    commands = [[sys.executable, "-c", LEAD], *([follower, str(h.start), str(len(h))] for h in heads[1:])]
+    started = [
+        subprocess.Popen(
+            command, env=clean(RANK=str(rank), **meet), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for rank, command in enumerate(commands)
+    ]
+    told = [rank.communicate(timeout=60) for rank in started]
+    assert [rank.returncode for rank in started] == [0] * ranks, told
+    assert told[0][0] == f"{answers(Formula(1), Alone())}\n"
+
+
+@pytest.mark.seconds(300)
+@pytest.mark.parametrize("meet", ("mpirun", "folder"))
+def test_a_package_runs_with_a_worker_without_python(package_of, tmp_path, meet):
+    program = native.folder() / "mpsplit-rank"
+    if not program.exists():
+        pytest.skip("mpsplit-rank is not built: it needs ncnn")
+    package = package_of("llama", 2, 1)
+    lead = [sys.executable, "-m", "mpsplit", "run", package, "--prompt-ids", "5,6,7,8,9", "--json", "--chunk", "3"]
+    lead += ["--temperature", "0.8", "--top-p", "0.9", "--max-new-tokens", "30"]
+    expected = json.loads(subprocess.run(lead, env=clean(), capture_output=True, timeout=120, check=True).stdout)
+    if meet == "mpirun":
+        started = [[find_mpirun(), "-np", "1", *lead, ":", "-np", "1", program, package]]
+        environments = [clean(**OPEN_MPI)]
+    else:
+        started = [lead, [program, package, "--threads", "1"]]
+        environments = [clean(RANK=str(rank), WORLD_SIZE="2", MPSPLIT_STORE=str(tmp_path)) for rank in range(2)]
+    ranks = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command, environment in zip(started, environments, strict=True)
+    ]
+    told = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * len(ranks), told
+    assert json.loads(told[0][0])["token_ids"] == expected["token_ids"]
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({}, "mpsplit-rank follows other ranks; start it by `mpirun -np 1 mpsplit run PACKAGE"),
+        (dict(RANK="0", WORLD_SIZE="2", MPSPLIT_STORE="x"), "rank 0 leads and needs Python"),
+        (dict(RANK="2", WORLD_SIZE="2", MPSPLIT_STORE="x"), "RANK=2 is not among WORLD_SIZE=2"),
+        (dict(RANK="x", WORLD_SIZE="2", MPSPLIT_STORE="x"), "RANK=x is no number"),
+        (dict(RANK="1", WORLD_SIZE="2", MPSPLIT_STORE="x", MPSPLIT_TRANSPORT="mpi4py"), "is none of mpi, gloo"),
+    ],
+)
+def test_ranks_that_have_nobody_to_follow(follower, environment, message):
+    done = subprocess.run(
+        [follower, "0", "1"], env=clean(**environment), capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, message in done.stderr) == (2, True), done.stderr
