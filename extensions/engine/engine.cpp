@@ -38,11 +38,11 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
             sin_.push_back(float(std::sin(angle)) * facts_.rope_scaling);
         }
     setting_.rotation = {cos_.data(), sin_.data()};
-    if (std::ifstream(folder + "/quantised.bin")) packed_ = Mapped(folder + "/quantised.bin");
+    if (std::ifstream(folder + "/quantised.bin")) packed_ = Mapped(folder + "/quantised.bin", Reading::whole);
     setting_.packed = packed_.data;
     setting_.packed_bytes = packed_.bytes;
     if (facts_.first_stage) {
-        embedding_ = Mapped(folder + "/embed.bin");
+        embedding_ = Mapped(folder + "/embed.bin", Reading::here_and_there);
         const size_t needed = size_t(facts_.embed_rows) * facts_.hidden * embedding_element(facts_.dtype);
         if (embedding_.bytes < needed)
             throw Failure(folder + "/embed.bin has " + std::to_string(embedding_.bytes) + " bytes, " + std::to_string(facts_.embed_rows) +

@@ -54,7 +54,7 @@ ncnn::Option plain(int threads, ncnn::Allocator& blobs, ncnn::Allocator& workspa
 
 }  // namespace
 
-Graph::Graph(const std::string& param, const std::string& weights, Setting& setting) : weights_(weights) {
+Graph::Graph(const std::string& param, const std::string& weights, Setting& setting) : weights_(weights, Reading::here_and_there) {
     net_.opt = plain(setting.threads, pool_, workspace_);
     add_layers(net_, setting);
     const MappedReader reader(weights_);

@@ -14,7 +14,7 @@
 namespace mpsplit {
 namespace {
 
-constexpr int lanes = 16, block = 8;
+constexpr int lanes = 16, block = 8, step = 32;
 using Lanes = float __attribute__((vector_size(lanes * sizeof(float))));
 
 int rounded_up(int n, int to) { return (n + to - 1) / to * to; }
@@ -27,64 +27,88 @@ void rotate(const float* x, int dim, const float* cos, const float* sin, float s
     }
 }
 
-// s [rows][stride] = q [rows][dim] * keys of `panels` panels; reads up to 8 panels past the last
+// The scores of a block of rows, and then its weights, lie in steps of 32 positions: [step][rows][32]. So rows are a constant apart,
+// and what a step reads of the values stays in the first cache.
 template <int rows>
-void scores(const float* q, int dim, const float* keys, int panels, float* s, int stride) {
-    constexpr int abreast = block / rows;
-    for (int p = 0; p < panels; p += abreast) {
+float* score(float* s, int row, int position) {
+    return s + (position / step * rows + row) * step + position % step;
+}
+
+// s = q [rows][dim] * keys of positions from .. to, both rounded to whole steps
+template <int rows>
+void scores(const float* q, int dim, const float* keys, int from, int to, float* s) {
+    constexpr int abreast = rows > 4 ? 1 : 2;  // panels: enough sums to keep the processor busy
+    for (int first = from; first < to; first += abreast * lanes) {
         Lanes sums[abreast][rows] = {};
-        const float* panel = keys + size_t(p) * dim * lanes;
+        const float* panels = keys + size_t(first) * dim;
         for (int d = 0; d < dim; d++)
             for (int a = 0; a < abreast; a++) {
-                Lanes key = *reinterpret_cast<const Lanes*>(panel + (size_t(a) * dim + d) * lanes);
-                for (int r = 0; r < rows; r++) sums[a][r] += q[r * dim + d] * key;
+                const float* key = panels + (a * dim + d) * lanes;
+                __builtin_prefetch(key + abreast * dim * lanes);
+                for (int r = 0; r < rows; r++) sums[a][r] += q[r * dim + d] * *reinterpret_cast<const Lanes*>(key);
             }
         for (int a = 0; a < abreast; a++)
-            for (int r = 0; r < rows; r++) *reinterpret_cast<Lanes*>(s + r * stride + (p + a) * lanes) = sums[a][r];
+            for (int r = 0; r < rows; r++) *reinterpret_cast<Lanes*>(score<rows>(s, r, first + a * lanes)) = sums[a][r];
     }
 }
 
-// scores [begin, end) become weights that sum to 1, the others of [from, to) become 0
-void softmax(float* s, int from, int begin, int end, int to) {
-    float most = -std::numeric_limits<float>::infinity(), sum = 0;
-#pragma omp simd reduction(max : most)
-    for (int i = begin; i < end; i++) most = std::max(most, s[i]);
-#pragma omp simd reduction(+ : sum)
-    for (int i = begin; i < end; i++) {
-        s[i] = exponential(s[i] - most);
-        sum += s[i];
-    }
-    float share = 1 / sum;
-    for (int i = begin; i < end; i++) s[i] *= share;
-    std::fill(s + from, s + begin, 0.f);
-    std::fill(s + end, s + to, 0.f);
-}
-
-// out [rows][width] = weights [rows][from .. to) * values
+// A row's scores of positions begin .. end become weights that sum to 1; those of from .. begin and end .. to become 0.
 template <int rows>
-void mix(const float* weights, int stride, int from, int to, const float* values, int width, float* out) {
-    for (int c = 0; c < width; c += lanes) {
-        Lanes sums[rows] = {};
-        for (int j = from; j < to; j++) {
-            Lanes value = *reinterpret_cast<const Lanes*>(values + size_t(j) * width + c);
-            for (int r = 0; r < rows; r++) sums[r] += weights[r * stride + j] * value;
+void softmax(float* s, int row, int from, int begin, int end, int to) {
+    constexpr float nothing = -std::numeric_limits<float>::infinity();
+    auto outside = [&](float value) {
+        for (int j = from; j < begin; j++) *score<rows>(s, row, j) = value;
+        for (int j = end; j < to; j++) *score<rows>(s, row, j) = value;
+    };
+    outside(nothing);
+    float most = nothing, sum = 0;
+    for (int j = from; j < to; j += step) {
+        const float* x = score<rows>(s, row, j);
+#pragma omp simd reduction(max : most)
+        for (int i = 0; i < step; i++) most = std::max(most, x[i]);
+    }
+    for (int j = from; j < to; j += step) {
+        float* x = score<rows>(s, row, j);
+#pragma omp simd reduction(+ : sum)
+        for (int i = 0; i < step; i++) {
+            x[i] = exponential(x[i] - most);  // of nothing: 1e-38, which changes no sum
+            sum += x[i];
         }
-        for (int r = 0; r < rows; r++) *reinterpret_cast<Lanes*>(out + r * width + c) = sums[r];
+    }
+    outside(0);
+    const float share = 1 / sum;
+    for (int j = from; j < to; j += step) {
+        float* x = score<rows>(s, row, j);
+        for (int i = 0; i < step; i++) x[i] *= share;
+    }
+}
+
+// out [rows][width] = weights * values of positions from .. end
+template <int rows>
+void mix(float* weights, int from, int end, const float* values, int width, float* out) {
+    std::fill_n(out, rows * width, 0.f);
+    for (int first = from; first < end; first += step) {
+        const float* weight = score<rows>(weights, 0, first);
+        const int count = std::min(step, end - first);
+        for (int c = 0; c < width; c += lanes) {
+            const float* value = values + size_t(first) * width + c;
+            Lanes sums[rows];
+            for (int r = 0; r < rows; r++) sums[r] = *reinterpret_cast<const Lanes*>(out + r * width + c);
+            for (int j = 0; j < count; j++, value += width) {
+                __builtin_prefetch(value + step * width);
+                for (int r = 0; r < rows; r++) sums[r] += weight[r * step + j] * *reinterpret_cast<const Lanes*>(value);
+            }
+            for (int r = 0; r < rows; r++) *reinterpret_cast<Lanes*>(out + r * width + c) = sums[r];
+        }
     }
 }
 
 // What one thread needs to itself.
 struct Desk {
     float *q, *scores, *out;
-    int stride;
     Desk(const KeyValueCache& cache, float* scratch, int thread)
-        : q(scratch + thread * floats(cache)),
-          scores(q + block * rounded_up(cache.dim, lanes)),
-          out(scores + block * (cache.context + block * lanes)),
-          stride(cache.context + block * lanes) {}
-    static size_t floats(const KeyValueCache& cache) {
-        return block * (size_t(rounded_up(cache.dim, lanes)) + cache.context + block * lanes + cache.width);
-    }
+        : q(scratch + thread * floats(cache)), scores(q + block * rounded_up(cache.dim, lanes)), out(scores + block * cache.context) {}
+    static size_t floats(const KeyValueCache& cache) { return block * size_t(rounded_up(cache.dim, lanes) + cache.context + cache.width); }
 };
 
 struct Work {
@@ -103,16 +127,15 @@ void answer(const Work& work, int head, int first, const Desk& desk) {
     auto at = [&](int r) { return (head * work.group + (first + r) % work.group) * cache.dim; };
     auto end = [&](int r) { return work.position + token(r) + 1; };
     auto begin = [&](int r) { return a.window ? std::max(0, end(r) - a.window) : 0; };
-    const int from = begin(0) / lanes * lanes, to = end(count - 1);
+    const int from = begin(0) / step * step, to = rounded_up(end(count - 1), step);
     for (int r = 0; r < count; r++) {
         size_t angle = size_t(work.position + token(r)) * (cache.dim / 2);
         rotate(work.q[token(r)] + at(r), cache.dim, a.rotation.cos + angle, a.rotation.sin + angle, a.scale,
                desk.q + r * cache.dim, 1);
     }
-    scores<count>(desk.q, cache.dim, cache.keys(head) + size_t(from) * cache.dim, (to - from + lanes - 1) / lanes,
-                  desk.scores + from, desk.stride);
-    for (int r = 0; r < count; r++) softmax(desk.scores + r * desk.stride, from, begin(r), end(r), to);
-    mix<count>(desk.scores, desk.stride, from, to, cache.values(head), cache.width, desk.out);
+    scores<count>(desk.q, cache.dim, cache.keys(head), from, to, desk.scores);
+    for (int r = 0; r < count; r++) softmax<count>(desk.scores, r, from, begin(r), end(r), to);
+    mix<count>(desk.scores, from, end(count - 1), cache.values(head), cache.width, desk.out);
     for (int r = 0; r < count; r++)
         std::copy_n(desk.out + r * cache.width, cache.dim, work.y + size_t(token(r)) * a.heads * cache.dim + at(r));
 }
@@ -128,9 +151,9 @@ void remember(const Attention& a, int head, int position, const float* k, const 
 }  // namespace
 
 KeyValueCache::KeyValueCache(int heads, int dim, int context)
-    : heads(heads), dim(dim), context(rounded_up(context, lanes)), width(rounded_up(dim, lanes)) {
+    : heads(heads), dim(dim), context(rounded_up(context, step)), width(rounded_up(dim, lanes)) {
     size_t keys = size_t(heads) * this->context * dim, values = size_t(heads) * this->context * width;
-    bytes_ = (keys + size_t(block) * lanes * dim + values) * sizeof(float);  // scores() reads past the last keys
+    bytes_ = (keys + values) * sizeof(float);
     void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     values_ = static_cast<float*>(memory);

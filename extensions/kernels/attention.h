@@ -16,7 +16,7 @@ class KeyValueCache {
     ~KeyValueCache();
     KeyValueCache(const KeyValueCache&) = delete;
 
-    const int heads, dim, context;  // context: rounded up to whole panels
+    const int heads, dim, context;  // context: rounded up to 32
     const int width;
     float* keys(int head) const { return keys_ + size_t(head) * context * dim; }
     float* values(int head) const { return values_ + size_t(head) * context * width; }

@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <stdexcept>
 
@@ -34,15 +35,23 @@ struct Work {
     const Path* path;
 
     int blocks() const { return k / block; }
+    int panels() const {
+        int sum = 0;
+        for (int i = 0; i < count; i++) sum += mpsplit::panels(products[i].weights.shape.n);
+        return sum;
+    }
     int tiles() const { return tile_count(rows, path->widest); }
     Tile tile(int t) const { return tile_at(rows, path->widest, t); }
     uint8_t* quantised(Tile tile) const { return scratch + size_t(tile.first) * blocks() * tile_block_bytes(1, block); }
 };
 
+// Blocks begin .. end of x, tile after tile, the rows of a tile side by side
 void quantise_blocks(const Work& work, Share mine) {
+    Tile tile = {};
+    int number = -1;
     for (int i = mine.begin; i < mine.end; i++) {
-        Tile tile = work.tile(i / work.blocks());
-        int b = i % work.blocks();
+        if (i / work.blocks() != number) tile = work.tile(number = i / work.blocks());
+        int b = i - number * work.blocks();
         uint8_t* out = work.quantised(tile) + b * tile_block_bytes(tile.width, work.block);
         for (int r = 0; r < tile.width; r++) {
             const float* x = work.x + size_t(tile.first + r) * work.k + size_t(b) * work.block;
@@ -51,55 +60,73 @@ void quantise_blocks(const Work& work, Share mine) {
     }
 }
 
-void silu_times(const float* gate, float* sums, int count) {
-    for (int i = 0; i < count; i++) sums[i] *= gate[i] / (1 + exponential(-gate[i]));
-}
+// What becomes of the sums [width, 16] of panel p: they are stored with what the product adds; or, of a gate, their silu is
+// stored; or what is stored is multiplied by them. Two straight reads of two matrices are faster than one back and forth.
+enum class Put { sum, silu, times };
 
-// sums [width, 16] of panel p into their place in y, with what the product adds
+template <Put how>
 void put(const Product& product, int p, Tile tile, const float* sums) {
-    int n = product.weights.shape.n, column = p * panel_rows, columns = std::min(panel_rows, n - column);
+    int n = product.weights.shape.n, column = p * panel_rows;
+    const float* bias = product.bias ? product.bias + column : nullptr;
     for (int r = 0; r < tile.width; r++, sums += panel_rows) {
         size_t at = size_t(tile.first + r) * n + column;
-        for (int o = 0; o < columns; o++) {
-            float y = sums[o];
-            if (product.bias) y += product.bias[column + o];
-            if (product.residual) y += product.residual[at + o];
-            product.y[at + o] = y;
+        const float* residual = product.residual ? product.residual + at : nullptr;
+        float* y = product.y + at;
+        auto columns = [&](auto count) {
+            for (int o = 0; o < count; o++) {
+                if constexpr (how == Put::silu) y[o] = sums[o] / (1 + exponential(-sums[o]));
+                if constexpr (how == Put::times) y[o] *= sums[o];
+                if constexpr (how == Put::sum) y[o] = sums[o] + (bias ? bias[o] : 0) + (residual ? residual[o] : 0);
+            }
+        };
+        if (n - column >= panel_rows)
+            columns(std::integral_constant<int, panel_rows>());  // a number that the compiler knows: whole vectors
+        else
+            columns(n - column);
+    }
+}
+
+// Panels begin .. end of one matrix, for tiles first .. last of x
+template <Put how>
+void some_panels(const Work& work, const Product& product, const Weights& weights, Share mine, Share tiles) {
+    float sums[8 * panel_rows];
+    for (int p = mine.begin; p < mine.end; p++)
+        for (int t = tiles.begin; t < tiles.end; t++) {
+            Tile tile = work.tile(t);
+            work.path->panel(weights.shape, weights.data + p * panel_bytes(weights.shape), work.quantised(tile), tile.width, sums);
+            put<how>(product, p, tile, sums);
         }
-    }
 }
 
-void one_tile(const Work& work, const Product& product, int p, Tile tile) {
-    float sums[8 * panel_rows], gate[8 * panel_rows];
-    auto times = [&](const Weights& w, float* out) {
-        work.path->panel(w.shape, w.data + p * panel_bytes(w.shape), work.quantised(tile), tile.width, out);
-    };
-    times(product.weights, sums);
-    if (product.gate) {
-        times(*product.gate, gate);
-        silu_times(gate, sums, tile.width * panel_rows);
-    }
-    put(product, p, tile, sums);
-}
-
-// Panels begin .. end of all products, seen as one list, for tiles first .. last of x
+// Panels begin .. end of all products, seen as one list
 void panels_of_share(const Work& work, Share mine, Share tiles) {
     int before = 0;
     for (int i = 0; i < work.count; i++) {
         const Product& product = work.products[i];
         int count = panels(product.weights.shape.n);
-        for (int p = std::max(mine.begin - before, 0); p < std::min(mine.end - before, count); p++)
-            for (int t = tiles.begin; t < tiles.end; t++) one_tile(work, product, p, work.tile(t));
+        Share own = {std::max(mine.begin - before, 0), std::min(mine.end - before, count)};
+        if (product.gate) {
+            some_panels<Put::silu>(work, product, *product.gate, own, tiles);
+            some_panels<Put::times>(work, product, product.weights, own, tiles);
+        } else
+            some_panels<Put::sum>(work, product, product.weights, own, tiles);
         before += count;
     }
 }
 
-void multiply_share(const Work& work) {
-    int64_t total = 0;
-    for (int i = 0; i < work.count; i++) total += panels(work.products[i].weights.shape.n);
-    Share mine = share(total);
+// Panels begin .. end for all rows, as many rows at a time as a thread's second cache holds
+void all_rows(const Work& work, Share mine) {
     int step = std::max<int>(1, rows_in_cache / (work.blocks() * tile_block_bytes(work.path->widest, work.block)));
     for (int t = 0; t < work.tiles(); t += step) panels_of_share(work, mine, {t, std::min(t + step, work.tiles())});
+}
+
+// Each thread has an equal share of the first three quarters, to read straight on. Of the rest whoever is done takes the next
+// piece: memory does not serve all alike, and the slowest would hold up the others.
+void multiply_share(const Work& work, std::atomic<int>& taken) {
+    const int total = work.panels(), threads = omp_get_num_threads(), fixed = threads > 1 ? total / 4 * 3 : total;
+    const int piece = std::max(1, total / (threads * 32));
+    all_rows(work, share(fixed));
+    for (int p; (p = fixed + taken.fetch_add(piece)) < total;) all_rows(work, {p, std::min(p + piece, total)});
 }
 
 void check(const Product* products, int count, int rows, int threads, const Path* path) {
@@ -129,13 +156,14 @@ void multiply(const Product* products, int count, const float* x, int rows, void
     const bool few =
         rows <= 4;  // a few microseconds' work: less than a barrier, much less where another process holds a core
     if (few) quantise_blocks(work, {0, int(blocks)});
+    std::atomic<int> taken = 0;  // panels of the part that is not shared out beforehand
 #pragma omp parallel num_threads(threads)
     {
         if (!few) {
             quantise_blocks(work, share(blocks));
 #pragma omp barrier
         }
-        multiply_share(work);
+        multiply_share(work, taken);
     }
 }
 

@@ -54,11 +54,31 @@ struct Vnni {
     }
 };
 
+// quantise() of tile.h, to the same bits
+void quantise_lines(const float* x, int block, int width, int row, uint8_t* tile_block) {
+    __m512i most = _mm512_setzero_si512();  // as integers: so a nan is the largest
+    for (int i = 0; i < block; i += 16)
+        most = _mm512_max_epu32(most, _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(x + i))));
+    float peak = std::bit_cast<float>(_mm512_reduce_max_epu32(most));
+    if (width > 1 || !(peak >= 1e-30f && peak < 0x1p127f)) return quantise(x, block, width, row, tile_block);
+    float scale = peak / 127;
+    const __m512 inverse = _mm512_set1_ps(127 / peak);
+    __m512i sum = _mm512_setzero_si512();
+    for (int i = 0; i < block; i += 16) {
+        __m512i inputs = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse));
+        sum = _mm512_add_epi32(sum, inputs);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(tile_block + 8 + i), _mm512_cvtepi32_epi8(inputs));
+    }
+    int32_t eights = -8 * _mm512_reduce_add_epi32(sum);
+    std::memcpy(tile_block, &scale, 4);
+    std::memcpy(tile_block + 4, &eights, 4);
+}
+
 }  // namespace
 
 extern const Path vnni_path = path_of<Vnni>("vnni", [] {
     return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl");
-});
+}, quantise_lines);
 
 }  // namespace mpsplit
