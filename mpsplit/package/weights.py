@@ -14,6 +14,7 @@ from mpsplit.errors import PackageError
 from mpsplit.package.param import Layer, Param
 
 ALIGNMENT = 64  # bytes: packed matrices begin at multiples, as the kernels want them
+PIECE = 32 << 20  # bytes of a write, a multiple of the largest page
 FLAG = np.zeros(1, np.uint32).tobytes()  # ncnn's mark of plain float32 before an array
 
 
@@ -57,19 +58,32 @@ def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path
 
 
 class PackedFile:
-    """Writes arrays one after the other at aligned offsets, in units of the alignment."""
+    """Writes arrays one after the other at aligned offsets, in units of the alignment.
+
+    It writes in large pieces: so the page cache has the file in large pages, which the first run finds there.
+    """
 
     def __init__(self, path: Path):
-        self.file = open(path, "wb")  # noqa: SIM115 (closed by the with of its user)
+        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by the with of its user)
+        self.held = bytearray()
+        self.written = 0
 
     def __enter__(self) -> PackedFile:
         return self
 
     def __exit__(self, *_) -> None:
+        self._write(len(self.held))
         self.file.close()
 
     def append(self, array: np.ndarray) -> int:
-        offset = self.file.tell() // ALIGNMENT
-        self.file.write(array.tobytes())
-        self.file.write(bytes(-self.file.tell() % ALIGNMENT))
+        offset = (self.written + len(self.held)) // ALIGNMENT
+        self.held += array.tobytes()
+        self.held += bytes(-len(self.held) % ALIGNMENT)
+        self._write(len(self.held) // PIECE * PIECE)
         return offset
+
+    def _write(self, count: int) -> None:
+        while count:
+            done = self.file.write(memoryview(self.held)[:count])
+            del self.held[:done]
+            self.written, count = self.written + done, count - done

@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from mpsplit.errors import PackageError
-from mpsplit.package.manifest import Manifest
+from mpsplit.package.manifest import FORMAT_VERSION, Manifest
 
 
 @pytest.fixture
@@ -44,11 +44,13 @@ def test_a_missing_file_is_found(package):
         Manifest.load(package).check_files(package, 0)
 
 
-@pytest.mark.parametrize("version, remedy", [(2, "update mpsplit"), (0, "partition and convert again")])
+@pytest.mark.parametrize(
+    "version, remedy", [(FORMAT_VERSION + 1, "update mpsplit"), (FORMAT_VERSION - 1, "partition and convert again")]
+)
 def test_other_format_versions_are_refused(package, version, remedy):
     data = json.loads((package / "manifest.json").read_text()) | {"format_version": version}
     (package / "manifest.json").write_text(json.dumps(data))
-    with pytest.raises(PackageError, match=f"format version {version}, this mpsplit reads 1; {remedy}"):
+    with pytest.raises(PackageError, match=f"format version {version}, this mpsplit reads {FORMAT_VERSION}; {remedy}"):
         Manifest.load(package)
 
 
