@@ -187,8 +187,8 @@ def bench_command(args: argparse.Namespace) -> int:
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.runtime import measure
+    from mpsplit.runtime.cores import share_of_cores
     from mpsplit.runtime.load import load_engine
-    from mpsplit.runtime.stock import share_of_cores
 
     comm = world()
     package = Path(args.package)

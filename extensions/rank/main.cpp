@@ -39,10 +39,11 @@ Arguments parse(int count, char** words) {
     return found;
 }
 
+// as mpsplit/runtime/cores.py
 int share_of_cores(int local_size) {
+    const int share = std::max(1, int(std::thread::hardware_concurrency()) / local_size);
     const char* asked = std::getenv("OMP_NUM_THREADS");
-    if (asked && std::atoi(asked) > 0) return std::atoi(asked);
-    return std::max(1, int(std::thread::hardware_concurrency()) / local_size);
+    return asked && std::atoi(asked) > 0 ? std::min(std::atoi(asked), share) : share;
 }
 
 class EngineSlice final : public Slice {

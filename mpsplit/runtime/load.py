@@ -8,11 +8,12 @@ from pathlib import Path
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest
+from mpsplit.runtime.cores import share_of_cores
 from mpsplit.runtime.engine import Engine
 from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.native_engine import NativeEngine, missing
 from mpsplit.runtime.orders import LEAD, greet
-from mpsplit.runtime.stock import StockEngine, share_of_cores
+from mpsplit.runtime.stock import StockEngine
 from mpsplit.runtime.text import load_text
 
 ENGINES = {"native": NativeEngine, "stock": StockEngine}

@@ -6,7 +6,6 @@ on demand, so another order would make collectives wait for each other.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,12 +116,6 @@ class StockEngine:
 def _owned(array: np.ndarray) -> ncnn.Mat:
     """A Mat with memory of ncnn's own: around numpy's it has no padding, and ncnn reads past its end (NOTES: Mats own their memory)."""
     return ncnn.Mat(np.ascontiguousarray(array)).clone()
-
-
-def share_of_cores(local_ranks: int) -> int:
-    """Threads for one rank: OMP_NUM_THREADS, or an equal share of the host's cores."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) else max(1, (os.cpu_count() or 1) // local_ranks)
 
 
 def _exact(option: ncnn.Option, threads: int) -> None:
