@@ -1,5 +1,6 @@
 // mpsplit-rank PACKAGE [--threads N]: one rank that follows, without Python. Rank 0 is Python's:
 //   mpirun -np 1 mpsplit run PACKAGE --prompt Hello : -np 1 mpsplit-rank PACKAGE
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>

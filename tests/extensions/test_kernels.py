@@ -215,15 +215,16 @@ def test_arguments_that_do_not_fit_are_refused(kernels):
         kernels.pack_values(np.full((1, 32), 8, np.int8), np.ones((1, 1), np.float32), 4, 32)
 
 
-def test_aarch64_agrees_under_an_emulator(build_folder):
+@pytest.mark.parametrize("test, said", [("paths_test", "agree: plain neon\n"), ("attention_test", "agree\n")])
+def test_aarch64_agrees_under_an_emulator(build_folder, test, said):
     need("cmake", "aarch64-linux-gnu-g++", "qemu-aarch64")
     options = (
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
     )
-    program = build(build_folder / "aarch64", "paths_test", *options) / "kernels" / "paths_test"
+    program = build(build_folder / "aarch64", test, *options) / "kernels" / test
     libc = subprocess.check_output(["aarch64-linux-gnu-g++", "-print-file-name=libc.so.6"], text=True).strip()
     command = ["qemu-aarch64", "-L", Path(libc).resolve().parents[1], program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.returncode) == ("agree: plain neon\n", 0), done
+    assert (done.stdout, done.returncode) == (said, 0), done

@@ -1,0 +1,106 @@
+// Attention against the plain sum over all positions in double, without Python: what runs under an emulator and the sanitizers.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "attention.h"
+
+using namespace mpsplit;
+
+namespace {
+
+std::mt19937 random_bits(0);
+
+std::vector<float> normal(size_t count) {
+    std::normal_distribution<float> draw;
+    std::vector<float> values(count);
+    for (float& v : values) v = draw(random_bits);
+    return values;
+}
+
+struct Case {
+    int heads, kv_heads, dim, window, threads;
+    std::vector<int> pieces;
+};
+
+// head `head` of row `row` of x, turned by the angle of its position
+std::vector<double> turned(const std::vector<float>& x, int row, int head, int heads, int dim) {
+    std::vector<double> y(dim);
+    const float* from = x.data() + (size_t(row) * heads + head) * dim;
+    for (int i = 0; i < dim / 2; i++) {
+        double angle = row * 0.1 * (i + 1), c = std::cos(angle), s = std::sin(angle);
+        y[i] = from[i] * c - from[i + dim / 2] * s;
+        y[i + dim / 2] = from[i] * s + from[i + dim / 2] * c;
+    }
+    return y;
+}
+
+std::vector<double> expected(const Case& c, const std::vector<float>& q, const std::vector<float>& k, const std::vector<float>& v, int rows) {
+    std::vector<double> y(size_t(rows) * c.heads * c.dim);
+    for (int row = 0; row < rows; row++)
+        for (int head = 0; head < c.heads; head++) {
+            const int kv = head / (c.heads / c.kv_heads);
+            const auto asks = turned(q, row, head, c.heads, c.dim);
+            double sum = 0;
+            double* out = y.data() + (size_t(row) * c.heads + head) * c.dim;
+            for (int j = c.window ? std::max(0, row - c.window + 1) : 0; j <= row; j++) {
+                const auto key = turned(k, j, kv, c.kv_heads, c.dim);
+                double score = 0;
+                for (int i = 0; i < c.dim; i++) score += asks[i] * key[i];
+                const double weight = std::exp(0.3 * score);
+                sum += weight;
+                for (int i = 0; i < c.dim; i++) out[i] += weight * v[(size_t(j) * c.kv_heads + kv) * c.dim + i];
+            }
+            for (int i = 0; i < c.dim; i++) out[i] /= sum;
+        }
+    return y;
+}
+
+bool agree(const Case& c) {
+    int rows = 0;
+    for (int piece : c.pieces) rows += piece;
+    const size_t wide = size_t(c.heads) * c.dim, narrow = size_t(c.kv_heads) * c.dim;
+    const auto q = normal(rows * wide), k = normal(rows * narrow), v = normal(rows * narrow);
+    std::vector<float> cos, sin, y(rows * wide);
+    for (int row = 0; row < rows; row++)
+        for (int i = 0; i < c.dim / 2; i++) {
+            cos.push_back(float(std::cos(row * 0.1 * (i + 1))));
+            sin.push_back(float(std::sin(row * 0.1 * (i + 1))));
+        }
+    KeyValueCache cache(c.kv_heads, c.dim, rows);
+    const Attention attention = {cache, c.heads, 0.3f, c.window, {cos.data(), sin.data()}};
+    std::unique_ptr<void, decltype(&std::free)> scratch(
+        std::aligned_alloc(64, (attention_scratch_floats(attention, c.threads) * sizeof(float) + 63) / 64 * 64), std::free);
+    int at = 0;
+    for (int piece : c.pieces) {
+        attend(attention, {q.data() + at * wide, wide}, {k.data() + at * narrow, narrow}, {v.data() + at * narrow, narrow}, piece, at,
+               y.data() + at * wide, static_cast<float*>(scratch.get()), c.threads);
+        at += piece;
+    }
+    const auto wanted = expected(c, q, k, v, rows);
+    for (size_t i = 0; i < y.size(); i++)
+        if (!(std::fabs(y[i] - wanted[i]) <= 1e-4)) {
+            std::printf("heads %d/%d dim %d window %d threads %d rows %d: y[%zu] is %g, expected %g\n", c.heads, c.kv_heads, c.dim, c.window,
+                        c.threads, rows, i, y[i], wanted[i]);
+            return false;
+        }
+    return true;
+}
+
+}  // namespace
+
+int main() {
+    bool good = true;
+    for (auto [heads, kv_heads] : {std::pair(1, 1), {4, 1}, {6, 2}, {16, 2}})
+        for (int dim : {8, 24, 64})
+            for (int window : {0, 1, 11, 40})
+                for (int threads : {1, 2})
+                    for (const auto& pieces : std::vector<std::vector<int>>{{1, 1, 1}, {7, 1}, {33, 1, 31}, {64, 1, 1}})
+                        good = good && agree({heads, kv_heads, dim, window, threads, pieces});
+    std::printf("%s\n", good ? "agree" : "DISAGREE");
+    return good ? 0 : 1;
+}
