@@ -57,12 +57,16 @@ def _processor() -> str:
     return platform.machine() + next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
 
 
+@functools.cache
+def _compiler_version() -> str:
+    program = compiler()
+    return subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout if program else ""
+
+
 def _digest(texts: list[str], root: Path, *suffixes: str) -> str:
     """Changes with the texts, the compiler, and the files under `root` that have one of the suffixes."""
-    program = compiler()
-    version = subprocess.run([program, "--version"], capture_output=True, check=False).stdout if program else b""
-    found = hashlib.sha256(version)
-    for text in (_processor(), *flags(), *texts):
+    found = hashlib.sha256()
+    for text in (_compiler_version(), _processor(), *flags(), *texts):
         found.update(text.encode() + b"\0")
     for path in sorted(p for p in root.rglob("*") if p.suffix in suffixes and p.is_file()):
         found.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
@@ -128,7 +132,7 @@ def built() -> list[str]:
         parts.append(f"native engine on ncnn {Pin.of('ncnn').version}")
     if torch_library():
         parts.append("torch operators")
-    return parts
+    return [*parts, f"by {_compiler_version().splitlines()[0]}"] if _compiler_version() else parts
 
 
 def forget() -> None:

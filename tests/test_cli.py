@@ -52,6 +52,15 @@ def test_run_streams_text_and_tells_the_speed_on_the_error_stream(package):
     assert re.fullmatch(r"\[eos; prefill [\d.]+ tok/s, decode [\d.]+ tok/s, .*\]", done.stderr.strip())
 
 
+def test_without_the_native_engine_the_stock_one_answers_and_a_line_says_so(package, tmp_path):
+    command = [*MPSPLIT, "run", package, "--prompt", "What is the capital of Japan?"]
+    bare = CLEAN | {"MPSPLIT_CACHE": str(tmp_path)}  # nothing was built there
+    done = subprocess.run(command, capture_output=True, text=True, env=bare, timeout=60, check=True)
+    assert done.stdout.strip() == "The capital of Japan is Tokyo."
+    said = [line for line in done.stderr.splitlines() if "stock engine" in line]
+    assert len(said) == 1 and "the native engine is not built here; run python -m mpsplit.native" in said[0]
+
+
 def test_stop_strings_raw_prompts_and_ids(package):
     told = json.loads(mpsplit("run", package, "--prompt", "What is 57+86?", "--stop", " The", "--json"))
     assert told["text"].strip() == "7+6=13, 5+8+1=14." and told["finish_reason"] == "stop"

@@ -1,14 +1,18 @@
 """Every family, cut every way that fits, against transformers: logits, greedy tokens, seeds. On 1, 2 and 4 ranks."""
 
+import functools
+
 import numpy as np
 import pytest
 
+from mpsplit import native
 from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.sampling import Sampling
 from mpsplit.verification import all_logits
 from tests.conftest import FAMILIES, splits
 
+ENGINES = ("native", "stock") if native.load("_engine") else ("stock",)
 PROMPT = tuple(np.random.default_rng(1).integers(0, 131, 23).tolist())
 NEW = 64
 
@@ -19,6 +23,7 @@ pytestmark = pytest.mark.mpi
 def original_of(model_of, world):
     """family -> transformers' logits of the prompt and its greedy tokens, on rank 0."""
 
+    @functools.cache
     def run(family):
         folder = model_of(family)
         if world.rank:
@@ -49,13 +54,14 @@ def lead(loop, world, work):
             loop.end()
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("index", range(2))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits_and_greedy_tokens_are_transformers(world, package_of, original_of, family, index):
+def test_logits_and_greedy_tokens_are_transformers(world, package_of, original_of, family, index, engine):
     cuts = splits(world.size)
     if index >= len(cuts):
         return  # one rank has one way to cut
-    loop = load_loop(package_of(family, *cuts[index]), world, chunk=9)
+    loop = load_loop(package_of(family, *cuts[index]), world, chunk=9, engine=engine)
     expected_logits, expected_tokens = original_of(family)
     logits = all_logits(loop.engine, world, PROMPT)
 
