@@ -103,7 +103,8 @@ def test_inspect(package):
         "embed": "256..512",
         "head": "256..512",
     }
-    assert set(told["ranks"][0]["files"]) == {"rank-0/model.param", "rank-0/model.bin", "rank-0/embed.bin"}
+    names = ("model.param", "fused.param", "model.bin", "embed.bin", "rank.txt")
+    assert set(told["ranks"][0]["files"]) == {f"rank-0/{name}" for name in names}
     assert "LlamaForCausalLM" in mpsplit("inspect", package)
 
 
