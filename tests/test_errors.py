@@ -14,6 +14,7 @@ import pytest
 from mpsplit import launch
 from mpsplit.errors import LaunchError
 from mpsplit.launch import OPEN_MPI, explain
+from mpsplit.package.manifest import FORMAT_VERSION
 from tests.conftest import make_model
 
 MPSPLIT = [sys.executable, "-m", "mpsplit"]
@@ -112,7 +113,7 @@ def test_packages_that_cannot_be_used(package, tmp_path):
     assert "is split over 2 ranks, 3 were started" in refused("bench", package, "--ranks", 3)
     manifest = json.loads((package / "manifest.json").read_text())
     (package / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
-    assert "has format version 99, this mpsplit reads 1; update mpsplit" in refused("chat", package)
+    assert f"has format version 99, this mpsplit reads {FORMAT_VERSION}; update mpsplit" in refused("chat", package)
     (package / "manifest.json").unlink()
     assert "run `mpsplit convert" in refused("run", package, "--prompt", "x")
     (package / "partition.json").unlink()

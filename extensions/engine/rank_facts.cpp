@@ -3,6 +3,7 @@
 #include <fstream>
 #include <map>
 #include <sstream>
+#include <utility>
 
 #include "failure.h"
 
@@ -27,17 +28,16 @@ RankFacts RankFacts::load(const std::string& path) {
     auto read = [&](const char* name, auto& value) {
         if (!lines.count(name) || !(lines[name] >> value)) throw Failure(path + " has no " + name + "; convert the package again");
     };
-    read("ranks", facts.ranks);
-    read("rank", facts.rank);
-    read("hidden", facts.hidden);
-    read("context", facts.context);
-    read("window", facts.window);
+    const std::pair<const char*, int*> numbers[] = {
+        {"ranks", &facts.ranks},           {"rank", &facts.rank},
+        {"hidden", &facts.hidden},         {"context", &facts.context},
+        {"window", &facts.window},         {"embed_start", &facts.embed_start},
+        {"embed_rows", &facts.embed_rows}, {"head_start", &facts.head_start},
+        {"head_rows", &facts.head_rows},
+    };
+    for (const auto& [name, value] : numbers) read(name, *value);
     read("dtype", facts.dtype);
     read("first_stage", facts.first_stage);
-    read("embed_start", facts.embed_start);
-    read("embed_rows", facts.embed_rows);
-    read("head_start", facts.head_start);
-    read("head_rows", facts.head_rows);
     read("rope_scaling", facts.rope_scaling);
     facts.group = all<int>(lines["group"]);
     facts.inverse_frequencies = all<float>(lines["inverse_frequencies"]);

@@ -4,23 +4,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <random>
 #include <vector>
 
 #include "attention.h"
+#include "normal.h"
 
 using namespace mpsplit;
 
 namespace {
-
-std::mt19937 random_bits(0);
-
-std::vector<float> normal(size_t count) {
-    std::normal_distribution<float> draw;
-    std::vector<float> values(count);
-    for (float& v : values) v = draw(random_bits);
-    return values;
-}
 
 struct Case {
     int heads, kv_heads, dim, window, threads;

@@ -3,22 +3,13 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <random>
 
+#include "normal.h"
 #include "qlinear.h"
 
 using namespace mpsplit;
 
 namespace {
-
-std::mt19937 random_bits(0);
-
-std::vector<float> normal(size_t count) {
-    std::normal_distribution<float> draw;
-    std::vector<float> values(count);
-    for (float& v : values) v = draw(random_bits);
-    return values;
-}
 
 struct Packed {
     Shape shape;

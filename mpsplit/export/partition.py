@@ -114,7 +114,7 @@ def _put_in_place(out: Path, ranks: Iterable[int], plan: Plan, comm: Communicato
 def _partition_rank(model, plan: Plan, rank: int, facts: ModelFacts, checkpoint: Checkpoint, out: Path, form: str):
     folder = _partial(out, rank)
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(parents=True)  # a rank that fails early may have taken `out` away
     stage = slice_model(model, plan, rank, facts, checkpoint)
     example = examples(facts)[0]
     graph_module = capture(stage, example)

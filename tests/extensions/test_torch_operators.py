@@ -243,7 +243,7 @@ def test_without_the_library_the_schemas_are_the_same(tmp_path):
 
 
 def test_another_torch_is_built_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(native, "_torch", lambda: tmp_path / "version.py")
+    monkeypatch.setattr(native, "torch_version", lambda: tmp_path / "version.py")
     keys = set()
     for version in ("2.13.0", "2.13.1"):
         (tmp_path / "version.py").write_text(version)
