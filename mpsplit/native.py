@@ -135,6 +135,10 @@ def built() -> list[str]:
     return [*parts, f"by {_compiler_version().splitlines()[0]}"] if _compiler_version() else parts
 
 
+def say_it_does_not_load(path: Path, wrong: Exception) -> None:
+    print(f"mpsplit: {path} does not load ({wrong}); remove {path.parent} and build again", file=sys.stderr)
+
+
 def forget() -> None:
     """What was looked for before it was built is looked for again."""
     _import.cache_clear()
@@ -157,7 +161,7 @@ def _import(name: str) -> ModuleType | None:
     try:
         spec.loader.exec_module(module)
     except ImportError as wrong:  # a library that it was linked with has gone
-        print(f"mpsplit: {path} does not load ({wrong}); remove {path.parent} and build again", file=sys.stderr)
+        say_it_does_not_load(path, wrong)
         return None
     return module
 

@@ -1,6 +1,7 @@
 """`mpsplit verify`: the split, converted model against the original. In: a package, its model. Out: how far they are apart.
 
-Every rank runs its engine, which may also be the sliced modules before conversion (export/torch_engine.py); rank 0 runs the original beside it, in float32, through transformers.
+Every rank runs its engine, which may also be the sliced modules before conversion (export/torch_engine.py); rank 0 runs the
+original beside it, in float32, through transformers.
 """
 
 from __future__ import annotations

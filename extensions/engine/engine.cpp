@@ -55,8 +55,7 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
     top_ = graph_->blob("top");
     if (hidden_in_ < 0 || hidden_out_ < 0 || (facts_.head_rows && (logits_ < 0 || top_ < 0)))
         throw Failure(folder + "/fused.param has no hidden, hidden_out, logits or top; convert the package again");
-    for (int output : {logits_, top_})
-        if (output >= 0) graph_->keep(output);
+    if (logits_ >= 0) graph_->keep(logits_);  // TopK reads them too
     body_ = graph_->until("hidden_out");
     head_ = graph_->from("hidden_out");
 }

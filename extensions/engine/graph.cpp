@@ -39,11 +39,10 @@ class MappedReader : public ncnn::DataReader {
 };
 
 // float32 throughout, and every blob laid out plainly
-ncnn::Option plain(int threads, ncnn::Allocator& blobs, ncnn::Allocator& workspace) {
+ncnn::Option plain(int threads, ncnn::Allocator& memory) {
     ncnn::Option option;
     option.num_threads = threads;
-    option.blob_allocator = &blobs;
-    option.workspace_allocator = &workspace;
+    option.blob_allocator = option.workspace_allocator = &memory;
     option.use_local_pool_allocator = false;
     option.use_packing_layout = false;
     option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = false;
@@ -55,7 +54,7 @@ ncnn::Option plain(int threads, ncnn::Allocator& blobs, ncnn::Allocator& workspa
 }  // namespace
 
 Graph::Graph(const std::string& param, const std::string& weights, Setting& setting) : weights_(weights, Reading::here_and_there) {
-    net_.opt = plain(setting.threads, pool_, workspace_);
+    net_.opt = plain(setting.threads, pool_);
     add_layers(net_, setting);
     const MappedReader reader(weights_);
     if (net_.load_param(param.c_str()) != 0)

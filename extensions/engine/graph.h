@@ -37,7 +37,7 @@ class Graph {
     ncnn::Mat take(int blob);
 
     Mapped weights_;
-    Pool pool_, workspace_;
+    Pool pool_;
     ncnn::Net net_;
     std::vector<ncnn::Mat> blobs_;
     std::vector<bool> kept_;

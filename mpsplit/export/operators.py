@@ -6,7 +6,6 @@ and without peers, until `connect` names its ranks: tracing talks to nobody, als
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -23,7 +22,7 @@ def _load_library() -> bool:
     try:
         torch.ops.load_library(path)
     except OSError as wrong:  # a library that it was linked with has gone
-        print(f"mpsplit: {path} does not load ({wrong}); remove {path.parent} and build again", file=sys.stderr)
+        native.say_it_does_not_load(path, wrong)
         return False
     return True
 

@@ -1,6 +1,6 @@
 """The native engine: a thin face on the C++ of extensions/engine. Fast, and the default wherever it was built.
 
-In: a package, a communicator of extensions/comm (or no peers). Out: an Engine. A step runs without the GIL and allocates nothing.
+In: a package, a communicator of extensions/comm (or no peers). Out: an Engine. A step runs without the GIL; only its logits are copied.
 """
 
 from __future__ import annotations
