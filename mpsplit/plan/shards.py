@@ -1,17 +1,21 @@
 """A plan says who owns what. Plan (the whole) holds one Shard a rank; a Shard holds ranges, never counts.
 
 In: numbers and JSON. Out: frozen dataclasses that survive a JSON round trip unchanged. Invariant: after `check`, every
-layer, head, MLP column and vocabulary row of the model has exactly one owner in its stage.
+layer, head, MLP column and vocabulary row of the model has exactly one owner in its stage. A KV head is on every rank that has
+query heads of it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
 from pathlib import Path
 
 from mpsplit.errors import PlanError
 from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.steps import divide, divide_heads, even, steps_of
 
 PLAN_VERSION = 1
 
@@ -26,12 +30,25 @@ class Range:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
     def __str__(self) -> str:
         return f"{self.start}..{self.stop}" if len(self) else "-"
 
     def scaled(self, unit: int) -> Range:
         """The same part, counted in elements of which `unit` make one of ours."""
         return Range(self.start * unit, self.stop * unit)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of its stage one rank takes: query heads, MLP columns, rows of the embedding and of the head."""
+
+    heads: int
+    mlp: int
+    embed: int = 0
+    head: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,15 +97,14 @@ class Plan:
         for stage, shards in enumerate(stages):
             if len({shard.layers for shard in shards}) > 1:
                 raise PlanError(f"the ranks of stage {stage} name different layers; a stage has one range of layers")
-            for name, whole in (("heads", facts.heads), ("kv_heads", facts.kv_heads), ("mlp", facts.mlp)):
-                _cover(f"{name} of stage {stage}", [getattr(shard, name) for shard in shards], whole)
+            for name, whole in (("heads", facts.heads), ("mlp", facts.mlp)):
+                _cover(
+                    f"{name} of stage {stage}",
+                    [getattr(shard, name) for shard in shards],
+                    whole if len(shards[0].layers) else 0,
+                )
             for shard in shards:
-                per_kv = facts.heads // facts.kv_heads
-                if shard.kv_heads.scaled(per_kv) != shard.heads:
-                    raise PlanError(
-                        f"rank {shard.rank} has query heads {shard.heads} and KV heads {shard.kv_heads}; "
-                        f"each KV head serves {per_kv} query heads, so they must go together"
-                    )
+                _check_kv_heads(shard, facts)
         _cover("layers", [shards[0].layers for shards in stages], facts.layers)
         _cover("embedding rows of stage 0", [shard.embed for shard in stages[0]], facts.vocabulary)
         _cover("head rows of the last stage", [shard.head for shard in stages[-1]], facts.vocabulary)
@@ -123,53 +139,57 @@ class Plan:
             raise PlanError(f"{path} is not JSON ({wrong}); make it again with `mpsplit plan`") from None
 
 
+def lay_out(facts: ModelFacts, stages: Sequence[tuple[int, Sequence[Share]]]) -> Plan:
+    """The plan of stages that follow each other, each a number of layers and the shares of its ranks, in the order of the ranks."""
+    shards, layer = [], 0
+    for stage, (layers, shares) in enumerate(stages):
+        ranges = {name: _following([getattr(share, name) for share in shares]) for name in ("heads", "mlp", "embed", "head")}
+        for i in range(len(shares)):
+            own = {name: parts[i] for name, parts in ranges.items()}
+            kv_heads = kv_heads_of(own["heads"], facts)
+            shards.append(Shard(rank=len(shards), stage=stage, layers=Range(layer, layer + layers), kv_heads=kv_heads, **own))
+        layer += layers
+    return Plan(tuple(shards)).check(facts)
+
+
+def kv_heads_of(heads: Range, facts: ModelFacts) -> Range:
+    """The KV heads that serve these query heads."""
+    each = facts.heads // facts.kv_heads
+    return Range(heads.start // each, -(-heads.stop // each)) if len(heads) else Range(0, 0)
+
+
 def even_plan(facts: ModelFacts, tensor: int, pipeline: int) -> Plan:
-    """tensor x pipeline ranks of equal width; layers and vocabulary rows as even as they go."""
+    """tensor x pipeline ranks of equal width, as even as it goes."""
     if tensor < 1 or pipeline < 1:
         raise PlanError(f"--tensor {tensor} --pipeline {pipeline}: both must be at least 1")
-    for name, whole in (("attention heads", facts.heads), ("KV heads", facts.kv_heads), ("MLP columns", facts.mlp)):
-        if whole % tensor:
-            raise PlanError(f"{whole} {name} do not divide by {tensor} ranks evenly; {_would_work(facts)}")
     if pipeline > facts.layers:
         raise PlanError(
             f"{facts.layers} layers do not make {pipeline} pipeline stages; use --pipeline {facts.layers} or fewer"
         )
-    layers = _parts(facts.layers, pipeline)
-    nothing = Range(0, 0)
-    shards = []
-    for stage in range(pipeline):
-        for i in range(tensor):
-            shards.append(
-                Shard(
-                    rank=stage * tensor + i,
-                    stage=stage,
-                    layers=layers[stage],
-                    heads=_parts(facts.heads, tensor)[i],
-                    kv_heads=_parts(facts.kv_heads, tensor)[i],
-                    mlp=_parts(facts.mlp, tensor)[i],
-                    embed=_parts(facts.vocabulary, tensor)[i] if stage == 0 else nothing,
-                    head=_parts(facts.vocabulary, tensor)[i] if stage == pipeline - 1 else nothing,
-                )
-            )
-    return Plan(tuple(shards)).check(facts)
+    steps, alike = steps_of(facts, tensor), [1.0] * tensor
+    heads, mlp = divide_heads(facts, steps, alike), divide(facts.mlp, steps.mlp, alike)
+    rows, none = divide(facts.vocabulary, steps.vocabulary, alike), [0] * tensor
+    stages = []
+    for stage, layers in enumerate(even(facts.layers, pipeline)):
+        embed, head = rows if stage == 0 else none, rows if stage == pipeline - 1 else none
+        stages.append((layers, [Share(*counts) for counts in zip(heads, mlp, embed, head, strict=True)]))
+    return lay_out(facts, stages)
 
 
-def _parts(whole: int, count: int) -> list[Range]:
-    """`count` ranges that follow each other and differ by one at most, the longer ones first."""
-    size, longer = divmod(whole, count)
-    starts = [i * size + min(i, longer) for i in range(count + 1)]
-    return [Range(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+def _following(counts: Sequence[int]) -> list[Range]:
+    """Ranges of these lengths, one after the other."""
+    stops = list(accumulate(counts))
+    return [Range(stop - count, stop) for count, stop in zip(counts, stops, strict=True)]
 
 
-def _would_work(facts: ModelFacts) -> str:
-    fitting = [n for n in range(1, facts.kv_heads + 1) if facts.heads % n == facts.kv_heads % n == facts.mlp % n == 0]
-    return (
-        "use --tensor "
-        + ", ".join(map(str, fitting[:-1]))
-        + (" or " if fitting[:-1] else "")
-        + str(fitting[-1])
-        + ", and --pipeline for more ranks"
-    )
+def _check_kv_heads(shard: Shard, facts: ModelFacts) -> None:
+    each = facts.heads // facts.kv_heads
+    served = [len(range(max(shard.heads.start, kv * each), min(shard.heads.stop, (kv + 1) * each))) for kv in shard.kv_heads]
+    if shard.kv_heads != kv_heads_of(shard.heads, facts) or len(set(served)) > 1:
+        raise PlanError(
+            f"rank {shard.rank} has query heads {shard.heads} and KV heads {shard.kv_heads}; each KV head serves {each} query heads "
+            "of the model, so a rank takes whole KV heads with all of them, or an equal number of each"
+        )
 
 
 def _cover(what: str, parts: list[Range], whole: int) -> None:

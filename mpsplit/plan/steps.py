@@ -1,0 +1,84 @@
+"""In what steps a stage's weights may be cut among its ranks, and how to divide steps. In: a model, speeds. Out: Steps, counts.
+
+Query heads go by whole KV heads with all their query heads, where there are enough KV heads for the ranks. Where there are not,
+each KV head is dealt to several ranks, which hold it all and divide its query heads. MLP columns and rows of the vocabulary go
+by the block of the quantisation. A step that would leave ranks without any work is made smaller.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from mpsplit.plan.model import ModelFacts
+
+BLOCK = 32  # weights that share a scale (package/quantisation.py), at the least
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Elements of one step: query heads, MLP columns, rows of the vocabulary. `dealt`: how many ranks share each KV head, or
+    nothing where each rank takes whole ones."""
+
+    heads: int
+    mlp: int
+    vocabulary: int
+    dealt: tuple[int, ...] = ()
+
+
+def steps_of(facts: ModelFacts, ranks: int, block: int = BLOCK) -> Steps:
+    each = facts.heads // facts.kv_heads
+    dealt = () if ranks <= facts.kv_heads else tuple(even(ranks, facts.kv_heads))
+    return Steps(
+        heads=each if not dealt else _head_step(facts, each, max(dealt), block),
+        mlp=_step(facts.mlp, ranks, block),
+        vocabulary=_step(facts.vocabulary, ranks, block),
+        dealt=dealt,
+    )
+
+
+def divide(whole: int, step: int, speeds: Sequence[float]) -> list[int]:
+    """Elements for each of `speeds`, in whole steps, so that the slowest is done as early as can be; the last step may be short."""
+    count = -(-whole // step)
+    given = [int(count * speed / sum(speeds)) for speed in speeds]
+    waiting = [((n + 1) / speed, i) for i, (n, speed) in enumerate(zip(given, speeds, strict=True)) if speed > 0]
+    heapq.heapify(waiting)
+    for _ in range(count - sum(given)):
+        _, i = waiting[0]
+        given[i] += 1
+        heapq.heapreplace(waiting, ((given[i] + 1) / speeds[i], i))
+    return in_elements(given, whole, step)
+
+
+def in_elements(counts: Sequence[int], whole: int, step: int) -> list[int]:
+    """Steps as elements; the last step of all may be short."""
+    stops = [min(stop * step, whole) for stop in accumulate(counts, initial=0)]
+    return [stop - start for start, stop in zip(stops, stops[1:], strict=False)]
+
+
+def divide_heads(facts: ModelFacts, steps: Steps, speeds: Sequence[float]) -> list[int]:
+    """Query heads for each of `speeds`."""
+    if not steps.dealt:
+        return divide(facts.heads, steps.heads, speeds)
+    each, heads = facts.heads // facts.kv_heads, []
+    for ranks in steps.dealt:
+        heads += divide(each, steps.heads, speeds[len(heads) : len(heads) + ranks])
+    return heads
+
+
+def even(whole: int, parts: int) -> list[int]:
+    """`parts` numbers that differ by one at most, the larger ones first."""
+    size, larger = divmod(whole, parts)
+    return [size + (i < larger) for i in range(parts)]
+
+
+def _head_step(facts: ModelFacts, each: int, ranks: int, block: int) -> int:
+    """The most of the `each` query heads of a KV head that leave a step for each of its ranks, in whole blocks where that can be."""
+    fitting = [n for n in range(each, 0, -1) if each % n == 0 and each // n >= ranks] or [1]
+    return next((n for n in fitting if n * facts.head_dim % block == 0), fitting[0])
+
+
+def _step(whole: int, ranks: int, block: int) -> int:
+    return block if whole >= ranks * block else 1
