@@ -16,6 +16,10 @@ class PlanError(MpsplitError):
     """The plan does not fit the model or the ranks."""
 
 
+class ClusterError(MpsplitError):
+    """What is said of the machines and their links cannot be."""
+
+
 class ConvertError(MpsplitError):
     """A graph could not be captured or converted."""
 

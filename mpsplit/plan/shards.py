@@ -143,11 +143,15 @@ def lay_out(facts: ModelFacts, stages: Sequence[tuple[int, Sequence[Share]]]) ->
     """The plan of stages that follow each other, each a number of layers and the shares of its ranks, in the order of the ranks."""
     shards, layer = [], 0
     for stage, (layers, shares) in enumerate(stages):
-        ranges = {name: _following([getattr(share, name) for share in shares]) for name in ("heads", "mlp", "embed", "head")}
+        ranges = {
+            name: _following([getattr(share, name) for share in shares]) for name in ("heads", "mlp", "embed", "head")
+        }
         for i in range(len(shares)):
             own = {name: parts[i] for name, parts in ranges.items()}
             kv_heads = kv_heads_of(own["heads"], facts)
-            shards.append(Shard(rank=len(shards), stage=stage, layers=Range(layer, layer + layers), kv_heads=kv_heads, **own))
+            shards.append(
+                Shard(rank=len(shards), stage=stage, layers=Range(layer, layer + layers), kv_heads=kv_heads, **own)
+            )
         layer += layers
     return Plan(tuple(shards)).check(facts)
 
@@ -184,7 +188,9 @@ def _following(counts: Sequence[int]) -> list[Range]:
 
 def _check_kv_heads(shard: Shard, facts: ModelFacts) -> None:
     each = facts.heads // facts.kv_heads
-    served = [len(range(max(shard.heads.start, kv * each), min(shard.heads.stop, (kv + 1) * each))) for kv in shard.kv_heads]
+    served = [
+        len(range(max(shard.heads.start, kv * each), min(shard.heads.stop, (kv + 1) * each))) for kv in shard.kv_heads
+    ]
     if shard.kv_heads != kv_heads_of(shard.heads, facts) or len(set(served)) > 1:
         raise PlanError(
             f"rank {shard.rank} has query heads {shard.heads} and KV heads {shard.kv_heads}; each KV head serves {each} query heads "

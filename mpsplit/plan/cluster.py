@@ -1,0 +1,155 @@
+"""What a plan needs to know of the machines: one Device a rank, and the links between them. In: measurements. Out: a Cluster.
+
+`mpsplit probe` measures it (cluster_json.py is its file); `described` makes one from a few numbers, for machines that nobody has measured. Bytes, seconds, and
+flop (a multiplication and an addition are two). Invariant: every number is positive, and every pair of devices has a link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+MESSAGES = (4, 16 << 10, 1 << 20)  # bytes of the messages that a link is measured with
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A median, and how far the middle half of its samples lay from it at most, as a part of it; 0 where nobody measured."""
+
+    value: float
+    spread: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`decode`: bytes a second, read for one row. `prefill`: flop a second, with 128 rows."""
+
+    decode: Measured
+    prefill: Measured
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one rank has to itself while its neighbours on the same host work too. `kinds`: by how weights are stored (q4, f32 ...)."""
+
+    name: str
+    host: str
+    threads: int
+    memory_bytes: int
+    process_bytes: int  # taken before any weight is there
+    read: Measured  # bytes a second, of memory
+    disk: Measured  # bytes a second
+    layer_seconds: Measured  # a decoder layer takes beside its weights: norms, starting threads
+    step_seconds: Measured  # a token takes beside its layers
+    attention: Rate  # over the cache of keys and values
+    kinds: dict[str, Rate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Link:
+    """Seconds that messages of MESSAGES bytes take one way."""
+
+    seconds: tuple[Measured, ...]
+
+    def time(self, size: float) -> float:
+        """Seconds for a message of `size` bytes: straight lines between what was measured, and beyond."""
+        times = [measured.value for measured in self.seconds]
+        i = 0 if size <= MESSAGES[1] else 1
+        slope = (times[i + 1] - times[i]) / (MESSAGES[i + 1] - MESSAGES[i])
+        return max(times[0], times[i] + max(slope, 0.0) * (size - MESSAGES[i]))
+
+    @classmethod
+    def of(cls, latency: float, bytes_per_second: float) -> Link:
+        return cls(tuple(Measured(latency + size / bytes_per_second) for size in MESSAGES))
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What an all_reduce of `size` bytes took over the first `ranks` devices."""
+
+    ranks: int
+    size: int
+    seconds: Measured
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """`links` by pairs of devices, the lower first; pairs without their own have `local` on one host, `remote` between hosts."""
+
+    devices: tuple[Device, ...]
+    links: dict[tuple[int, int], Link] = field(default_factory=dict)
+    local: Link | None = None
+    remote: Link | None = None
+    sums: tuple[Sum, ...] = ()
+    transport: str = ""
+    measured: bool = True
+
+    @property
+    def size(self) -> int:
+        return len(self.devices)
+
+    @cached_property
+    def hosts(self) -> dict[str, list[int]]:
+        """The devices of each host, in order."""
+        found: dict[str, list[int]] = {}
+        for i, device in enumerate(self.devices):
+            found.setdefault(device.host, []).append(i)
+        return found
+
+    def link(self, a: int, b: int) -> Link:
+        own = self.links.get((a, b) if a < b else (b, a))
+        if own:
+            return own
+        return self.local if self.devices[a].host == self.devices[b].host else self.remote
+
+    def only(self, chosen: Sequence[int]) -> Cluster:
+        """The cluster of these devices, in this order."""
+        links = {
+            (i, j): self.links[min(a, b), max(a, b)]
+            for j, b in enumerate(chosen)
+            for i, a in enumerate(chosen[:j])
+            if (min(a, b), max(a, b)) in self.links
+        }
+        return replace(self, devices=tuple(self.devices[i] for i in chosen), links=links, sums=())
+
+    def whole_host(self, host: str) -> Cluster:
+        """This host alone, as one rank with all its threads: what its ranks had side by side, it has together."""
+        own = [self.devices[i] for i in self.hosts[host]]
+        first = own[0]
+        together = lambda pick: Measured(sum(pick(d).value for d in own), max(pick(d).spread for d in own))  # noqa: E731
+        rate = lambda pick: Rate(together(lambda d: pick(d).decode), together(lambda d: pick(d).prefill))  # noqa: E731
+        kinds = {kind: rate(lambda d, kind=kind: d.kinds[kind]) for kind in first.kinds}
+        device = replace(
+            first, name=host, threads=sum(d.threads for d in own), memory_bytes=sum(d.memory_bytes for d in own),
+            read=together(lambda d: d.read), attention=rate(lambda d: d.attention), kinds=kinds,
+        )  # fmt: skip
+        return replace(self, devices=(device,), links={}, sums=())
+
+
+# Without a probe: a small computer of today, gigabit Ethernet. What a plan made of these says of time is a guess, and it says so.
+ASSUMED_READ, ASSUMED_FLOP = 15e9, 100e9  # bytes and flop a second of one machine
+ASSUMED_LATENCY, ASSUMED_BANDWIDTH = 100e-6, 117e6
+KINDS = ("f32", "bf16", "q8", "q6", "q4")
+
+
+def described(
+    memory: Sequence[int],
+    read: Sequence[float] = (ASSUMED_READ,),
+    latency: float = ASSUMED_LATENCY,
+    bandwidth: float = ASSUMED_BANDWIDTH,
+    flop: float = ASSUMED_FLOP,
+) -> Cluster:
+    """Machines that nobody has measured, one rank each: bytes of memory, of which `read` a second; the last `read` holds for the rest."""
+    devices = []
+    for i, size in enumerate(memory):
+        rate = Rate(Measured(read[min(i, len(read) - 1)]), Measured(flop))
+        devices.append(
+            Device(
+                name=f"machine-{i}", host=f"machine-{i}", threads=1, memory_bytes=size, process_bytes=70 << 20,
+                read=rate.decode, disk=Measured(200e6), layer_seconds=Measured(20e-6), step_seconds=Measured(200e-6),
+                attention=rate, kinds=dict.fromkeys(KINDS, rate),
+            )
+        )  # fmt: skip
+    link = Link.of(latency, bandwidth)
+    return Cluster(tuple(devices), local=link, remote=link, measured=False)
