@@ -1,0 +1,74 @@
+"""The messages that collectives are made of, and how long they take. In: a group of ranks, bytes. Out: rounds of messages, seconds.
+
+As extensions/comm/collectives.cpp sends them. Invariant: within a round all messages travel at once, and the next round waits for
+the slowest. The devices of the cluster are the ranks of the plan, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpsplit.plan.cluster import Cluster
+
+SHORT_SUM = 64 << 10  # bytes up to which an all_reduce sends the whole array at each step
+ORDER, ANSWER = 48, 64  # bytes: what rank 0 tells the others before a token, what the head tells rank 0 after it
+
+
+@dataclass(frozen=True)
+class Message:
+    """Within a round all messages travel at once."""
+
+    source: int
+    target: int
+    size: float
+
+
+def all_reduce_rounds(group: Sequence[int], size: float) -> list[list[Message]]:
+    """The messages as extensions/comm/collectives.cpp sends them: positions beyond a power of two are folded in first and told last;
+    short sums double, long ones are halved and gathered."""
+    power = 1 << (len(group).bit_length() - 1)
+    folded = [(group[i], group[i - power]) for i in range(power, len(group))]
+    aparts = [power >> k for k in range(1, power.bit_length())]
+    exchanged = lambda apart, part: [Message(group[i], group[i ^ apart], part) for i in range(power)]  # noqa: E731
+    if size <= SHORT_SUM:
+        rounds = [exchanged(apart, size) for apart in aparts]
+    else:
+        halved = [exchanged(apart, size / 2 ** (k + 1)) for k, apart in enumerate(aparts)]
+        rounds = halved + halved[::-1]
+    if folded:
+        rounds = [[Message(a, b, size) for a, b in folded], *rounds, [Message(b, a, size) for a, b in folded]]
+    return rounds
+
+
+def all_reduce_seconds(cluster: Cluster, group: Sequence[int], size: float) -> float:
+    """Each round lasts as long as its slowest pair."""
+    return sum(
+        max(cluster.link(m.source, m.target).time(m.size) for m in messages)
+        for messages in all_reduce_rounds(group, size)
+    )
+
+
+def handovers(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
+    """Who sends to whom between two stages: member j of the later one hears from member j mod size."""
+    return [(before[j % len(before)], rank) for j, rank in enumerate(after)]
+
+
+def handover_seconds(cluster: Cluster, before: Sequence[int], after: Sequence[int], size: float) -> float:
+    """A rank with several to send to serves them one after the other."""
+    spent = dict.fromkeys(before, 0.0)
+    for source, target in handovers(before, after):
+        spent[source] += cluster.link(source, target).time(size)
+    return max(spent.values())
+
+
+def order_seconds(cluster: Cluster, ranks: Sequence[int]) -> float:
+    """Until the last of `ranks` has heard rank 0's order, down the binomial tree of a broadcast."""
+
+    def heard(rank: int) -> float:
+        if not rank:
+            return 0.0
+        parent = rank & (rank - 1)
+        return heard(parent) + cluster.link(parent, rank).time(ORDER)
+
+    return max(heard(rank) for rank in ranks)
