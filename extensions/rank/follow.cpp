@@ -1,6 +1,7 @@
 #include "follow.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <sys/resource.h>
@@ -22,11 +23,41 @@ class Patient {
     double timeout_;
 };
 
-int64_t peak_rss_bytes() {
-    rusage used{};
-    getrusage(RUSAGE_SELF, &used);
-    return int64_t(used.ru_maxrss) * 1024;
-}
+// What a request costs this rank, as mpsplit/runtime/account.py counts it.
+class Counted {
+  public:
+    explicit Counted(Slice& slice) : slice_(slice), sent_(slice.bytes_sent()) {}
+
+    std::span<const float> step(std::span<const int64_t> tokens, int64_t position) {
+        const double inside = slice_.seconds_between_ranks();
+        const auto began = Clock::now();
+        const auto logits = slice_.step(tokens, position);
+        int64_t* spent = spent_ + (tokens.size() == 1 ? 2 : 0);
+        spent[0] += std::chrono::nanoseconds(Clock::now() - began).count();
+        spent[1] += int64_t((slice_.seconds_between_ranks() - inside) * 1e9);
+        return logits;
+    }
+
+    void report(Comm& world) {
+        const int64_t mine[6] = {int64_t(slice_.bytes_sent() - sent_), peak_rss_bytes(), spent_[0], spent_[1], spent_[2], spent_[3]};
+        std::vector<int64_t> all(6 * world.size());
+        world.all_gather(mine, sizeof mine, all.data());
+        sent_ = slice_.bytes_sent();
+        std::fill_n(spent_, 4, 0);
+    }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    static int64_t peak_rss_bytes() {
+        rusage used{};
+        getrusage(RUSAGE_SELF, &used);
+        return int64_t(used.ru_maxrss) * 1024;
+    }
+
+    Slice& slice_;
+    uint64_t sent_;
+    int64_t spent_[4] = {}; // ns of prompts, of it between ranks; of single tokens, of it between ranks
+};
 
 double log_sum_exp(std::span<const float> logits, double temperature) {
     const double top = *std::max_element(logits.begin(), logits.end()) / temperature;
@@ -65,7 +96,7 @@ void greet(const Slice& slice, Comm& world) {
 void follow(Slice& slice, Comm& world) {
     std::span<const float> logits;
     std::vector<int64_t> tokens;
-    uint64_t reported = slice.bytes_sent();
+    Counted counted(slice);
     for (bool idle = true;;) {
         Order order;
         if (idle) {
@@ -77,19 +108,13 @@ void follow(Slice& slice, Comm& world) {
         case Verb::step:
             tokens.assign(size_t(order.count), order.token);
             if (order.count > 1) world.broadcast(tokens.data(), tokens.size() * sizeof tokens[0], lead);
-            logits = slice.step(tokens, order.position);
+            logits = counted.step(tokens, order.position);
             answer(slice, logits, order, world);
             break;
         case Verb::more:
             answer(slice, logits, order, world);
             break;
-        case Verb::report: {
-            const int64_t mine[2] = {int64_t(slice.bytes_sent() - reported), peak_rss_bytes()};
-            std::vector<int64_t> all(2 * world.size());
-            world.all_gather(mine, sizeof mine, all.data());
-            reported = slice.bytes_sent();
-            break;
-        }
+        case Verb::report: counted.report(world); break;
         case Verb::end: return;
         default: throw Error("rank 0 gave order " + std::to_string(int64_t(order.verb)) + ", which this rank does not know; install the same mpsplit");
         }

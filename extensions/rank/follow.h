@@ -18,6 +18,7 @@ class Slice {
     virtual int64_t first_row() const = 0; // rows of the head
     virtual int64_t rows() const = 0;
     virtual uint64_t bytes_sent() const = 0;
+    virtual double seconds_between_ranks() const = 0;
 };
 
 // All ranks, once they have loaded: waits for the slowest, and refuses ranks that speak other orders.

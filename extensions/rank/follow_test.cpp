@@ -37,6 +37,7 @@ class Table final : public Slice {
     int64_t first_row() const override { return first_; }
     int64_t rows() const override { return int64_t(logits_.size()); }
     uint64_t bytes_sent() const override { return 0; }
+    double seconds_between_ranks() const override { return 0; }
 
   private:
     int64_t first_, sum_ = 0;

@@ -59,6 +59,7 @@ class EngineSlice final : public Slice {
     int64_t first_row() const override { return engine_.facts().head_start; }
     int64_t rows() const override { return engine_.facts().head_rows; }
     uint64_t bytes_sent() const override { return engine_.bytes_sent(); }
+    double seconds_between_ranks() const override { return engine_.seconds_between_ranks(); }
 
   private:
     Engine engine_;

@@ -5,7 +5,7 @@
 
 namespace mpsplit {
 
-constexpr int64_t orders_version = 1;
+constexpr int64_t orders_version = 2;
 constexpr int lead = 0;
 
 enum class Verb : int64_t { step, more, report, end };

@@ -17,17 +17,27 @@ from mpsplit.errors import PackageError
 NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
+PIECE = 32 << 20
+
+
 def sha256(path: Path) -> str:
-    """Reads through a map that wants large pages: so a file that was not in memory is there as the engine likes it."""
+    """Reads through a map that wants large pages: so a file that was not in memory is there as the engine likes it. What was read
+    does not stay with this process."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         if path.stat().st_size:
-            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-                if hasattr(mmap, "MADV_HUGEPAGE"):
-                    with suppress(OSError):  # a kernel without them
-                        data.madvise(mmap.MADV_HUGEPAGE)
-                digest.update(data)
+            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data, memoryview(data) as view:
+                _advise(data, "MADV_HUGEPAGE")
+                for start in range(0, len(data), PIECE):
+                    digest.update(view[start : start + PIECE])
+                    _advise(data, "MADV_DONTNEED", start, min(PIECE, len(data) - start))
     return digest.hexdigest()
+
+
+def _advise(data: mmap.mmap, name: str, *where: int) -> None:
+    if hasattr(mmap, name):
+        with suppress(OSError):  # a kernel without it
+            data.madvise(getattr(mmap, name), *where)
 
 
 @contextmanager

@@ -13,8 +13,9 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
+from mpsplit.runtime.account import Account, Counted
 from mpsplit.runtime.engine import Engine
-from mpsplit.runtime.follow import follow, report
+from mpsplit.runtime.follow import follow
 from mpsplit.runtime.orders import ALL, END, LEAD, MORE, NOTHING, REPORT, STEP, Order, Orders
 from mpsplit.runtime.sampling import Candidates, Sampling, candidates, choose
 from mpsplit.runtime.text import Stream, Text
@@ -31,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Stats:
-    """Seconds as measured on rank 0; bytes handed to the transport for this request, summed over the ranks; peak RSS a rank."""
+    """Seconds as measured on rank 0; bytes handed to the transport for this request, summed over the ranks; accounts a rank."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -40,7 +41,11 @@ class Stats:
     decode_tok_s: float
     time_to_first_token_s: float
     bytes_between_ranks: int
-    peak_rss_bytes: tuple[int, ...]
+    accounts: tuple[Account, ...]
+
+    @property
+    def peak_rss_bytes(self) -> tuple[int, ...]:
+        return tuple(account.peak_rss for account in self.accounts)
 
     def __str__(self) -> str:
         rss = ", ".join(f"{size / 2**20:.0f}" for size in self.peak_rss_bytes)
@@ -63,13 +68,13 @@ class TokenLoop:
     def __init__(self, engine: Engine, comm: Communicator, text: Text | None, chunk: int = 128):
         self.engine, self.comm, self.text, self.chunk = engine, comm, text, chunk
         self.plan, self.facts = engine.manifest.plan, engine.manifest.facts
-        self.orders = Orders(comm)
+        self.orders, self.counted = Orders(comm), Counted(engine)
         self.cached: list[int] = []  # the tokens behind the engine's KV cache
 
     def generate(self, request: Request, on_text: Callable[[str], None] = lambda piece: None) -> Generation:
         """Rank 0: answers one request, together with the ranks that follow."""
         self._check(request)
-        began, sent = time.perf_counter(), self.engine.bytes_sent
+        began = time.perf_counter()
         stream = Stream(self.text, request.stops) if self.text else None
         history = list(request.prompt)
         reused = self._reusable(request.prompt)
@@ -88,7 +93,7 @@ class TokenLoop:
             on_text(stream.take())
         new = history[len(request.prompt) :]
         self.orders.give(Order(REPORT))
-        totals = report(self.comm, self.engine.bytes_sent - sent)
+        accounts = tuple(self.counted.report(self.comm))
         stats = Stats(
             prompt_tokens=len(request.prompt),
             cached_tokens=reused,
@@ -96,8 +101,8 @@ class TokenLoop:
             prefill_tok_s=(len(request.prompt) - reused) / (first_token_at - began),
             decode_tok_s=(len(new) - 1) / (done - first_token_at) if len(new) > 1 else 0.0,
             time_to_first_token_s=first_token_at - began,
-            bytes_between_ranks=sum(sent for sent, _ in totals),
-            peak_rss_bytes=tuple(rss for _, rss in totals),
+            bytes_between_ranks=sum(account.sent for account in accounts),
+            accounts=accounts,
         )
         return Generation(stream.whole if stream else None, tuple(new), finish, stats)
 
@@ -142,7 +147,7 @@ class TokenLoop:
             last = start + len(tokens) == len(history)
             order = Order(STEP, start, len(tokens), wanted if last else NOTHING, tokens[0], temperature)
             self.orders.give(order, tokens)
-            logits = self.engine.step(tokens, start)[-1]
+            logits = self.counted.step(tokens, start)[-1]
             self.cached += tokens
         token = choose(self._gather(logits, wanted, temperature), sampling, len(history), penalised)
         if token is None:

@@ -18,8 +18,8 @@ from mpsplit.native import kernels
 from mpsplit.package.collectives import STAGE, WORLD, Call
 from mpsplit.package.manifest import QUANTISED, WEIGHTS, Manifest
 from mpsplit.progress import track
+from mpsplit.runtime.account import peak_rss_bytes
 from mpsplit.runtime.engine import Engine
-from mpsplit.runtime.follow import peak_rss_bytes
 
 LENGTHS, NEW_TOKENS = (128, 512), 64
 BEYOND_CACHES = 320_000_000  # bytes a rank reads at least, to measure the memory and not a cache

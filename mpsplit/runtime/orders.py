@@ -6,7 +6,7 @@ of 48 bytes, as `Order` lists them. extensions/rank/orders.h reads the same, for
     STEP     append `count` tokens at `position`: `token`, or for more than one a second broadcast, int64 [count];
              then answer, where this rank has rows of the head and something is `wanted`
     MORE     answer again, from the logits of the last step
-    REPORT   all ranks gather int64 [bytes sent since the last report, peak RSS]; the request is over
+    REPORT   all ranks gather int64 [6], the account of the request (account.py); it is over
     END      leave
 
 An answer is one message to rank 0: the slice, float32 [rows], when ALL of it or no less than its rows are wanted; otherwise
@@ -33,7 +33,7 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.runtime.engine import Engine
 
-VERSION = 1
+VERSION = 2
 LEAD = 0
 STEP, MORE, REPORT, END = range(4)
 NOTHING, ALL = 0, -1  # wanted

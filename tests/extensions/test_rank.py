@@ -44,7 +44,7 @@ class Formula:
     def __init__(self, ranks):
         plan = even_plan(facts(), ranks, 1)
         self.manifest = Manifest("formula", facts(), plan, Rope((), 1.0), "F32", (130,), (), (), (), {})
-        self.vocabulary, self.position, self.bytes_sent, self.sum = plan.shards[0].head, 0, 0, 0
+        self.vocabulary, self.position, self.bytes_sent, self.seconds, self.sum = plan.shards[0].head, 0, 0, 0.0, 0
 
     def step(self, tokens, position, every_row=False):
         self.sum = int(np.sum(tokens)) + (self.sum if position else 0)

@@ -21,7 +21,7 @@ class TableEngine:
         f = facts()
         plan = even_plan(f, 1, 1)
         self.manifest = Manifest("table", f, plan, Rope((), 1.0), "F32", (EOS,), (), (), (), {})
-        self.vocabulary, self.position, self.bytes_sent = Range(0, 131), 0, 0
+        self.vocabulary, self.position, self.bytes_sent, self.seconds = Range(0, 131), 0, 0, 0.0
         self.steps = []
 
     def step(self, tokens, position, every_row=False):

@@ -78,7 +78,7 @@ class Threads:
 class Rows:
     """Logits that depend on all tokens so far, cut as a plan cuts them."""
 
-    bytes_sent = 0
+    bytes_sent, seconds = 0, 0.0
 
     def __init__(self, rank, tensor, pipeline=1):
         plan = even_plan(facts(), tensor, pipeline)
@@ -174,8 +174,8 @@ def test_ranks_that_do_not_belong_together_are_refused():
         def all_gather(self, x):
             return np.concatenate([x, self.says])
 
-    greet(Rows(0, 2), Peer(VERSION, 66, 131))
+    greet(Rows(0, 2), Peer(VERSION, 96, 131))
     with pytest.raises(RunError, match=f"rank 1 speaks version {VERSION + 1} of the orders"):
-        greet(Rows(0, 2), Peer(VERSION + 1, 66, 131))
-    with pytest.raises(RunError, match=r"rank 1 has loaded rows 60..131 of the head, this rank's package says 66..131"):
+        greet(Rows(0, 2), Peer(VERSION + 1, 96, 131))
+    with pytest.raises(RunError, match=r"rank 1 has loaded rows 60..131 of the head, this rank's package says 96..131"):
         greet(Rows(0, 2), Peer(VERSION, 60, 131))
