@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from mpsplit.errors import ClusterError
+
 MESSAGES = (4, 16 << 10, 1 << 20)  # bytes of the messages that a link is measured with
 
 
@@ -44,6 +46,14 @@ class Device:
     step_seconds: Measured  # a token takes beside its layers
     attention: Rate  # over the cache of keys and values
     kinds: dict[str, Rate] = field(default_factory=dict)
+
+    def rate(self, kind: str) -> Rate:
+        if kind not in self.kinds:
+            measured = ", ".join(self.kinds) or "nothing"
+            raise ClusterError(
+                f"{self.name} was not measured with {kind}, only with {measured}; run `mpsplit probe` again"
+            )
+        return self.kinds[kind]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpsplit.errors import ClusterError
 from mpsplit.plan.cluster import Cluster, Device
 from mpsplit.plan.messages import (
     ANSWER,
@@ -76,11 +75,7 @@ class Cost:
 
 def product_seconds(device: Device, stored: int, weights: int, rows: int, job: Job) -> float:
     """`rows` rows times `weights` weights stored in so many bytes: whichever takes longer, reading or multiplying."""
-    if job.kind not in device.kinds:
-        raise ClusterError(
-            f"{device.name} was not measured with {job.kind}, only with {', '.join(device.kinds) or 'nothing'}; run `mpsplit probe` again"
-        )
-    rate = device.kinds[job.kind]
+    rate = device.rate(job.kind)
     return max(stored / rate.decode.value, 2 * rows * weights / rate.prefill.value)
 
 

@@ -1,0 +1,65 @@
+"""plan.json: a plan, the machines it was made for and the job. In: a file. Out: Placed, whose devices are the plan's ranks, in order.
+
+`mpsplit plan` writes it, `partition` takes the plan and leaves the file in the package, `run --report` and `bench` price it again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mpsplit.errors import PlanError
+from mpsplit.plan import cluster_json
+from mpsplit.plan.cluster import Cluster
+from mpsplit.plan.cost import Cost, price
+from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.shards import Plan
+from mpsplit.plan.sizes import Job
+
+PLAN = "plan.json"
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Placed:
+    plan: Plan
+    cluster: Cluster
+    job: Job
+
+    def price(self, facts: ModelFacts, **changes) -> Cost:
+        """Of this job, or of one that differs in `changes`."""
+        return price(facts, self.plan, self.cluster, replace(self.job, **changes))
+
+    def check_room(self, facts: ModelFacts) -> Placed:
+        """Itself, when every rank has the memory that it needs."""
+        for rank, (need, device) in enumerate(zip(self.price(facts).memory, self.cluster.devices, strict=True)):
+            if need.total > device.memory_bytes:
+                raise PlanError(
+                    f"rank {rank} on {device.name} needs {need.total / GIB:.2f} GiB ({need.weights / GIB:.2f} of weights, "
+                    f"{need.cache / GIB:.2f} of keys and values), it has {device.memory_bytes / GIB:.2f}; give it less, "
+                    "use --quant with fewer bits or a shorter --context"
+                )
+        return self
+
+    def save(self, path: Path) -> None:
+        data = self.plan.to_json() | {"cluster": cluster_json.to_json(self.cluster), "job": asdict(self.job)}
+        Path(path).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Placed | None:
+        """None where the file has a plan alone."""
+        plan, data = Plan.load(path), json.loads(Path(path).read_text(encoding="utf-8"))
+        if "cluster" not in data:
+            return None
+        cluster = cluster_json.from_json(data["cluster"], str(path))
+        if cluster.size != plan.ranks:
+            raise PlanError(
+                f"{path} has {plan.ranks} ranks on {cluster.size} devices; make it again with `mpsplit plan`"
+            )
+        try:
+            return cls(plan, cluster, Job(**data["job"]))
+        except (KeyError, TypeError) as wrong:
+            raise PlanError(
+                f"{path} has no job that can be read ({wrong}); make it again with `mpsplit plan`"
+            ) from None

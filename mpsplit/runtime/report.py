@@ -1,0 +1,74 @@
+"""`run --report`: what was predicted beside what was measured, part by part. In: a Placed plan, a request's Stats. Out: a Report.
+
+Predicted by plan/cost.py for this very request: its prompt, its tokens, the weights as the package stores them. A rank's time between
+ranks is measured with the waiting for the slower ones; the prediction has the same in it: all of a token that the rank does not compute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpsplit.plan.cost import Cost
+from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.placed import Placed
+from mpsplit.runtime.generate import Stats
+
+
+@dataclass(frozen=True)
+class Part:
+    """`predicted` is None where nobody knows the machines."""
+
+    name: str
+    unit: str
+    measured: float
+    predicted: float | None
+
+
+def report(facts: ModelFacts, stats: Stats, placed: Placed | None, kind: str, chunk: int) -> list[Part]:
+    fed, steps = stats.prompt_tokens - stats.cached_tokens, max(1, stats.new_tokens - 1)
+    cost = placed and placed.price(
+        facts, kind=kind, prompt=fed, new=stats.new_tokens, chunk=chunk, context=stats.prompt_tokens + stats.new_tokens
+    )
+    parts = [
+        Part("first token", "ms", 1e3 * stats.time_to_first_token_s, cost and 1e3 * cost.first_token),
+        Part("a token", "ms", 1e3 / stats.decode_tok_s if stats.decode_tok_s else 0.0, cost and 1e3 * cost.token),
+        Part("bytes a token", "B", stats.bytes_between_ranks / (fed + steps), cost and float(cost.payload)),
+    ]
+    for rank, account in enumerate(stats.accounts):
+        computing = (account.token - account.token_between) / 1e6 / steps
+        between = account.token_between / 1e6 / steps
+        parts += [
+            Part(f"rank {rank}: computing", "ms", computing, cost and 1e3 * cost.busy[rank]),
+            Part(f"rank {rank}: between ranks", "ms", between, cost and 1e3 * _rest(cost, rank)),
+            Part(f"rank {rank}: memory", "MiB", account.peak_rss / 2**20, cost and cost.memory[rank].total / 2**20),
+        ]
+    return parts
+
+
+def _rest(cost: Cost, rank: int) -> float:
+    """Of a token's seconds in the stages, what this rank spends in collectives or waiting."""
+    stage = next(stage for stage in cost.stages if rank in stage.ranks)
+    return stage.seconds - cost.busy[rank]
+
+
+def show(parts: list[Part], placed: Placed | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "measured", "predicted", "measured / predicted", title="predicted beside measured")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part in parts:
+        shown = [f"{part.measured:,.2f} {part.unit}", "", ""]
+        if part.predicted is not None:
+            shown[1] = f"{part.predicted:,.2f} {part.unit}"
+            shown[2] = f"{part.measured / part.predicted:.2f}" if part.predicted else ""
+        table.add_row(part.name, *shown)
+    console = Console(stderr=True)
+    console.print(table)
+    if placed is None:
+        console.print(
+            "nothing is predicted: the package was made without a cluster.json; measure one with `mpsplit probe` and give --cluster"
+        )
+    elif not placed.cluster.measured:
+        console.print("the prediction is for machines that nobody has measured; `mpsplit probe` does")
