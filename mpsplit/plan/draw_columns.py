@@ -15,7 +15,7 @@ from mpsplit.plan.cost import Cost
 from mpsplit.plan.messages import handovers
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan, Range
-from mpsplit.plan.sizes import ACTIVATION, Job
+from mpsplit.plan.sizes import ACTIVATION, Job, Memory
 
 FEW = 8  # ranks that are drawn one by one
 MOST = 12  # columns of a stage
@@ -23,17 +23,25 @@ MOST = 12  # columns of a stage
 
 @dataclass(frozen=True)
 class Column:
-    """Ranks that are drawn as one; `alike` when their numbers are the same."""
+    """Ranks that are drawn as one, in order."""
 
     ranks: tuple[int, ...]
-    alike: bool = True
 
     @property
     def name(self) -> str:
         first, last = self.ranks[0], self.ranks[-1]
         if first == last:
             return f"rank {first}"
-        return f"ranks {first} {'to' if last - first + 1 == len(self.ranks) else '...'} {last}"
+        return f"ranks {first} {'to' if self.gapless else '...'} {last}"
+
+    @property
+    def short(self) -> str:
+        first, last = self.ranks[0], self.ranks[-1]
+        return str(first) if first == last else f"{first}{'-' if self.gapless else '..'}{last}"
+
+    @property
+    def gapless(self) -> bool:
+        return self.ranks[-1] - self.ranks[0] + 1 == len(self.ranks)
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,12 @@ class Block:
     layers: Range
     group: tuple[int, ...]
     columns: tuple[Column, ...]
+
+    @property
+    def holds(self) -> str:
+        if len(self.layers) < 2:
+            return f"layer {self.layers.start}" if len(self.layers) else "no layers"
+        return f"layers {self.layers.start} to {self.layers.stop - 1}"
 
     @property
     def name(self) -> str:
@@ -64,12 +78,10 @@ def blocks_of(plan: Plan, cluster: Cluster, cost: Cost) -> tuple[Block, ...]:
     many = plan.ranks > FEW
     mark = (lambda rank: _marks(plan, cluster, cost, rank)) if many else lambda rank: rank
     runs = [[(key, tuple(run)) for key, run in groupby(group, key=mark)] for group in plan.stages]
-    alike = lambda stage: [(key, len(run)) for key, run in runs[stage]] if many else stage  # noqa: E731
-    return tuple(_block(plan, [runs[stage] for stage in same], same[0]) for same in _equal(range(len(runs)), alike))
-
-
-def _equal(things: Iterable, key: Callable) -> list[list]:
-    return [list(run) for _, run in groupby(things, key=key)]
+    seconds = [f"{stage.seconds:.2g}" for stage in cost.stages]
+    alike = lambda stage: ([(key, len(run)) for key, run in runs[stage]], seconds[stage]) if many else stage  # noqa: E731
+    equal = [list(stages) for _, stages in groupby(range(len(runs)), key=alike)]
+    return tuple(_block(plan, [runs[stage] for stage in stages], stages[0]) for stages in equal)
 
 
 def _marks(plan: Plan, cluster: Cluster, cost: Cost, rank: int) -> tuple:
@@ -81,13 +93,10 @@ def _marks(plan: Plan, cluster: Cluster, cost: Cost, rank: int) -> tuple:
 
 def _block(plan: Plan, stages: list[list[tuple]], first: int) -> Block:
     """One block of equal stages; each is its runs of equal ranks."""
-    columns = [
-        Column(tuple(rank for stage in stages for rank in stage[i][1]))
-        for i in range(len(stages[0]))
-    ]  # fmt: skip
+    columns = [Column(tuple(rank for _, run in runs for rank in run)) for runs in zip(*stages, strict=True)]
     if len(columns) > MOST:
         middle = tuple(sorted(rank for column in columns[2:-1] for rank in column.ranks))
-        columns = [*columns[:2], Column(middle, alike=False), columns[-1]]
+        columns = [*columns[:2], Column(middle), columns[-1]]
     group, last = plan.stages[first], plan.shards[columns[-1].ranks[-1]]
     layers = Range(plan.shards[group[0]].layers.start, last.layers.stop)
     return Block(Range(first, first + len(stages)), layers, group, tuple(columns))
@@ -124,7 +133,8 @@ def sums_text(cost: Cost, block: Block) -> str:
     size = sum(count for pair, count in cost.wire.items() if members.issuperset(pair))
     if not len(block.layers):
         return f"1 sum: {bytes_text(size)} a token" if size else "no sums"
-    return f"{'each ' * (len(block.stages) > 1)}2 sums a layer, {bytes_text(size)} a token"
+    calls = "2 sums a layer" if block.stages.start else "1 sum, then 2 a layer"  # the first is for the embedding
+    return f"{'each ' * (len(block.stages) > 1)}{calls}, {bytes_text(size)} a token"
 
 
 def handed_text(facts: ModelFacts, plan: Plan, stage: int) -> str:
@@ -157,12 +167,22 @@ def times_of(cost: Cost) -> list[tuple[str, str, float]]:
     ]
 
 
-def model_text(facts: ModelFacts, job: Job, name: str = "") -> str:
-    return f"{name or facts.architecture.removesuffix('ForCausalLM')}, {facts.layers} layers, {job.kind}"
+def tightest(cluster: Cluster, cost: Cost, column: Column) -> tuple[Memory, int]:
+    """What the rank with the least room takes, and what there is for it."""
+    room = lambda rank: cluster.devices[rank].memory_bytes - cost.memory[rank].total  # noqa: E731
+    rank = min(column.ranks, key=room)
+    return cost.memory[rank], cluster.devices[rank].memory_bytes
 
 
-def rate_text(cost: Cost) -> str:
-    return f"{float(f'{1 / cost.token:.3g}'):,.12g} tok/s"
+def model_text(facts: ModelFacts, plan: Plan, job: Job, name: str) -> str:
+    model = name or facts.architecture.removesuffix("ForCausalLM")
+    return f"{model}, {facts.layers} layers, {job.kind}, on {plan.ranks:,} rank{'s' * (plan.ranks > 1)}"
+
+
+def speed_text(cluster: Cluster, cost: Cost) -> str:
+    guess = "" if cluster.measured else " (a guess: nobody has measured these machines)"
+    rate = f"{float(f'{1 / cost.token:.3g}'):,.12g} tok/s"
+    return f"predicted: {rate}, first token after {seconds_text(cost.first_token)}{guess}"
 
 
 def bytes_text(count: float) -> str:

@@ -15,21 +15,16 @@ from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
 from mpsplit.plan.sizes import Job
 
-WIDE, WIDEST, PAD, BETWEEN, APART = (
-    222,
-    330,
-    14,
-    10,
-    30,
-)  # of a column; its margin; between columns of a stage, of two stages
-LEFT, RIGHT, NARROWEST = 92, 24, 900
+WIDE, WIDEST, PAD = 222, 400, 14  # of a column, at least and at most; its margin
+BETWEEN, APART = 10, 30  # columns of a stage, columns of two stages
+LEFT, RIGHT, NARROWEST = 92, 24, 900  # margins; the narrowest picture
 ROW, BAND, MAP = 24, 64, 330  # heights: of the embedding and the head, of a stage at the least, of all layers
 CARDS = 150  # where the columns begin
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What all parts of the drawing look at, and where things are: the left edge of each column (all are `wide`), top and bottom of each block."""
+    """What is drawn, and where: the left edge of each column (all are `wide`), top and bottom of each block."""
 
     facts: ModelFacts
     plan: Plan

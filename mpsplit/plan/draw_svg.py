@@ -14,17 +14,19 @@ from mpsplit.plan.cost import Cost
 from mpsplit.plan.draw_columns import (
     Block,
     Column,
+    Wires,
     bytes_text,
     copied,
     gib_text,
     handed_text,
     model_text,
-    rate_text,
     seconds_text,
     slowest,
     slowest_text,
     span,
+    speed_text,
     sums_text,
+    tightest,
     times_of,
     wires_of,
 )
@@ -63,7 +65,7 @@ def svg(facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job, cost: Cost, n
         *_legend(links_end + 30),
     ]
     height = links_end + 128
-    what = f"{model_text(facts, job, name)} on {plan.ranks} ranks: {rate_text(cost)} predicted"
+    what = f"{model_text(facts, plan, job, name)}; {speed_text(cluster, cost)}"
     size = f'viewBox="0 0 {picture.width} {height:.0f}" width="{picture.width}" height="{height:.0f}"'
     return "\n".join(
         [
@@ -82,15 +84,12 @@ def svg(facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job, cost: Cost, n
 
 
 def _headline(picture: Picture, name: str) -> list[str]:
-    cost, cluster, end = picture.cost, picture.cluster, picture.width - RIGHT
-    guess = "" if cluster.measured else " (a guess: nobody has measured these machines)"
-    what = f"{model_text(picture.facts, picture.job, name)}, on {_ranks(picture.plan.ranks)}"
-    rates = f"predicted: {rate_text(cost)}, first token after {seconds_text(cost.first_token)}{guess}"
+    cost, end = picture.cost, picture.width - RIGHT
     parts = [
-        label(24, 36, what, 20, weight=600),
-        label(24, 60, rates, 14, weight=600),
+        label(24, 36, model_text(picture.facts, picture.plan, picture.job, name), 20, weight=600),
+        label(24, 60, speed_text(picture.cluster, cost), 14, weight=600),
         label(24, 80, f"{slowest_text(cost)}; {bytes_text(cost.payload)} handed over a token", 12, "soft"),
-        *stack(24, 92, end - 24, 10, [(key, value) for key, _, value in times_of(cost)], cost.token),
+        *stack(24, 92, end - 24, 10, [(colour, value) for colour, _, value in times_of(cost)], cost.token),
         label(24, 121, f"a token: {seconds_text(cost.token)}", 11.5, "soft"),
     ]
     x = 160.0
@@ -126,8 +125,7 @@ def _marked(cost: Cost) -> set[int]:
 def _numbers(picture: Picture, x: float, y: float, column: Column) -> list[str]:
     """Shares, the memory bar and the busy bar of a column."""
     facts, cost, width = picture.facts, picture.cost, picture.wide - 2 * PAD
-    used = max((cost.memory[rank] for rank in column.ranks), key=lambda m: m.total)
-    limit = min(picture.cluster.devices[rank].memory_bytes for rank in column.ranks)
+    used, limit = tightest(picture.cluster, cost, column)
     rest = used.staging + used.graph + used.process
     busy = max(cost.busy[rank] for rank in column.ranks)
     fits = used.total <= limit
@@ -162,7 +160,7 @@ def _shares(facts: ModelFacts, shards: Sequence[Shard], shared: bool) -> list[st
 
 
 def _hosts(picture: Picture) -> list[str]:
-    """A line over neighbours on one host, where it is not the name of the device."""
+    """A line over neighbours on one host, and its name, where the devices do not have it already."""
     parts, runs, names = [], [], {device.name for device in picture.cluster.devices}
     for x, column in picture.columns:
         hosts = {picture.cluster.devices[rank].host for rank in column.ranks}
@@ -200,9 +198,8 @@ def _stage(picture: Picture, number: int) -> list[str]:
     columns = picture.of(block)
     y = top - (ROW if number == 0 else 0)
     left, right = columns[0][0] + PAD, columns[-1][0] + picture.wide - PAD
-    layers = f", layers {block.layers.start} to {block.layers.stop - 1}" if len(block.layers) else ", no layers"
     parts = [
-        label(left, y - 27, block.name + layers, 11.5, weight=600),
+        label(left, y - 27, f"{block.name}, {block.holds}", 11.5, weight=600),
         label(left, y - 13, sums_text(picture.cost, block), 11, "talk" if len(block.group) > 1 else "soft"),
     ]  # fmt: skip
     if len(block.group) > 1:
@@ -274,14 +271,10 @@ def _links(picture: Picture, y: float) -> tuple[float, list[str]]:
     centres = [x + picture.wide / 2 for x in picture.lefts]
     parts, lanes = [label(LEFT - 12, y + 4, "links", 11.5, "soft", "end")], []
     for (a, b), wire in list(wires.items())[:LANES]:
-        start, stop = (
-            (centres[a], centres[b])
-            if a != b
-            else (centres[a] - picture.wide / 2 + PAD, centres[a] + picture.wide / 2 - PAD)
-        )
-        lane = next(
-            (i for i, taken in enumerate(lanes) if all(stop < s - 4 or start > e + 4 for s, e in taken)), len(lanes)
-        )
+        edge = picture.wide / 2 - PAD if a == b else 0.0  # pairs within a column take its width
+        start, stop = centres[a] - edge, centres[b] + edge
+        free = [all(stop < s - 4 or start > e + 4 for s, e in taken) for taken in lanes]
+        lane = free.index(True) if True in free else len(lanes)
         lanes += [[]] if lane == len(lanes) else []
         lanes[lane].append((start, stop))
         parts += _link(start, stop, y + 26 * lane, wire)
@@ -293,7 +286,7 @@ def _links(picture: Picture, y: float) -> tuple[float, list[str]]:
     return y + 26 * (len(lanes) - 1) + 8, parts
 
 
-def _link(start: float, stop: float, y: float, wire) -> list[str]:
+def _link(start: float, stop: float, y: float, wire: Wires) -> list[str]:
     count = f"{wire.pairs:,} pairs: " if wire.pairs > 1 else ""
     text = f"{count}{bytes_text(wire.size)}, {seconds_text(wire.latency)}"
     ends = "".join(f'<circle cx="{x:.1f}" cy="{y}" r="3" fill="{COLOURS["talk"]}"/>' for x in (start, stop))
@@ -317,21 +310,13 @@ def _legend(y: float) -> list[str]:
 # -- words -------------------------------------------------------------------------------------------------------------------
 
 
-def _ranks(count: int) -> str:
-    return "1 rank" if count == 1 else f"{count:,} ranks"
-
-
 def _devices(picture: Picture, column: Column) -> str:
     devices = [picture.cluster.devices[rank] for rank in column.ranks]
-    names = devices[0].name if len(devices) == 1 else f"{devices[0].name} ... {devices[-1].name}"
-    return names
+    return devices[0].name if len(devices) == 1 else f"{devices[0].name} ... {devices[-1].name}"
 
 
 def _description(picture: Picture) -> str:
-    """For those who do not see it, as long as a person listens."""
-    columns = [
-        f"{column.name}: layers {span(s.layers.start for s in shards)} and on, heads {span(len(s.heads) for s in shards)}"
-        for _, column in picture.columns
-        for shards in [[picture.plan.shards[rank] for rank in column.ranks]]
-    ]
-    return f"First token after {seconds_text(picture.cost.first_token)}. " + "; ".join(columns) + "."
+    """For those who do not see it, as short as a person listens."""
+    heads = lambda column: span(len(picture.plan.shards[rank].heads) for rank in column.ranks)  # noqa: E731
+    columns = [f"{c.name}: {block.holds}, heads {heads(c)}" for block in picture.blocks for c in block.columns]
+    return f"{slowest_text(picture.cost)}; " + "; ".join(columns) + "."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from mpsplit.plan.cluster import Cluster
-from mpsplit.plan.cost import Cost, StageCost
+from mpsplit.plan.cost import Cost
 from mpsplit.plan.draw_columns import (
     Block,
     Column,
@@ -19,10 +19,11 @@ from mpsplit.plan.draw_columns import (
     copied,
     gib_text,
     model_text,
-    rate_text,
     seconds_text,
     slowest_text,
     span,
+    speed_text,
+    tightest,
     times_of,
 )
 from mpsplit.plan.model import ModelFacts
@@ -41,7 +42,7 @@ class Glyphs:
 
 
 BLOCKS = Glyphs("\u2588\u2593\u2592\u00b7", {})
-PLAIN = Glyphs("#=-.", {"\u00b5": "u", "\u2026": "..."})
+PLAIN = Glyphs("#=-.", {"\u00b5": "u"})
 
 
 def glyphs_for(stream: TextIO) -> Glyphs:
@@ -56,11 +57,10 @@ def text(
     """The lines; `name` is what the model is called, and `glyphs` are those of our standard output unless given."""
     glyphs = glyphs or glyphs_for(sys.stdout)
     blocks = blocks_of(plan, cluster, cost)
-    guess = "" if cluster.measured else " (a guess: nobody has measured these machines)"
     shown = glyphs.bar
     lines = [
-        f"{model_text(facts, job, name)}, on {plan.ranks:,} rank{'s' * (plan.ranks > 1)}",
-        f"predicted: {rate_text(cost)}, first token after {seconds_text(cost.first_token)}{guess}",
+        model_text(facts, plan, job, name),
+        speed_text(cluster, cost),
         "",
         f"{'rank':<15} {'device':<13} {'layers':<7} {'heads':<6} {'KV':<5} {'MLP':<7} {'memory, GiB':<{BAR + 14}} {'busy':>6}",
         *(line for block in blocks for column in block.columns for line in [_rank(plan, cluster, cost, block, column, shown)]),
@@ -83,16 +83,12 @@ def text(
 def _rank(plan: Plan, cluster: Cluster, cost: Cost, block: Block, column: Column, shown: str) -> str:
     shards = [plan.shards[rank] for rank in column.ranks]
     devices = [cluster.devices[rank] for rank in column.ranks]
-    used = max((cost.memory[rank] for rank in column.ranks), key=lambda memory: memory.total)
-    limit = min(device.memory_bytes for device in devices)
+    used, limit = tightest(cluster, cost, column)
     count = lambda part: span((len(getattr(shard, part)) for shard in shards), "{:,}".format).replace(" to ", "-")  # noqa: E731
-    who = column.name.replace("ranks ", "").replace("rank ", "").replace(" to ", "-").replace(" ... ", "..")
-    if len(column.ranks) > 1:
-        who += f" x{len(column.ranks)}"
+    who = column.short + (f" x{len(column.ranks)}" if len(column.ranks) > 1 else "")
     name = devices[0].name + (" ..." if len(devices) > 1 else "")
-    memory = (
-        f"{_bar(used, limit, shown)} {gib_text(used.total)} of {gib_text(limit)}{'' if used.total <= limit else '!'}"
-    )
+    fits = "" if used.total <= limit else "!"
+    memory = f"{_bar(used, limit, shown)} {gib_text(used.total)} of {gib_text(limit)}{fits}"
     kv_heads = count("kv_heads") + "*" * copied(plan, column)
     busy = max(cost.busy[rank] for rank in column.ranks) / cost.token
     return (
@@ -110,12 +106,12 @@ def _bar(used: Memory, limit: int, shown: str) -> str:
 
 def _stage(cost: Cost, block: Block) -> str:
     """The seconds of one stage; equal ones follow each other, so one stands for all."""
-    stage: StageCost = cost.stages[block.stages.start]
+    stage = cost.stages[block.stages.start]
     each = f" x{len(block.stages)}" if len(block.stages) > 1 else ""
     name = f"{block.stages.start}{f'-{block.stages.stop - 1}' if each else ''}{each}"
-    ranks = Column(block.group).name.replace("ranks ", "").replace("rank ", "").replace(" to ", "-")
+    ranks = Column(block.group).short
     parts = (stage.compute, stage.collectives, stage.handing_on, stage.seconds)
-    return f"{name:<15} {ranks:<13} " + " ".join(f"{seconds_text(part):>12}" for part in parts)
+    return f"{name:<15} {_cut(ranks, 13):<13} " + " ".join(f"{seconds_text(part):>12}" for part in parts)
 
 
 def _cut(line: str, width: int) -> str:
