@@ -133,8 +133,7 @@ def sums_text(cost: Cost, block: Block) -> str:
     size = sum(count for pair, count in cost.wire.items() if members.issuperset(pair))
     if not len(block.layers):
         return f"1 sum: {bytes_text(size)} a token" if size else "no sums"
-    calls = "2 sums a layer" if block.stages.start else "1 sum, then 2 a layer"  # the first is for the embedding
-    return f"{'each ' * (len(block.stages) > 1)}{calls}, {bytes_text(size)} a token"
+    return f"{'each ' * (len(block.stages) > 1)}2 sums a layer, {bytes_text(size)} a token"
 
 
 def handed_text(facts: ModelFacts, plan: Plan, stage: int) -> str:

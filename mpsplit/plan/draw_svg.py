@@ -45,8 +45,8 @@ LEGEND = (
 
 READ = (
     "A column is a rank: a process with its own memory. Its area is as wide as its share of each layer, and as high as its layers.",
-    "A token goes down through all layers. Ranks of one stage add their parts up (sums); a stage hands its result on to the next.",
-    "Links: bytes a token, both ways, and the time of a short message. Striped: keys and values that other ranks hold too.",
+    "A token goes down through all layers. Ranks of one stage add their parts up: twice a layer, and once for the embedding.",
+    "Links: bytes a token, both ways, and the time of a short message. Striped: keys and values that others hold too. Red frame: slowest.",
 )
 
 
