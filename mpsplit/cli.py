@@ -18,6 +18,7 @@ from mpsplit.comm import end_all_ranks, mpi_rank
 from mpsplit.errors import MpsplitError
 from mpsplit.export.shapes import SHAPES
 from mpsplit.package.quantisation import BLOCKS, KINDS
+from mpsplit.plan.solver import GOALS
 
 
 class UsageError(MpsplitError):
@@ -53,13 +54,32 @@ def build_parser() -> argparse.ArgumentParser:
     p = command(
         "plan",
         commands.plan_command,
-        "Decide who owns what.",
-        "mpsplit plan MODEL --tensor 2 --pipeline 1 --out plan.json",
+        "Decide who owns what, and say what it will need and how fast it will be.",
+        "mpsplit plan MODEL --cluster cluster.json --out plan.json",
     )
     _add_model(p)
+    p.add_argument("--cluster", metavar="FILE", help="the machines, as `mpsplit probe` measured them")
+    p.add_argument("--ranks", type=int, metavar="N", help="or how many machines there are")
+    p.add_argument("--memory", metavar="4G,4G,8G", help="and what each has for it (default: as much as it takes)")
+    p.add_argument("--read", metavar="15GB/s", help="how fast each reads its memory (default: 15GB/s)")
+    p.add_argument("--latency", metavar="100us", help="of a message between two of them (default: 100us)")
+    p.add_argument("--bandwidth", metavar="117MB/s", help="between two of them (default: 117MB/s)")
+    p.add_argument("--goal", choices=GOALS, default="token", help="what is to be best (default: seconds a token)")
+    p.add_argument("--pin", metavar="TEXT", help='your own plan: "embed=0; layers 0-9=0,1; layers 10-31=2; head=2"')
+    p.add_argument("--plan", metavar="FILE", help="an earlier plan.json, to check and price it")
     _add_shape(p)
-    p.add_argument("--ranks", type=int, help="number of ranks")
-    p.add_argument("--out", help="file to write (default: standard output)")
+    p.add_argument("--quant", choices=tuple(KINDS), default="q4", help="how weights are stored (default: q4)")
+    p.add_argument("--block", type=int, choices=BLOCKS, default=32, help="weights that share a scale (default: 32)")
+    p.add_argument("--context", type=int, metavar="N", help="room for tokens (default: the model's)")
+    p.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens of the prompt (default: 128)")
+    p.add_argument("--new", type=int, default=64, metavar="N", help="tokens of the answer (default: 64)")
+    p.add_argument("--chunk", type=int, default=128, metavar="N", help="prompt tokens a step (default: 128)")
+    p.add_argument("--compare", action="store_true", help="a table: the best plans, even ones, one machine alone")
+    p.add_argument("--dry-run", action="store_true", help="say it, and write nothing")
+    p.add_argument("--out", metavar="FILE", help="write plan.json, for partition")
+    p.add_argument("--draw", metavar="FILE", help="draw the plan, as SVG")
+    p.add_argument("--hosts", metavar="DIR", help="write hostfile and rankfile, and say the mpirun line")
+    p.add_argument("--json", action="store_true", help="print the plan as JSON")
 
     p = command(
         "partition",

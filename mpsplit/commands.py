@@ -24,20 +24,26 @@ from mpsplit.plan.shards import Plan, even_plan
 
 
 def plan_command(args: argparse.Namespace) -> int:
-    from mpsplit.export.source import find_model
+    from mpsplit import planning
+    from mpsplit.export.source import find_config, read_config, stored
 
-    plan, facts = _plan_for(args, find_model(args.model), None)
-    text = json.dumps(plan.to_json(), indent=1) + "\n"
-    if args.out:
-        Path(args.out).write_text(text, encoding="utf-8")
+    folder = find_config(args.model)
+    facts = ModelFacts.from_config(read_config(folder))
+    ranks = args.ranks or (args.tensor or 1) * (args.pipeline or 1) * bool(args.tensor or args.pipeline)
+    cluster, job = planning.cluster_of(args, ranks), planning.job_of(args, facts)
+    if args.compare:
+        rows = planning.compare(facts, cluster, job, args.goal)
+        print(json.dumps(rows)) if args.json else planning.show_comparison(rows)
+        return 0
+    chosen = planning.choose(args, facts, cluster, job)
+    name = folder.resolve().name
+    if args.json:
+        print(json.dumps(chosen.placed.to_json()))
     else:
-        print(text, end="")
-    for shard in plan.shards:
-        print(
-            f"rank {shard.rank}: stage {shard.stage}, layers {shard.layers}, heads {shard.heads}, MLP {shard.mlp}, "
-            f"embedding {shard.embed}, head {shard.head}",
-            file=sys.stderr,
-        )
+        planning.show(chosen, facts, name)
+        planning.show_checkpoint(stored(folder), chosen)
+    if not args.dry_run:
+        planning.write(chosen, facts, name, args)
     return 0
 
 

@@ -7,6 +7,7 @@ machines' description; no weights are needed.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,3 +59,127 @@ def job_of(args: argparse.Namespace, facts: ModelFacts) -> Job:
             raise PlanError(f"--{name} {getattr(args, name)} is out of range; it must be at least 1")
     prompt = max(1, min(args.prompt, context - 1))
     return Job(args.quant, args.block, context, prompt, max(1, min(args.new, context - prompt)), args.chunk)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """`why`: what was searched, or whose choice it is; `warning`: why another plan may be wanted, empty where there is nothing to say."""
+
+    placed: Placed
+    cost: Cost
+    why: str
+    warning: str = ""
+
+
+def choose(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job) -> Chosen:
+    """The user's own plan, checked and priced; otherwise the best."""
+    from mpsplit.plan.solver import slower_than_fewer, solve
+
+    placed, why = _own_choice(args, facts, cluster, job), "as asked for"
+    if placed is None:
+        found = solve(facts, cluster, job, args.goal)
+        placed = Placed(found.plan, cluster.only(found.devices), job)
+        why = f"best for {args.goal}: {found.searched}"
+        if found.left_out:
+            names = ", ".join(cluster.devices[i].name for i in found.left_out)
+            why += f"; without {names}, which would not make it better"
+    cost = placed.check_room(facts).price(facts)
+    return Chosen(placed, cost, why, slower_than_fewer(facts, cluster, placed, cost))
+
+
+def _own_choice(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job) -> Placed | None:
+    given = [name for name in ("pin", "plan", "tensor", "pipeline") if getattr(args, name)]
+    if len(set(given) - {"pipeline"}) > 1:
+        raise PlanError(f"{' and '.join(f'--{name}' for name in given)} each say what the plan is; give one of them")
+    if not given:
+        return None
+    if args.pin:
+        plan, devices = pinned(facts, args.pin, cluster, job)
+        return Placed(plan, cluster.only(devices), job)
+    plan = Plan.load(Path(args.plan)).check(facts) if args.plan else even_plan(facts, *factors(args, cluster.size))
+    if plan.ranks > cluster.size:
+        raise PlanError(f"the plan has {plan.ranks} ranks, there are {cluster.size} devices; give it fewer, or probe more")
+    return Placed(plan, cluster.only(range(plan.ranks)), job)
+
+
+def factors(args: argparse.Namespace, ranks: int | None) -> tuple[int, int]:
+    """--tensor and --pipeline; what is not given follows from the number of ranks."""
+    pipeline = args.pipeline or (1 if not (args.tensor and ranks) else max(1, ranks // args.tensor))
+    tensor = args.tensor or max(1, (ranks or pipeline) // pipeline)
+    if ranks and tensor * pipeline != ranks:
+        raise PlanError(f"--tensor {tensor} x --pipeline {pipeline} makes {tensor * pipeline} ranks, {ranks} were asked for")
+    return tensor, pipeline
+
+
+def show(chosen: Chosen, facts: ModelFacts, name: str) -> None:
+    from mpsplit.plan.draw_text import text
+
+    placed = chosen.placed
+    if chosen.warning:
+        print(chosen.warning)
+    print(text(facts, placed.plan, placed.cluster, placed.job, chosen.cost, name), end="")
+    print(chosen.why)
+
+
+def write(chosen: Chosen, facts: ModelFacts, name: str, args: argparse.Namespace) -> None:
+    """The files that were asked for, and what to do with them."""
+    from mpsplit.plan import hosts
+    from mpsplit.plan.draw_svg import svg
+
+    placed = chosen.placed
+    if args.out:
+        placed.save(Path(args.out))
+        print(f"written to {args.out}; next: mpsplit partition {args.model} --plan {args.out} --out build/{name}", file=sys.stderr)
+    if args.draw:
+        picture = svg(facts, placed.plan, placed.cluster, placed.job, chosen.cost, name)
+        Path(args.draw).write_text(picture, encoding="utf-8")
+        print(f"drawn in {args.draw}", file=sys.stderr)
+    if args.hosts:
+        started = hosts.write(placed.plan, placed.cluster, Path(args.hosts), ("mpsplit", "run", f"build/{name}", "--prompt", "Hello"))
+        print(f"{started.hostfile} and {started.rankfile} are for:\n{started.command}", file=sys.stderr)
+
+
+def compare(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> list[dict]:
+    """The plans of the table: name, ranks, seconds, memory; None for what does not fit."""
+    from mpsplit.plan.solver import alternatives
+
+    return [
+        {
+            "name": one.name,
+            "ranks": one.solution.plan.ranks if one.solution else 0,
+            "stages": [len(group) for group in one.solution.plan.stages] if one.solution else [],
+            "token_s": one.solution.cost.token if one.solution else None,
+            "first_token_s": one.solution.cost.first_token if one.solution else None,
+            "throughput": one.solution.cost.throughput if one.solution else None,
+            "fullest_bytes": max(m.total for m in one.solution.cost.memory) if one.solution else None,
+            "payload": one.solution.cost.payload if one.solution else None,
+            "why_not": one.why_not,
+        }
+        for one in alternatives(facts, cluster, job, goal)
+    ]
+
+
+def show_comparison(rows: Sequence[dict]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("plan", "stages", "tok/s", "first token", "tok/s, many requests", "fullest rank", "between ranks")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows:
+        if row["token_s"] is None:
+            table.add_row(row["name"], row["why_not"])
+            continue
+        table.add_row(
+            row["name"], " + ".join(map(str, row["stages"])), f"{1 / row['token_s']:,.2f}", f"{row['first_token_s']:,.2f} s",
+            f"{row['throughput']:,.2f}", f"{row['fullest_bytes'] / 2**30:,.2f} GiB", f"{row['payload'] / 1024:,.0f} KiB a token",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def show_checkpoint(stored, chosen: Chosen) -> None:
+    """What there is to download or to read (export.source.Stored); nothing where nobody knows."""
+    if stored:
+        types = f" of {', '.join(stored.types)}" if stored.types else ""
+        plan = chosen.placed.plan
+        print(f"the checkpoint has {stored.size / 1e9:.2f} GB{types}; each of the {plan.ranks} ranks reads only its part of them")

@@ -42,9 +42,11 @@ class Placed:
                 )
         return self
 
+    def to_json(self) -> dict:
+        return self.plan.to_json() | {"cluster": cluster_json.to_json(self.cluster), "job": asdict(self.job)}
+
     def save(self, path: Path) -> None:
-        data = self.plan.to_json() | {"cluster": cluster_json.to_json(self.cluster), "job": asdict(self.job)}
-        Path(path).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Placed | None:
