@@ -29,10 +29,10 @@ SIZES = dict(
 )
 
 
-def _families():
+def _families(changes: dict):
     from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-    gqa, mha = dict(num_key_value_heads=4, **SIZES), dict(num_key_value_heads=8, **SIZES)
+    gqa, mha = (dict(num_key_value_heads=kv_heads) | SIZES | changes for kv_heads in (4, 8))
     return {
         "llama": lambda: LlamaConfig(**gqa, tie_word_embeddings=False),
         "llama-mha-tied": lambda: LlamaConfig(**mha, tie_word_embeddings=True),
@@ -55,13 +55,13 @@ ROPE3 = dict(
 FAMILIES = ("llama", "llama-mha-tied", "llama-bias", "llama-rope3", "mistral-window", "qwen2-tied", "qwen3")
 
 
-def make_model(family: str, folder: Path, dtype: str = "float32", **save) -> Path:
-    """A random model of the family, its biases and norms random too, saved as transformers saves it."""
+def make_model(family: str, folder: Path, dtype: str = "float32", changes: dict | None = None, **save) -> Path:
+    """A random model of the family, its sizes changed as asked, its biases and norms random too, saved as transformers saves it."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(_families()[family]())
+    model = AutoModelForCausalLM.from_config(_families(changes or {})[family]())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith("bias"):

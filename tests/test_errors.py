@@ -76,9 +76,9 @@ def test_an_architecture_that_is_not_supported(model, tmp_path):
     assert "GPT2LMHeadModel is not supported; supported are" in refused("plan", other, "--ranks", 2)
 
 
-def test_heads_that_do_not_divide(model, tmp_path):
-    said = refused("partition", model, "--out", tmp_path / "o", "--ranks", 3)
-    assert "8 attention heads do not divide by 3 ranks evenly; use --tensor 1, 2 or 4" in said
+def test_stages_that_have_no_layers(model, tmp_path):
+    said = refused("partition", model, "--out", tmp_path / "o", "--tensor", 1, "--pipeline", 4)
+    assert "3 layers do not make 4 pipeline stages; use --pipeline 3 or fewer" in said
     assert not (tmp_path / "o").exists()
 
 

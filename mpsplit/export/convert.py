@@ -79,7 +79,7 @@ def _convert_rank(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         converted = run_pnnx(pnnx, scripts[0], traced_with, partial)
-        context = Context(schedule, tuple(e.length for e in traced_with), len(shard.layers), bool(len(shard.head)))
+        context = Context(schedule, tuple(e.length for e in traced_with), shard.attentions, bool(len(shard.head)))
         param = Param.load(converted.ncnn_param)
         os.replace(converted.ncnn_param, partial / "0-pnnx.param")
         for number, rewrite in enumerate(REWRITES, start=1):

@@ -92,11 +92,14 @@ def _product(layer: Layer, number: int) -> dict[str, str]:
     return {str(10 * number + int(key)): value for key, value in layer.params.items()}
 
 
+def _of_two(graph: Graph, operation: str) -> list[Layer]:
+    """The BinaryOps of two blobs; with a number they have one."""
+    return [b for b in graph.of_type("BinaryOp") if b.params.get("0") == operation and len(b.bottoms) == 2]
+
+
 def _gated(graph: Graph) -> None:
     """silu(x G) * (x U) becomes one QLinear."""
-    for multiply in graph.of_type("BinaryOp"):
-        if multiply.params.get("0") != MULTIPLY:
-            continue
+    for multiply in _of_two(graph, MULTIPLY):
         silu, up = (graph.producers[blob] for blob in multiply.bottoms)
         if silu.type == QLINEAR:
             silu, up = up, silu
@@ -124,9 +127,7 @@ def _shared_input(graph: Graph) -> None:
 
 def _residual(graph: Graph) -> None:
     """a + x W becomes one QLinear that adds."""
-    for add in graph.of_type("BinaryOp"):
-        if add.params.get("0") != ADD:
-            continue
+    for add in _of_two(graph, ADD):
         for blob, other in (add.bottoms, add.bottoms[::-1]):
             linear = graph.producers[blob]
             single = linear.type == QLINEAR and len(linear.tops) == 1 and not {"7", "8"} & set(linear.params)

@@ -33,7 +33,11 @@ def _packed(layer: Layer, arrays: list[np.ndarray], file: PackedFile, how: Quant
     n, k = gemm_shape(layer)
     if k % how.block:
         fitting = [block for block in BLOCKS if k % block == 0]
-        remedy = f"use --block {fitting[0]}" if fitting else "use --quant f32, or fewer ranks in a tensor group"
+        remedy = (
+            f"use --block {fitting[0]}"
+            if fitting
+            else "use --quant f32, or partition again so that each rank has a multiple of 32, as with fewer ranks a stage"
+        )
         raise ConvertError(
             f"{layer.name} has {k} inputs on this rank, which are no multiple of the block of {how.block}; {remedy}"
         )

@@ -49,6 +49,47 @@ class RowwiseLinear(nn.Module):
         return partial if self.bias is None else partial + self.bias
 
 
+class NoColumns(nn.Module):
+    """A RowwiseLinear of no input columns: y = all_reduce(0) + b, the zeros made of any x of the shape of y."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.bias = linear.bias
+
+    def forward(self, x):
+        total = operators.all_reduce(x * 0, STAGE)
+        return total if self.bias is None else total + self.bias
+
+
+class NoAttention(nn.Module):
+    """In the place of an attention of which this rank has no heads: it still takes part in the sum."""
+
+    def __init__(self, attention: nn.Module):
+        super().__init__()
+        self.o_proj = NoColumns(attention.o_proj)
+
+    def forward(self, hidden_states, **_):
+        return self.o_proj(hidden_states), None
+
+
+class NoMlp(nn.Module):
+    """In the place of an MLP of which this rank has no columns."""
+
+    def __init__(self, mlp: nn.Module):
+        super().__init__()
+        self.down_proj = NoColumns(mlp.down_proj)
+
+    def forward(self, x):
+        return self.down_proj(x)
+
+
+# range of the Shard that is empty -> modules of a layer and what replaces them; what is not read needs no norm
+ABSENT = {
+    "heads": {"self_attn": NoAttention, "input_layernorm": nn.Identity},
+    "mlp": {"mlp": NoMlp, "post_attention_layernorm": nn.Identity},
+}
+
+
 class Stage(nn.Module):
     """The rank's layers between what it receives and what it hands on.
 
@@ -63,6 +104,11 @@ class Stage(nn.Module):
         self.model.layers = nn.ModuleDict(
             {str(i): model.model.layers[i] for i in range(shard.layers.start, shard.layers.stop)}
         )
+        for owned, replaced in ABSENT.items():
+            if not len(getattr(shard, owned)):
+                for layer in self.model.layers.values():
+                    for name, replacement in replaced.items():
+                        setattr(layer, name, replacement(getattr(layer, name)))
         self.head = bool(len(shard.head))
         if self.head:
             self.model.norm = model.model.norm
@@ -142,9 +188,11 @@ def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, chec
 
 
 def embedding_rows(plan: Plan, rank: int, facts: ModelFacts, checkpoint: Checkpoint) -> torch.Tensor | None:
-    """The rank's rows of the embedding in the checkpoint's own type; None outside the first stage."""
+    """The rank's rows of the embedding in the checkpoint's own type, maybe none; None outside the first stage."""
+    if plan.shards[rank].stage:
+        return None
     part = part_of(EMBEDDING, plan.shards[rank], facts)
-    return part and checkpoint.read(EMBEDDING, part)
+    return checkpoint.read(EMBEDDING, part) if part else torch.empty(0, facts.hidden)
 
 
 def _agree_with_transformers(model: nn.Module) -> None:

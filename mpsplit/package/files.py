@@ -65,12 +65,17 @@ def read_json(path: Path, remedy: str) -> dict:
         raise PackageError(f"{path} is damaged ({wrong}); {remedy}") from None
 
 
+def mapped(path: Path, kind: type) -> np.ndarray:
+    """The file as an array, mapped; a rank may have nothing to keep in it, and nothing cannot be mapped."""
+    return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
+
+
 class EmbeddingRows:
     """Rows of the embedding, read from the mapped file in the checkpoint's own 16 or 32 bits, never held as a float table."""
 
     def __init__(self, path: Path, dtype: str, first_row: int, width: int):
         self.first, self.width, self.dtype = first_row, width, dtype
-        self.table = np.memmap(path, NUMPY_TYPES[dtype], "r").reshape(-1, width)
+        self.table = mapped(path, NUMPY_TYPES[dtype]).reshape(-1, width)
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """float32 [tokens, width]; zeros for tokens whose rows another rank owns, so that a sum over ranks is the lookup."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mpsplit.errors import PackageError
+from mpsplit.package.files import mapped
 from mpsplit.package.param import Layer, Param
 
 ALIGNMENT = 64  # bytes: packed matrices begin at multiples, as the kernels want them
@@ -37,7 +38,7 @@ def _arrays(layer: Layer) -> list[tuple[tuple[int, ...], bool]]:
 
 def read_weights(param: Param, path: Path) -> dict[str, list[np.ndarray]]:
     """layer name -> its float32 arrays, mapped."""
-    data, at, found = np.memmap(path, np.uint8, "r"), 0, {}
+    data, at, found = mapped(path, np.uint8), 0, {}
     for layer in param.layers:
         for shape, flagged in _arrays(layer):
             at += len(FLAG) * flagged

@@ -1,9 +1,11 @@
 """How each weight is divided: one table, for all families. In: a weight's name. Out: which part of it a shard owns.
 
-Invariant: along a cut, the parts of the ranks of a stage follow each other and add up to the weight.
+Invariant: along a cut, the parts of the ranks of a stage follow each other and add up to the weight. Ranks that share a KV head
+each have all of it: the parts of k_proj and v_proj overlap there, and still leave nothing out.
 
 The styles are Megatron's. A *colwise* linear owns output rows (axis 0 of its weight, and its bias); a *rowwise* one owns
-input columns (axis 1), and its partial results are summed over the ranks, so its bias is added once, after the sum.
+input columns (axis 1), and its partial results are summed over the ranks, so its bias is added once, after the sum: by every
+rank of the stage, also by one without columns.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ CUTS = {
     "model.layers.*.self_attn.k_proj": Cut("colwise", "kv_heads", "head_dim"),
     "model.layers.*.self_attn.v_proj": Cut("colwise", "kv_heads", "head_dim"),
     "model.layers.*.self_attn.o_proj": Cut("rowwise", "heads", "head_dim"),
-    "model.layers.*.self_attn.q_norm": WHOLE,
-    "model.layers.*.self_attn.k_norm": WHOLE,
+    "model.layers.*.self_attn.q_norm": Cut("whole", "heads"),
+    "model.layers.*.self_attn.k_norm": Cut("whole", "kv_heads"),
     "model.layers.*.mlp.gate_proj": Cut("colwise", "mlp"),
     "model.layers.*.mlp.up_proj": Cut("colwise", "mlp"),
     "model.layers.*.mlp.down_proj": Cut("rowwise", "mlp"),
@@ -62,9 +64,11 @@ def part_of(weight: str, shard: Shard, facts: ModelFacts) -> Part | None:
     layer = re.search(r"layers\.(\d+)\.", weight)
     if layer and not shard.layers.start <= int(layer[1]) < shard.layers.stop:
         return None
+    if cut.style == "rowwise" and weight.endswith(".bias"):
+        return Part(None, None)
     owned = getattr(shard, cut.along).scaled(getattr(facts, cut.unit) if cut.unit else 1)
     if not len(owned):
         return None
-    if cut.style == "whole" or (cut.style == "rowwise" and weight.endswith(".bias")):
+    if cut.style == "whole":
         return Part(None, None)
     return Part({"colwise": 0, "rowwise": 1}[cut.style], owned)

@@ -2,7 +2,7 @@
 
 In: numbers and JSON. Out: frozen dataclasses that survive a JSON round trip unchanged. Invariant: after `check`, every
 layer, head, MLP column and vocabulary row of the model has exactly one owner in its stage. A KV head is on every rank that has
-query heads of it.
+query heads of it. A rank may have no heads, no MLP columns or no rows; a stage no layers, where it has the embedding or the head.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ class Shard:
     embed: Range
     head: Range
 
+    @property
+    def attentions(self) -> int:
+        """How many of the layers have heads here, and so a KV cache: all or none."""
+        return len(self.layers) if len(self.heads) else 0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -97,6 +102,8 @@ class Plan:
         for stage, shards in enumerate(stages):
             if len({shard.layers for shard in shards}) > 1:
                 raise PlanError(f"the ranks of stage {stage} name different layers; a stage has one range of layers")
+            if not any(len(part) for shard in shards for part in (shard.layers, shard.embed, shard.head)):
+                raise PlanError(f"stage {stage} has no layers, no embedding and no head; leave it out")
             for name, whole in (("heads", facts.heads), ("mlp", facts.mlp)):
                 _cover(
                     f"{name} of stage {stage}",
@@ -187,6 +194,8 @@ def _following(counts: Sequence[int]) -> list[Range]:
 
 
 def _check_kv_heads(shard: Shard, facts: ModelFacts) -> None:
+    if not len(shard.heads) and not len(shard.kv_heads):
+        return
     each = facts.heads // facts.kv_heads
     served = [
         len(range(max(shard.heads.start, kv * each), min(shard.heads.stop, (kv + 1) * each))) for kv in shard.kv_heads

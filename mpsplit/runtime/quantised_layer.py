@@ -12,6 +12,7 @@ import ncnn
 import numpy as np
 
 from mpsplit.native import kernels
+from mpsplit.package.files import mapped
 from mpsplit.package.quantisation import LAYER, QLinear
 from mpsplit.package.weights import ALIGNMENT
 from mpsplit.runtime.collective_layers import give
@@ -44,7 +45,7 @@ class QLinearLayer(ncnn.Layer):
 
 def register(net: ncnn.Net, path: Path, threads: int) -> list[ncnn.Layer]:
     """Makes the net know QLinear; returns the list that keeps the layers alive as long as the net."""
-    packed = np.memmap(path, np.uint8, "r")
+    packed = mapped(path, np.uint8)
     alive: list[ncnn.Layer] = []
 
     def create() -> ncnn.Layer:

@@ -31,7 +31,7 @@ class StockEngine:
         shard = manifest.plan.shards[comm.rank]
         self.vocabulary = shard.head
         self.first_stage = shard.stage == 0
-        self.caches = [f"{kind}{i}" for i in range(len(shard.layers)) for kind in "kv"]
+        self.caches = [f"{kind}{i}" for i in range(shard.attentions) for kind in "kv"]
         self.groups = {WORLD: comm, STAGE: comm.group(manifest.plan.group(comm.rank))}
         folder = rank_folder(package, comm.rank)
         if self.first_stage:

@@ -109,6 +109,14 @@ def test_attention_of_another_form_is_refused():
         fuse(changed("RotaryEmbed rope_q 3 1 q2 cosa sina q3 0=0", "Swish rope_q 1 1 q2 q3"), 0)
 
 
+def test_what_adds_or_multiplies_a_number_stays():
+    """So a rank makes zeros of what it does not read, and pnnx a norm out of small operators."""
+    for operation in "02":
+        number = f"BinaryOp number 1 1 a2 az 0={operation} 1=1 2=0.0"
+        fused = fuse(changed("QLinear o 1 1 a2", f"{number}\nQLinear o 1 1 az"), 0)
+        assert number in lines(fused)
+
+
 def test_every_blob_has_one_reader():
     layers = fuse(Param.parse(DECODER), 0).layers
     read = [blob for layer in layers for blob in layer.bottoms]

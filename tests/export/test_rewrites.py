@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from mpsplit.errors import ConvertError
@@ -70,7 +72,9 @@ def test_kv_cache():
         "Input past_v0 0 1 past_v0",
         "SDPA a 6 3 q k v m past_k0 past_v0 o k0 v0 5=1 6=0.35 7=1",
     ]
-    with pytest.raises(ConvertError, match="recognised 0 attentions, the rank has 1 layers"):
+    with pytest.raises(ConvertError, match="recognised 0 attentions, the rank has 1 layers with heads"):
         kv_cache(param("Input hidden 0 1 hidden"), CONTEXT)
+    without = param("Input hidden 0 1 hidden", "BinaryOp none 1 1 hidden o 0=2 1=1 2=0.0")
+    assert kv_cache(without, replace(CONTEXT, attentions=0)) == without
     with pytest.raises(ConvertError, match="no mask"):
         kv_cache(param("SDPA a 3 1 q k v o"), CONTEXT)

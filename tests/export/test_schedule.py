@@ -1,17 +1,30 @@
 import pytest
+from hypothesis import given
 
 from mpsplit.errors import ConvertError
 from mpsplit.export.capture import check_calls, expected_calls
 from mpsplit.export.schedule import check_schedules
+from mpsplit.export.slicing import neighbours
 from mpsplit.package.collectives import Call
-from mpsplit.plan.shards import even_plan
-from tests.plan.test_shards import facts
+from mpsplit.plan.shards import even_plan, lay_out
+from tests.plan.test_shards import facts, layouts
 
 
 @pytest.mark.parametrize("tensor, pipeline", [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2), (1, 5)])
 def test_what_a_plan_asks_for_meets(tensor, pipeline):
     plan = even_plan(facts(), tensor, pipeline)
     check_schedules(plan, [expected_calls(plan, rank) for rank in range(plan.ranks)])
+
+
+@given(layouts())
+def test_what_any_plan_asks_for_meets(layout):
+    plan = lay_out(*layout)
+    check_schedules(plan, [expected_calls(plan, rank) for rank in range(plan.ranks)])
+    for rank, shard in enumerate(plan.shards):
+        source, targets = neighbours(plan, rank)
+        assert (source is None) == (shard.stage == 0) and all(neighbours(plan, peer)[0] == rank for peer in targets)
+        if source is not None:
+            assert plan.shards[source].stage == shard.stage - 1 and rank in neighbours(plan, source)[1]
 
 
 def test_megatron_form_has_two_sums_a_layer_and_one_for_the_embedding():

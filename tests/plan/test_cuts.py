@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+from hypothesis import given
 
-from mpsplit.plan.cuts import part_of
-from mpsplit.plan.shards import even_plan
-from tests.plan.test_shards import facts
+from mpsplit.plan.cuts import CUTS, part_of
+from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.shards import Plan, Share, even_plan, lay_out
+from mpsplit.plan.steps import even
+from tests.plan.test_shards import facts, layouts
 
 SHAPES = {  # in steps of hidden 64, 8 heads of 8, 4 KV heads, MLP 96, vocabulary 131
     "model.embed_tokens.weight": (131, 64),
@@ -18,16 +21,49 @@ SHAPES = {  # in steps of hidden 64, 8 heads of 8, 4 KV heads, MLP 96, vocabular
 REPLICATED = ("model.layers.3.self_attn.o_proj.bias", "model.layers.3.input_layernorm.weight", "model.norm.weight")
 
 
-@pytest.mark.parametrize("tensor, pipeline", [(1, 1), (2, 1), (4, 1), (2, 2), (1, 5)])
+UNEVEN = [(0, [Share(0, 0, embed=131)]), (3, [Share(6, 0), Share(0, 67), Share(2, 29)]), (2, [Share(8, 96, head=131)])]
+
+
+def owners(name: str, shape: tuple[int, ...], plan: Plan, f: ModelFacts) -> np.ndarray:
+    """How many ranks have each element of a weight that is whole again when their parts are written at their places."""
+    whole = np.arange(np.prod(shape)).reshape(shape)
+    result, count = np.full(shape, -1), np.zeros(shape, int)
+    for part in filter(None, (part_of(name, shard, f) for shard in plan.shards)):
+        place = [slice(None)] * len(shape)
+        if part.axis is not None:
+            place[part.axis] = slice(part.range.start, part.range.stop)
+        result[tuple(place)] = whole[tuple(place)]
+        count[tuple(place)] += 1
+    assert np.array_equal(result, whole)
+    return count
+
+
+@pytest.mark.parametrize("tensor, pipeline", [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (8, 1), (2, 2), (1, 5)])
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_parts_of_the_ranks_put_together_are_the_weight(name, tensor, pipeline):
-    whole = np.arange(np.prod(SHAPES[name])).reshape(SHAPES[name])
-    parts = [part_of(name, shard, facts()) for shard in even_plan(facts(), tensor, pipeline).shards]
-    owned = [part for part in parts if part]
-    assert len(owned) == tensor
-    axis = owned[0].axis
-    cut = [np.take(whole, range(p.range.start, p.range.stop), axis=axis) for p in owned]
-    assert np.array_equal(np.concatenate(cut, axis=axis), whole)
+    count = owners(name, SHAPES[name], even_plan(facts(), tensor, pipeline), facts())
+    shared = even(tensor, 4) if "k_proj" in name and tensor > 4 else [1]  # ranks of each KV head
+    assert set(count.flat) == set(shared)
+
+
+@given(layouts())
+def test_any_shares_put_together_are_the_weights(layout):
+    f, stages = layout
+    plan = lay_out(f, stages)
+    sizes = {
+        "heads": f.heads * f.head_dim,
+        "kv_heads": f.kv_heads * f.head_dim,
+        "mlp": f.mlp,
+        "embed": f.vocabulary,
+        "head": f.vocabulary,
+    }
+    for module, cut in CUTS.items():
+        for layer in range(f.layers) if "*" in module else [0]:
+            shape = {"colwise": (sizes.get(cut.along), 2), "rowwise": (2, sizes.get(cut.along)), "whole": (2,)}[
+                cut.style
+            ]
+            count = owners(module.replace("*", str(layer)) + ".weight", shape, plan, f)
+            assert (count == 1).all() or cut.style == "whole" or cut.along == "kv_heads"
 
 
 @pytest.mark.parametrize("name", REPLICATED)
@@ -35,3 +71,13 @@ def test_what_is_not_cut_is_whole_on_every_rank_of_its_stage(name):
     parts = [part_of(name, shard, facts()) for shard in even_plan(facts(), 2, 2).shards]
     owned = [part for part in parts if part]
     assert len(owned) == 2 and all(part.axis is None for part in owned)
+
+
+def test_a_bias_after_the_sum_is_on_ranks_without_columns_too():
+    shards = lay_out(facts(), UNEVEN).shards
+    for layer, ranks in ((0, [1, 2, 3]), (4, [4])):
+        for module in ("self_attn.o_proj", "mlp.down_proj"):
+            name = f"model.layers.{layer}.{module}.bias"
+            assert [s.rank for s in shards if part_of(name, s, facts())] == ranks
+    assert part_of("model.layers.0.self_attn.o_proj.weight", shards[2], facts()) is None
+    assert part_of("model.layers.0.self_attn.q_norm.weight", shards[2], facts()) is None

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -6,7 +7,8 @@ from hypothesis import strategies as st
 
 from mpsplit.errors import PlanError
 from mpsplit.plan.model import ModelFacts
-from mpsplit.plan.shards import Plan, Range, even_plan
+from mpsplit.plan.shards import Plan, Range, Share, even_plan, lay_out
+from mpsplit.plan.steps import divide, divide_heads, steps_of
 
 
 def facts(**changes) -> ModelFacts:
@@ -17,26 +19,85 @@ def facts(**changes) -> ModelFacts:
     return ModelFacts(**given | changes)
 
 
-@given(st.integers(1, 8), st.integers(1, 5), st.integers(1, 9), st.integers(1, 300))
-def test_even_plans_cover_every_model_they_divide(tensor, pipeline, layers, vocabulary):
-    f = facts(heads=4 * tensor, kv_heads=2 * tensor, mlp=6 * tensor, layers=layers + pipeline, vocabulary=vocabulary)
+@st.composite
+def models(draw) -> ModelFacts:
+    kv_heads = draw(st.integers(1, 6))
+    sizes = {name: draw(st.integers(1, most)) for name, most in (("head_dim", 5), ("mlp", 300), ("vocabulary", 300))}
+    return facts(kv_heads=kv_heads, heads=kv_heads * draw(st.integers(1, 6)), layers=draw(st.integers(1, 6)), **sizes)
+
+
+@st.composite
+def layouts(draw) -> tuple[ModelFacts, list[tuple[int, list[Share]]]]:
+    """A model and stages of ranks so different in speed that some are left with nothing; the first and last may have no layers."""
+    f = draw(models())
+    layers = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    layers = [0] * draw(st.booleans()) + layers + [0] * draw(st.booleans())
+    stages = []
+    for i, count in enumerate(layers):
+        speeds = draw(st.lists(st.sampled_from([1, 10, 100]), min_size=1, max_size=9))
+        steps = steps_of(f, len(speeds), draw(st.sampled_from([1, 32])))
+        rows = divide(f.vocabulary, steps.vocabulary, speeds)
+        given = (divide_heads(f, steps, speeds), divide(f.mlp, steps.mlp, speeds), rows, rows)
+        kept = (count, count, i == 0, i == len(layers) - 1)
+        columns = [part if keep else [0] * len(speeds) for part, keep in zip(given, kept, strict=True)]
+        stages.append((count, [Share(*counts) for counts in zip(*columns, strict=True)]))
+    return replace(f, layers=sum(layers)), stages
+
+
+@given(models(), st.integers(1, 9), st.integers(1, 6))
+def test_even_plans_cover_every_model(f, tensor, pipeline):
+    pipeline = min(pipeline, f.layers)
     plan = even_plan(f, tensor, pipeline)
     assert plan.ranks == tensor * pipeline
     assert sum(len(s.layers) for s in plan.shards) == tensor * f.layers
-    assert sum(len(s.head) for s in plan.shards) == sum(len(s.embed) for s in plan.shards) == vocabulary
+    assert sum(len(s.head) for s in plan.shards) == sum(len(s.embed) for s in plan.shards) == f.vocabulary
     assert max(len(s.layers) for s in plan.shards) - min(len(s.layers) for s in plan.shards) <= 1
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-def test_what_does_not_divide_is_refused_with_what_would_work():
-    with pytest.raises(PlanError, match=r"8 attention heads do not divide by 3 ranks evenly; use --tensor 1, 2 or 4"):
-        even_plan(facts(), 3, 1)
-    with pytest.raises(PlanError, match=r"4 KV heads do not divide by 8 ranks"):
-        even_plan(facts(), 8, 1)
-    with pytest.raises(PlanError, match=r"5 layers do not make 6 pipeline stages"):
+@given(layouts())
+def test_any_shares_cover_the_model(layout):
+    f, stages = layout
+    plan = lay_out(f, stages)
+    shares = [share for _, shares in stages for share in shares]
+    assert [Share(*map(len, (s.heads, s.mlp, s.embed, s.head))) for s in plan.shards] == shares
+    assert [len(plan.shards[group[0]].layers) for group in plan.stages] == [layers for layers, _ in stages]
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_kv_heads_go_to_all_ranks_that_have_their_query_heads():
+    plan = even_plan(facts(), 5, 1)  # 4 KV heads of 2 query heads each
+    assert [str(s.heads) for s in plan.shards] == ["0..1", "1..2", "2..4", "4..6", "6..8"]
+    assert [str(s.kv_heads) for s in plan.shards] == ["0..1", "0..1", "1..2", "2..3", "3..4"]
+    few = even_plan(facts(heads=2, kv_heads=2), 3, 1)  # fewer heads than ranks: one has none
+    assert [(str(s.heads), str(s.kv_heads), s.attentions) for s in few.shards] == [
+        ("0..1", "0..1", 5),
+        ("-", "-", 0),
+        ("1..2", "1..2", 5),
+    ]
+
+
+def test_stages_of_the_embedding_and_of_the_head_alone():
+    whole = Share(8, 96)
+    plan = lay_out(
+        facts(), [(0, [Share(0, 0, embed=131)]), (5, [whole]), (0, [Share(0, 0, head=100), Share(0, 0, head=31)])]
+    )
+    assert plan.stages == ((0,), (1,), (2, 3))
+    with pytest.raises(PlanError, match="stage 1 has no layers, no embedding and no head; leave it out"):
+        lay_out(facts(), [(5, [Share(8, 96, embed=131)]), (0, [Share(0, 0)]), (0, [Share(0, 0, head=131)])])
+    with pytest.raises(PlanError, match="rank 1 is in stage 1; the embedding belongs to the first stage"):
+        lay_out(facts(), [(0, [Share(0, 0, embed=131)]), (5, [Share(8, 96, 1, 131)])])
+    with pytest.raises(PlanError, match="mlp of stage 0: ranges end at 96, the model has 0"):
+        lay_out(facts(), [(0, [Share(0, 96, embed=131)]), (5, [Share(8, 96, head=131)])])
+
+
+def test_what_cannot_be_laid_out():
+    with pytest.raises(PlanError, match=r"5 layers do not make 6 pipeline stages; use --pipeline 5 or fewer"):
         even_plan(facts(), 1, 6)
     with pytest.raises(PlanError, match="at least 1"):
         even_plan(facts(), 0, 1)
+    with pytest.raises(PlanError, match="heads of stage 0: ranges end at 7, the model has 8"):
+        lay_out(facts(), [(5, [Share(6, 48, 131, 131), Share(1, 48)])])
 
 
 def test_groups_are_the_ranks_of_a_stage():
@@ -48,10 +109,11 @@ def test_groups_are_the_ranks_of_a_stage():
 @pytest.mark.parametrize(
     "rank, field, value, message",
     [
-        (1, "mlp", [49, 96], "mlp of stage 0: a hole at 48"),
-        (1, "mlp", [47, 96], "mlp of stage 0: an overlap at 48"),
-        (1, "head", [66, 130], "head rows of the last stage: ranges end at 130, the model has 131"),
-        (1, "kv_heads", [2, 3], "ranges end at 3, the model has 4"),
+        (1, "mlp", [65, 96], "mlp of stage 0: a hole at 64"),
+        (1, "mlp", [63, 96], "mlp of stage 0: an overlap at 64"),
+        (1, "head", [96, 130], "head rows of the last stage: ranges end at 130, the model has 131"),
+        (1, "kv_heads", [2, 3], "query heads 4..8 and KV heads 2..3; each KV head serves 2 query heads"),
+        (1, "kv_heads", [0, 0], "query heads 4..8 and KV heads -;"),
         (1, "layers", [0, 4], "the ranks of stage 0 name different layers"),
         (1, "rank", 7, "shards are ranks"),
     ],

@@ -17,12 +17,12 @@ HAS_MASK = "5"
 
 def kv_cache(param: Param, context: Context) -> Param:
     attentions = param.of_type("SDPA")
-    if len(attentions) != context.layers:
+    if len(attentions) != context.attentions:
         raise ConvertError(
-            f"pnnx recognised {len(attentions)} attentions, the rank has {context.layers} layers; KV caches need all of them"
+            f"pnnx recognised {len(attentions)} attentions, the rank has {context.attentions} layers with heads; KV caches need all of them"
         )
     inputs = tuple(
-        Layer("Input", blob, (), (blob,)) for i in range(context.layers) for blob in (f"past_k{i}", f"past_v{i}")
+        Layer("Input", blob, (), (blob,)) for i in range(context.attentions) for blob in (f"past_k{i}", f"past_v{i}")
     )
     number = {layer.name: i for i, layer in enumerate(attentions)}
     given = sum(layer.type == "Input" for layer in param.layers)

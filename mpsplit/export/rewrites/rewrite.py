@@ -9,9 +9,10 @@ from mpsplit.package.collectives import Call
 
 @dataclass(frozen=True)
 class Context:
-    """`schedule`: the collectives of the dynamo graph in order; `lengths`: what was traced with; `layers`: decoder layers."""
+    """`schedule`: the collectives of the dynamo graph in order; `lengths`: what was traced with; `attentions`: decoder layers
+    that have heads on this rank."""
 
     schedule: tuple[Call, ...]
     lengths: tuple[int, ...]
-    layers: int
+    attentions: int
     head: bool

@@ -1,0 +1,110 @@
+"""Splits that do not divide, against transformers: any number of ranks, shares of any size, stages of any width and depth.
+
+The suite runs on 1, 2 and 4 ranks, so each case starts an mpirun of its own, whose ranks are uneven_ranks.py.
+"""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpsplit import native
+from mpsplit.comm import Alone
+from mpsplit.export.convert import convert
+from mpsplit.export.partition import partition
+from mpsplit.export.pnnx import find_pnnx
+from mpsplit.export.source import read_config
+from mpsplit.launch import OPEN_MPI, find_mpirun
+from mpsplit.package.manifest import Manifest
+from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.shards import Share, even_plan, lay_out
+from mpsplit.verification import original
+from tests.conftest import make_model
+from tests.test_errors import CLEAN, MPSPLIT
+
+ENGINES = ("native", "stock") if native.load("_engine") else ("stock",)
+REFERENCE = "reference.npz"
+ROOT = Path(__file__).parents[2]
+PROMPT = tuple(np.random.default_rng(1).integers(0, 131, 23).tolist())
+MODELS = {  # family and what is not as in conftest.SIZES: 8 heads, 4 KV heads, 96 MLP columns, a vocabulary of 131
+    "shallow": ("llama-bias", dict(num_hidden_layers=2)),
+    "deep": ("llama", dict(num_hidden_layers=6)),
+    "few KV heads": ("qwen3", dict(num_hidden_layers=2, num_key_value_heads=2)),
+}
+FIRST, MIDDLE, LAST = Share(8, 96, embed=131), Share(8, 96), Share(8, 96, head=131)
+CASES = {  # model, and either a number of ranks or the layers and shares of each stage
+    "3 ranks, 4 KV heads": ("shallow", 3),
+    "4 ranks, 2 KV heads": ("few KV heads", 4),
+    "5 ranks, 4 KV heads": ("shallow", 5),
+    "3, 2 and 1 layers": ("deep", [(3, [FIRST]), (2, [MIDDLE]), (1, [LAST])]),
+    "70 to 30 between an embedding and a head": (
+        "shallow",
+        [(0, [Share(0, 0, embed=131)]), (2, [Share(6, 67), Share(2, 29)]), (0, [Share(0, 0, head=131)])],
+    ),
+    "attention here, MLP there, then a stage of one": (
+        "shallow",
+        [(1, [Share(8, 0, embed=131), Share(0, 96)]), (1, [LAST])],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory):
+    """name -> the directory of the model; reference.npz in it is what transformers makes of the prompt."""
+
+    @functools.cache
+    def make(name: str) -> Path:
+        family, changes = MODELS[name]
+        folder = make_model(family, tmp_path_factory.mktemp(family), changes=changes)
+        (logits,), (tokens,) = original(folder, [PROMPT])
+        np.savez(folder / REFERENCE, prompt=PROMPT, logits=logits, tokens=tokens)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def package_of(model_of, tmp_path_factory):
+    """case -> its package, all ranks made in this process."""
+
+    @functools.cache
+    def make(case: str) -> Path:
+        name, split = CASES[case]
+        folder, out = model_of(name), tmp_path_factory.mktemp("uneven") / "package"
+        facts = ModelFacts.from_config(read_config(folder))
+        plan = even_plan(facts, split, 1) if isinstance(split, int) else lay_out(facts, split)
+        partition(folder, plan, out, Alone())
+        convert(out, Alone(), find_pnnx())
+        return out
+
+    return make
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_greedy_tokens_are_transformers(model_of, package_of, case):
+    package, reference = package_of(case), model_of(CASES[case][0]) / REFERENCE
+    program = [sys.executable, "-m", "tests.runtime.uneven_ranks", package, reference, *ENGINES]
+    done = subprocess.run(
+        [find_mpirun(), "-np", str(Manifest.load(package).plan.ranks), *program],
+        capture_output=True,
+        text=True,
+        env=CLEAN | OPEN_MPI | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found) == set(ENGINES)
+    for apart, same_tokens in found.values():
+        assert apart < 1e-4 and same_tokens, found
+
+
+def test_verify_on_three_ranks(model_of, package_of):
+    package = package_of("3 ranks, 4 KV heads")
+    command = [*MPSPLIT, "verify", package, model_of("shallow"), "--json"]
+    told = json.loads(subprocess.run(command, capture_output=True, env=CLEAN, timeout=100, check=True).stdout)
+    assert told["same"] and told["max_abs"] < 1e-4

@@ -1,0 +1,40 @@
+"""One rank of a test of uneven splits: mpirun -np N python -m tests.runtime.uneven_ranks PACKAGE REFERENCE ENGINE...
+
+In: a package of N ranks, an npz of a prompt with transformers' logits and greedy tokens. Out: a line of JSON from rank 0, with the
+largest difference of the logits and whether the tokens are equal, by engine.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mpsplit.comm import world
+from mpsplit.runtime.generate import Request
+from mpsplit.runtime.load import load_loop
+from mpsplit.verification import all_logits
+
+
+def main(package: str, reference: str, *engines: str) -> None:
+    comm, found = world(), {}
+    with np.load(reference) as file:
+        prompt, logits, tokens = (file[name] for name in ("prompt", "logits", "tokens"))
+    for engine in engines:
+        loop = load_loop(Path(package), comm, chunk=9, engine=engine)
+        split = all_logits(loop.engine, comm, tuple(prompt.tolist()))
+        if comm.rank:
+            loop.follow()
+        else:
+            made = loop.generate(Request(tuple(prompt.tolist()), len(tokens), ignore_eos=True)).token_ids
+            loop.end()
+            found[engine] = [float(np.abs(split - logits).max()), list(made) == tokens.tolist()]
+        loop.engine.close()
+    if comm.rank == 0:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
