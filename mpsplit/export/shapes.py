@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpsplit.errors import ModelError
+from mpsplit.plan.model import ModelFacts
 
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 CONTEXT = 2048
 
 
@@ -36,6 +38,10 @@ class Shape:
             max_position_embeddings=CONTEXT,
             tie_word_embeddings=self.tied,
         )
+
+    @property
+    def facts(self) -> ModelFacts:
+        return ModelFacts.from_config({"architectures": [ARCHITECTURES[self.family]], **self.config()})
 
 
 SHAPES = {

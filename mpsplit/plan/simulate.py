@@ -109,6 +109,11 @@ def simulate(
     for name, value in (("tokens", tokens), ("requests", requests), ("prompt", job.prompt), ("chunk", job.chunk)):
         if value < 1:
             raise PlanError(f"--{name} {value} is out of range; it must be at least 1")
+    if job.context < job.prompt + tokens:
+        raise PlanError(
+            f"a prompt of {job.prompt} and {tokens} tokens do not fit in a context of {job.context}; "
+            f"use --context {job.prompt + tokens} or more"
+        )
     if plan.ranks != cluster.size:
         raise PlanError(
             f"the plan has {plan.ranks} ranks, the cluster {cluster.size} devices; plan for {cluster.size} ranks"

@@ -183,6 +183,12 @@ def test_4096_ranks_need_no_links_of_their_own_and_little_time():
         (Weather(), 5, {}, "the plan has 4 ranks, the cluster 5 devices"),
         (Weather(), 4, dict(tokens=0), "--tokens 0 is out of range; it must be at least 1"),
         (Weather(), 4, dict(requests=0), "--requests 0 is out of range"),
+        (
+            Weather(),
+            4,
+            dict(tokens=1921),
+            "a prompt of 128 and 1921 tokens do not fit in a context of 2048; use --context 2049",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_numbers(weather, ranks, changes, message):
