@@ -181,6 +181,39 @@ def build_parser() -> argparse.ArgumentParser:
         "mpsplit doctor",
     )
     p.add_argument("--json", action="store_true", help="print a JSON list")
+
+    p = command(
+        "simulate",
+        commands.simulate_command,
+        "Play a plan out, message by message, on machines that need not exist.",
+        "mpsplit simulate llama-70b --tensor 8 --pipeline 8 --latency 25us --bandwidth 1.2GB/s --jitter 0.2",
+    )
+    p.add_argument("model", metavar="MODEL", help=f"as for plan, or a shape: {', '.join(SHAPES)}")
+    _add_shape(p)
+    p.add_argument("--plan", metavar="FILE", help="a plan.json instead of --tensor and --pipeline")
+    p.add_argument(
+        "--cluster", metavar="FILE", help="machines as `mpsplit probe` measured them, the plan's ranks in order"
+    )
+    p.add_argument("--memory", metavar="16G", help="or describe them, all alike: memory of each rank (default: 16G)")
+    p.add_argument("--read", metavar="15GB/s", help="how fast a rank reads it (default: 15GB/s)")
+    p.add_argument("--flop", metavar="100G", help="what a rank computes a second of a prompt (default: 100G)")
+    p.add_argument("--latency", metavar="100us", help="of a message between two ranks (default: 100us)")
+    p.add_argument("--bandwidth", metavar="117MB/s", help="between two ranks (default: 117MB/s)")
+    p.add_argument("--jitter", type=float, default=0.0, metavar="J", help="of all seconds, such as 0.2 (default: 0)")
+    p.add_argument(
+        "--straggler",
+        action="append",
+        default=[],
+        metavar="RANK=F",
+        help="this rank computes F times slower (may be repeated)",
+    )
+    p.add_argument("--tokens", type=int, default=8, metavar="N", help="tokens after the first (default: 8)")
+    p.add_argument("--requests", type=int, default=1, metavar="N", help="conversations at once (default: 1)")
+    p.add_argument("--quant", choices=tuple(KINDS), default="q4", help="how weights are stored (default: q4)")
+    p.add_argument("--context", type=int, default=2048, metavar="N", help="room for tokens (default: 2048)")
+    p.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens of the prompt (default: 128)")
+    p.add_argument("--seed", type=int, default=0, help="same seed, same weather (default: 0)")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 

@@ -229,6 +229,34 @@ def doctor_command(args: argparse.Namespace) -> int:
     return int(not all(f.fine for f in findings if f.need != "build"))
 
 
+def simulate_command(args: argparse.Namespace) -> int:
+    from mpsplit import simulation
+    from mpsplit.plan.cost import price
+    from mpsplit.plan.placed import Placed
+    from mpsplit.plan.simulate import Weather, simulate
+    from mpsplit.plan.sizes import Job
+
+    facts = _facts_of(args.model)
+    if bool(args.plan) == (args.tensor is not None or args.pipeline is not None):
+        raise PlanError("which plan? give either --plan FILE, or --tensor T and --pipeline P")
+    if args.plan:
+        plan = Plan.load(Path(args.plan)).check(facts)
+    else:
+        plan = even_plan(facts, *(1 if n is None else n for n in (args.tensor, args.pipeline)))
+    cluster = simulation.find_cluster(plan.ranks, args.plan, args.cluster, vars(args))
+    job = Job(kind=args.quant, context=args.context, prompt=args.prompt, new=args.tokens)
+    weather = Weather(args.jitter, args.jitter, _stragglers(args.straggler), args.seed)
+    found = simulate(facts, plan, cluster, job, weather, args.tokens, args.requests)
+    Placed(plan, cluster, job).check_room(facts)
+    cost = price(facts, plan, cluster, job)
+    if args.json:
+        print(json.dumps(simulation.describe(cost, found)))
+    else:
+        stages = f"{len(plan.stages)} stage{'s' * (len(plan.stages) > 1)}"
+        simulation.show(f"{args.model} {args.quant}, {plan.ranks} ranks in {stages}", cost, found, args.requests)
+    return 0
+
+
 # -- what several commands share ---------------------------------------------------------------------------------------------
 
 
@@ -260,6 +288,24 @@ def _plan_for(args: argparse.Namespace, folder: Path, started: int | None) -> tu
             f"--tensor {tensor} x --pipeline {pipeline} makes {tensor * pipeline} ranks, {ranks} were asked for"
         )
     return even_plan(facts, tensor, pipeline), facts
+
+
+def _facts_of(model: str) -> ModelFacts:
+    """Of a name of SHAPES, or of a model's config.json."""
+    from mpsplit.export.shapes import SHAPES
+    from mpsplit.export.source import find_config, read_config
+
+    if model not in SHAPES:
+        return ModelFacts.from_config(read_config(find_config(model)))
+    return SHAPES[model].facts
+
+
+def _stragglers(words: list[str]) -> dict[int, float]:
+    """["3=2.0"]: rank 3 is twice as slow."""
+    try:
+        return {int(rank): float(factor) for rank, factor in (word.split("=") for word in words)}
+    except ValueError:
+        raise RunError(f"--straggler {' '.join(words)!r} must be RANK=FACTOR, such as 3=2.0") from None
 
 
 def _random_package(args: argparse.Namespace) -> Path:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpsplit.errors import ModelError
+from mpsplit.plan.model import ModelFacts
 
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 CONTEXT = 2048
 
 
@@ -37,6 +39,10 @@ class Shape:
             tie_word_embeddings=self.tied,
         )
 
+    @property
+    def facts(self) -> ModelFacts:
+        return ModelFacts.from_config({"architectures": [ARCHITECTURES[self.family]], **self.config()})
+
 
 SHAPES = {
     "llama-15m": Shape("llama", 256, 1024, 7, 8, 4, 16000),
@@ -44,6 +50,8 @@ SHAPES = {
     "qwen3-0.6b": Shape("qwen3", 1024, 3072, 28, 16, 8, 151936, head_dim=128, tied=True),
     "llama-1.1b": Shape("llama", 2048, 5632, 22, 32, 4, 32000),
     "vicuna-7b": Shape("llama", 4096, 11008, 32, 32, 32, 32000),
+    "llama-70b": Shape("llama", 8192, 28672, 80, 64, 8, 128256),  # to plan by: nothing makes weights of it unasked
+    "llama-405b": Shape("llama", 16384, 53248, 126, 128, 8, 128256),
 }
 
 

@@ -3,7 +3,8 @@
 Pure functions from small to large: seconds of half a layer, of a stage, of a token (sizes.py has the bytes, messages.py the
 collectives). The devices of the cluster are the ranks of the plan, in order. What it knows: decoding reads every weight once, so it
 takes bytes / rate; a prompt takes flop / rate; in a group the slowest rank decides, twice a layer; an all_reduce costs its latency
-once a round, and there are two a layer; the stages of a pipeline wait for each other, so they add room and not speed.
+once a round, and there are two a layer; the stages of a pipeline wait for each other, so they add room and not speed. simulate.py
+plays the same message by message, and never takes longer.
 """
 
 from __future__ import annotations
@@ -53,12 +54,13 @@ class StageCost:
 @dataclass(frozen=True)
 class Cost:
     """`token`: seconds a token of one conversation; `first_token`: seconds from prompt to first token; `orders`: seconds a token that
-    rank 0 and the others talk; `payload`: bytes a token that the ranks hand over; `wire`: bytes a token between pairs of ranks."""
+    rank 0 and the others talk, of which `begin` before stage 0 can compute; `payload`: bytes a token that the ranks hand over; `wire`: bytes a token between pairs of ranks."""
 
     memory: tuple[Memory, ...]
     busy: tuple[float, ...]  # seconds a token that each rank computes
     stages: tuple[StageCost, ...]
     orders: float
+    begin: float
     token: float
     first_token: float
     payload: int
@@ -66,8 +68,9 @@ class Cost:
 
     @property
     def throughput(self) -> float:
-        """Tokens a second when requests fill the pipeline: the slowest stage decides."""
-        return 1 / max(stage.seconds for stage in self.stages)
+        """Tokens a second when requests fill the pipeline: the slowest stage decides, and the first one begins anew each time."""
+        first, *others = (stage.seconds for stage in self.stages)
+        return 1 / max([self.begin + first, *others])
 
 
 # -- seconds of one rank -----------------------------------------------------------------------------------------------------
@@ -110,18 +113,22 @@ def head_seconds(facts: ModelFacts, device: Device, rows: int, job: Job) -> floa
 def price(facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job) -> Cost:
     assert plan.ranks == cluster.size, f"{plan.ranks} ranks on {cluster.size} devices"
     stages = tuple(_stage(facts, plan, cluster, job, number) for number in range(len(plan.stages)))
-    talk = order_seconds(cluster, plan.stages[0]) + max(
+    answer = max(
         (cluster.link(0, rank).time(ANSWER) for rank in plan.stages[-1] if rank and len(plan.shards[rank].head)),
         default=0.0,
     )
-    orders = talk + cluster.devices[0].step_seconds.value
+    choice = cluster.devices[0].step_seconds.value
+    heard = {rows: [order_seconds(cluster, group, rows) for group in plan.stages] for rows in {1, *_rows(job)}}
+    chunks = zip(*(stage.chunks for stage in stages), strict=True)
+    prompt = [(heard[rows], seconds) for rows, seconds in zip(_rows(job), chunks, strict=True)]
     return Cost(
         memory=tuple(memory(facts, s, d, job) for s, d in zip(plan.shards, cluster.devices, strict=True)),
         busy=tuple(_busy(facts, plan.shards[r], cluster.devices[r], 1, job.position, job) for r in range(plan.ranks)),
         stages=stages,
-        orders=orders,
-        token=orders + sum(stage.seconds for stage in stages),
-        first_token=orders + _through([stage.chunks for stage in stages]),
+        orders=choice + heard[1][0] + answer,
+        begin=choice + heard[1][0],
+        token=choice + _through([(heard[1], [stage.seconds for stage in stages])]) + answer,
+        first_token=choice + _through(prompt) + answer,
         payload=_payload(facts, plan),
         wire=_wire(facts, plan),
     )
@@ -139,10 +146,14 @@ def _busy(facts: ModelFacts, shard: Shard, device: Device, rows: int, position: 
     return own + head_seconds(facts, device, len(shard.head), job)
 
 
+def _rows(job: Job) -> list[int]:
+    """Of each chunk of the prompt."""
+    return [min(job.chunk, job.prompt - start) for start in range(0, job.prompt, job.chunk)]
+
+
 def _stage(facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job, number: int) -> StageCost:
     group = plan.stages[number]
-    starts = range(0, job.prompt, job.chunk)
-    steps = [(min(job.chunk, job.prompt - start), start) for start in starts]
+    steps = zip(_rows(job), range(0, job.prompt, job.chunk), strict=True)
     compute, collectives, handing_on = stage_seconds(facts, plan, cluster, job, number, 1, job.position)
     return StageCost(
         group, len(plan.shards[group[0]].layers), compute, collectives, handing_on,
@@ -165,13 +176,14 @@ def stage_seconds(
     return compute, sums, 0.0 if last else handover_seconds(cluster, group, plan.stages[number + 1], size)
 
 
-def _through(stages: Sequence[Sequence[float]]) -> float:
-    """When the last chunk leaves the last stage: a chunk enters a stage once it has left the one before, and once the stage is free."""
-    free = [0.0] * len(stages)
-    for chunk in zip(*stages, strict=True):
-        done = 0.0
-        for stage, seconds in enumerate(chunk):
-            done = free[stage] = max(done, free[stage]) + seconds
+def _through(steps: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """When the last step leaves the last stage. Each: when the stages have heard its order, which rank 0 gives once stage 0 is free,
+    and their seconds. A stage begins once it has heard, the stage before has handed on, and it is free."""
+    free = [0.0] * len(steps[0][0])
+    for heard, seconds in steps:
+        given = done = free[0]
+        for stage in range(len(free)):
+            done = free[stage] = max(done, free[stage], given + heard[stage]) + seconds[stage]
     return free[-1]
 
 

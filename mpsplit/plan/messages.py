@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from mpsplit.plan.cluster import Cluster
 
 SHORT_SUM = 64 << 10  # bytes up to which an all_reduce sends the whole array at each step
-ORDER, ANSWER = 48, 64  # bytes: what rank 0 tells the others before a token, what the head tells rank 0 after it
+ORDER, ANSWER = 48, 64  # bytes: what rank 0 tells the others before a step, what the head tells rank 0 after a token
+TOKEN = 8  # bytes that each token of a chunk adds to its order
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,22 @@ def handover_seconds(cluster: Cluster, before: Sequence[int], after: Sequence[in
     return max(spent.values())
 
 
-def order_seconds(cluster: Cluster, ranks: Sequence[int]) -> float:
-    """Until the last of `ranks` has heard rank 0's order, down the binomial tree of a broadcast."""
+def order_bytes(rows: int) -> int:
+    """Of a step of `rows` tokens. The tokens of a chunk follow its order in a second broadcast; here they travel with it."""
+    return ORDER + TOKEN * rows * (rows > 1)
+
+
+def order_parent(rank: int) -> int:
+    """Who tells `rank`: the tree is binomial."""
+    return rank & (rank - 1)
+
+
+def order_seconds(cluster: Cluster, ranks: Sequence[int], rows: int = 1) -> float:
+    """Until the last of `ranks` has heard rank 0's order of a step, down the tree."""
+    size = order_bytes(rows)
 
     def heard(rank: int) -> float:
-        if not rank:
-            return 0.0
-        parent = rank & (rank - 1)
-        return heard(parent) + cluster.link(parent, rank).time(ORDER)
+        parent = order_parent(rank)
+        return heard(parent) + cluster.link(parent, rank).time(size) if rank else 0.0
 
     return max(heard(rank) for rank in ranks)

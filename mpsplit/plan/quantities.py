@@ -24,6 +24,12 @@ def bytes_per_second(word: str) -> float:
     return float(found[1]) * 1000 ** POWERS[found[2].upper()]
 
 
+def flop_per_second(word: str) -> float:
+    """1T is 10^12."""
+    found = _match(rf"{NUMBER}\s*([KMGT]?)", word, "flop a second such as 100G or 1T")
+    return float(found[1]) * 1000 ** POWERS[found[2].upper()]
+
+
 def seconds(word: str) -> float:
     """A plain number is in seconds."""
     found = _match(rf"{NUMBER}\s*(s|ms|us|ns)?", word, "a time such as 100us or 1ms")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -78,11 +79,13 @@ class Plan:
     def ranks(self) -> int:
         return len(self.shards)
 
-    @property
+    @cached_property
     def stages(self) -> tuple[tuple[int, ...], ...]:
         """The ranks of each stage, in order: each stage is one tensor group."""
-        count = 1 + max(shard.stage for shard in self.shards)
-        return tuple(tuple(s.rank for s in self.shards if s.stage == stage) for stage in range(count))
+        found: list[list[int]] = [[] for _ in range(1 + max(shard.stage for shard in self.shards))]
+        for shard in self.shards:
+            found[shard.stage].append(shard.rank)
+        return tuple(map(tuple, found))
 
     def group(self, rank: int) -> tuple[int, ...]:
         """The ranks that share this rank's layers."""
