@@ -128,6 +128,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--ignore-eos", action="store_true", help="go on after the end of the answer, for measurements")
     p.add_argument("--json", action="store_true", help="print one JSON object")
+    p.add_argument("--report", action="store_true", help="set what was predicted beside what was measured")
+    _add_machines(p)
     _add_engine(p)
     _add_sampling(p)
 
@@ -171,6 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--block", type=int, choices=BLOCKS, default=32, help="of --random (default: 32)")
     p.add_argument("--repeat", type=int, default=5, metavar="N", help="rounds after the one that warms up (default: 5)")
     p.add_argument("--chunk", type=int, default=512, metavar="N", help="prompt tokens a step (default: 512)")
+    _add_machines(p)
     _add_engine(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -233,6 +236,12 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
 def _add_ranks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start (not needed under mpirun)")
     parser.add_argument("--hostfile", metavar="FILE", help="Open MPI hostfile to start the ranks on")
+
+
+def _add_machines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster", metavar="FILE", help="predict for these machines (default: those that the plan was made for)"
+    )
 
 
 ENGINES = {"native": "C++, the default where it is built", "stock": "the ncnn wheel"}

@@ -19,8 +19,11 @@ from mpsplit.errors import PlanError, RunError
 from mpsplit.package.manifest import GRAPH, MANIFEST, PARTITION, Manifest, rank_folder
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import KINDS, Quantisation, kind_of
+from mpsplit.plan.cluster_json import load_cluster
 from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.placed import PLAN, Placed
 from mpsplit.plan.shards import Plan, even_plan
+from mpsplit.plan.sizes import Job
 
 
 def plan_command(args: argparse.Namespace) -> int:
@@ -51,7 +54,7 @@ def partition_command(args: argparse.Namespace) -> int:
     from mpsplit.export.source import find_model
 
     folder = find_model(args.model)
-    plan, _ = _plan_for(args, folder, _started_ranks(args))
+    plan = _plan_for(args, folder, _started_ranks(args))
     if not args.serial and (code := _under_mpirun(plan.ranks, args)) is not None:
         return code
     from mpsplit.export.partition import partition
@@ -60,7 +63,8 @@ def partition_command(args: argparse.Namespace) -> int:
     if comm.size not in (1, plan.ranks):
         raise PlanError(f"the plan has {plan.ranks} ranks, {comm.size} were started; use `mpirun -np {plan.ranks}`")
     began = time.perf_counter()
-    manifest = partition(folder, plan, Path(args.out), comm, args.form)
+    placed = Placed.load(Path(args.plan)) if args.plan else None
+    manifest = partition(folder, plan, Path(args.out), comm, args.form, placed)
     if comm.rank == 0:
         for rank, part in enumerate(manifest.ranks):
             print(f"rank {rank}: read {part.weight_bytes:,} bytes, {len(part.schedule)} collectives")
@@ -98,8 +102,10 @@ def convert_command(args: argparse.Namespace) -> int:
 
 def run_command(args: argparse.Namespace) -> int:
     manifest = _package_for_ranks(args)
+    placed = _placed(args, manifest)
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
+    from mpsplit.runtime import report
     from mpsplit.runtime.generate import Request
 
     loop = _lead(args)
@@ -109,12 +115,15 @@ def run_command(args: argparse.Namespace) -> int:
     request = Request(prompt, args.max_new_tokens, _sampling(args), tuple(args.stop), args.ignore_eos)
     result = loop.generate(request, (lambda piece: None) if args.json else _print_now)
     loop.end()
+    parts = report.parts_of(manifest.facts, result.stats, placed, _stored_kind(args), args.chunk) if args.report else ()
     if args.json:
-        print(json.dumps(asdict(result), ensure_ascii=False))
+        print(json.dumps(asdict(result) | {"report": [asdict(part) for part in parts]}, ensure_ascii=False))
         return 0
     print(",".join(map(str, result.token_ids)) if result.text is None else "", flush=True)
     time.sleep(0.02)  # mpirun carries the two streams side by side: let the answer arrive first
     print(f"[{result.finish_reason}; {result.stats}]", file=sys.stderr)
+    if args.report:
+        report.show(parts, placed)
     return 0
 
 
@@ -190,16 +199,16 @@ def bench_command(args: argparse.Namespace) -> int:
     if args.random:
         args.package = _random_package(args)
     manifest = _package_for_ranks(args)
+    placed = _placed(args, manifest)
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
-    from mpsplit.runtime import measure
+    from mpsplit.runtime import measure, report
     from mpsplit.runtime.cores import share_of_cores
     from mpsplit.runtime.load import load_engine
 
     comm = world()
     package = Path(args.package)
-    kinds = comm.exchange(kind_of(Param.load(rank_folder(package, comm.rank) / GRAPH)))
-    stored = max(kinds, key=KINDS.__getitem__)  # a rank without linears passes for f32
+    stored = max(comm.exchange(_stored_kind(args)), key=KINDS.__getitem__)  # a rank without linears passes for f32
     if args.quant not in (None, stored):
         raise RunError(f"{package} is stored as {stored}; run `mpsplit convert {package} --quant {args.quant}` first")
     work = measure.Work.within(manifest.facts.context)
@@ -209,7 +218,8 @@ def bench_command(args: argparse.Namespace) -> int:
     bench = measure.Bench(
         load_engine(package, comm, args.engine), comm, share_of_cores(comm.local_size), args.chunk, work
     )
-    speed = measure.measure(bench, args.repeat, shape=manifest.model, quant=stored)
+    predicted = report.speed_of(manifest.facts, placed, stored, work, args.chunk) if placed else None
+    speed = measure.measure(bench, args.repeat, shape=manifest.model, quant=stored, predicted=predicted)
     if comm.rank == 0:
         if args.json:
             print(json.dumps(asdict(speed)))
@@ -232,9 +242,7 @@ def doctor_command(args: argparse.Namespace) -> int:
 def simulate_command(args: argparse.Namespace) -> int:
     from mpsplit import simulation
     from mpsplit.plan.cost import price
-    from mpsplit.plan.placed import Placed
     from mpsplit.plan.simulate import Weather, simulate
-    from mpsplit.plan.sizes import Job
 
     facts = _facts_of(args.model)
     if bool(args.plan) == (args.tensor is not None or args.pipeline is not None):
@@ -272,22 +280,17 @@ def _under_mpirun(ranks: int, args: argparse.Namespace, reads_input: bool = Fals
     return launch.start(ranks, args.given, args.hostfile, reads_input)
 
 
-def _plan_for(args: argparse.Namespace, folder: Path, started: int | None) -> tuple[Plan, ModelFacts]:
+def _plan_for(args: argparse.Namespace, folder: Path, started: int | None) -> Plan:
     from mpsplit.export.source import read_config
+    from mpsplit.planning import factors
 
     facts = ModelFacts.from_config(read_config(folder))
-    if getattr(args, "plan", None):
-        return Plan.load(Path(args.plan)).check(facts), facts
-    ranks = started or getattr(args, "ranks", None)
+    if args.plan:
+        return Plan.load(Path(args.plan)).check(facts)
+    ranks = started or args.ranks
     if not (ranks or args.tensor or args.pipeline):
         raise PlanError("over how many ranks? give --ranks N, or --tensor T and --pipeline P, or --plan FILE")
-    pipeline = args.pipeline or (1 if not (args.tensor and ranks) else max(1, ranks // args.tensor))
-    tensor = args.tensor or max(1, (ranks or pipeline) // pipeline)
-    if ranks and tensor * pipeline != ranks:
-        raise PlanError(
-            f"--tensor {tensor} x --pipeline {pipeline} makes {tensor * pipeline} ranks, {ranks} were asked for"
-        )
-    return even_plan(facts, tensor, pipeline), facts
+    return even_plan(facts, *factors(args, ranks))
 
 
 def _facts_of(model: str) -> ModelFacts:
@@ -330,6 +333,24 @@ def _package_for_ranks(args: argparse.Namespace, name: str = MANIFEST) -> Manife
     if (started := _started_ranks(args)) is not None:
         check_ranks(manifest, package, started)
     return manifest
+
+
+def _placed(args: argparse.Namespace, manifest: Manifest) -> Placed | None:
+    """The machines that the package runs on: those of --cluster, or those that its plan was made for; None where nobody knows."""
+    if args.cluster:
+        cluster = load_cluster(Path(args.cluster))
+        if cluster.size != manifest.plan.ranks:
+            raise PlanError(
+                f"{args.cluster} has {cluster.size} devices, {args.package} {manifest.plan.ranks} ranks; probe as many as will run"
+            )
+        return Placed(manifest.plan, cluster, Job())
+    path = Path(args.package) / PLAN
+    return Placed.load(path) if path.is_file() else None
+
+
+def _stored_kind(args: argparse.Namespace) -> str:
+    """How this rank's linears are stored."""
+    return kind_of(Param.load(rank_folder(Path(args.package), mpi_rank() or 0) / GRAPH))
 
 
 def _lead(args: argparse.Namespace):

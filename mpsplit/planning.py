@@ -31,17 +31,25 @@ def cluster_of(args: argparse.Namespace, ranks: int | None) -> Cluster:
     if args.cluster:
         said = [f"--{name}" for name in ("memory", "read", "latency", "bandwidth") if getattr(args, name)]
         if said:
-            raise PlanError(f"--cluster {args.cluster} has measured what {' and '.join(said)} would say; give one or the other")
+            raise PlanError(
+                f"--cluster {args.cluster} has measured what {' and '.join(said)} would say; give one or the other"
+            )
         cluster = load_cluster(Path(args.cluster))
         if ranks and ranks > cluster.size:
-            raise ClusterError(f"{args.cluster} has {cluster.size} devices, {ranks} ranks were asked for; probe them all")
+            raise ClusterError(
+                f"{args.cluster} has {cluster.size} devices, {ranks} ranks were asked for; probe them all"
+            )
         return cluster
     memory = several(args.memory, memory_bytes) if args.memory else []
     count = ranks or len(memory)
     if not count:
-        raise PlanError("on which machines? give --cluster FILE (from `mpsplit probe`), --ranks N, or --memory 4G,4G,8G")
+        raise PlanError(
+            "on which machines? give --cluster FILE (from `mpsplit probe`), --ranks N, or --memory 4G,4G,8G"
+        )
     if len(memory) > 1 and len(memory) != count:
-        raise PlanError(f"--memory names {len(memory)} machines, {count} ranks were asked for; name one for all, or each")
+        raise PlanError(
+            f"--memory names {len(memory)} machines, {count} ranks were asked for; name one for all, or each"
+        )
     return described(
         (memory or [ASSUMED_MEMORY]) * (1 if len(memory) > 1 else count),
         several(args.read, bytes_per_second) if args.read else [ASSUMED_READ],
@@ -53,7 +61,9 @@ def cluster_of(args: argparse.Namespace, ranks: int | None) -> Cluster:
 def job_of(args: argparse.Namespace, facts: ModelFacts) -> Job:
     context = args.context or facts.context
     if not 0 < context <= facts.context:
-        raise PlanError(f"--context {context} is out of range; the model has {facts.context}, so give 1 to {facts.context}")
+        raise PlanError(
+            f"--context {context} is out of range; the model has {facts.context}, so give 1 to {facts.context}"
+        )
     for name in ("prompt", "new", "chunk"):
         if getattr(args, name) < 1:
             raise PlanError(f"--{name} {getattr(args, name)} is out of range; it must be at least 1")
@@ -98,7 +108,9 @@ def _own_choice(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, j
         return Placed(plan, cluster.only(devices), job)
     plan = Plan.load(Path(args.plan)).check(facts) if args.plan else even_plan(facts, *factors(args, cluster.size))
     if plan.ranks > cluster.size:
-        raise PlanError(f"the plan has {plan.ranks} ranks, there are {cluster.size} devices; give it fewer, or probe more")
+        raise PlanError(
+            f"the plan has {plan.ranks} ranks, there are {cluster.size} devices; give it fewer, or probe more"
+        )
     return Placed(plan, cluster.only(range(plan.ranks)), job)
 
 
@@ -107,7 +119,9 @@ def factors(args: argparse.Namespace, ranks: int | None) -> tuple[int, int]:
     pipeline = args.pipeline or (1 if not (args.tensor and ranks) else max(1, ranks // args.tensor))
     tensor = args.tensor or max(1, (ranks or pipeline) // pipeline)
     if ranks and tensor * pipeline != ranks:
-        raise PlanError(f"--tensor {tensor} x --pipeline {pipeline} makes {tensor * pipeline} ranks, {ranks} were asked for")
+        raise PlanError(
+            f"--tensor {tensor} x --pipeline {pipeline} makes {tensor * pipeline} ranks, {ranks} were asked for"
+        )
     return tensor, pipeline
 
 
@@ -129,13 +143,18 @@ def write(chosen: Chosen, facts: ModelFacts, name: str, args: argparse.Namespace
     placed = chosen.placed
     if args.out:
         placed.save(Path(args.out))
-        print(f"written to {args.out}; next: mpsplit partition {args.model} --plan {args.out} --out build/{name}", file=sys.stderr)
+        print(
+            f"written to {args.out}; next: mpsplit partition {args.model} --plan {args.out} --out build/{name}",
+            file=sys.stderr,
+        )
     if args.draw:
         picture = svg(facts, placed.plan, placed.cluster, placed.job, chosen.cost, name)
         Path(args.draw).write_text(picture, encoding="utf-8")
         print(f"drawn in {args.draw}", file=sys.stderr)
     if args.hosts:
-        started = hosts.write(placed.plan, placed.cluster, Path(args.hosts), ("mpsplit", "run", f"build/{name}", "--prompt", "Hello"))
+        started = hosts.write(
+            placed.plan, placed.cluster, Path(args.hosts), ("mpsplit", "run", f"build/{name}", "--prompt", "Hello")
+        )
         print(f"{started.hostfile} and {started.rankfile} are for:\n{started.command}", file=sys.stderr)
 
 
@@ -182,4 +201,6 @@ def show_checkpoint(stored, chosen: Chosen) -> None:
     if stored:
         types = f" of {', '.join(stored.types)}" if stored.types else ""
         plan = chosen.placed.plan
-        print(f"the checkpoint has {stored.size / 1e9:.2f} GB{types}; each of the {plan.ranks} ranks reads only its part of them")
+        print(
+            f"the checkpoint has {stored.size / 1e9:.2f} GB{types}; each of the {plan.ranks} ranks reads only its part of them"
+        )

@@ -33,6 +33,7 @@ from mpsplit.export.source import read_config
 from mpsplit.export.tokenizer import copy_tokenizer, eos_ids
 from mpsplit.package.manifest import EMBED, MANIFEST, PARTITION, File, Manifest, RankPart, rank_folder
 from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.placed import PLAN, Placed
 from mpsplit.plan.shards import Plan
 
 FORM = "torchscript form"  # which of torchscript.FORMS the .pt files are in
@@ -42,8 +43,11 @@ def tools(*packages: str) -> dict[str, str]:
     return {name: version(name) for name in packages}
 
 
-def partition(folder: Path, plan: Plan, out: Path, comm: Communicator, form: str = "module") -> Manifest:
-    """Cuts and traces the shards of this rank, or of all ranks when there is only this process."""
+def partition(
+    folder: Path, plan: Plan, out: Path, comm: Communicator, form: str = "module", placed: Placed | None = None
+) -> Manifest:
+    """Cuts and traces the shards of this rank, or of all ranks when there is only this process. The package keeps `placed`, which says
+    on which machines the plan was meant to run."""
     config = read_config(folder)
     facts = ModelFacts.from_config(config)
     plan.check(facts)
@@ -75,6 +79,8 @@ def partition(folder: Path, plan: Plan, out: Path, comm: Communicator, form: str
     )
     manifest = comm.exchange(manifest)[0]
     if comm.host_lead:
+        if placed:
+            placed.save(out / PLAN)
         manifest.save(out, PARTITION)
     comm.exchange(None)
     return manifest
@@ -97,7 +103,7 @@ def _all_or_nothing(out: Path, ranks: Iterable[int]):
 def _put_in_place(out: Path, ranks: Iterable[int], plan: Plan, comm: Communicator) -> None:
     """The new folders become the package's; what an earlier partition left goes, its manifests first."""
     if comm.host_lead:
-        for stale in (MANIFEST, PARTITION):
+        for stale in (MANIFEST, PARTITION, PLAN):
             (out / stale).unlink(missing_ok=True)
     comm.exchange(None)
     for rank in ranks:

@@ -69,6 +69,7 @@ class Speed:
     bytes_per_token: float
     peak_rss_bytes: tuple[int, ...]
     share: dict[str, float]
+    predicted: dict[str, float] | None = None  # tokens a second, by plan/cost.py; None where nobody knows the machines
 
 
 class Bench:
@@ -162,8 +163,8 @@ def weight_bytes(manifest: Manifest, rank: int) -> int:
     return sum(f.size for f in manifest.ranks[rank].files if f.path.endswith((f"/{WEIGHTS}", f"/{QUANTISED}")))
 
 
-def measure(bench: Bench, repeat: int, **named: str) -> Speed:
-    """One round to warm up, then `repeat` rounds. `named` are the words of a Speed. The same answer on every rank."""
+def measure(bench: Bench, repeat: int, **named) -> Speed:
+    """One round to warm up, then `repeat` rounds. `named` are what a Speed has besides. The same answer on every rank."""
     bench.round()
     peaks = bench.comm.exchange(peak_rss_bytes())
     bench.prepare_read()
@@ -206,9 +207,9 @@ def show(speed: Speed) -> None:
         f"{speed.threads} thread{'s' * (speed.threads > 1)}, {speed.engine}",
         show_header=False,
     )
-    for length, rate in speed.prefill.items():
-        table.add_row(f"prefill {length}", f"{rate:,.1f} tok/s")
-    table.add_row("decode", f"{speed.decode:,.1f} tok/s")
+    for name, rate in {**{f"prefill {n}": rate for n, rate in speed.prefill.items()}, "decode": speed.decode}.items():
+        guess = f", predicted {speed.predicted[name]:,.1f}" if speed.predicted else ""
+        table.add_row(name, f"{rate:,.1f} tok/s{guess}")
     table.add_row("weights", f"{speed.weights_gb_s:.2f} GB/s")
     of = (
         f"{speed.read_gb_s:.2f} GB/s, of which weights {speed.weights_of_read:.0%}"

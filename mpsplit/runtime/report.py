@@ -12,6 +12,7 @@ from mpsplit.plan.cost import Cost
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.placed import Placed
 from mpsplit.runtime.generate import Stats
+from mpsplit.runtime.measure import Work
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Part:
     predicted: float | None
 
 
-def report(facts: ModelFacts, stats: Stats, placed: Placed | None, kind: str, chunk: int) -> list[Part]:
+def parts_of(facts: ModelFacts, stats: Stats, placed: Placed | None, kind: str, chunk: int) -> list[Part]:
     fed, steps = stats.prompt_tokens - stats.cached_tokens, max(1, stats.new_tokens - 1)
     cost = placed and placed.price(
         facts, kind=kind, prompt=fed, new=stats.new_tokens, chunk=chunk, context=stats.prompt_tokens + stats.new_tokens
@@ -49,6 +50,15 @@ def _rest(cost: Cost, rank: int) -> float:
     """Of a token's seconds in the stages, what this rank spends in collectives or waiting."""
     stage = next(stage for stage in cost.stages if rank in stage.ranks)
     return stage.seconds - cost.busy[rank]
+
+
+def speed_of(facts: ModelFacts, placed: Placed, kind: str, work: Work, chunk: int) -> dict[str, float]:
+    """What `mpsplit bench` should find, tokens a second: of decode, and of prefill by its length."""
+    shortest = min(work.lengths)
+    found = {"decode": 1 / placed.price(facts, kind=kind, prompt=shortest, new=work.new, chunk=chunk).token}
+    for length in work.lengths:
+        found[f"prefill {length}"] = length / placed.price(facts, kind=kind, prompt=length, chunk=chunk).first_token
+    return found
 
 
 def show(parts: list[Part], placed: Placed | None) -> None:
