@@ -12,7 +12,7 @@ import numpy as np
 
 from mpsplit.errors import RunError
 from mpsplit.package.param import Layer, Param
-from mpsplit.runtime.probe_package import GEMM, scratch_folder
+from mpsplit.runtime.probe_package import GEMM, noise, scratch_folder
 
 FLOAT16 = np.uint32(0x01306B47).tobytes()  # ncnn's mark before an array of them
 
@@ -30,13 +30,13 @@ class Bfloat16:
             layers.append(Layer("Gemm", f"gemm_{i}", (f"x{i}",), (f"x{i + 1}",), GEMM | {"8": str(n), "9": str(k)}))
         self.net = ncnn.Net()
         _bfloat16(self.net.opt, threads)
-        noise = np.random.default_rng(0).integers(-99, 100, hidden * mlp, np.int8) * np.float16(3e-4)
-        with scratch_folder(self.bytes) as folder:
+        matrix = noise(hidden * mlp).astype(np.float16).tobytes()
+        with scratch_folder("chain.bin") as folder:
             param, weights = folder / "chain.param", folder / "chain.bin"
             param.write_text(str(Param(tuple(layers))), encoding="utf-8")
             with open(weights, "wb") as file:
                 for _ in range(2 * pairs):
-                    file.write(FLOAT16 + noise.tobytes())
+                    file.write(FLOAT16 + matrix)
             if self.net.load_param(str(param)) or self.net.load_model(str(weights)):
                 raise RunError(f"ncnn cannot load {self.bytes} bytes of bfloat16; is there memory left?")
 

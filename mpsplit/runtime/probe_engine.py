@@ -20,7 +20,15 @@ from mpsplit.plan.cluster import Measured, Rate
 from mpsplit.plan.model import ModelFacts
 from mpsplit.runtime.native_engine import NativeEngine, missing
 from mpsplit.runtime.probe_bfloat16 import Bfloat16
-from mpsplit.runtime.probe_package import VOCABULARY, elements, facts_of, scratch_folder, stored_bytes, write_package
+from mpsplit.runtime.probe_package import (
+    VOCABULARY,
+    elements,
+    facts_of,
+    large_files,
+    scratch_folder,
+    stored_bytes,
+    write_package,
+)
 from mpsplit.runtime.stock import StockEngine
 
 ROWS = 128  # of a prefill step
@@ -30,7 +38,7 @@ ROWS = 128  # of a prefill step
 class Effort:
     """How much is measured with. Sizes in bytes; `deep` and `fill` in tokens."""
 
-    seconds: float = 25.0  # of all rounds together, as far as `rounds` allows
+    seconds: float = 20.0  # of all rounds together, as far as `rounds` allows
     rounds: tuple[int, int] = (5, 12)  # at least, at most
     hidden: int = 2048
     mlp: int = 5632
@@ -40,7 +48,7 @@ class Effort:
     weights: int = 256 << 20  # that a decode step reads: more than caches hold
     read: int = 320 << 20
     cache: int = 64 << 20  # of keys and values that a step at `deep` reads
-    deep: int = 1024
+    deep: int = 512
     fill: int = 1024  # tokens in the cache when prefill's attention is measured
     steps: int = 3  # of each kind in a round
     disk: int = 256 << 20
@@ -60,7 +68,7 @@ class Stack:
     def __init__(self, facts: ModelFacts, kind: str, threads: int):
         self.facts, self.bytes, self.elements = facts, stored_bytes(facts, kind), elements(facts)
         engine = StockEngine if missing(Alone()) else NativeEngine
-        with scratch_folder(self.bytes) as folder:
+        with scratch_folder(*large_files(kind)) as folder:
             self.engine = engine(folder, write_package(folder, facts, kind), Alone(), threads)
 
     def seconds(self, rows: int, position: int = 0) -> float:

@@ -6,10 +6,10 @@ so that a step reads as many as the real model's would.
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,6 @@ from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import even_plan
 
 BLOCK, VOCABULARY = 32, 64
-MEMORY = Path("/dev/shm")
 
 # Lines of a .param: {x} and {next} are the hidden states before and after layer {i}, {q} ... {down} stand for a linear's parameters.
 FUSED_LAYER = """
@@ -95,11 +94,21 @@ GEMM = {"10": "-1", "2": "0", "3": "1", "4": "0", "5": "1", "6": "1", "7": "0"} 
 
 
 @contextmanager
-def scratch_folder(size: int) -> Iterator[Path]:
-    """A folder that vanishes, in memory where there is room: a card or a disk would be slow to write."""
-    fits = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2 * size
-    with tempfile.TemporaryDirectory(prefix="mpsplit-probe-", dir=MEMORY if fits else None) as folder:
-        yield Path(folder)
+def scratch_folder(*large: str) -> Iterator[Path]:
+    """A folder that vanishes. The `large` files in it are memory without a name: quick to write, and gone with the process however it ends."""
+    with tempfile.TemporaryDirectory(prefix="mpsplit-probe-") as name, ExitStack() as open_files:
+        folder = Path(name)
+        for path in (folder / file for file in large):
+            memory = os.memfd_create(path.name)
+            open_files.callback(os.close, memory)
+            path.parent.mkdir(exist_ok=True)
+            path.symlink_to(f"/proc/{os.getpid()}/fd/{memory}")
+        yield folder
+
+
+def large_files(kind: str) -> tuple[str, ...]:
+    """The large ones of a package."""
+    return tuple(f"{rank_folder(Path(), 0)}/{name}" for name in ((QUANTISED, WEIGHTS) if KINDS[kind] else (WEIGHTS,)))
 
 
 def facts_of(hidden: int, mlp: int, heads: int, kv_heads: int, head_dim: int, layers: int, context: int) -> ModelFacts:
@@ -110,7 +119,7 @@ def facts_of(hidden: int, mlp: int, heads: int, kv_heads: int, head_dim: int, la
 
 def elements(facts: ModelFacts) -> int:
     """Weights of all linears in the layers."""
-    return facts.layers * sum(n * k for n, k in (shape(facts) for shape, _ in LINEARS.values()))
+    return facts.layers * sum(n * k for _, (n, k), _ in _layer_shapes(facts))
 
 
 def stored_bytes(facts: ModelFacts, kind: str) -> int:
@@ -127,45 +136,59 @@ def write_package(package: Path, facts: ModelFacts, kind: str) -> Manifest:
         eos=(), ranks=(), tokenizer=(), unused=(), tools={},
     )  # fmt: skip
     folder = rank_folder(package, 0)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / RANK_TEXT).write_text(rank_text(manifest, 0), encoding="utf-8")
-    noise = _Noise(facts)
-    (folder / EMBED).write_bytes(noise.floats(VOCABULARY, facts.hidden).tobytes())
-    linears = _packed(folder / QUANTISED, facts, kind, noise) if KINDS[kind] else _floats(facts)
+    matrices = _Matrices(facts)
+    (folder / EMBED).write_bytes(matrices.floats(VOCABULARY, facts.hidden).tobytes())
+    linears = _packed(folder / QUANTISED, facts, kind, matrices) if KINDS[kind] else _floats(facts)
     fused, stock = _fused(facts, kind, linears), _stock(facts, kind, linears)
     fused_path, stock_path = folder / FUSED, folder / GRAPH
     fused_path.write_text(str(fused), encoding="utf-8")
     stock_path.write_text(str(stock), encoding="utf-8")
     norms = {layer.name: [np.ones(facts.hidden, np.float32)] for layer in fused.of_type("RMSNorm")}
-    gemms = {layer.name: [noise.floats(*gemm_shape(layer))] for layer in fused.of_type("Gemm")}
+    gemms = {layer.name: [matrices.floats(*gemm_shape(layer))] for layer in fused.of_type("Gemm")}
     write_weights(fused, norms | gemms, folder / WEIGHTS)
     return manifest
 
 
-class _Noise:
-    """Matrices of every shape from the same random numbers: what they are changes no timing."""
+def noise(count: int) -> np.ndarray:
+    """So many small numbers, a few of them again and again: what they are changes no timing."""
+    return np.resize(np.random.default_rng(0).standard_normal(1 << 16, np.float32) * np.float32(0.02), count)
+
+
+class _Matrices:
+    """Of every shape from the same numbers."""
 
     def __init__(self, facts: ModelFacts):
-        most = max(n * k for n, k in [*(shape(facts) for shape, _ in LINEARS.values()), (VOCABULARY, facts.hidden)])
-        self.numbers = np.random.default_rng(0).integers(-99, 100, most, np.int8) * np.float32(3e-4)
+        self.numbers = noise(max(n * k for _, (n, k), _ in [*_layer_shapes(facts), _head_shape(facts)]))
 
     def floats(self, n: int, k: int) -> np.ndarray:
         return self.numbers[: n * k].reshape(n, k)
 
 
-def _shapes(facts: ModelFacts) -> list[tuple[str, tuple[int, int], int]]:
-    """(name, (n, k), product) of the linears, layer by layer, the head last."""
-    layer = [(name, shape(facts), product) for name, (shape, product) in LINEARS.items()]
-    return layer * facts.layers + [("head", (VOCABULARY, facts.hidden), 0)]
+Shape = tuple[str, tuple[int, int], int]  # name, (outputs, inputs), product
 
 
-def _packed(path: Path, facts: ModelFacts, kind: str, noise: _Noise) -> list[dict[str, str]]:
+def _layer_shapes(facts: ModelFacts) -> list[Shape]:
+    return [(name, shape(facts), product) for name, (shape, product) in LINEARS.items()]
+
+
+def _head_shape(facts: ModelFacts) -> Shape:
+    return "head", (VOCABULARY, facts.hidden), 0
+
+
+def _shapes(facts: ModelFacts) -> list[Shape]:
+    """Of the linears, layer by layer, the head last."""
+    return _layer_shapes(facts) * facts.layers + [_head_shape(facts)]
+
+
+def _packed(path: Path, facts: ModelFacts, kind: str, matrices: _Matrices) -> list[dict[str, str]]:
     """Writes the linears of all layers one after the other; their parameters as a QLinear of one product."""
     bits, packed, params = KINDS[kind], {}, []
     with PackedFile(path) as file:
         for _, (n, k), _ in _shapes(facts):
             if (n, k) not in packed:
-                packed[n, k] = kernels().pack(noise.floats(n, k), bits, BLOCK)
+                packed[n, k] = kernels().pack(matrices.floats(n, k), bits, BLOCK)
             matrix = packed[n, k]
             params.append(QLinear(n, k, bits, BLOCK, file.append(matrix), matrix.nbytes, -1).params())
     return params
