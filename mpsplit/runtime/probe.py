@@ -14,9 +14,11 @@ from mpsplit import native
 from mpsplit.comm import Communicator
 from mpsplit.plan.cluster import MESSAGES, Cluster, Device, Measured
 from mpsplit.progress import track
+from mpsplit.runtime.native_engine import NativeEngine, missing
 from mpsplit.runtime.probe_engine import Effort, EngineProbe, kinds_here
 from mpsplit.runtime.probe_links import Links
 from mpsplit.runtime.probe_machine import Disk, Memory, available_bytes, host_names, process_bytes
+from mpsplit.runtime.stock import StockEngine
 
 REST = 0.005  # seconds before a sample: OpenMP's threads spin for a while after their work, and ncnn's are not the engine's
 
@@ -29,11 +31,11 @@ def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Eff
     comm.wait()
     memory = available_bytes() // neighbours
     effort = effort.within(memory)
+    files = Disk(disk, effort.disk // neighbours)
     links = Links(comm, hidden)
     here = comm.exchange(kinds_here())
     kinds = tuple(kind for kind in here[0] if all(kind in other for other in here))
-    engine = EngineProbe(effort, kinds, threads)
-    files = Disk(disk, effort.disk // neighbours)
+    engine = EngineProbe(StockEngine if missing(comm) else NativeEngine, effort, kinds, threads)
     takes = {"read": Memory(effort.read, threads).rate, "disk": files.rate} | engine.samples
     samples = _rounds(comm, takes, links, effort)
     device = Device(

@@ -1,7 +1,6 @@
 """How fast a rank's engine is: by how weights are stored, what layers and tokens take beside them, and attention. In: an Effort. Out: rates.
 
-Everything goes through the engine that will run, on packages of probe_package.py. Invariant: whoever samples, samples all of SAMPLES in order, so that the
-ranks of a host work at the same time.
+Invariant: everything but bfloat16 goes through the engine that will run, on packages of probe_package.py, and has a file's worth of memory to itself.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from mpsplit.native import kernels
 from mpsplit.package.quantisation import KINDS
 from mpsplit.plan.cluster import Measured, Rate
 from mpsplit.plan.model import ModelFacts
-from mpsplit.runtime.native_engine import NativeEngine, missing
 from mpsplit.runtime.probe_bfloat16 import Bfloat16
 from mpsplit.runtime.probe_package import (
     VOCABULARY,
@@ -29,7 +27,6 @@ from mpsplit.runtime.probe_package import (
     stored_bytes,
     write_package,
 )
-from mpsplit.runtime.stock import StockEngine
 
 ROWS = 128  # of a prefill step
 
@@ -65,9 +62,8 @@ class Effort:
 class Stack:
     """An engine over a package of noise; the files are gone once it is loaded."""
 
-    def __init__(self, facts: ModelFacts, kind: str, threads: int):
+    def __init__(self, engine: type, facts: ModelFacts, kind: str, threads: int):
         self.facts, self.bytes, self.elements = facts, stored_bytes(facts, kind), elements(facts)
-        engine = StockEngine if missing(Alone()) else NativeEngine
         with scratch_folder(*large_files(kind)) as folder:
             self.engine = engine(folder, write_package(folder, facts, kind), Alone(), threads)
 
@@ -93,34 +89,35 @@ def kinds_here() -> tuple[str, ...]:
 
 
 class EngineProbe:
-    """The stacks of one rank; `samples` are functions of which each gives one number a round."""
+    """The stacks of one rank, in this class of engine; `samples` are functions of which each gives one number a round."""
 
-    def __init__(self, effort: Effort, kinds: tuple[str, ...], threads: int):
-        self.effort = effort
+    def __init__(self, engine: type, effort: Effort, kinds: tuple[str, ...], threads: int):
+        self.effort, self.threads = effort, threads
+        self.stack = lambda facts, kind: Stack(engine, facts, kind, threads)
         cheap = "q4" if "q4" in kinds else "f32"
         tiny = facts_of(64, 96, 8, 4, 8, layers=1, context=ROWS)
-        self.one, self.many = (Stack(replace(tiny, layers=n), cheap, threads) for n in (1, 33))
-        self.wide = {kind: self._wide(kind, effort.weights, threads) for kind in kinds}
-        self.single = {kind: self._wide(kind, 0, threads) for kind in kinds}
-        self._attention(cheap, threads)
+        self.one, self.many = (self.stack(replace(tiny, layers=n), cheap) for n in (1, 33))
+        self.wide = {kind: self._wide(kind, effort.weights) for kind in kinds}
+        self.single = {kind: self._wide(kind, 0) for kind in kinds}
+        self._attention(cheap)
 
-    def _wide(self, kind: str, size: int, threads: int) -> Stack | Bfloat16:
+    def _wide(self, kind: str, size: int) -> Stack | Bfloat16:
         """A stack of at least `size` bytes, of one layer at least."""
         if kind == "bf16":  # the native engine has none yet: the ncnn wheel's own
-            return Bfloat16(self.effort.hidden, self.effort.mlp, size, threads)
+            return Bfloat16(self.effort.hidden, self.effort.mlp, size, self.threads)
         facts = self.effort.facts(1, ROWS)
-        return Stack(replace(facts, layers=max(1, round(size / stored_bytes(facts, kind)))), kind, threads)
+        return self.stack(replace(facts, layers=max(1, round(size / stored_bytes(facts, kind)))), kind)
 
-    def _attention(self, cheap: str, threads: int) -> None:
+    def _attention(self, cheap: str) -> None:
         """Stacks whose weights are next to nothing: a deep and a shallow one for decode, a short one for prefill."""
         effort = self.effort
         token = 8 * effort.kv_heads * effort.head_dim  # bytes of keys and values a token and layer
         narrow = replace(effort, hidden=64, mlp=64).facts(1, ROWS)
         self.token_bytes = token * max(1, effort.cache // (token * effort.deep))
         layers = self.token_bytes // token
-        self.deep = Stack(replace(narrow, layers=layers, context=effort.deep + 16 * effort.rounds[1]), cheap, threads)
-        self.shallow = Stack(replace(narrow, layers=layers), cheap, threads)
-        self.short = Stack(replace(narrow, layers=2, context=effort.fill), cheap, threads)
+        self.deep = self.stack(replace(narrow, layers=layers, context=effort.deep + 16 * effort.rounds[1]), cheap)
+        self.shallow = self.stack(replace(narrow, layers=layers), cheap)
+        self.short = self.stack(replace(narrow, layers=2, context=effort.fill), cheap)
         self.deep.fill(effort.deep)
 
     @property

@@ -5,15 +5,16 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mpsplit.native import load
+from mpsplit.comm import Alone
 from mpsplit.plan.cluster import MESSAGES, Measured
 from mpsplit.plan.cluster_json import load_cluster, save_cluster
-from mpsplit.runtime import probe_engine
+from mpsplit.runtime.native_engine import NativeEngine, missing
 from mpsplit.runtime.probe import _bytes, probe, show
 from mpsplit.runtime.probe_engine import Effort, EngineProbe, Stack, difference, kinds_here
 from mpsplit.runtime.probe_links import FEW, group_sizes, tournament
 from mpsplit.runtime.probe_machine import PARTS, Disk, available_bytes, host_names, left_in_cgroups, meminfo
 from mpsplit.runtime.probe_package import facts_of, stored_bytes, write_package
+from mpsplit.runtime.stock import StockEngine
 
 TINY = Effort(
     seconds=0, rounds=(2, 2), hidden=64, mlp=96, heads=4, kv_heads=2, head_dim=16, weights=200_000, read=1 << 20,
@@ -84,15 +85,12 @@ def test_the_disk_is_read_part_by_part(tmp_path):
     assert all(disk.rate() > 0 for _ in range(PARTS + 1)) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("engine", ["native", "stock"])
+@pytest.mark.parametrize("engine", [NativeEngine, StockEngine])
 @pytest.mark.parametrize("kind", [kind for kind in kinds_here() if kind != "bf16"])
-def test_a_package_of_noise_runs_in_both_engines(engine, kind, monkeypatch, tmp_path):
-    if engine == "stock":
-        monkeypatch.setattr(probe_engine, "missing", lambda comm: "not built")
-    elif not load("_engine"):
-        pytest.skip("the native engine is not built")
-    stack = Stack(facts_of(64, 96, 8, 4, 8, layers=2, context=32), kind, 1)
-    assert stack.engine.name == engine
+def test_a_package_of_noise_runs_in_both_engines(engine, kind):
+    if engine is NativeEngine and (why := missing(Alone())):
+        pytest.skip(why)
+    stack = Stack(engine, facts_of(64, 96, 8, 4, 8, layers=2, context=32), kind, 1)
     both = stack.engine.step([1, 2, 3], 0, every_row=True)
     assert both.shape == (3, 64) and np.isfinite(both).all() and both.std() > 0.01
     stack.engine.step([1, 2], 0)
@@ -115,7 +113,7 @@ def test_memory_limits_the_effort():
 
 
 def test_only_what_all_have_is_sampled():
-    engine = EngineProbe(TINY, ("f32",), 1)
+    engine = EngineProbe(StockEngine, TINY, ("f32",), 1)
     assert not any(name.startswith(("q4", "bf16")) for name in engine.samples)
 
 
