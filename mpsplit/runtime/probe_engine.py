@@ -51,9 +51,12 @@ class Effort:
     disk: int = 256 << 20
 
     def within(self, memory: int) -> Effort:
-        """No single thing takes more than a sixteenth of a rank's memory."""
-        most = memory // 16
-        return replace(self, **{name: min(getattr(self, name), most) for name in ("weights", "read", "cache")})
+        """What is read takes no more than a sixteenth of a rank's memory, and a layer of float32 no more than a quarter."""
+        if 4 * elements(self.facts(1, ROWS)) > memory // 4:
+            parts = ("hidden", "mlp", "heads", "kv_heads")
+            return replace(self, **{name: max(1, getattr(self, name) // 2) for name in parts}).within(memory)
+        sizes = ("weights", "read", "cache")
+        return replace(self, **{name: min(getattr(self, name), memory // 16) for name in sizes})
 
     def facts(self, layers: int, context: int) -> ModelFacts:
         return facts_of(self.hidden, self.mlp, self.heads, self.kv_heads, self.head_dim, layers, context)
@@ -98,11 +101,13 @@ class EngineProbe:
         tiny = facts_of(64, 96, 8, 4, 8, layers=1, context=ROWS)
         self.one, self.many = (self.stack(replace(tiny, layers=n), cheap) for n in (1, 33))
         self.wide = {kind: self._wide(kind, effort.weights) for kind in kinds}
-        self.single = {kind: self._wide(kind, 0) for kind in kinds}
+        self.single = {
+            kind: self._wide(kind, 0) for kind in kinds
+        }  # for prefill, where a whole stack would take too long
         self._attention(cheap)
 
     def _wide(self, kind: str, size: int) -> Stack | Bfloat16:
-        """A stack of at least `size` bytes, of one layer at least."""
+        """A stack of about `size` bytes, of one layer at least."""
         if kind == "bf16":  # the native engine has none yet: the ncnn wheel's own
             return Bfloat16(self.effort.hidden, self.effort.mlp, size, self.threads)
         facts = self.effort.facts(1, ROWS)
@@ -160,9 +165,14 @@ class EngineProbe:
                 Measured.of([stack.bytes / (t - beside) for t in samples[f"{kind} decode"]]),
                 Measured.of([flop / t for t in samples[f"{kind} prefill"]]),
             )
-        return {"layer_seconds": layer, "step_seconds": step, "kinds": kinds, "attention": self._rate(samples)}
+        return {
+            "layer_seconds": layer,
+            "step_seconds": step,
+            "kinds": kinds,
+            "attention": self._attention_rate(samples),
+        }
 
-    def _rate(self, samples: dict[str, list[float]]) -> Rate:
+    def _attention_rate(self, samples: dict[str, list[float]]) -> Rate:
         effort = self.effort
         seen = sum(range(ROWS, effort.fill, ROWS))  # positions before each step's own
         flop = 4 * effort.heads * effort.head_dim * ROWS * seen * self.short.facts.layers

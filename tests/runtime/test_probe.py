@@ -109,6 +109,8 @@ def test_stored_bytes_are_those_of_the_file(kind, tmp_path):
 def test_memory_limits_the_effort():
     small = Effort().within(1 << 30)
     assert small.weights == small.read == small.cache == 64 << 20
+    tiny = Effort().within(400 << 20)
+    assert (tiny.hidden, tiny.mlp, tiny.heads, tiny.kv_heads) == (1024, 2816, 16, 2)
     assert Effort().within(64 << 30) == Effort()
 
 
