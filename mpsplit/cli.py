@@ -178,6 +178,19 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = command(
+        "probe",
+        commands.probe_command,
+        "Measure the machines and the links between them.",
+        "mpirun --hostfile hosts mpsplit probe --out cluster.json; mpsplit probe --ranks 2 --out cluster.json",
+    )
+    p.add_argument("--out", required=True, metavar="FILE", help="the cluster.json to write")
+    _add_ranks(p)
+    p.add_argument("--threads", type=int, metavar="T", help="threads a rank (default: an equal share of the cores)")
+    p.add_argument("--hidden", type=int, default=4096, metavar="N", help="floats of an all_reduce (default: 4096)")
+    p.add_argument("--disk", default=".", metavar="DIR", help="folder on the disk to measure (default: this one)")
+    p.add_argument("--json", action="store_true", help="print the file's JSON instead of a table")
+
+    p = command(
         "doctor",
         commands.doctor_command,
         "Check this machine: what works, what does not, how to mend it.",

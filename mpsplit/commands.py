@@ -228,6 +228,37 @@ def bench_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def probe_command(args: argparse.Namespace) -> int:
+    for name in ("ranks", "threads", "hidden"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise RunError(f"--{name} {value} is out of range; it must be at least 1")
+    out = Path(args.out)
+    if mpi_rank() in (None, 0):
+        _check_writable(out)
+    if args.threads:
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of this process or the ranks it starts
+    if (code := _under_mpirun(args.ranks or 1, args)) is not None:
+        return code
+    from mpsplit.package.files import beside
+    from mpsplit.plan.cluster_json import save_cluster, to_json
+    from mpsplit.runtime.cores import share_of_cores
+    from mpsplit.runtime.probe import probe, show
+
+    comm = world()
+    began = time.perf_counter()
+    cluster = probe(comm, share_of_cores(comm.local_size), Path(args.disk), args.hidden)
+    if comm.rank == 0:
+        with beside(out) as partial:
+            save_cluster(cluster, partial)
+        if args.json:
+            print(json.dumps(to_json(cluster)))
+        else:
+            show(cluster)
+            print(f"measured in {time.perf_counter() - began:.1f} s; {out} is written")
+    comm.wait()
+    return 0
+
+
 def doctor_command(args: argparse.Namespace) -> int:
     from mpsplit import doctor
 
@@ -278,6 +309,18 @@ def _under_mpirun(ranks: int, args: argparse.Namespace, reads_input: bool = Fals
     if ranks == 1 or mpi_rank() is not None:
         return None
     return launch.start(ranks, args.given, args.hostfile, reads_input)
+
+
+def _check_writable(out: Path) -> None:
+    """Before the work, not after it."""
+    from tempfile import TemporaryFile
+
+    if out.is_dir():
+        raise RunError(f"{out} is a folder; give --out the name of a file")
+    try:
+        TemporaryFile(dir=out.parent).close()
+    except OSError as wrong:
+        raise RunError(f"{out} cannot be written ({wrong.strerror}); give --out a file in a folder that can") from None
 
 
 def _plan_for(args: argparse.Namespace, folder: Path, started: int | None) -> Plan:

@@ -55,6 +55,12 @@ def package(package_of, tmp_path):
         (["bench"], "measure what? give either a PACKAGE or --random SHAPE"),
         (["bench", "x", "--random", "llama-15m"], "give either a PACKAGE or --random SHAPE"),
         (["bench", "x", "--threads", "0"], "--threads 0 is out of range; it must be at least 1"),
+        (["probe"], "required: --out"),
+        (["probe", "--out", "x.json", "--threads", "0"], "--threads 0 is out of range; it must be at least 1"),
+        (["probe", "--out", "x.json", "--hidden", "0"], "--hidden 0 is out of range; it must be at least 1"),
+        (["probe", "--out", "no/x.json"], "no/x.json cannot be written (No such file or directory)"),
+        (["probe", "--out", "/"], "/ is a folder; give --out the name of a file"),
+        (["probe", "--out", "x.json", "--disk", "no"], "cannot write to no (No such file or directory); give another"),
         (["bench", "--random", "llama-9b"], "there is no shape llama-9b; there are llama-15m, "),
     ],
 )
@@ -252,6 +258,28 @@ def test_a_killed_rank_ends_the_others_and_is_named(talking_package):
     said = child.stderr.read().strip()
     assert said.startswith("mpsplit: rank ") and "was ended by signal 9 (Killed)" in said and "\n" not in said
     assert gone(ranks)
+
+
+def test_a_rank_killed_while_probing_is_named_and_the_old_file_stays(tmp_path):
+    out = tmp_path / "cluster.json"
+    out.write_text("old")
+    child = subprocess.Popen(
+        [*MPSPLIT, "probe", "--ranks", "2", "--out", out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN
+    )  # fmt: skip
+    victims = []
+    while not victims and child.poll() is None:  # a rank that has begun to measure
+        victims = [pid for pid, _ in descendants(child.pid) if "memfd:quantised.bin" in maps(pid)]
+    os.kill(victims[-1], signal.SIGKILL)
+    said = child.communicate(timeout=20)[1].strip()
+    assert child.returncode == 2 and said.startswith("mpsplit: rank ") and "\n" not in said
+    assert out.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["cluster.json"]
+
+
+def maps(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/maps").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

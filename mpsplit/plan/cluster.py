@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from statistics import median
 
 from mpsplit.errors import ClusterError
 
@@ -17,10 +18,19 @@ MESSAGES = (4, 16 << 10, 1 << 20)  # bytes of the messages that a link is measur
 
 @dataclass(frozen=True)
 class Measured:
-    """A median, and how far the middle half of its samples lay from it at most, as a part of it; 0 where nobody measured."""
+    """A median, and how far all samples but the furthest lay from it, as a part of it; 0 where nobody measured.
+
+    Not the middle half of them: the memory of a shared machine is slower or faster for seconds, and the next probe may meet either.
+    """
 
     value: float
     spread: float = 0.0
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Measured:
+        value = median(samples)
+        apart = sorted(abs(sample - value) for sample in samples)
+        return cls(value, apart[max(len(apart) - 2, 0)] / value)
 
 
 @dataclass(frozen=True)
