@@ -23,6 +23,12 @@ from mpsplit.plan.quantities import bytes_per_second, memory_bytes, seconds, sev
 from mpsplit.plan.shards import Plan, even_plan
 from mpsplit.plan.sizes import Job
 
+GOALS = {
+    "token": "seconds a token of one conversation",
+    "first-token": "seconds until the first token",
+    "throughput": "tokens a second of many conversations",
+    "memory": "memory on the fullest machine",
+}
 ASSUMED_MEMORY = 1 << 40  # of machines that nobody has described: the plan says what it needs
 
 
