@@ -64,7 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--read", metavar="15GB/s", help="how fast each reads its memory (default: 15GB/s)")
     p.add_argument("--latency", metavar="100us", help="of a message between two of them (default: 100us)")
     p.add_argument("--bandwidth", metavar="117MB/s", help="between two of them (default: 117MB/s)")
-    p.add_argument("--goal", choices=tuple(GOALS), default="token", help="what is to be best (default: seconds a token)")
+    p.add_argument(
+        "--goal", choices=tuple(GOALS), default="token", help="what is to be best (default: seconds a token)"
+    )
     p.add_argument("--pin", metavar="TEXT", help='your own plan: "embed=0; layers 0-9=0,1; layers 10-31=2; head=2"')
     p.add_argument("--plan", metavar="FILE", help="an earlier plan.json, to check and price it")
     _add_shape(p)

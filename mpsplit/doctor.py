@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from mpsplit import native
 from mpsplit.errors import MpsplitError
 from mpsplit.launch import OPEN_MPI, find_mpirun
+from mpsplit.progress import console
 
 SECONDS = 30  # longest a check may take
 
@@ -121,7 +122,6 @@ def examine() -> list[Finding]:
 
 
 def show(findings: list[Finding]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -134,4 +134,4 @@ def show(findings: list[Finding]) -> None:
             escape(f.found),
             escape(f.remedy if not f.fine else ""),
         )
-    Console().print(table)
+    console().print(table)

@@ -22,6 +22,7 @@ from mpsplit.plan.placed import Placed
 from mpsplit.plan.quantities import bytes_per_second, memory_bytes, seconds, several
 from mpsplit.plan.shards import Plan, even_plan
 from mpsplit.plan.sizes import Job
+from mpsplit.progress import console
 
 GOALS = {
     "token": "seconds a token of one conversation",
@@ -185,7 +186,6 @@ def compare(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> list[di
 
 
 def show_comparison(rows: Sequence[dict]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("plan", "stages", "tok/s", "first token", "tok/s, many requests", "fullest rank", "between ranks")
@@ -199,7 +199,7 @@ def show_comparison(rows: Sequence[dict]) -> None:
             row["name"], " + ".join(map(str, row["stages"])), f"{1 / row['token_s']:,.2f}", f"{row['first_token_s']:,.2f} s",
             f"{row['throughput']:,.2f}", f"{row['fullest_bytes'] / 2**30:,.2f} GiB", f"{row['payload'] / 1024:,.0f} KiB a token",
         )  # fmt: skip
-    Console().print(table)
+    console().print(table)
 
 
 def show_checkpoint(stored, chosen: Chosen) -> None:

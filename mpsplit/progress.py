@@ -1,4 +1,4 @@
-"""Progress bars for long work: on rank 0 only, and only on a terminal."""
+"""Progress bars for long work, on rank 0 only and only on a terminal; tables for people, in colours only there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def track(items: Iterable[T], what: str) -> Iterator[T]:
         return
     from rich.progress import track as rich_track
 
-    yield from rich_track(list(items), what, console=_console(), transient=True)
+    yield from rich_track(list(items), what, console=console(stderr=True), transient=True)
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def percent_bar(what: str) -> Iterator[Callable[[int], None]]:
         return
     from rich.progress import Progress
 
-    with Progress(console=_console(), transient=True) as bar:
+    with Progress(console=console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=100)
         yield lambda percent: bar.update(task, completed=percent)
 
@@ -45,7 +45,8 @@ def _shown() -> bool:
     return mpi_rank() in (None, 0) and on_terminal()
 
 
-def _console():
+def console(stderr: bool = False):
+    """A rich Console. Under mpirun every rank's output looks like a terminal; launch.py knows whether there is one."""
     from rich.console import Console
 
-    return Console(stderr=True, force_terminal=True)
+    return Console(stderr=stderr, force_terminal=None if mpi_rank() is None else on_terminal())

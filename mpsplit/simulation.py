@@ -15,6 +15,7 @@ from mpsplit.plan.cost import Cost
 from mpsplit.plan.placed import Placed
 from mpsplit.plan.quantities import bytes_per_second, flop_per_second, memory_bytes, seconds
 from mpsplit.plan.simulate import Cause, Simulated
+from mpsplit.progress import console
 
 ASSUMED_MEMORY = 16 << 30
 DESCRIPTION = {
@@ -66,7 +67,6 @@ def share_of_slowest(found: Simulated) -> str:
 
 
 def show(title: str, cost: Cost, found: Simulated, requests: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", "formula", "simulation", title=title)
@@ -85,4 +85,4 @@ def show(title: str, cost: Cost, found: Simulated, requests: int) -> None:
         table.add_row(f"{name}, over the ranks", "", spread)
     table.add_row("waited for in sums", "", share_of_slowest(found))
     table.add_row("between ranks", "", f"{found.messages:,} messages, {found.wire_bytes / 1e6:,.1f} MB")
-    Console().print(table)
+    console().print(table)

@@ -17,7 +17,7 @@ from mpsplit.comm import Communicator
 from mpsplit.native import kernels
 from mpsplit.package.collectives import STAGE, WORLD, Call
 from mpsplit.package.manifest import QUANTISED, WEIGHTS, Manifest
-from mpsplit.progress import track
+from mpsplit.progress import console, track
 from mpsplit.runtime.account import peak_rss_bytes
 from mpsplit.runtime.engine import Engine
 
@@ -197,7 +197,6 @@ def _shares(parts: list[Round]) -> dict[str, float]:
 
 
 def show(speed: Speed) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -220,4 +219,4 @@ def show(speed: Speed) -> None:
     table.add_row("time of decode", ", ".join(f"{name} {part:.1%}" for name, part in speed.share.items()))
     table.add_row("between ranks", f"{speed.bytes_per_token:,.0f} bytes a token")
     table.add_row("peak memory", ", ".join(f"{size / 2**20:,.0f} MiB" for size in speed.peak_rss_bytes))
-    Console().print(table)
+    console().print(table)

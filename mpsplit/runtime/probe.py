@@ -13,7 +13,7 @@ from pathlib import Path
 from mpsplit import native
 from mpsplit.comm import Communicator
 from mpsplit.plan.cluster import MESSAGES, Cluster, Device, Measured
-from mpsplit.progress import track
+from mpsplit.progress import console, track
 from mpsplit.runtime.native_engine import NativeEngine, missing
 from mpsplit.runtime.probe_engine import Effort, EngineProbe, kinds_here
 from mpsplit.runtime.probe_links import Links
@@ -73,16 +73,15 @@ def _rounds(
 
 
 def show(cluster: Cluster) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:  # under mpirun: as wide as it must be
-        console.width = max(console.width, 26 + 20 * cluster.size)
+    out = console()
+    if not out.is_terminal:  # under mpirun: as wide as it must be
+        out.width = max(out.width, 26 + 20 * cluster.size)
     devices = Table("", *(device.name for device in cluster.devices), title="machines")
     for name, words in _rows(cluster):
         devices.add_row(name, *words)
-    console.print(devices)
+    out.print(devices)
     if cluster.size > 1:
         links = Table("between", *map(_bytes, MESSAGES), title=f"messages one way, {cluster.transport}")
         for (a, b), link in cluster.links.items():
@@ -90,8 +89,8 @@ def show(cluster: Cluster) -> None:
         sums = Table("ranks", "bytes", "time", title="all_reduce")
         for found in cluster.sums:
             sums.add_row(str(found.ranks), _bytes(found.size), _micros(found.seconds))
-        console.print(links)
-        console.print(sums)
+        out.print(links)
+        out.print(sums)
 
 
 def _rows(cluster: Cluster) -> list[tuple[str, list[str]]]:

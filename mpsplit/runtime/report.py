@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mpsplit.plan.cost import Cost
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.placed import Placed
+from mpsplit.progress import console
 from mpsplit.runtime.generate import Stats
 from mpsplit.runtime.measure import Work
 
@@ -62,7 +63,6 @@ def speed_of(facts: ModelFacts, placed: Placed, kind: str, work: Work, chunk: in
 
 
 def show(parts: list[Part], placed: Placed | None) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", "measured", "predicted", "measured / predicted", title="predicted beside measured")
@@ -74,11 +74,11 @@ def show(parts: list[Part], placed: Placed | None) -> None:
             shown[1] = f"{part.predicted:,.2f} {part.unit}"
             shown[2] = f"{part.measured / part.predicted:.2f}" if part.predicted else ""
         table.add_row(part.name, *shown)
-    console = Console(stderr=True)
-    console.print(table)
+    out = console(stderr=True)
+    out.print(table)
     if placed is None:
-        console.print(
+        out.print(
             "nothing is predicted: the package was made without a cluster.json; measure one with `mpsplit probe` and give --cluster"
         )
     elif not placed.cluster.measured:
-        console.print("the prediction is for machines that nobody has measured; `mpsplit probe` does")
+        out.print("the prediction is for machines that nobody has measured; `mpsplit probe` does")
