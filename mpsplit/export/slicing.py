@@ -20,7 +20,7 @@ from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import Rope
 from mpsplit.plan.cuts import CUTS, module_of, part_of
 from mpsplit.plan.model import ModelFacts
-from mpsplit.plan.shards import Plan
+from mpsplit.plan.shards import Plan, Shard
 from mpsplit.progress import track
 
 ATTENTION = "mpsplit"
@@ -83,7 +83,7 @@ class NoMlp(nn.Module):
         return self.down_proj(x)
 
 
-# range of the Shard that is empty -> modules of a layer and what replaces them; what is not read needs no norm
+# range of the Shard, where it is empty -> modules of a layer and what replaces them; what nobody reads needs no norm
 ABSENT = {
     "heads": {"self_attn": NoAttention, "input_layernorm": nn.Identity},
     "mlp": {"mlp": NoMlp, "post_attention_layernorm": nn.Identity},
@@ -101,14 +101,7 @@ class Stage(nn.Module):
         super().__init__()
         shard = plan.shards[rank]
         self.model = nn.Module()
-        self.model.layers = nn.ModuleDict(
-            {str(i): model.model.layers[i] for i in range(shard.layers.start, shard.layers.stop)}
-        )
-        for owned, replaced in ABSENT.items():
-            if not len(getattr(shard, owned)):
-                for layer in self.model.layers.values():
-                    for name, replacement in replaced.items():
-                        setattr(layer, name, replacement(getattr(layer, name)))
+        self.model.layers = nn.ModuleDict({str(i): _without_absent(model.model.layers[i], shard) for i in shard.layers})
         self.head = bool(len(shard.head))
         if self.head:
             self.model.norm = model.model.norm
@@ -129,6 +122,13 @@ class Stage(nn.Module):
         if self.head:
             return hidden, self.lm_head(self.model.norm(hidden))
         return (hidden,)
+
+
+def _without_absent(layer: nn.Module, shard: Shard) -> nn.Module:
+    for owned, modules in ABSENT.items():
+        for name, replacement in modules.items() if not len(getattr(shard, owned)) else ():
+            setattr(layer, name, replacement(getattr(layer, name)))
+    return layer
 
 
 def neighbours(plan: Plan, rank: int) -> tuple[int | None, tuple[int, ...]]:

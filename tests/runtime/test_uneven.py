@@ -52,6 +52,9 @@ CASES = {  # model, and either a number of ranks or the layers and shares of eac
 }
 
 
+pytestmark = pytest.mark.seconds(300)
+
+
 @pytest.fixture(scope="module")
 def model_of(tmp_path_factory):
     """name -> the directory of the model; reference.npz in it is what transformers makes of the prompt."""
@@ -93,7 +96,7 @@ def test_logits_and_greedy_tokens_are_transformers(model_of, package_of, case):
         capture_output=True,
         text=True,
         env=CLEAN | OPEN_MPI | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -106,5 +109,5 @@ def test_logits_and_greedy_tokens_are_transformers(model_of, package_of, case):
 def test_verify_on_three_ranks(model_of, package_of):
     package = package_of("3 ranks, 4 KV heads")
     command = [*MPSPLIT, "verify", package, model_of("shallow"), "--json"]
-    told = json.loads(subprocess.run(command, capture_output=True, env=CLEAN, timeout=100, check=True).stdout)
+    told = json.loads(subprocess.run(command, capture_output=True, env=CLEAN, timeout=250, check=True).stdout)
     assert told["same"] and told["max_abs"] < 1e-4
