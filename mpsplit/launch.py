@@ -67,7 +67,7 @@ def start(ranks: int, arguments: list[str], hostfile: str | None = None, reads_i
     finally:
         signal.signal(signal.SIGTERM, previous)
     reader.join(5)
-    if code and not notices.said:
+    if code > 1 and not notices.said:  # 1 is a verdict, such as verify's
         raise LaunchError(explain(notices.boxed, code))
     return code
 

@@ -1,0 +1,32 @@
+"""Hosts with a slow cable between them: what 1 ms and 5 ms links cost a token, predicted and measured."""
+
+import json
+import sys
+
+import pytest
+
+from mpsplit import native
+from tests.namespaces import hosts, run_ranks, why_not
+
+
+@pytest.fixture(scope="module")
+def needed():
+    if not hasattr(native.load(), "gloo"):
+        pytest.skip("the C++ communicator is not built, or without gloo")
+    if reason := why_not():
+        pytest.skip(reason)
+
+
+@pytest.mark.seconds(200)
+@pytest.mark.parametrize("tensor, pipeline", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("delay_ms", [1, 5])
+def test_the_cost_of_slow_links_is_predicted(needed, tmp_path, package_of, delay_ms, tensor, pipeline):
+    package = package_of("llama", tensor, pipeline)
+    with hosts([f"mps-{delay_ms}-{i}" for i in range(2)], delay_ms) as on:
+        done = run_ranks(on, [str(package)], tmp_path, [sys.executable, "-m", "tests.runtime.network_ranks"])
+    assert [rank.returncode for rank in done] == [0, 0], [rank.stderr for rank in done]
+    found = json.loads(done[0].stdout)
+    print(f"\n{tensor} x {pipeline}, {delay_ms} ms: {found}")
+    assert "shm" not in found["transport"]
+    assert found["predicted_ms"] > delay_ms * (2 * 3 + 1 if tensor == 2 else 1)
+    assert 0.6 < found["measured_ms"] / found["predicted_ms"] < 1.7
