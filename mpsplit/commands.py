@@ -28,10 +28,8 @@ from mpsplit.plan.sizes import Job
 
 def plan_command(args: argparse.Namespace) -> int:
     from mpsplit import planning
-    from mpsplit.export.source import find_config, read_config, stored
 
-    folder = find_config(args.model)
-    facts = ModelFacts.from_config(read_config(folder))
+    facts = _facts_of(args.model)
     ranks = args.ranks or (args.tensor or 1) * (args.pipeline or 1) * bool(args.tensor or args.pipeline)
     cluster, job = planning.cluster_of(args, ranks), planning.job_of(args, facts)
     if args.compare:
@@ -39,14 +37,12 @@ def plan_command(args: argparse.Namespace) -> int:
         print(json.dumps(rows)) if args.json else planning.show_comparison(rows)
         return 0
     chosen = planning.choose(args, facts, cluster, job)
-    name = folder.resolve().name
     if args.json:
         print(json.dumps(chosen.placed.to_json()))
     else:
-        planning.show(chosen, facts, name)
-        planning.show_checkpoint(stored(folder), chosen)
+        planning.show(chosen, facts, args.model)
     if not args.dry_run:
-        planning.write(chosen, facts, name, args)
+        planning.write(chosen, facts, args)
     return 0
 
 

@@ -135,37 +135,53 @@ def factors(args: argparse.Namespace, ranks: int | None) -> tuple[int, int]:
     return tensor, pipeline
 
 
-def show(chosen: Chosen, facts: ModelFacts, name: str) -> None:
+def show(chosen: Chosen, facts: ModelFacts, model: str) -> None:
     from mpsplit.plan.draw_text import text
 
     placed = chosen.placed
     if chosen.warning:
         print(chosen.warning)
-    print(text(facts, placed.plan, placed.cluster, placed.job, chosen.cost, name), end="")
+    print(text(facts, placed.plan, placed.cluster, placed.job, chosen.cost, name_of(model)), end="")
     print(chosen.why)
+    if told := _checkpoint(model):
+        print(told)
 
 
-def write(chosen: Chosen, facts: ModelFacts, name: str, args: argparse.Namespace) -> None:
+def write(chosen: Chosen, facts: ModelFacts, args: argparse.Namespace) -> None:
     """The files that were asked for, and what to do with them."""
     from mpsplit.plan import hosts
     from mpsplit.plan.draw_svg import svg
 
-    placed = chosen.placed
+    placed, name = chosen.placed, name_of(args.model)
+    package = f"build/{name}"
     if args.out:
         placed.save(Path(args.out))
-        print(
-            f"written to {args.out}; next: mpsplit partition {args.model} --plan {args.out} --out build/{name}",
-            file=sys.stderr,
-        )
+        next_step = f"mpsplit partition {args.model} --plan {args.out} --out {package}"
+        print(f"written to {args.out}; next: {next_step}", file=sys.stderr)
     if args.draw:
         picture = svg(facts, placed.plan, placed.cluster, placed.job, chosen.cost, name)
         Path(args.draw).write_text(picture, encoding="utf-8")
         print(f"drawn in {args.draw}", file=sys.stderr)
     if args.hosts:
-        started = hosts.write(
-            placed.plan, placed.cluster, Path(args.hosts), ("mpsplit", "run", f"build/{name}", "--prompt", "Hello")
-        )
+        program = ("mpsplit", "run", package, "--prompt", "Hello")
+        started = hosts.write(placed.plan, placed.cluster, Path(args.hosts), program)
         print(f"{started.hostfile} and {started.rankfile} are for:\n{started.command}", file=sys.stderr)
+
+
+def name_of(model: str) -> str:
+    return Path(model).resolve().name
+
+
+def _checkpoint(model: str) -> str:
+    """What there is to download or to read, as far as headers and index tell."""
+    from mpsplit.export.shapes import SHAPES
+    from mpsplit.export.source import find_config, stored
+
+    found = None if model in SHAPES else stored(find_config(model))
+    if not found:
+        return ""
+    types = f" of {', '.join(found.types)}" if found.types else ""
+    return f"the checkpoint has {found.size / 1e9:.3g} GB{types}; each rank reads its own part of them only"
 
 
 def compare(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> list[dict]:
@@ -203,13 +219,3 @@ def show_comparison(rows: Sequence[dict]) -> None:
             f"{row['throughput']:,.2f}", f"{row['fullest_bytes'] / 2**30:,.2f} GiB", f"{row['payload'] / 1024:,.0f} KiB a token",
         )  # fmt: skip
     console().print(table)
-
-
-def show_checkpoint(stored, chosen: Chosen) -> None:
-    """What there is to download or to read (export.source.Stored); nothing where nobody knows."""
-    if stored:
-        types = f" of {', '.join(stored.types)}" if stored.types else ""
-        plan = chosen.placed.plan
-        print(
-            f"the checkpoint has {stored.size / 1e9:.2f} GB{types}; each of the {plan.ranks} ranks reads only its part of them"
-        )
