@@ -58,12 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
         "mpsplit plan MODEL --cluster cluster.json --out plan.json",
     )
     _add_model(p)
-    p.add_argument("--cluster", metavar="FILE", help="the machines, as `mpsplit probe` measured them")
-    p.add_argument("--ranks", type=int, metavar="N", help="or how many machines there are")
-    p.add_argument("--memory", metavar="4G,4G,8G", help="and what each has for it (default: as much as it takes)")
-    p.add_argument("--read", metavar="15GB/s", help="how fast each reads its memory (default: 15GB/s)")
-    p.add_argument("--latency", metavar="100us", help="of a message between two of them (default: 100us)")
-    p.add_argument("--bandwidth", metavar="117MB/s", help="between two of them (default: 117MB/s)")
+    p.add_argument("--ranks", type=int, metavar="N", help="how many machines there are, where no file tells")
+    _add_description(p)
     p.add_argument(
         "--goal", choices=tuple(GOALS), default="token", help="what is to be best (default: seconds a token)"
     )
@@ -209,14 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("model", metavar="MODEL", help=f"as for plan, or a shape: {', '.join(SHAPES)}")
     _add_shape(p)
     p.add_argument("--plan", metavar="FILE", help="a plan.json instead of --tensor and --pipeline")
-    p.add_argument(
-        "--cluster", metavar="FILE", help="machines as `mpsplit probe` measured them, the plan's ranks in order"
-    )
-    p.add_argument("--memory", metavar="16G", help="or describe them, all alike: memory of each rank (default: 16G)")
-    p.add_argument("--read", metavar="15GB/s", help="how fast a rank reads it (default: 15GB/s)")
-    p.add_argument("--flop", metavar="100G", help="what a rank computes a second of a prompt (default: 100G)")
-    p.add_argument("--latency", metavar="100us", help="of a message between two ranks (default: 100us)")
-    p.add_argument("--bandwidth", metavar="117MB/s", help="between two ranks (default: 117MB/s)")
+    _add_description(p)
     p.add_argument("--jitter", type=float, default=0.0, metavar="J", help="of all seconds, such as 0.2 (default: 0)")
     p.add_argument(
         "--straggler",
@@ -251,6 +240,15 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
 def _add_ranks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start (not needed under mpirun)")
     parser.add_argument("--hostfile", metavar="FILE", help="Open MPI hostfile to start the ranks on")
+
+
+def _add_description(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cluster", metavar="FILE", help="the machines, as `mpsplit probe` measured them")
+    parser.add_argument("--memory", metavar="4G,4G,8G", help="or what each has for it (default: as much as it takes)")
+    parser.add_argument("--read", metavar="15GB/s", help="how fast each reads its memory (default: 15GB/s)")
+    parser.add_argument("--flop", metavar="100G", help="what each computes a second of a prompt (default: 100G)")
+    parser.add_argument("--latency", metavar="100us", help="of a message between two of them (default: 100us)")
+    parser.add_argument("--bandwidth", metavar="117MB/s", help="between two of them (default: 117MB/s)")
 
 
 def _add_machines(parser: argparse.ArgumentParser) -> None:

@@ -282,7 +282,7 @@ def simulate_command(args: argparse.Namespace) -> int:
         plan = Plan.load(Path(args.plan)).check(facts)
     else:
         plan = even_plan(facts, *(1 if n is None else n for n in (args.tensor, args.pipeline)))
-    cluster = simulation.find_cluster(plan.ranks, args.plan, args.cluster, vars(args))
+    cluster = simulation.cluster_of(args, plan.ranks)
     job = Job(kind=args.quant, context=args.context, prompt=args.prompt, new=args.tokens)
     weather = Weather(args.jitter, args.jitter, _stragglers(args.straggler), args.seed)
     found = simulate(facts, plan, cluster, job, weather, args.tokens, args.requests)

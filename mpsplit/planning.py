@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpsplit.errors import ClusterError, PlanError
-from mpsplit.plan.cluster import ASSUMED_BANDWIDTH, ASSUMED_LATENCY, ASSUMED_READ, Cluster, described
+from mpsplit.plan.cluster import ASSUMED_BANDWIDTH, ASSUMED_FLOP, ASSUMED_LATENCY, ASSUMED_READ, Cluster, described
 from mpsplit.plan.cluster_json import load_cluster
 from mpsplit.plan.cost import Cost
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.pin import pinned
 from mpsplit.plan.placed import Placed
-from mpsplit.plan.quantities import bytes_per_second, memory_bytes, seconds, several
+from mpsplit.plan.quantities import bytes_per_second, flop_per_second, memory_bytes, seconds, several
 from mpsplit.plan.shards import Plan, even_plan
 from mpsplit.plan.sizes import Job
 from mpsplit.progress import console
@@ -32,11 +32,13 @@ GOALS = {
 }
 ASSUMED_MEMORY = 1 << 40  # of machines that nobody has described: the plan says what it needs
 
+DESCRIPTION = ("memory", "read", "flop", "latency", "bandwidth")
+
 
 def cluster_of(args: argparse.Namespace, ranks: int | None) -> Cluster:
-    """--cluster, or machines described by --ranks, --memory, --read, --latency and --bandwidth."""
+    """--cluster, or machines described by --ranks, --memory, --read, --flop, --latency and --bandwidth."""
     if args.cluster:
-        said = [f"--{name}" for name in ("memory", "read", "latency", "bandwidth") if getattr(args, name)]
+        said = [f"--{name}" for name in DESCRIPTION if getattr(args, name)]
         if said:
             raise PlanError(
                 f"--cluster {args.cluster} has measured what {' and '.join(said)} would say; give one or the other"
@@ -62,6 +64,7 @@ def cluster_of(args: argparse.Namespace, ranks: int | None) -> Cluster:
         several(args.read, bytes_per_second) if args.read else [ASSUMED_READ],
         seconds(args.latency) if args.latency else ASSUMED_LATENCY,
         bytes_per_second(args.bandwidth) if args.bandwidth else ASSUMED_BANDWIDTH,
+        flop_per_second(args.flop) if args.flop else ASSUMED_FLOP,
     )
 
 

@@ -1,40 +1,24 @@
-"""`mpsplit simulate`: what the formula and the simulation say of a plan, side by side. In: both. Out: a plain dict, or a table.
-
-The machines are measured, or equal ones that a few words describe.
-"""
+"""`mpsplit simulate`: what the formula and the simulation say of a plan, side by side. In: both. Out: a plain dict, or a table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from mpsplit.plan.cluster import ASSUMED_READ, Cluster, described
-from mpsplit.plan.cluster_json import load_cluster
+from mpsplit import planning
+from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.cost import Cost
 from mpsplit.plan.placed import Placed
-from mpsplit.plan.quantities import bytes_per_second, flop_per_second, memory_bytes, seconds
 from mpsplit.plan.simulate import Cause, Simulated
 from mpsplit.progress import console
 
-ASSUMED_MEMORY = 16 << 30
-DESCRIPTION = {
-    "memory": memory_bytes,
-    "read": bytes_per_second,
-    "latency": seconds,
-    "bandwidth": bytes_per_second,
-    "flop": flop_per_second,
-}
 
-
-def find_cluster(ranks: int, plan: str | None, file: str | None, words: Mapping[str, str | None]) -> Cluster:
-    """What is measured in `file`; or what the words say of equal machines; or what the plan was made for."""
-    if file:
-        return load_cluster(Path(file))
-    said = {name: parse(words[name]) for name, parse in DESCRIPTION.items() if words[name] is not None}
-    if plan and not said and (placed := Placed.load(Path(plan))):
-        return placed.cluster
-    return described([said.pop("memory", ASSUMED_MEMORY)] * ranks, (said.pop("read", ASSUMED_READ),), **said)
+def cluster_of(args: argparse.Namespace, ranks: int) -> Cluster:
+    """The machines that the arguments name or describe, or those that --plan was made for."""
+    said = args.cluster or any(getattr(args, name) for name in planning.DESCRIPTION)
+    placed = Placed.load(Path(args.plan)) if args.plan and not said else None
+    return placed.cluster if placed else planning.cluster_of(args, ranks)
 
 
 def describe(cost: Cost, found: Simulated) -> dict:
