@@ -10,7 +10,8 @@ What travels how: in an all_reduce both ends wait for each other. Handing over k
 answers keep nobody, and pass ranks that are busy. Of two messages one way over a link, the later one starts when the earlier one is
 off: that is its seconds beyond the latency.
 
-Invariant: in calm weather no time is longer than cost.py's, and none is shorter where ranks and links of a group are alike.
+Invariant: in calm weather no time is longer than cost.py's, and none is shorter where ranks and links are alike; but for one message
+a step where the first stage has 5, 9, 10, 11 ... ranks, whose folding does not wait for the last of them to hear the order.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ CALM = Weather()
 
 @dataclass(frozen=True)
 class Simulated:
-    """`first_token` of the first request; `tokens`: seconds of each token after the first ones; shares of `seconds`, the whole, by rank;
+    """`first_token` of the first request; `tokens`: seconds of each token after the first ones; shares of `seconds`, prompts and all, by rank;
     `sent`: bytes from rank to rank; `waited_for`: seconds that ranks stood in an all_reduce because of each."""
 
     first_token: float
