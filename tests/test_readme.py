@@ -36,11 +36,13 @@ def run(tmp_path_factory):
 @pytest.mark.seconds(300)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_the_commands_work(run, block):
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     said = {line.split("mpsplit ")[1].split()[0]: run(line) for line in block.strip().splitlines() if "mpsplit" in line}
     if "verify" in said:
         assert said["run"].strip() == "7+6=13, 5+8+1=14. The answer is 143."
         assert said["verify"].startswith("the same: logits at most ")
+    elif "probe" in said:
+        assert "memory reads" in said["probe"] and "tok/s" in said["plan"]
     elif "bench" in said:
         assert all(words in said["bench"] for words in ("llama-15m q4, 2 ranks x 1 thread", "prefill 512", "wait"))
     else:
