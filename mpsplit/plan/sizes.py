@@ -20,6 +20,7 @@ PANEL, LINE, CHUNK = 16, 64, 32  # of the packed form: extensions/kernels/layout
 ACTIVATION = 4  # bytes: activations and the cache of keys and values are float32
 FAULT = 64 << 10  # bytes that a kernel maps around a row of the embedding
 LAYER_GRAPH = 48 << 10  # bytes of a decoder layer's graph in memory
+SLACK = 8 << 20  # bytes that allocators keep besides
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,6 @@ def memory(facts: ModelFacts, shard: Shard, device: Device, job: Job) -> Memory:
         weights=weights + head_bytes(facts, len(shard.head), job) + embedding_bytes(facts, len(shard.embed), job),
         cache=layers * cache_bytes(facts, len(shard.kv_heads), job.context),
         staging=staging_bytes(facts, shard, job),
-        graph=layers * LAYER_GRAPH,
+        graph=layers * LAYER_GRAPH + SLACK,
         process=device.process_bytes,
     )
