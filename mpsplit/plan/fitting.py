@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 FEW = 8  # steps of a part up to which each is a piece
 GAP, SECONDS = 1e-3, 1.0  # how near to the best the solver goes, and how long it looks, where a part has many steps
-LITTLE = 1e-7  # what a second counts for where it is memory that counts
 MARGINS = (0.0, 1e-5)  # of the memory, left free: the solver takes its own tolerance for granted
 
 
@@ -44,14 +43,15 @@ class Program:
     def equal(self, row: dict[int, float], value: float) -> None:
         self.rows.append((row, value, value))
 
-    def solve(self, gap: float, seconds: float) -> np.ndarray | None:
+    def solve(self, exact: bool) -> np.ndarray | None:
+        """Its x. HiGHS's presolve was seen to cut off the best of a small program (scipy 1.17): an exact answer goes without."""
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         matrix = np.zeros((len(self.rows), len(self.cost)))
         for i, (row, _, _) in enumerate(self.rows):
             matrix[i, list(row)] = list(row.values())
         limits = LinearConstraint(matrix, [low for _, low, _ in self.rows], [high for _, _, high in self.rows])
-        options = {"mip_rel_gap": gap, "time_limit": seconds}
+        options = {"mip_rel_gap": 0.0 if exact else GAP, "time_limit": SECONDS, "presolve": not exact}
         return milp(
             self.cost, integrality=self.whole, bounds=Bounds(0, self.upper), constraints=limits, options=options
         ).x
@@ -62,7 +62,9 @@ def divide_together(
 ) -> list[np.ndarray] | None:
     """Steps by part and member that take the least time and fit; with `fullest`, those whose fullest device is the least full."""
     for margin in MARGINS:
-        counts = _solved(parts, layers, [f - margin * size for f, size in zip(free, sizes, strict=True)], sizes, fullest)
+        counts = _solved(
+            parts, layers, [f - margin * size for f, size in zip(free, sizes, strict=True)], sizes, fullest
+        )
         if counts is None or fits(parts, counts, layers, free):
             return counts
     return None
@@ -74,7 +76,7 @@ def _solved(
     program, unit = Program(), max(sizes)
     long = max(table[-1] for part in parts for table in part.seconds)  # keeps the numbers near 1
     weights = {"heads": layers, "mlp": layers, "head": 1}
-    slowest = {part.name: program.variable(weights[part.name] * (LITTLE if fullest else 1.0)) for part in parts}
+    slowest = {part.name: program.variable(0.0 if fullest else weights[part.name]) for part in parts}
     fill = program.variable(float(fullest), 1.0)
     taken = [{fill: -size / unit} for size in sizes]  # what is free is what the fullest may take of the size
     room = [(f - size) / unit for f, size in zip(free, sizes, strict=True)]
@@ -97,8 +99,7 @@ def _solved(
         program.equal({y: 1.0 for pieces in chosen[-1] for y in pieces}, part.count - at[0] * len(part.members))
     for row, limit in zip(taken, room, strict=True):
         program.at_most(row, limit)
-    few = all(part.count <= FEW for part in parts)
-    x = program.solve(0.0 if few else GAP, SECONDS)
+    x = program.solve(exact=all(part.count <= FEW for part in parts))
     if x is None:
         return None
     return [

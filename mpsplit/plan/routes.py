@@ -19,6 +19,8 @@ import numpy as np
 from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.stages import Stages
 
+ROUNDED = 1 + 1e-9  # a value that has risen more has risen because stages were divided since
+MANY = 16  # devices up to which runs of neighbours have any length; of more, lengths of three binary digits and zeros
 END, START = "end", "start"  # the states in which nothing is placed, and everything
 
 
@@ -91,8 +93,9 @@ def every_order(cluster: Cluster, kv_heads: int) -> list[Space]:
 def neighbours(order: Sequence[int]) -> Space:
     """The runs of neighbours in this order, from the first device on; what comes last may be left out."""
     count, moves = len(order), []
+    sizes = [n for n in range(1, count + 1) if count <= MANY or n == count or not n % (1 << max(n.bit_length() - 3, 0))]
     for start in reversed(range(count)):
-        for stop in range(start + 1, count + 1):
+        for stop in (start + size for size in sizes if start + size <= count):
             group, ahead = tuple(order[start:stop]), start or START
             moves.append(Move(END, group, ahead))
             if stop < count:
@@ -102,25 +105,28 @@ def neighbours(order: Sequence[int]) -> Space:
 
 def search(spaces: Sequence[Space], stages: Stages, tolerance: float = 0.0, ceiling: float = np.inf) -> Route | None:
     """The cheapest route of all spaces whose stages each stay under `ceiling`; nothing where none fits."""
-    waiting = [(route.value, i, route) for i, space in enumerate(spaces) if (route := _cheapest(space, stages, ceiling))]
+    waiting = [
+        (route.value, i, route) for i, space in enumerate(spaces) if (route := _cheapest(space, stages, ceiling))
+    ]
     heapq.heapify(waiting)
     best = None
     while waiting:
         value, i, route = heapq.heappop(waiting)
         if best and best.value <= value * (1 + tolerance):
             break
+        new = not all(stages.known(*end) for end in route.ends())
         real = _divided(route, stages, ceiling)
         if np.isfinite(real.value) and (best is None or real.value < best.value):
             best = real
-        if real.value > value and (again := _cheapest(spaces[i], stages, ceiling)):
+        if (new or real.value > value * ROUNDED) and (again := _cheapest(spaces[i], stages, ceiling)):
             heapq.heappush(waiting, (again.value, i, again))
     return best
 
 
 def _divided(route: Route, stages: Stages, ceiling: float) -> Route:
     """The route with what it costs once its stages are divided; infinite where one does not fit or stay under the ceiling."""
-    for group, first, lead, layers in route.ends():
-        stages.divide(group, first, lead, layers)
+    for end in route.ends():
+        stages.divide(*end)
     costs = [stages.vector(group, first, lead)[layers] for group, first, lead, layers in route.ends()]
     groups = [group for group, _ in route.stages]
     hops = [stages.hop(a, b) for a, b in zip(groups, groups[1:], strict=False)] + [0.0]
@@ -132,7 +138,9 @@ def _divided(route: Route, stages: Stages, ceiling: float) -> Route:
 
 def _cheapest(space: Space, stages: Stages, ceiling: float) -> Route | None:
     layers, lead, tails = stages.facts.layers, space.lead, {}
-    back = np.subtract.outer(np.arange(layers + 1), np.arange(layers + 1))  # [l, m]: layers behind m of l; below 0 is none
+    back = np.subtract.outer(
+        np.arange(layers + 1), np.arange(layers + 1)
+    )  # [l, m]: layers behind m of l; below 0 is none
     best, found = np.inf, None
     for move in space.moves:
         first, last = move.group[0] == lead, move.behind == END

@@ -23,6 +23,7 @@ from mpsplit.plan.shards import Range, Shard, Share
 from mpsplit.plan.sizes import Job, memory
 from mpsplit.plan.steps import divide, in_elements, steps_of
 
+
 @dataclass(frozen=True)
 class Part:
     """`seconds[i][k]` is what k steps take member i of `members`; `once[k]`, and `each[k]` a layer, what they add to its memory. No
@@ -88,9 +89,7 @@ class Tables:
         ]
 
     def embed_rows(self, ranks: int) -> list[int]:
-        return divide(
-            self.facts.vocabulary, steps_of(self.facts, ranks, self.job.block).vocabulary, [1.0] * ranks
-        )
+        return divide(self.facts.vocabulary, steps_of(self.facts, ranks, self.job.block).vocabulary, [1.0] * ranks)
 
     def _make_seconds(self, name: str, device: int, size: int, step: int) -> np.ndarray:
         return np.array([self._timed[name](self.devices[device], n) for n in self._counts(name, size, step)])
@@ -114,9 +113,9 @@ class Tables:
     def _total(self, layers: int, **counts: int) -> int:
         ranges = {name: Range(0, counts.get(name, 0)) for name in ("heads", "kv_heads", "mlp", "embed", "head")}
         device = self.devices[0]
-        return memory(
-            self.facts, Shard(0, 0, Range(0, layers), **ranges), device, self.job
-        ).total - device.process_bytes
+        return (
+            memory(self.facts, Shard(0, 0, Range(0, layers), **ranges), device, self.job).total - device.process_bytes
+        )
 
 
 def stage_value(parts: Sequence[Part], counts: Sequence[np.ndarray], layers: int) -> float:

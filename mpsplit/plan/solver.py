@@ -27,8 +27,15 @@ from mpsplit.plan.stages import Goal, Stages
 
 FEW_DEVICES = 5  # up to which all groups in all orders are searched
 TOLERANCE = 0.005  # beyond which a search over many devices looks no further
-SLACKS = (0.0, 0.001, 0.005)  # of the least that the fullest device needs, for those whose steps are too many to be divided exactly
-CEILINGS, LOWER = 8, 0.85  # limits to the slowest stage that are tried where chunks of a prompt follow each other, each so much lower
+SLACKS = (
+    0.0,
+    0.001,
+    0.005,
+)  # of the least that the fullest device needs, for those whose steps are too many to be divided exactly
+CEILINGS, LOWER = (
+    8,
+    0.85,
+)  # limits to the slowest stage that are tried where chunks of a prompt follow each other, each so much lower
 
 
 @dataclass(frozen=True)
@@ -123,9 +130,7 @@ def fullest(solution: Solution, cluster: Cluster) -> float:
     )
 
 
-def _searched(
-    facts: ModelFacts, cluster: Cluster, job: Job, goal: Goal, ceiling: float = math.inf
-) -> Solution | None:
+def _searched(facts: ModelFacts, cluster: Cluster, job: Job, goal: Goal, ceiling: float = math.inf) -> Solution | None:
     stages, few = Stages(facts, cluster, job, goal), cluster.size <= FEW_DEVICES
     route = search(spaces_of(facts, cluster, job), stages, 0.0 if few else TOLERANCE, ceiling)
     return route and _solution(facts, cluster, job, stages, route)

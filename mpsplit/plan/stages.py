@@ -52,15 +52,16 @@ class Stages:
         self.bytes = goal.rows * facts.hidden * ACTIVATION
         values = [replace(device, name="", host="") for device in cluster.devices]
         self.twin = [values.index(value) for value in values]  # the first device that is alike
+        self.layers = np.arange(facts.layers + 1)
         self._bounds: dict[Key, np.ndarray] = {}
         self._divided: dict[tuple[Key, int], Divided | None] = {}
         self.sums, self.hop, self.opening = cache(self._sums), cache(self._hop), cache(self._opening)
+        self._key, self._bytes_line = cache(self._make_key), cache(self._make_bytes_line)
         self._lines: dict[int, tuple[float, float]] = {}
 
     def vector(self, group: tuple[int, ...], first: bool, lead: int | None) -> np.ndarray:
         """By number of layers; `lead` is told only where the stage is the last. Handing on is not in it."""
-        count = np.arange(self.facts.layers + 1)
-        return self._bound(self._key(group, first, lead)[0]) + (2 * count + first) * self.sums(group)
+        return self._bound(self._key(group, first, lead)[0]) + (2 * self.layers + first) * self.sums(group)
 
     def known(self, group: tuple[int, ...], first: bool, lead: int | None, layers: int) -> bool:
         return (self._key(group, first, lead)[0], layers) in self._divided
@@ -75,7 +76,7 @@ class Stages:
         place = {member: i for i, member in enumerate(order)}
         return found and replace(found, shares=tuple(found.shares[place[i]] for i in range(len(group))))
 
-    def _key(self, group: tuple[int, ...], first: bool, lead: int | None) -> tuple[Key, list[int]]:
+    def _make_key(self, group: tuple[int, ...], first: bool, lead: int | None) -> tuple[Key, list[int]]:
         """Members that are alike stand for each other. Where order does not matter the roomiest comes first, and it is said who it was."""
         answers = [0.0 if lead is None else self._answer(lead, d) for d in group]
         order = list(range(len(group)))
@@ -114,17 +115,20 @@ class Stages:
         return self._bounds[key]
 
     def _quick_bound(self, key: Key) -> np.ndarray:
-        layers, group = np.arange(self.facts.layers + 1), key.group
-        parts = self.tables.parts(group, tuple(range(len(group))) if key.answers else ())
-        needed = sum(self._least_bytes(part, layers) for part in parts)
-        free = np.array([self.tables.free(group, n, key.first) for n in (0, 1)])
-        room = free[0] + layers[:, None] * (free[1] - free[0])
-        wrong = (room.min(axis=1) < 0) | (needed > room.sum(axis=1)) | (layers == 0)
-        wrong |= any(part.count < part.least * len(part.members) for part in parts)
-        sizes = np.array([self.cluster.devices[d].memory_bytes for d in group])
-        if self.goal.fullest:
-            return np.where(wrong, np.inf, ((sizes - room).sum(axis=1) + needed) / sizes.sum())
-        return np.where(wrong, np.inf, layers * self._per_layer(key) + self._least_head(key))
+        parts = self.tables.parts(key.group, tuple(range(len(key.group))) if key.answers else ())
+        if any(part.count < part.least * len(part.members) for part in parts):
+            return np.full(len(self.layers), np.inf)
+        lines = [self._bytes_line(part.name, part.count, len(key.group)) for part in parts]
+        once, each = np.sum(lines, axis=0)
+        free, less = (np.array(self.tables.free(key.group, n, key.first)) for n in (0, 1))
+        room = free[:, None] - np.outer(free - less, self.layers)
+        needed = once + each * self.layers
+        wrong = (room.min(axis=0) < 0) | (needed > room.sum(axis=0)) | (self.layers == 0)
+        sizes = sum(self.tables.devices[d].memory_bytes for d in key.group)
+        value = 1 - (room.sum(axis=0) - needed) / sizes
+        if not self.goal.fullest:
+            value = self.layers * self._per_layer(key) + self._least_head(key)
+        return np.where(wrong, np.inf, value)
 
     def _per_layer(self, key: Key) -> float:
         """Seconds a layer at the least: none where it is memory that counts."""
@@ -162,10 +166,13 @@ class Stages:
             self._lines[id(table)] = table[0], ((table[1:] - table[0]) / np.arange(1, len(table))).min()
         return self._lines[id(table)]
 
-    def _least_bytes(self, part: Part, layers: np.ndarray) -> np.ndarray:
-        """What the part adds to the memory of its members together, however it is divided."""
-        step = np.arange(1, part.count + 1)
-        return part.count * ((part.once[1:] / step).min() + layers * (part.each[1:] / step).min())
+    def _make_bytes_line(self, name: str, count: int, ranks: int) -> tuple[float, float]:
+        """What a part adds at the least to the memory of its members together, once and for each layer."""
+        part = next(
+            p for p in self.tables.parts((0,) * ranks, tuple(range(ranks))) if (p.name, p.count) == (name, count)
+        )
+        step = np.arange(1, count + 1)
+        return count * (part.once[1:] / step).min(), count * (part.each[1:] / step).min()
 
     def _divide(self, key: Key, layers: int) -> Divided | None:
         if not np.isfinite(self._bound(key)[layers]):
@@ -185,4 +192,7 @@ class Stages:
         """More layers take no less than these, and for each one more at least the seconds of a layer without regard to memory."""
         bound = self._bound(key)
         more = np.arange(self.facts.layers + 1 - layers)
+        if np.isinf(value):
+            bound[layers:] = np.inf
+            return
         bound[layers:] = np.maximum(bound[layers:], value + more * self._per_layer(key))

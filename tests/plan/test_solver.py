@@ -70,9 +70,7 @@ def compositions(whole: int, parts: int, least: int) -> list[tuple[int, ...]]:
     """All ways to write `whole` as so many numbers, each at least `least`."""
     if parts == 1:
         return [(whole,)] if whole >= least else []
-    return [
-        (n, *rest) for n in range(least, whole + 1) for rest in compositions(whole - n, parts - 1, least)
-    ]
+    return [(n, *rest) for n in range(least, whole + 1) for rest in compositions(whole - n, parts - 1, least)]
 
 
 def head_divisions(facts: ModelFacts, ranks: int) -> list[tuple[int, ...]]:
@@ -89,7 +87,9 @@ def divisions(facts: ModelFacts, devices: list[Device], layers: int, first: bool
     count, step = len(devices), JOB.block
     roomiest = sorted(range(count), key=lambda i: -(devices[i].memory_bytes - devices[i].process_bytes))
     embed = [0] * count
-    for i, rows in zip(roomiest if count <= facts.kv_heads else range(count), divide(facts.vocabulary, step, [1] * count), strict=True):
+    for i, rows in zip(
+        roomiest if count <= facts.kv_heads else range(count), divide(facts.vocabulary, step, [1] * count), strict=True
+    ):
         embed[i] = rows * first
     heads = head_divisions(facts, count)
     columns = compositions(facts.mlp // step, count, 1)
@@ -107,7 +107,9 @@ def part_of_memory(facts: ModelFacts, share: Share, device: Device, layers: int)
     return memory(facts, Shard(0, 0, *(Range(0, n) for n in sizes)), device, JOB).total / device.memory_bytes
 
 
-def computing(facts: ModelFacts, shares: list[Share], devices: list[Device], layers: int, rows: int, position: int) -> float:
+def computing(
+    facts: ModelFacts, shares: list[Share], devices: list[Device], layers: int, rows: int, position: int
+) -> float:
     each = facts.heads // facts.kv_heads
     pairs = list(zip(shares, devices, strict=True))
     attention = max(
@@ -141,16 +143,24 @@ def brute_force(facts: ModelFacts, cluster: Cluster, goal: str, fullest: float =
         devices = [cluster.devices[d] for d in group]
         sums = (2 * layers + first) * all_reduce_seconds(cluster, group, size) if len(group) > 1 else 0.0
         for shares, full in divisions(facts, devices, layers, first, last):
-            answers = [cluster.link(lead, d).time(ANSWER) for s, d in zip(shares, group, strict=True) if s.head and d != lead]
+            answers = [
+                cluster.link(lead, d).time(ANSWER) for s, d in zip(shares, group, strict=True) if s.head and d != lead
+            ]
             told = max(answers, default=0.0) if "token" in goal else 0.0
             if full <= fullest:
-                yield full if goal == "memory" else computing(facts, shares, devices, layers, rows, position) + sums + told
+                yield (
+                    full
+                    if goal == "memory"
+                    else computing(facts, shares, devices, layers, rows, position) + sums + told
+                )
 
     best = math.inf
     for groups in ordered_groups(cluster.size):
         hops = [handover_seconds(cluster, a, b, size) for a, b in itertools.pairwise(groups)] + [0.0]
         lead, last = groups[0][0], len(groups) - 1
-        opening = order_seconds(cluster.only(groups[0]), range(len(groups[0]))) + cluster.devices[lead].step_seconds.value
+        opening = (
+            order_seconds(cluster.only(groups[0]), range(len(groups[0]))) + cluster.devices[lead].step_seconds.value
+        )
         for layers in compositions(facts.layers, len(groups), 1):
             own = [stage(g, n, i == 0, i == last, lead) for i, (g, n) in enumerate(zip(groups, layers, strict=True))]
             if goal == "memory":
@@ -166,7 +176,12 @@ def measure(solution, cluster: Cluster, goal: str) -> float:
     cost = solution.cost
     full = [m.total / cluster.devices[d].memory_bytes for m, d in zip(cost.memory, solution.devices, strict=True)]
     assert max(full) <= 1
-    return {"token": cost.token, "first-token": cost.first_token, "throughput": 1 / cost.throughput, "memory": max(full)}[goal]
+    return {
+        "token": cost.token,
+        "first-token": cost.first_token,
+        "throughput": 1 / cost.throughput,
+        "memory": max(full),
+    }[goal]
 
 
 @st.composite
@@ -191,6 +206,8 @@ def test_no_plan_is_better(goal, examples):
         assert solution.cost == price(facts, solution.plan, cluster.only(solution.devices), JOB)
         assert measure(solution, cluster, goal) == pytest.approx(least, rel=1e-9)
         if goal == "memory":
-            assert solution.cost.token == pytest.approx(brute_force(facts, cluster, "token", least * (1 + 1e-12)), rel=1e-9)
+            assert solution.cost.token == pytest.approx(
+                brute_force(facts, cluster, "token", least * (1 + 1e-12)), rel=1e-9
+            )
 
     compare()
