@@ -64,8 +64,8 @@ class Tail:
     vector: np.ndarray
 
 
-def every_order(cluster: Cluster, kv_heads: int) -> list[Space]:
-    """All groups of all devices in all orders, by who leads. Where all links are equal, the order of followers counts only in
+def every_order(cluster: Cluster, kv_heads: int, most: int) -> list[Space]:
+    """All groups of all devices in all orders, by who leads, `most` devices in all. Where all links are equal, the order of followers counts only in
     groups that are dealt KV heads."""
     devices = range(cluster.size)
     alike = len({cluster.link(a, b) for a, b in combinations(devices, 2)}) <= 1
@@ -74,15 +74,15 @@ def every_order(cluster: Cluster, kv_heads: int) -> list[Space]:
         others = [d for d in devices if d != lead]
         followers = [
             group
-            for count in range(cluster.size)
+            for count in range(most)
             for group in (combinations if alike and count < kv_heads else permutations)(others, count)
         ]
-        sets = [frozenset(c) for count in range(cluster.size) for c in combinations(others, count)]
+        sets = [frozenset(c) for count in range(most) for c in combinations(others, count)]
         moves = []
         for taken in sets:
             behind = taken or END
             for group in followers:
-                if taken.isdisjoint(group):
+                if taken.isdisjoint(group) and len(taken) + len(group) < most:
                     moves.append(Move(behind, (lead, *group), START))
                     if group:
                         moves.append(Move(behind, group, taken | set(group)))

@@ -17,7 +17,7 @@ import numpy as np
 
 from mpsplit.plan.cluster import Device
 from mpsplit.plan.cost import attention_seconds, head_seconds, mlp_seconds
-from mpsplit.plan.fitting import divide_together, fits, used_bytes
+from mpsplit.plan.fitting import FEW, divide_together, fits, used_bytes
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Range, Shard, Share
 from mpsplit.plan.sizes import Job, memory
@@ -54,6 +54,7 @@ class Tables:
 
     def __init__(self, facts: ModelFacts, job: Job, devices: Sequence[Device], rows: int, position: int):
         self.facts, self.job, self.devices = facts, job, devices
+        self.straight = False  # whether a division has taken a table for a straight line
         self._timed: dict[str, Callable[[Device, dict], float]] = {
             "heads": lambda d, n: attention_seconds(facts, d, n["heads"], n["kv_heads"], rows, position, job),
             "mlp": lambda d, n: mlp_seconds(facts, d, n["mlp"], rows, job),
@@ -138,6 +139,7 @@ def divide_stage(
     sizes = [tables.devices[d].memory_bytes for d in group]
     counts = [fastest(part) for part in parts]
     if fullest and len(group) > 1 or not fits(parts, counts, layers, free):
+        tables.straight |= any(part.count > FEW for part in parts)
         counts = divide_together(parts, layers, free, sizes, fullest)
         if counts is None:
             return None

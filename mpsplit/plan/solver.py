@@ -20,7 +20,8 @@ from mpsplit.errors import PlanError
 from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.cost import Cost, price, product_seconds
 from mpsplit.plan.model import ModelFacts
-from mpsplit.plan.routes import Route, Space, every_order, neighbours, search
+from mpsplit.plan.remedies import remedies, shortage
+from mpsplit.plan.routes import Space, every_order, neighbours, search
 from mpsplit.plan.shards import Plan, lay_out
 from mpsplit.plan.sizes import Job
 from mpsplit.plan.stages import Goal, Stages
@@ -55,19 +56,27 @@ def solve(facts: ModelFacts, cluster: Cluster, job: Job, goal: str = "token") ->
         raise PlanError(f"there is no goal {goal}; there are {', '.join(GOALS)}")
     found = best(facts, cluster, job, goal)
     if found is None:
-        raise PlanError("does not fit")
+        helping = [remedy.text for remedy in remedies(facts, cluster, job, fits)]
+        raise PlanError(
+            f"{shortage(facts, cluster, job)}; "
+            + (f"it would fit with {', or with '.join(helping)}" if helping else "nothing that was tried makes it fit")
+        )
     return found
 
 
-def best(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> Solution | None:
-    """The best plan, or nothing where the model does not fit."""
-    return GOALS[goal](facts, cluster, job)
+def best(facts: ModelFacts, cluster: Cluster, job: Job, goal: str, most: int | None = None) -> Solution | None:
+    """The best plan on at most so many devices, or nothing where the model does not fit."""
+    return GOALS[goal](facts, cluster, job, most or cluster.size)
 
 
-def spaces_of(facts: ModelFacts, cluster: Cluster, job: Job) -> list[Space]:
+def fits(facts: ModelFacts, cluster: Cluster, job: Job) -> bool:
+    return best(facts, cluster, job, "token") is not None
+
+
+def spaces_of(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> list[Space]:
     if cluster.size <= FEW_DEVICES:
-        return every_order(cluster, facts.kv_heads)
-    return [neighbours(order) for order in orders(cluster, job)]
+        return every_order(cluster, facts.kv_heads, most)
+    return [neighbours(order[:most]) for order in orders(cluster, job)]
 
 
 def orders(cluster: Cluster, job: Job) -> list[tuple[int, ...]]:
@@ -85,38 +94,43 @@ def orders(cluster: Cluster, job: Job) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(tuple(order) for order in found))
 
 
-def _token(facts: ModelFacts, cluster: Cluster, job: Job) -> Solution | None:
-    return _searched(facts, cluster, job, Goal(1, job.position))
+def _token(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
+    return _searched(facts, cluster, job, most, Goal(1, job.position))
 
 
-def _throughput(facts: ModelFacts, cluster: Cluster, job: Job) -> Solution | None:
-    return _searched(facts, cluster, job, Goal(1, job.position, combine=np.maximum, orders=False))
+def _throughput(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
+    return _searched(facts, cluster, job, most, Goal(1, job.position, combine=np.maximum, orders=False))
 
 
-def _first_token(facts: ModelFacts, cluster: Cluster, job: Job) -> Solution | None:
+def _first_token(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
     """One chunk passes from stage to stage, and stages add up. Several follow each other, and the slowest stage counts once more for
     each: so the sum is made small under lower and lower ceilings for the slowest."""
     chunks = -(-job.prompt // job.chunk)
     goal, ceiling, found = Goal(min(job.chunk, job.prompt), chunks // 2 * job.chunk), math.inf, []
-    while len(found) < CEILINGS and (solution := _searched(facts, cluster, job, goal, ceiling)):
+    while len(found) < CEILINGS and (solution := _searched(facts, cluster, job, most, goal, ceiling)):
         found.append(solution)
         if chunks == 1:
             break
         ceiling = LOWER * min(ceiling, max(stage.chunks[chunks // 2] for stage in solution.cost.stages))
-    return min(found, key=lambda solution: solution.cost.first_token, default=None)
+    first = min(found, key=lambda solution: solution.cost.first_token, default=None)
+    if first and chunks > 1:
+        first = replace(
+            first, exact=False, searched=f"{first.searched}; chunks of the prompt under {len(found)} ceilings"
+        )
+    return first
 
 
-def _memory(facts: ModelFacts, cluster: Cluster, job: Job) -> Solution | None:
+def _memory(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
     """First how full the fullest device must be, then the fastest plan with no device fuller."""
-    least = _searched(facts, cluster, job, Goal(1, job.position, combine=np.maximum, orders=False, fullest=True))
+    least = _searched(facts, cluster, job, most, Goal(1, job.position, combine=np.maximum, orders=False, fullest=True))
     if least is None:
         return None
     for slack in SLACKS:
         part = min(fullest(least, cluster) * (1 + slack), 1.0)
         smaller = tuple(replace(d, memory_bytes=round(d.memory_bytes * part)) for d in cluster.devices)
-        if found := _token(facts, replace(cluster, devices=smaller), job):
-            return found
-    return least
+        if found := _token(facts, replace(cluster, devices=smaller), job, most):
+            return replace(found, exact=found.exact and least.exact and not slack)
+    return replace(least, exact=False)
 
 
 GOALS = {"token": _token, "first-token": _first_token, "throughput": _throughput, "memory": _memory}
@@ -130,17 +144,22 @@ def fullest(solution: Solution, cluster: Cluster) -> float:
     )
 
 
-def _searched(facts: ModelFacts, cluster: Cluster, job: Job, goal: Goal, ceiling: float = math.inf) -> Solution | None:
+def _searched(
+    facts: ModelFacts, cluster: Cluster, job: Job, most: int, goal: Goal, ceiling: float = math.inf
+) -> Solution | None:
     stages, few = Stages(facts, cluster, job, goal), cluster.size <= FEW_DEVICES
-    route = search(spaces_of(facts, cluster, job), stages, 0.0 if few else TOLERANCE, ceiling)
-    return route and _solution(facts, cluster, job, stages, route)
-
-
-def _solution(facts: ModelFacts, cluster: Cluster, job: Job, stages: Stages, route: Route) -> Solution:
-    shares = [stages.divide(group, first, lead, layers).shares for group, first, lead, layers in route.ends()]
+    spaces = spaces_of(facts, cluster, job, most)
+    route = search(spaces, stages, 0.0 if few else TOLERANCE, ceiling)
+    if route is None:
+        return None
+    searched = (
+        "all groups in all orders" if few else f"groups of neighbours in {len(spaces)} orders, up to {TOLERANCE:.1%}"
+    )
+    if stages.tables.straight:
+        searched += "; where memory binds, divided along straight lines"
+    shares = [stages.divide(*end).shares for end in route.ends()]
     plan = lay_out(facts, [(layers, own) for (_, layers), own in zip(route.stages, shares, strict=True)])
     devices = tuple(d for group, _ in route.stages for d in group)
-    return Solution(
-        plan, devices, price(facts, plan, cluster.only(devices), job), cluster.size <= FEW_DEVICES, "",
-        tuple(d for d in range(cluster.size) if d not in devices),
-    )  # fmt: skip
+    left_out = tuple(d for d in range(cluster.size) if d not in devices)
+    cost = price(facts, plan, cluster.only(devices), job)
+    return Solution(plan, devices, cost, few and not stages.tables.straight, searched, left_out)

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from mpsplit.errors import PlanError
 from mpsplit.plan.cluster import Cluster, Device, Link, Measured, Rate
-from mpsplit.plan.cost import price
+from mpsplit.plan.cost import attention_seconds, head_seconds, mlp_seconds, price
 from mpsplit.plan.messages import ANSWER, all_reduce_seconds, handover_seconds, order_seconds
-from mpsplit.plan.cost import attention_seconds, head_seconds, mlp_seconds
 from mpsplit.plan.model import ModelFacts
-from mpsplit.plan.shards import Range, Shard, Share, lay_out
+from mpsplit.plan.shards import Range, Shard, Share
 from mpsplit.plan.sizes import Job, memory
 from mpsplit.plan.solver import solve
 from mpsplit.plan.steps import divide, steps_of
