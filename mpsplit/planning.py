@@ -32,6 +32,7 @@ GOALS = {
 }
 ASSUMED_MEMORY = 1 << 40  # of machines that nobody has described: the plan says what it needs
 
+SHOWN = 5  # names of machines in a sentence
 DESCRIPTION = ("memory", "read", "flop", "latency", "bandwidth")
 
 
@@ -92,36 +93,48 @@ class Chosen:
 
 
 def choose(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job) -> Chosen:
-    """The user's own plan, checked and priced; otherwise the best."""
-    from mpsplit.plan.solver import slower_than_fewer, solve
+    """The user's own plan, checked and priced; otherwise the best. Either is held against fewer machines."""
+    from mpsplit.plan.alternatives import Alternative, alone, fewer_are_faster
+    from mpsplit.plan.solver import best, solve
 
-    placed, why = _own_choice(args, facts, cluster, job), "as asked for"
-    if placed is None:
+    own = _own_choice(args, facts, cluster, job)
+    if own:
+        plan, devices = own
+        placed, why = Placed(plan, cluster.only(devices), job).check_room(facts), "as it was asked for"
+        free = best(facts, cluster, job, "token")
+        others = [Alternative("the best plan", free, cluster)] if free else []
+    else:
         found = solve(facts, cluster, job, args.goal)
-        placed = Placed(found.plan, cluster.only(found.devices), job)
-        why = f"best for {args.goal}: {found.searched}"
-        if found.left_out:
-            names = ", ".join(cluster.devices[i].name for i in found.left_out)
-            why += f"; without {names}, which would not make it better"
-    cost = placed.check_room(facts).price(facts)
-    return Chosen(placed, cost, why, slower_than_fewer(facts, cluster, placed, cost))
+        placed, devices, others = Placed(found.plan, cluster.only(found.devices), job), found.devices, []
+        why = f"the best for {GOALS[args.goal]}, of {found.searched}" + _without(found.left_out, cluster)
+    cost = placed.price(facts)
+    others += alone(facts, cluster, job)
+    return Chosen(placed, cost, why, fewer_are_faster(cost, devices, cluster, others))
 
 
-def _own_choice(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job) -> Placed | None:
+def _without(left_out: Sequence[int], cluster: Cluster) -> str:
+    names = [cluster.devices[i].name for i in left_out]
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return f"; without {shown}, which would not make it better" if names else ""
+
+
+def _own_choice(
+    args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job
+) -> tuple[Plan, tuple[int, ...]] | None:
+    """The plan that the user names, and the device of each rank."""
     given = [name for name in ("pin", "plan", "tensor", "pipeline") if getattr(args, name)]
     if len(set(given) - {"pipeline"}) > 1:
         raise PlanError(f"{' and '.join(f'--{name}' for name in given)} each say what the plan is; give one of them")
     if not given:
         return None
     if args.pin:
-        plan, devices = pinned(facts, args.pin, cluster, job)
-        return Placed(plan, cluster.only(devices), job)
+        return pinned(facts, args.pin, cluster, job)
     plan = Plan.load(Path(args.plan)).check(facts) if args.plan else even_plan(facts, *factors(args, cluster.size))
     if plan.ranks > cluster.size:
         raise PlanError(
             f"the plan has {plan.ranks} ranks, there are {cluster.size} devices; give it fewer, or probe more"
         )
-    return Placed(plan, cluster.only(range(plan.ranks)), job)
+    return plan, tuple(range(plan.ranks))
 
 
 def factors(args: argparse.Namespace, ranks: int | None) -> tuple[int, int]:
@@ -185,20 +198,20 @@ def _checkpoint(model: str) -> str:
 
 
 def compare(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> list[dict]:
-    """The plans of the table: name, ranks, seconds, memory; None for what does not fit."""
-    from mpsplit.plan.solver import alternatives
+    """The plans of the table that fit, the best one first."""
+    from mpsplit.plan.alternatives import alternatives
 
     return [
         {
             "name": one.name,
-            "ranks": one.solution.plan.ranks if one.solution else 0,
-            "stages": [len(group) for group in one.solution.plan.stages] if one.solution else [],
-            "token_s": one.solution.cost.token if one.solution else None,
-            "first_token_s": one.solution.cost.first_token if one.solution else None,
-            "throughput": one.solution.cost.throughput if one.solution else None,
-            "fullest_bytes": max(m.total for m in one.solution.cost.memory) if one.solution else None,
-            "payload": one.solution.cost.payload if one.solution else None,
-            "why_not": one.why_not,
+            "ranks": one.solution.plan.ranks,
+            "machines": one.machines,
+            "stages": [len(group) for group in one.solution.plan.stages],
+            "token_s": one.solution.cost.token,
+            "first_token_s": one.solution.cost.first_token,
+            "throughput": one.solution.cost.throughput,
+            "fullest_bytes": max(memory.total for memory in one.solution.cost.memory),
+            "payload": one.solution.cost.payload,
         }
         for one in alternatives(facts, cluster, job, goal)
     ]
@@ -211,9 +224,6 @@ def show_comparison(rows: Sequence[dict]) -> None:
     for column in table.columns[2:]:
         column.justify = "right"
     for row in rows:
-        if row["token_s"] is None:
-            table.add_row(row["name"], row["why_not"])
-            continue
         table.add_row(
             row["name"], " + ".join(map(str, row["stages"])), f"{1 / row['token_s']:,.2f}", f"{row['first_token_s']:,.2f} s",
             f"{row['throughput']:,.2f}", f"{row['fullest_bytes'] / 2**30:,.2f} GiB", f"{row['payload'] / 1024:,.0f} KiB a token",

@@ -27,6 +27,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr milliseconds for_ever = std::chrono::hours(24 * 365); // 0 would be gloo's own default
 constexpr milliseconds last_words{5000}; // what a rank sent before it ended may still be on its way
+constexpr size_t short_message = 64 << 10; // bytes
+constexpr uint64_t ahead = 4; // short messages that a rank is ready to hear from each peer before it asks for them
 constexpr milliseconds word_of_others{500}; // gloo may see a closed connection before the watch does
 
 milliseconds patience(double seconds) { return seconds > 0 ? milliseconds(int64_t(seconds * 1000)) : for_ever; }
@@ -83,10 +85,12 @@ class Messages final : public gloo::rendezvous::Store {
     std::map<std::string, std::vector<char>> values_;
 };
 
+// gloo sends once it has heard that the other end is ready to receive: a message takes the time of two. So short messages have places
+// where they are awaited before anybody asks for them. Both ends know how long a message is, and count short and long ones apart.
 class Gloo final : public Link {
   public:
     Gloo(int rank, int size, gloo::rendezvous::Store& store, const std::string& interface, double seconds)
-        : Link(rank, size), address_(own_address(interface)), context_(rank, size), sent_(size), received_(size) {
+        : Link(rank, size), address_(own_address(interface)), context_(rank, size), sent_(size), received_(size), places_(size) {
         timeout = seconds;
         look_around = [this] { if (watch_ && watch_->lost() >= 0) fail_for(watch_->lost()); };
         gloo::transport::tcp::attr attributes;
@@ -94,6 +98,13 @@ class Gloo final : public Link {
         auto device = gloo::transport::tcp::CreateDevice(attributes);
         context_.setTimeout(patience(seconds));
         context_.connectFullMesh(store, device);
+        for (int peer = 0; peer < size; ++peer)
+            for (uint64_t i = 0; peer != rank && i < ahead; ++i) {
+                Place& place = places_[peer].emplace_back();
+                place.bytes.resize(short_message);
+                place.buffer = context_.createUnboundBuffer(place.bytes.data(), short_message);
+                place.buffer->recv(peer, Counted::slot(true, i));
+            }
     }
 
     // All ranks of `self` together, a communicator over this.
@@ -104,20 +115,21 @@ class Gloo final : public Link {
     void start(Out out, In in) override {
         out_ = out, in_ = in;
         guard(in.peer, [&] {
-            if (in.peer < 0) return;
+            if (in.peer < 0 || in.bytes <= short_message) return;
             coming_ = context_.createUnboundBuffer(in.data, in.bytes);
-            coming_->recv(in.peer, received_[in.peer]++);
+            coming_->recv(in.peer, received_[in.peer].next(in.bytes));
         });
         guard(out.peer, [&] {
             if (out.peer < 0) return;
             going_ = context_.createUnboundBuffer(const_cast<void*>(out.data), out.bytes);
-            going_->send(out.peer, sent_[out.peer]++);
+            going_->send(out.peer, sent_[out.peer].next(out.bytes));
         });
     }
 
     void finish() override {
         const auto most = watch_ ? for_ever : patience(timeout); // gloo's own timeout breaks all its connections
         if (coming_) wait(in_.peer, *coming_, [&] { return coming_->waitRecv(most); });
+        else if (in_.peer >= 0) take(most);
         if (going_) wait(out_.peer, *going_, [&] { return going_->waitSend(most); });
         coming_.reset();
         going_.reset();
@@ -125,6 +137,26 @@ class Gloo final : public Link {
 
   private:
     using Buffer = gloo::transport::UnboundBuffer;
+
+    struct Place { // of a short message
+        std::vector<std::byte> bytes;
+        std::unique_ptr<Buffer> buffer;
+    };
+
+    struct Counted { // messages of a peer so far; their slots keep them in order
+        uint64_t shorts = 0, longs = 0;
+        static uint64_t slot(bool is_short, uint64_t number) { return 2 * number + !is_short; }
+        uint64_t next(size_t bytes) { return bytes <= short_message ? slot(true, shorts++) : slot(false, longs++); }
+    };
+
+    // The next short message of in_.peer; its place is then ready for the one after those that are awaited already.
+    void take(milliseconds most) {
+        const uint64_t number = received_[in_.peer].shorts++;
+        Place& place = places_[in_.peer][number % ahead];
+        wait(in_.peer, *place.buffer, [&] { return place.buffer->waitRecv(most); });
+        std::memcpy(in_.data, place.bytes.data(), in_.bytes);
+        guard(in_.peer, [&] { place.buffer->recv(in_.peer, Counted::slot(true, number + ahead)); });
+    }
 
     // gloo's waits hear neither Ctrl-C nor, now and then, a peer's end; each tick of the watch interrupts them to look around.
     template <typename Wait> void wait(int peer, Buffer& buffer, Wait is_through) {
@@ -183,7 +215,8 @@ class Gloo final : public Link {
 
     const std::string address_;
     gloo::rendezvous::Context context_;
-    std::vector<uint64_t> sent_, received_; // messages so far; their numbers keep them in order
+    std::vector<Counted> sent_, received_; // by peer
+    std::vector<std::vector<Place>> places_; // of the next short messages, by peer
     Out out_;
     In in_;
     std::unique_ptr<Buffer> going_, coming_;
