@@ -27,7 +27,10 @@ from mpsplit.plan.sizes import Job
 from mpsplit.plan.stages import Goal, Stages
 
 FEW_DEVICES = 5  # up to which all groups in all orders are searched
-TOLERANCE = 0.005  # beyond which a search over many devices looks no further
+TOLERANCE, ROUNDS = (
+    0.005,
+    12,
+)  # a search over many devices ends so near to the best of its space, or after so many rounds
 SLACKS = (
     0.0,
     0.001,
@@ -125,7 +128,7 @@ def _memory(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solutio
     least = _searched(facts, cluster, job, most, Goal(1, job.position, combine=np.maximum, orders=False, fullest=True))
     if least is None:
         return None
-    for slack in SLACKS:
+    for slack in SLACKS if cluster.size <= FEW_DEVICES else SLACKS[-1:]:
         part = min(fullest(least, cluster) * (1 + slack), 1.0)
         smaller = tuple(replace(d, memory_bytes=round(d.memory_bytes * part)) for d in cluster.devices)
         if found := _token(facts, replace(cluster, devices=smaller), job, most):
@@ -149,12 +152,10 @@ def _searched(
 ) -> Solution | None:
     stages, few = Stages(facts, cluster, job, goal), cluster.size <= FEW_DEVICES
     spaces = spaces_of(facts, cluster, job, most)
-    route = search(spaces, stages, 0.0 if few else TOLERANCE, ceiling)
+    route = search(spaces, stages, *((0.0, math.inf) if few else (TOLERANCE, ROUNDS)), ceiling)
     if route is None:
         return None
-    searched = (
-        "all groups in all orders" if few else f"groups of neighbours in {len(spaces)} orders, up to {TOLERANCE:.1%}"
-    )
+    searched = "all groups in all orders" if few else f"groups of neighbours in {len(spaces)} orders, {ROUNDS} rounds"
     if stages.tables.straight:
         searched += "; where memory binds, divided along straight lines"
     shares = [stages.divide(*end).shares for end in route.ends()]
