@@ -233,9 +233,9 @@ def at_speed(device: Device, factor: float, **changes) -> Device:
     return replace(device, attention=rate(device.attention), kinds=kinds, **changes)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
-    st.lists(st.tuples(st.integers(GIB // 2, 6 * GIB), st.floats(3e9, 3e10)), min_size=1, max_size=9),
+    st.lists(st.tuples(st.integers(GIB // 2, 6 * GIB), st.floats(3e9, 3e10)), min_size=1, max_size=7),
     st.sampled_from(["q4", "q8"]),
     st.floats(1e-6, 3e-3),
 )
@@ -293,7 +293,7 @@ def test_alternatives_are_priced_and_none_is_better():
         own = other.cluster.only(other.solution.devices)
         assert other.solution.cost == price(VICUNA, other.solution.plan, own, Job())
     assert fewer_are_faster(found[0].solution, cluster, found) is None
-    assert "times as fast on 1 of 3 machines" in fewer_are_faster(found[2].solution, cluster, found)
+    assert "times as fast on 2 of 3 machines" in fewer_are_faster(found[2].solution, cluster, found)
 
 
 def sixty_four(kind: str, memory_bytes: int) -> Cluster:
