@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mpsplit.plan.shares import Part
 
 FEW = 8  # steps of a part up to which each is a piece
-GAP, SECONDS = 1e-3, 1.0  # how near to the best the solver goes, and how long it looks, where a part has many steps
+GAP, SECONDS = 1e-3, 0.3  # how near to the best the solver goes, and how long it looks, where a part has many steps
 MARGINS = (0.0, 1e-5)  # of the memory, left free: the solver takes its own tolerance for granted
 
 
@@ -51,7 +51,7 @@ class Program:
         for i, (row, _, _) in enumerate(self.rows):
             matrix[i, list(row)] = list(row.values())
         limits = LinearConstraint(matrix, [low for _, low, _ in self.rows], [high for _, _, high in self.rows])
-        options = {"mip_rel_gap": 0.0 if exact else GAP, "time_limit": SECONDS, "presolve": not exact}
+        options = {"mip_rel_gap": 0.0, "presolve": False} if exact else {"mip_rel_gap": GAP, "time_limit": SECONDS}
         return milp(
             self.cost, integrality=self.whole, bounds=Bounds(0, self.upper), constraints=limits, options=options
         ).x

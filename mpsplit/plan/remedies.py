@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mpsplit.plan.cluster import Cluster
+from mpsplit.plan.cluster import ASSUMED_BANDWIDTH, ASSUMED_LATENCY, Cluster, Link
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Range, Shard
 from mpsplit.plan.sizes import Job, memory
@@ -94,12 +94,13 @@ def _larger(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> Remedy
 
 
 def with_one_more(cluster: Cluster, free: int) -> Cluster:
-    """A machine like the first, with so many bytes free; its links are like those of the first to the last."""
+    """A machine like the first, with so many bytes free; its links are like those of the first to the last, or assumed where there are none."""
     first, count = cluster.devices[0], cluster.size
     name = f"one-more-{count}"
     device = replace(first, name=name, host=name, memory_bytes=first.process_bytes + free)
-    link = cluster.remote or (cluster.link(0, count - 1) if count > 1 else cluster.local)
-    links = {(i, count): link for i in range(count)} if link else {}
+    link = cluster.remote or (cluster.link(0, count - 1) if count > 1 else None)
+    link = link or Link.of(ASSUMED_LATENCY, ASSUMED_BANDWIDTH)
+    links = {(i, count): link for i in range(count)}
     return replace(cluster, devices=(*cluster.devices, device), links=cluster.links | links, sums=())
 
 

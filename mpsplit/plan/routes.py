@@ -103,8 +103,11 @@ def neighbours(order: Sequence[int]) -> Space:
     return Space(order[0], tuple(moves))
 
 
-def search(spaces: Sequence[Space], stages: Stages, tolerance: float = 0.0, ceiling: float = np.inf) -> Route | None:
-    """The cheapest route of all spaces whose stages each stay under `ceiling`; nothing where none fits."""
+def search(
+    spaces: Sequence[Space], stages: Stages, tolerance: float = 0.0, rounds: float = np.inf, ceiling: float = np.inf
+) -> Route | None:
+    """The cheapest route of all spaces whose stages each stay under `ceiling`, after so many rounds at the latest where one is found;
+    nothing where none fits."""
     waiting = [
         (route.value, i, route) for i, space in enumerate(spaces) if (route := _cheapest(space, stages, ceiling))
     ]
@@ -112,7 +115,8 @@ def search(spaces: Sequence[Space], stages: Stages, tolerance: float = 0.0, ceil
     best = None
     while waiting:
         value, i, route = heapq.heappop(waiting)
-        if best and best.value <= value * (1 + tolerance):
+        rounds -= 1
+        if best and (best.value <= value * (1 + tolerance) or rounds < 0):
             break
         new = not all(stages.known(*end) for end in route.ends())
         real = _divided(route, stages, ceiling)

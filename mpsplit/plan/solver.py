@@ -11,6 +11,7 @@ may be left out. Invariant: no rank is given more than its device's memory, and 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
@@ -27,16 +28,13 @@ from mpsplit.plan.sizes import Job
 from mpsplit.plan.stages import Goal, Stages
 
 FEW_DEVICES = 5  # up to which all groups in all orders are searched
-TOLERANCE = 0.005  # beyond which a search over many devices looks no further
-SLACKS = (
-    0.0,
-    0.001,
-    0.005,
-)  # of the least that the fullest device needs, for those whose steps are too many to be divided exactly
-CEILINGS, LOWER = (
-    8,
-    0.85,
-)  # limits to the slowest stage that are tried where chunks of a prompt follow each other, each so much lower
+CHAINED = 16  # up to which a chain of near devices is begun at each of them
+TOLERANCE = 0.005  # a search over many devices ends so near to the best of its space,
+ROUNDS = 12  # or after so many rounds
+SLACKS = (0.0, 0.001, 0.01)  # of what the fullest device needs, where its steps are too many to be divided exactly
+CEILINGS = 8  # limits to the slowest stage that are tried where chunks of a prompt follow each other,
+LOWER = 0.85  # each so much lower than the one before
+MESSAGE = 16 << 10  # bytes by which devices are near to each other
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def spaces_of(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> list[
 
 
 def orders(cluster: Cluster, job: Job) -> list[tuple[int, ...]]:
-    """Orders in which groups of neighbours are good groups: the fastest first, the roomiest first, host by host, across hosts."""
+    """Orders in which neighbours are good groups: the fastest first, the roomiest first, host by host, across hosts, the nearest next."""
     devices = cluster.devices
     speed = [1 / product_seconds(device, 1, 0, 1, job) for device in devices]
     by_host = [sorted(own, key=lambda d: -speed[d]) for own in cluster.hosts.values()]
@@ -91,7 +89,19 @@ def orders(cluster: Cluster, job: Job) -> list[tuple[int, ...]]:
         [d for own in by_host for d in own],
         [d for turn in zip_longest(*by_host) for d in turn if d is not None],
     ]
+    starts = found[0] if cluster.size <= CHAINED else found[0][:1]
+    found += [_chain(cluster, start, speed) for start in starts]
     return list(dict.fromkeys(tuple(order) for order in found))
+
+
+def _chain(cluster: Cluster, start: int, speed: Sequence[float]) -> list[int]:
+    """From `start`, the device next that is nearest to the farthest of those before it; of those as near, the fastest."""
+    chain, far = [start], dict.fromkeys(set(range(cluster.size)) - {start}, 0.0)
+    while far:
+        far = {d: max(seconds, cluster.link(chain[-1], d).time(MESSAGE)) for d, seconds in far.items()}
+        chain.append(min(far, key=lambda d: (far[d], -speed[d], d)))
+        del far[chain[-1]]
+    return chain
 
 
 def _token(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
@@ -125,7 +135,7 @@ def _memory(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solutio
     least = _searched(facts, cluster, job, most, Goal(1, job.position, combine=np.maximum, orders=False, fullest=True))
     if least is None:
         return None
-    for slack in SLACKS:
+    for slack in SLACKS if cluster.size <= FEW_DEVICES else SLACKS[-1:]:
         part = min(fullest(least, cluster) * (1 + slack), 1.0)
         smaller = tuple(replace(d, memory_bytes=round(d.memory_bytes * part)) for d in cluster.devices)
         if found := _token(facts, replace(cluster, devices=smaller), job, most):
@@ -149,12 +159,10 @@ def _searched(
 ) -> Solution | None:
     stages, few = Stages(facts, cluster, job, goal), cluster.size <= FEW_DEVICES
     spaces = spaces_of(facts, cluster, job, most)
-    route = search(spaces, stages, 0.0 if few else TOLERANCE, ceiling)
+    route = search(spaces, stages, *((0.0, math.inf) if few else (TOLERANCE, ROUNDS)), ceiling)
     if route is None:
         return None
-    searched = (
-        "all groups in all orders" if few else f"groups of neighbours in {len(spaces)} orders, up to {TOLERANCE:.1%}"
-    )
+    searched = "all groups in all orders" if few else f"groups of neighbours in {len(spaces)} orders, {ROUNDS} rounds"
     if stages.tables.straight:
         searched += "; where memory binds, divided along straight lines"
     shares = [stages.divide(*end).shares for end in route.ends()]

@@ -2,19 +2,24 @@
 
 import itertools
 import math
+import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpsplit.errors import PlanError
-from mpsplit.plan.cluster import Cluster, Device, Link, Measured, Rate
+from mpsplit.export.shapes import find_shape
+from mpsplit.plan.alternatives import alternatives, fewer_are_faster
+from mpsplit.plan.cluster import Cluster, Device, Link, Measured, Rate, described
 from mpsplit.plan.cost import attention_seconds, head_seconds, mlp_seconds, price
 from mpsplit.plan.messages import ANSWER, all_reduce_seconds, handover_seconds, order_seconds
 from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.remedies import remedies
 from mpsplit.plan.shards import Range, Shard, Share
 from mpsplit.plan.sizes import Job, memory
-from mpsplit.plan.solver import solve
+from mpsplit.plan.solver import GOALS, best, fits, solve
 from mpsplit.plan.steps import divide, steps_of
 
 JOB = Job(kind="q4", block=128, context=64, prompt=32, new=8, chunk=32)
@@ -197,8 +202,7 @@ def test_no_plan_is_better(goal, examples):
         facts, cluster = case
         least = brute_force(facts, cluster, goal)
         if least == math.inf:
-            with pytest.raises(PlanError):
-                solve(facts, cluster, JOB, goal)
+            assert best(facts, cluster, JOB, goal) is None
             return
         solution = solve(facts, cluster, JOB, goal)
         assert solution.exact
@@ -210,3 +214,110 @@ def test_no_plan_is_better(goal, examples):
             )
 
     compare()
+
+
+# -- what it may never do, and what anybody would expect -----------------------------------------------------------------------------
+
+VICUNA = ModelFacts.from_config(find_shape("vicuna-7b").config() | {"architectures": ["LlamaForCausalLM"]})
+LARGE = ModelFacts("LlamaForCausalLM", 8192, 80, 64, 8, 128, 28672, 128256, 8192, False)  # 70B
+GIB = 1 << 30
+
+
+def widths(solution) -> list[int]:
+    return [len(stage.ranks) for stage in solution.cost.stages]
+
+
+def at_speed(device: Device, factor: float, **changes) -> Device:
+    rate = lambda r: Rate(Measured(r.decode.value * factor), Measured(r.prefill.value * factor))  # noqa: E731
+    kinds = {kind: rate(own) for kind, own in device.kinds.items()}
+    return replace(device, attention=rate(device.attention), kinds=kinds, **changes)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(GIB // 2, 6 * GIB), st.floats(3e9, 3e10)), min_size=1, max_size=7),
+    st.sampled_from(["q4", "q8"]),
+    st.floats(1e-6, 3e-3),
+)
+def test_no_device_is_overfilled(machines, kind, latency):
+    memories, reads = zip(*machines, strict=True)
+    cluster, job = described(memories, reads, latency=latency), Job(kind=kind)
+    for goal in GOALS:
+        if solution := best(VICUNA, cluster, job, goal):
+            own = cluster.only(solution.devices)
+            assert solution.cost == price(VICUNA, solution.plan, own, job)
+            assert all(m.total <= d.memory_bytes for m, d in zip(solution.cost.memory, own.devices, strict=True))
+            assert sorted(solution.devices + solution.left_out) == list(range(cluster.size))
+
+
+def test_a_weak_device_is_left_out():
+    solution = solve(VICUNA, described([8 * GIB] * 3, [15e9, 15e9, 5e8], latency=2e-5), Job())
+    assert solution.left_out == (2,) and widths(solution) == [2] and solution.exact
+
+
+def test_links_decide():
+    assert widths(solve(VICUNA, described([8 * GIB] * 4, latency=1e-5), Job())) == [4]
+    assert widths(solve(VICUNA, described([8 * GIB] * 4, latency=5e-3), Job())) == [1]
+    assert widths(solve(VICUNA, described([3 * GIB] * 4, latency=5e-3), Job())) == [1, 1]
+    assert widths(solve(VICUNA, described([8 * GIB] * 4, latency=5e-3), Job(), "throughput")) == [1] * 4
+
+
+def test_more_ranks_than_kv_heads():
+    solution = solve(LARGE, described([6 * GIB] * 12, latency=5e-6, bandwidth=1e10), Job())
+    assert max(widths(solution)) > LARGE.kv_heads
+
+
+def test_an_unknown_goal_is_refused():
+    with pytest.raises(PlanError, match="token, first-token, throughput, memory"):
+        solve(VICUNA, described([8 * GIB]), Job(), "speed")
+
+
+@pytest.mark.parametrize("memories, job", [([3 * GIB] * 3, Job(kind="q8", context=4096)), ([3 * GIB], Job())])
+def test_remedies_help(memories, job):
+    cluster = described(memories)
+    found = remedies(VICUNA, cluster, job, fits)
+    assert found
+    with pytest.raises(PlanError) as refused:
+        solve(VICUNA, cluster, job)
+    for remedy in found:
+        assert remedy.text in str(refused.value)
+        assert solve(VICUNA, remedy.cluster, remedy.job)
+
+
+def test_alternatives_are_priced_and_none_is_better():
+    cluster = described([8 * GIB] * 3, latency=1e-3)
+    found = alternatives(VICUNA, cluster, Job())
+    assert [a.name for a in found[:3]] == ["best", "even, --tensor 3 --pipeline 1", "even, --tensor 1 --pipeline 3"]
+    for other in found:
+        assert found[0].solution.cost.token <= other.solution.cost.token * (1 + 1e-9)
+        own = other.cluster.only(other.solution.devices)
+        assert other.solution.cost == price(VICUNA, other.solution.plan, own, Job())
+    assert fewer_are_faster(found[0].solution, cluster, found) is None
+    assert "times as fast on 2 of 3 machines" in fewer_are_faster(found[2].solution, cluster, found)
+
+
+def sixty_four(kind: str, memory_bytes: int) -> Cluster:
+    cluster = described([memory_bytes] * 64)
+    factor = {
+        "alike": lambda i: 1.0,
+        "two kinds": lambda i: 1.0 + 2 * (i % 2),
+        "all different": lambda i: 1 + 0.03 * math.sin(i),
+        "hosts of 4": lambda i: 1 + 0.03 * math.sin(i),
+    }[kind]
+    host = (lambda i: f"h{i // 4}") if kind == "hosts of 4" else (lambda i: f"h{i}")
+    devices = tuple(at_speed(d, factor(i), host=host(i)) for i, d in enumerate(cluster.devices))
+    return replace(cluster, devices=devices, local=Link.of(2e-6, 5e9))
+
+
+@pytest.mark.parametrize("kind", ["alike", "two kinds", "all different", "hosts of 4"])
+@pytest.mark.parametrize("facts, memory_bytes", [(VICUNA, GIB), (LARGE, GIB)])
+def test_sixty_four_ranks(kind, facts, memory_bytes):
+    cluster = sixty_four(kind, memory_bytes)
+    for goal in GOALS:
+        start = time.process_time()
+        solution = solve(facts, cluster, Job(), goal)
+        assert time.process_time() - start < 10
+        assert all(m.total <= memory_bytes for m in solution.cost.memory)
+        print(
+            f"{kind}, {facts.layers} layers, {goal}: {time.process_time() - start:.1f} s, {solution.cost.token:.3f} s a token"
+        )
