@@ -220,12 +220,15 @@ def compare(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> list[di
 def show_comparison(rows: Sequence[dict]) -> None:
     from rich.table import Table
 
-    table = Table("plan", "stages", "tok/s", "first token", "tok/s, many requests", "fullest rank", "between ranks")
+    table = Table(
+        "plan", "ranks a stage", "tok/s", "first token", "tok/s, many requests", "fullest rank", "KiB a token"
+    )
     for column in table.columns[2:]:
         column.justify = "right"
     for row in rows:
+        stages = " + ".join(map(str, row["stages"])) if len(row["stages"]) <= SHOWN else f"{len(row['stages'])} stages"
         table.add_row(
-            row["name"], " + ".join(map(str, row["stages"])), f"{1 / row['token_s']:,.2f}", f"{row['first_token_s']:,.2f} s",
-            f"{row['throughput']:,.2f}", f"{row['fullest_bytes'] / 2**30:,.2f} GiB", f"{row['payload'] / 1024:,.0f} KiB a token",
+            row["name"], stages, f"{1 / row['token_s']:,.2f}", f"{row['first_token_s']:,.2f} s",
+            f"{row['throughput']:,.2f}", f"{row['fullest_bytes'] / 2**30:,.2f} GiB", f"{row['payload'] / 1024:,.0f}",
         )  # fmt: skip
     console().print(table)

@@ -11,6 +11,7 @@ from typing import TypeVar
 from mpsplit.comm import mpi_rank
 
 T = TypeVar("T")
+WIDE = 160  # columns where there is no terminal
 TERMINAL = "MPSPLIT_TERMINAL"  # set by launch.py, which sees the terminal that mpirun hides from its ranks
 
 
@@ -46,7 +47,11 @@ def _shown() -> bool:
 
 
 def console(stderr: bool = False):
-    """A rich Console. Under mpirun every rank's output looks like a terminal; launch.py knows whether there is one."""
+    """A rich Console. Under mpirun every rank's output looks like a terminal; launch.py knows whether there is one. What is none has
+    no edge to keep to."""
     from rich.console import Console
 
-    return Console(stderr=stderr, force_terminal=None if mpi_rank() is None else on_terminal())
+    found = Console(stderr=stderr, force_terminal=None if mpi_rank() is None else on_terminal())
+    if not found.is_terminal:
+        found.width = WIDE
+    return found

@@ -27,7 +27,7 @@ def said(capsys) -> tuple[str, str]:
 def test_the_best_plan_without_a_probe_says_that_it_is_a_guess(capsys):
     assert plan(*THREE) == 0
     out, _ = said(capsys)
-    assert "nobody has measured these machines" in out and "tok/s" in out and "best for token" in out
+    assert "nobody has measured these machines" in out and "tok/s" in out and "the best for seconds a token" in out
     assert "the checkpoint has 0.00223 GB of F16" in out
 
 

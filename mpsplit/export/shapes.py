@@ -8,7 +8,6 @@ from mpsplit.errors import ModelError
 from mpsplit.plan.model import ModelFacts
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-CONTEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class Shape:
     vocabulary: int
     head_dim: int = 0
     tied: bool = False
+    context: int = 2048
 
     def config(self) -> dict:
         """config.json, where it differs from the family's defaults."""
@@ -35,7 +35,7 @@ class Shape:
             num_key_value_heads=self.kv_heads,
             head_dim=self.head_dim or self.hidden // self.heads,
             vocab_size=self.vocabulary,
-            max_position_embeddings=CONTEXT,
+            max_position_embeddings=self.context,
             tie_word_embeddings=self.tied,
         )
 
@@ -49,9 +49,11 @@ SHAPES = {
     "llama-330m": Shape("llama", 1024, 2816, 24, 16, 4, 32000),
     "qwen3-0.6b": Shape("qwen3", 1024, 3072, 28, 16, 8, 151936, head_dim=128, tied=True),
     "llama-1.1b": Shape("llama", 2048, 5632, 22, 32, 4, 32000),
-    "vicuna-7b": Shape("llama", 4096, 11008, 32, 32, 32, 32000),
-    "llama-70b": Shape("llama", 8192, 28672, 80, 64, 8, 128256),  # to plan by: nothing makes weights of it unasked
-    "llama-405b": Shape("llama", 16384, 53248, 126, 128, 8, 128256),
+    "vicuna-7b": Shape("llama", 4096, 11008, 32, 32, 32, 32000, context=4096),
+    "llama-70b": Shape(
+        "llama", 8192, 28672, 80, 64, 8, 128256, context=8192
+    ),  # to plan by: nothing makes weights of it unasked
+    "llama-405b": Shape("llama", 16384, 53248, 126, 128, 8, 128256, context=8192),
 }
 
 

@@ -7,11 +7,11 @@ price of its plan on its own cluster: a host as one rank is another cluster than
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpsplit.errors import PlanError
 from mpsplit.plan.cluster import Cluster
-from mpsplit.plan.cost import price
+from mpsplit.plan.cost import Cost, price
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import even_plan
 from mpsplit.plan.sizes import Job
@@ -41,25 +41,36 @@ def alternatives(facts: ModelFacts, cluster: Cluster, job: Job, goal: str = "tok
         on_fewer = best(facts, cluster, job, goal, most=count)
         if on_fewer and on_fewer.devices not in [known.solution.devices for known in found]:
             found.append(Alternative(f"best on {count}", on_fewer, cluster))
+    return found + alone(facts, cluster, job, goal)
+
+
+def alone(facts: ModelFacts, cluster: Cluster, job: Job, goal: str = "token") -> list[Alternative]:
+    """Each host as one rank with all its threads, where the model fits there; of hosts that are alike the first."""
+    found = {}
     for host in cluster.hosts:
-        alone = cluster.whole_host(host)
-        if on_host := best(facts, alone, job, goal):
-            found.append(Alternative(f"{host} alone", on_host, alone))
-    return found
+        whole = cluster.whole_host(host)
+        alike = repr(replace(whole.devices[0], name="", host=""))
+        if alike not in found and (on_host := best(facts, whole, job, goal)):
+            found[alike] = Alternative(f"{host} alone", on_host, whole)
+    return list(found.values())
 
 
-def fewer_are_faster(chosen: Solution, cluster: Cluster, others: Sequence[Alternative]) -> str | None:
-    """Which plan on fewer machines takes less time for a token than the chosen one, and by how much; nothing where none does."""
-    machines = Alternative("chosen", chosen, cluster).machines
-    fewer = [other for other in others if other.machines < machines]
+def fewer_are_faster(cost: Cost, devices: Sequence[int], cluster: Cluster, others: Sequence[Alternative]) -> str:
+    """That some of `others` take less time for a token with fewer ranks than a plan on these devices; empty where none does."""
+    fewer = [other for other in others if other.solution.plan.ranks < len(devices)]
     fastest = min(fewer, key=lambda other: other.solution.cost.token, default=None)
-    if fastest is None or chosen.cost.token < FASTER * fastest.solution.cost.token:
-        return None
-    seconds, here = fastest.solution.cost.token, chosen.cost.token
+    if fastest is None or cost.token < FASTER * fastest.solution.cost.token:
+        return ""
+    seconds = fastest.solution.cost.token
+    hosts = len({cluster.devices[d].host for d in devices})
     return (
-        f"{fastest.name} is {here / seconds:.1f} times as fast on {fastest.machines} of {machines} machines: "
-        f"{1e3 * seconds:.0f} ms a token, this plan takes {1e3 * here:.0f} ms"
+        f"slower than fewer: {fastest.name} takes {1e3 * seconds:,.3g} ms a token on {_machines(fastest.machines)}, "
+        f"this plan {1e3 * cost.token:,.3g} ms on {_machines(hosts)}, {cost.token / seconds:.1f} times as long"
     )
+
+
+def _machines(count: int) -> str:
+    return f"{count} machine{'s' * (count != 1)}"
 
 
 def _even(facts: ModelFacts, cluster: Cluster, job: Job) -> Iterator[Alternative]:

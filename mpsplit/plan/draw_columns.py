@@ -32,7 +32,8 @@ class Column:
         first, last = self.ranks[0], self.ranks[-1]
         if first == last:
             return f"rank {first}"
-        return f"ranks {first} {'to' if self.gapless else '...'} {last}"
+        between = "to" if self.gapless else "and" if len(self.ranks) == 2 else "..."
+        return f"ranks {first} {between} {last}"
 
     @property
     def short(self) -> str:

@@ -76,8 +76,6 @@ def show(cluster: Cluster) -> None:
     from rich.table import Table
 
     out = console()
-    if not out.is_terminal:  # under mpirun: as wide as it must be
-        out.width = max(out.width, 26 + 20 * cluster.size)
     devices = Table("", *(device.name for device in cluster.devices), title="machines")
     for name, words in _rows(cluster):
         devices.add_row(name, *words)

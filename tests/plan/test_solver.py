@@ -292,8 +292,8 @@ def test_alternatives_are_priced_and_none_is_better():
         assert found[0].solution.cost.token <= other.solution.cost.token * (1 + 1e-9)
         own = other.cluster.only(other.solution.devices)
         assert other.solution.cost == price(VICUNA, other.solution.plan, own, Job())
-    assert fewer_are_faster(found[0].solution, cluster, found) is None
-    assert "times as fast on 2 of 3 machines" in fewer_are_faster(found[2].solution, cluster, found)
+    said = [fewer_are_faster(a.solution.cost, a.solution.devices, cluster, found) for a in found[:3]]
+    assert said[0] == "" and "on 2 machines, this plan" in said[2] and "on 3 machines" in said[2]
 
 
 def sixty_four(kind: str, memory_bytes: int) -> Cluster:
