@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "serve": {"runtime", "serve"},
 }
 FORBIDDEN = {
-    "plan": {"torch", "transformers", "ncnn", "numpy"},
+    "plan": {"torch", "transformers", "ncnn"},
     "package": {"torch", "transformers", "ncnn", "mpi4py"},
     "export": {"ncnn"},
     "runtime": {"torch", "transformers", "safetensors"},
