@@ -133,11 +133,12 @@ def _divided(route: Route, stages: Stages, ceiling: float) -> Route:
         stages.divide(*end)
     costs = [stages.vector(group, first, lead)[layers] for group, first, lead, layers in route.ends()]
     groups = [group for group, _ in route.stages]
+    costs[0] += stages.opening(groups[0])
     hops = [stages.hop(a, b) for a, b in zip(groups, groups[1:], strict=False)] + [0.0]
     value = 0.0
     for cost, hop in reversed(list(zip(costs, hops, strict=True))):
         value = stages.goal.combine(value, cost + hop if cost + hop <= ceiling else np.inf)
-    return replace(route, value=value + stages.opening(groups[0]))
+    return replace(route, value=value)
 
 
 def _cheapest(space: Space, stages: Stages, ceiling: float) -> Route | None:
@@ -150,7 +151,7 @@ def _cheapest(space: Space, stages: Stages, ceiling: float) -> Route | None:
         first, last = move.group[0] == lead, move.behind == END
         if not last and move.behind not in tails:
             continue
-        cost = stages.vector(move.group, first, lead if last else None)
+        cost = stages.vector(move.group, first, lead if last else None) + (stages.opening(move.group) if first else 0.0)
         if not np.isfinite(cost).any():
             continue
         vector = np.where(cost <= ceiling, cost, np.inf)
@@ -159,8 +160,8 @@ def _cheapest(space: Space, stages: Stages, ceiling: float) -> Route | None:
         tail = Tail(move, cost, vector)
         if not first:
             tails.setdefault(move.ahead, []).append(tail)
-        elif vector[layers] + stages.opening(move.group) < best:
-            best, found = vector[layers] + stages.opening(move.group), tail
+        elif vector[layers] < best:
+            best, found = vector[layers], tail
     return found and Route(best, lead, tuple(_trace(found, tails, stages, layers, ceiling)))
 
 

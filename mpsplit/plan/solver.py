@@ -109,7 +109,7 @@ def _token(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution
 
 
 def _throughput(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
-    return _searched(facts, cluster, job, most, Goal(1, job.position, combine=np.maximum, orders=False))
+    return _searched(facts, cluster, job, most, Goal(1, job.position, combine=np.maximum, answers=False))
 
 
 def _first_token(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
@@ -132,13 +132,15 @@ def _first_token(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> So
 
 def _memory(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
     """First how full the fullest device must be, then the fastest plan with no device fuller."""
-    least = _searched(facts, cluster, job, most, Goal(1, job.position, combine=np.maximum, orders=False, fullest=True))
+    goal = Goal(1, job.position, combine=np.maximum, answers=False, fullest=True)
+    least = _searched(facts, cluster, job, most, goal, rounds=ROUNDS // 2)
     if least is None:
         return None
     for slack in SLACKS if cluster.size <= FEW_DEVICES else SLACKS[-1:]:
         part = min(fullest(least, cluster) * (1 + slack), 1.0)
         smaller = tuple(replace(d, memory_bytes=round(d.memory_bytes * part)) for d in cluster.devices)
-        if found := _token(facts, replace(cluster, devices=smaller), job, most):
+        goal, cluster_of_it = Goal(1, job.position), replace(cluster, devices=smaller)
+        if found := _searched(facts, cluster_of_it, job, most, goal, rounds=ROUNDS // 2):
             return replace(found, exact=found.exact and least.exact and not slack)
     return replace(least, exact=False)
 
@@ -155,14 +157,20 @@ def fullest(solution: Solution, cluster: Cluster) -> float:
 
 
 def _searched(
-    facts: ModelFacts, cluster: Cluster, job: Job, most: int, goal: Goal, ceiling: float = math.inf
+    facts: ModelFacts,
+    cluster: Cluster,
+    job: Job,
+    most: int,
+    goal: Goal,
+    ceiling: float = math.inf,
+    rounds: int = ROUNDS,
 ) -> Solution | None:
     stages, few = Stages(facts, cluster, job, goal), cluster.size <= FEW_DEVICES
     spaces = spaces_of(facts, cluster, job, most)
-    route = search(spaces, stages, *((0.0, math.inf) if few else (TOLERANCE, ROUNDS)), ceiling)
+    route = search(spaces, stages, *((0.0, math.inf) if few else (TOLERANCE, rounds)), ceiling)
     if route is None:
         return None
-    searched = "all groups in all orders" if few else f"groups of neighbours in {len(spaces)} orders, {ROUNDS} rounds"
+    searched = "all groups in all orders" if few else f"groups of neighbours in {len(spaces)} orders, {rounds} rounds"
     if stages.tables.straight:
         searched += "; where memory binds, divided along straight lines"
     shares = [stages.divide(*end).shares for end in route.ends()]

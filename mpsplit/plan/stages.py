@@ -26,13 +26,13 @@ EACH_LINK = 8  # ranks of two stages up to which handing on is looked up link by
 
 @dataclass(frozen=True)
 class Goal:
-    """What a plan is searched by: (rows, position) of the step that counts, how stages add up, and whether rank 0's orders count.
+    """What a plan is searched by: (rows, position) of the step that counts, how stages add up, and whether the answers to rank 0 count.
     `fullest`: not seconds, but how full the fullest device is."""
 
     rows: int
     position: int
     combine: Callable = np.add
-    orders: bool = True
+    answers: bool = True
     fullest: bool = False
 
 
@@ -89,7 +89,7 @@ class Stages:
         return self.cluster.devices[device].memory_bytes - self.cluster.devices[device].process_bytes
 
     def _answer(self, lead: int, device: int) -> float:
-        return self.cluster.link(lead, device).time(ANSWER) if self.goal.orders and device != lead else 0.0
+        return self.cluster.link(lead, device).time(ANSWER) if self.goal.answers and device != lead else 0.0
 
     def _sums(self, group: tuple[int, ...]) -> float:
         """Of one all_reduce."""
@@ -104,10 +104,10 @@ class Stages:
 
     def _opening(self, group: tuple[int, ...]) -> float:
         """What rank 0 adds to every token, the answer aside."""
-        if not self.goal.orders:
+        if self.goal.fullest:
             return 0.0
         lead = self.cluster.devices[group[0]]
-        return order_seconds(self.cluster.only(group), range(len(group))) + lead.step_seconds.value
+        return order_seconds(self.cluster.only(group), range(len(group)), self.goal.rows) + lead.step_seconds.value
 
     def _bound(self, key: Key) -> np.ndarray:
         if key not in self._bounds:

@@ -80,7 +80,8 @@ def test_where_ranks_and_links_differ_it_never_takes_longer_than_the_formula(see
     cluster = motley(plan.ranks, chance)
     cost, found = price(f, plan, cluster, job), simulate(f, plan, cluster, job, tokens=2)
     assert found.first_token <= cost.first_token * (1 + 1e-9)
-    assert max(found.tokens) <= cost.token * (1 + 1e-9)
+    # a rank that is late with the prompt may make the token after it late, but not later than by the formula
+    assert found.first_token + sum(found.tokens) <= (cost.first_token + 2 * cost.token) * (1 + 1e-9)
 
 
 def uneven_stages(f: ModelFacts, widths: list[int], chance: random.Random) -> list[tuple[int, list[Share]]]:

@@ -163,13 +163,15 @@ def brute_force(facts: ModelFacts, cluster: Cluster, goal: str, fullest: float =
         hops = [handover_seconds(cluster, a, b, size) for a, b in itertools.pairwise(groups)] + [0.0]
         lead, last = groups[0][0], len(groups) - 1
         opening = (
-            order_seconds(cluster.only(groups[0]), range(len(groups[0]))) + cluster.devices[lead].step_seconds.value
+            order_seconds(cluster.only(groups[0]), range(len(groups[0])), rows)
+            + cluster.devices[lead].step_seconds.value
         )
         for layers in compositions(facts.layers, len(groups), 1):
             own = [stage(g, n, i == 0, i == last, lead) for i, (g, n) in enumerate(zip(groups, layers, strict=True))]
             if goal == "memory":
                 best = min(best, max(own))
             elif goal == "throughput":
+                own[0] += opening
                 best = min(best, max(seconds + hop for seconds, hop in zip(own, hops, strict=True)))
             else:
                 best = min(best, opening + sum(own) + sum(hops))
@@ -233,7 +235,7 @@ def at_speed(device: Device, factor: float, **changes) -> Device:
     return replace(device, attention=rate(device.attention), kinds=kinds, **changes)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     st.lists(st.tuples(st.integers(GIB // 2, 6 * GIB), st.floats(3e9, 3e10)), min_size=1, max_size=7),
     st.sampled_from(["q4", "q8"]),
@@ -309,15 +311,16 @@ def sixty_four(kind: str, memory_bytes: int) -> Cluster:
     return replace(cluster, devices=devices, local=Link.of(2e-6, 5e9))
 
 
-@pytest.mark.parametrize("kind", ["alike", "two kinds", "all different", "hosts of 4"])
-@pytest.mark.parametrize("facts, memory_bytes", [(VICUNA, GIB), (LARGE, GIB)])
-def test_sixty_four_ranks(kind, facts, memory_bytes):
-    cluster = sixty_four(kind, memory_bytes)
+@pytest.mark.parametrize(
+    "kind, facts", [("alike", LARGE), ("two kinds", VICUNA), ("all different", VICUNA), ("hosts of 4", LARGE)]
+)
+def test_sixty_four_ranks(kind, facts):
+    cluster = sixty_four(kind, GIB)
     for goal in GOALS:
         start = time.process_time()
         solution = solve(facts, cluster, Job(), goal)
         assert time.process_time() - start < 10
-        assert all(m.total <= memory_bytes for m in solution.cost.memory)
+        assert all(m.total <= GIB for m in solution.cost.memory)
         print(
             f"{kind}, {facts.layers} layers, {goal}: {time.process_time() - start:.1f} s, {solution.cost.token:.3f} s a token"
         )
