@@ -142,6 +142,10 @@ def chat_command(args: argparse.Namespace) -> int:
 
 
 def inspect_command(args: argparse.Namespace) -> int:
+    if bool(args.package) == bool(args.diff):
+        raise RunError("inspect what? give either a PACKAGE or --diff A B")
+    if args.diff:
+        return _show_difference(*map(Path, args.diff), args.json)
     from mpsplit import inspection
 
     package = Path(args.package)
@@ -149,10 +153,11 @@ def inspect_command(args: argparse.Namespace) -> int:
     if args.check:
         for rank in range(manifest.plan.ranks):
             manifest.check_files(package, rank, again=True)
+    inspected = inspection.inspect(package, manifest, args.context)
     if args.json:
-        print(json.dumps(inspection.describe(manifest), indent=1, ensure_ascii=False))
+        print(json.dumps(inspection.describe(inspected), indent=1, ensure_ascii=False))
     else:
-        inspection.show(manifest)
+        inspection.show(inspected)
     return 0
 
 
@@ -266,6 +271,17 @@ def simulate_command(args: argparse.Namespace) -> int:
 
 
 # -- what several commands share ---------------------------------------------------------------------------------------------
+
+
+def _show_difference(a: Path, b: Path, as_json: bool) -> int:
+    from mpsplit.package.difference import differences
+
+    found = differences(a, b)
+    if as_json:
+        print(json.dumps({"same": not found, "differences": found}, ensure_ascii=False))
+    else:
+        print("\n".join(found) if found else "the same: facts, plan, rope, graphs, weights and tokenizer")
+    return int(bool(found))
 
 
 def _started_ranks(args: argparse.Namespace) -> int | None:
