@@ -133,6 +133,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--ignore-eos", action="store_true", help="go on after the end of the answer, for measurements")
     p.add_argument("--json", action="store_true", help="print one JSON object")
+    p.add_argument(
+        "--dump", metavar="DIR", help="write hidden states, keys and values of each layer and step there, as npz"
+    )
+    p.add_argument(
+        "--dump-per-rank", action="store_true", help="each rank its own part (default: put together a stage)"
+    )
     p.add_argument("--report", action="store_true", help="set what was predicted beside what was measured")
     _add_machines(p)
     _add_engine(p)

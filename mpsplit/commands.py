@@ -101,14 +101,19 @@ def convert_command(args: argparse.Namespace) -> int:
 
 
 def run_command(args: argparse.Namespace) -> int:
+    from mpsplit.runtime.dump import Dump
+
     manifest = _package_for_ranks(args)
     placed = _placed(args, manifest)
+    if args.dump_per_rank and not args.dump:
+        raise RunError("--dump-per-rank says how, not where; give --dump DIR with it")
+    dump = Dump(Path(args.dump), args.dump_per_rank).check() if args.dump else None
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.runtime import report
     from mpsplit.runtime.generate import Request
 
-    loop = _lead(args)
+    loop = _lead(args, dump)
     if loop is None:
         return 0
     prompt = _prompt_ids(args, loop.text)
@@ -144,10 +149,10 @@ def chat_command(args: argparse.Namespace) -> int:
 def inspect_command(args: argparse.Namespace) -> int:
     if bool(args.package) == bool(args.diff):
         raise RunError("inspect what? give either a PACKAGE or --diff A B")
-    if args.diff:
-        return _show_difference(*map(Path, args.diff), args.json)
     from mpsplit import inspection
 
+    if args.diff:
+        return inspection.show_difference(*map(Path, args.diff), args.json)
     package = Path(args.package)
     manifest = Manifest.load(package)
     if args.check:
@@ -273,17 +278,6 @@ def simulate_command(args: argparse.Namespace) -> int:
 # -- what several commands share ---------------------------------------------------------------------------------------------
 
 
-def _show_difference(a: Path, b: Path, as_json: bool) -> int:
-    from mpsplit.package.difference import differences
-
-    found = differences(a, b)
-    if as_json:
-        print(json.dumps({"same": not found, "differences": found}, ensure_ascii=False))
-    else:
-        print("\n".join(found) if found else "the same: facts, plan, rope, graphs, weights and tokenizer")
-    return int(bool(found))
-
-
 def _started_ranks(args: argparse.Namespace) -> int | None:
     """How many ranks the user asked for by mpirun or --ranks; None for neither."""
     return args.ranks if mpi_rank() is None else mpi_size()
@@ -369,12 +363,12 @@ def _stored_kind(args: argparse.Namespace) -> str:
     return kind_of(Param.load(rank_folder(Path(args.package), mpi_rank() or 0) / GRAPH))
 
 
-def _lead(args: argparse.Namespace):
+def _lead(args: argparse.Namespace, dump=None):
     """The token loop on rank 0. The other ranks follow it here until it ends, and get None."""
     from mpsplit.runtime.load import load_loop
 
     comm = world()
-    loop = load_loop(Path(args.package), comm, args.chunk, args.engine)
+    loop = load_loop(Path(args.package), comm, args.chunk, args.engine, dump)
     if comm.rank == 0:
         return loop
     loop.follow()

@@ -5,6 +5,7 @@ Invariant: everything shown is in the dict. Weights are not read; graphs and man
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -13,6 +14,7 @@ from pathlib import Path
 from mpsplit.errors import RunError
 from mpsplit.package.anatomy import EMBEDDING, HEAD
 from mpsplit.package.contents import Contents, Part, contents
+from mpsplit.package.difference import differences
 from mpsplit.package.manifest import Manifest
 from mpsplit.plan.placed import PLAN, Placed
 
@@ -166,3 +168,13 @@ def folded(parts: tuple[Part, ...]) -> list[Part]:
         name = same[0].name if len(same) == 1 else f"{same[0].name} .. {same[-1].name.split()[1]}, each"
         lines.append(replace(same[0], name=name, graph_bytes=max(part.graph_bytes for part in same)))
     return lines
+
+
+def show_difference(a: Path, b: Path, as_json: bool) -> int:
+    """The exit code: 1 when they differ."""
+    found = differences(a, b)
+    if as_json:
+        print(json.dumps({"same": not found, "differences": found}, ensure_ascii=False))
+    else:
+        print("\n".join(found) if found else "the same: facts, plan, rope, graphs, weights and tokenizer")
+    return int(bool(found))
