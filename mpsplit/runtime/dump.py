@@ -83,7 +83,10 @@ class Dumping:
         engine.keep(list(self.blobs.values()))
         self.steps = self.rows = 0
         self.bytes_between = self.seconds_between = 0  # of gathering, which is no part of the model
-        dump.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            dump.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as wrong:
+            raise RunError(f"--dump {dump.folder} cannot be made ({wrong.strerror}); name another directory") from None
 
     @property
     def position(self) -> int:
