@@ -38,6 +38,12 @@ def _families(changes: dict):
         "llama-mha-tied": lambda: LlamaConfig(**mha, tie_word_embeddings=True),
         "llama-bias": lambda: LlamaConfig(**gqa, tie_word_embeddings=False, attention_bias=True, mlp_bias=True),
         "llama-rope3": lambda: LlamaConfig(**gqa, tie_word_embeddings=False, rope_parameters=ROPE3),
+        **{
+            f"llama-{kind}": lambda kind=kind: LlamaConfig(
+                **gqa, tie_word_embeddings=False, rope_parameters=ROPES[kind]
+            )
+            for kind in ROPES
+        },
         "mistral-window": lambda: MistralConfig(**gqa, tie_word_embeddings=False, sliding_window=11),
         "qwen2-tied": lambda: Qwen2Config(**gqa, tie_word_embeddings=True),
         "qwen3": lambda: Qwen3Config(**gqa, head_dim=16, tie_word_embeddings=False),
@@ -52,6 +58,16 @@ ROPE3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=64,
 )
+# the other scaling variants, which test_rope.py goes through
+ROPES = {
+    "linear": dict(rope_type="linear", rope_theta=10000.0, factor=3.0),
+    "dynamic": dict(rope_type="dynamic", rope_theta=10000.0, factor=2.5),
+    "yarn": dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=32),
+    "yarn-slow": dict(
+        rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=32,
+        attention_factor=0.8, beta_fast=16, beta_slow=2,
+    ),
+}  # fmt: skip
 FAMILIES = ("llama", "llama-mha-tied", "llama-bias", "llama-rope3", "mistral-window", "qwen2-tied", "qwen3")
 
 
