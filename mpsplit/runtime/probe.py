@@ -6,6 +6,7 @@ host measure what is left to them while their neighbours work.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,10 @@ from mpsplit.progress import console, track
 from mpsplit.runtime.native_engine import NativeEngine, missing
 from mpsplit.runtime.probe_engine import Effort, EngineProbe, kinds_here
 from mpsplit.runtime.probe_links import Links
-from mpsplit.runtime.probe_machine import Disk, Memory, available_bytes, host_names, process_bytes
+from mpsplit.runtime.probe_machine import Disk, Memory, available_bytes, busy_share, host_names, process_bytes
 from mpsplit.runtime.stock import StockEngine
 
+BUSY = 0.2  # of a machine's cores, above which others are in the way
 REST = 0.005  # seconds before a sample: OpenMP's threads spin for a while after their work, and ncnn's are not the engine's
 
 
@@ -29,6 +31,7 @@ def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Eff
     hosts = host_names(comm)
     neighbours = hosts.count(hosts[comm.rank])
     comm.wait()
+    _warn_of_others(comm, hosts)
     memory = available_bytes() // neighbours
     effort = effort.within(memory)
     files = Disk(disk, effort.disk // neighbours)
@@ -47,6 +50,14 @@ def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Eff
         devices=tuple(comm.exchange(device)), links=links.links(), sums=links.all_reduces(),
         transport=getattr(comm, "transport", "mpi4py" if comm.size > 1 else ""),
     )  # fmt: skip
+
+
+def _warn_of_others(comm: Communicator, hosts: list[str]) -> None:
+    """What is measured is what other processes leave: rank 0 says where they take much."""
+    busy = {host: share for host, share in zip(hosts, comm.exchange(busy_share()), strict=True) if share > BUSY}
+    if busy and comm.rank == 0:
+        named = ", ".join(f"{share:.0%} of the cores of {host}" for host, share in busy.items())
+        print(f"mpsplit: other processes use {named}; probe again when they are done", file=sys.stderr)
 
 
 def _rounds(

@@ -33,6 +33,21 @@ def available_bytes() -> int:
     return min([system, *left_in_cgroups(groups.read_text(encoding="utf-8") if groups.exists() else "", CGROUPS)])
 
 
+def busy_share(seconds: float = 0.3) -> float:
+    """The part of this machine's cores that others use while we sleep."""
+    before = cpu_ticks(Path("/proc/stat").read_text(encoding="utf-8"))
+    time.sleep(seconds)
+    after = cpu_ticks(Path("/proc/stat").read_text(encoding="utf-8"))
+    idle, total = (b - a for a, b in zip(before, after, strict=True))
+    return 1 - idle / max(total, 1)
+
+
+def cpu_ticks(text: str) -> tuple[int, int]:
+    """(idle, all) since the machine started, of /proc/stat's first line: user nice system idle iowait irq softirq steal ..."""
+    ticks = [int(word) for word in text.split("\n", 1)[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
+
+
 def meminfo(text: str) -> dict[str, int]:
     """Name -> bytes."""
     lines = (line.partition(":") for line in text.splitlines())

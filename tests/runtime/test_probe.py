@@ -140,3 +140,10 @@ def test_a_cluster_holds_every_rank_and_every_pair(world, shared_folder, capsys)
 
 def test_sizes_as_people_say_them():
     assert [_bytes(size) for size in (*MESSAGES, 32 << 10)] == ["4 B", "16 KB", "1 MB", "32 KB"]
+
+
+def test_the_kernel_counts_who_is_busy():
+    from mpsplit.runtime.probe_machine import busy_share, cpu_ticks
+
+    assert cpu_ticks("cpu  10 1 9 70 5 2 3 0 8 0\ncpu0 1 1 1 1") == (75, 100)
+    assert 0 <= busy_share(0.05) <= 1
