@@ -152,6 +152,10 @@ def inspect_command(args: argparse.Namespace) -> int:
     from mpsplit import inspection
 
     if args.diff:
+        if idle := [
+            f"--{name}" for name in ("check", "context", "dot", "svg", "rank", "unfold") if getattr(args, name)
+        ]:
+            raise RunError(f"--diff compares two packages and has no use for {' and '.join(idle)}; leave it out")
         return inspection.show_difference(*map(Path, args.diff), args.json)
     package = Path(args.package)
     manifest = Manifest.load(package)

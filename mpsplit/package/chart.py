@@ -14,7 +14,7 @@ from itertools import groupby
 from mpsplit.package.anatomy import INPUTS, Anatomy
 from mpsplit.package.canonical import meaning
 from mpsplit.package.collectives import BY_LAYER
-from mpsplit.package.contents import kind_of, stored
+from mpsplit.package.contents import stored, stored_as
 from mpsplit.package.param import Layer
 from mpsplit.package.quantisation import LAYER as QLINEAR
 from mpsplit.package.quantisation import QLinear
@@ -123,7 +123,7 @@ def _lines(layer: Layer) -> tuple[str, ...]:
         return (layer.type, GROUPS.get(layer.params.get("1", ""), "?") + peer)
     if layer.type == QLINEAR:
         return (_linear_title(layer), *_products(layer))
-    if kind := kind_of(layer):
+    if kind := stored_as(layer):
         return (layer.type, f"{layer.params['8']} x {layer.params['9']}, {kind[0]}")
     if layer.type in ("Input", "TopK"):
         return (layer.type, layer.name)

@@ -13,13 +13,8 @@ from mpsplit.package.chart import Chart, Node
 from mpsplit.package.chart_colours import FILLS, INKS, LEGEND
 from mpsplit.plan.draw_shapes import COLOURS, FONT, LETTER, box, key, label
 
-SIZE, BOLD, LINE, PAD, GAP = (
-    11,
-    12.5,
-    14,
-    8,
-    18,
-)  # pixels: letters, bold ones as wide as those of, lines of text, around text, between boxes
+SIZE, BOLD, LINE = 11, 12.5, 14  # pixels: letters, bold ones as wide as those of, lines of text
+PAD, GAP = 8, 18  # around text, between boxes
 LANE, STEP, BEND = 8, 4, 8  # from boxes to a line that passes them, more for each row, and of its corners
 TOP, HEAD, SIDE = 76, 26, 70  # above the first block, above a block's boxes, left and right for long lines
 
