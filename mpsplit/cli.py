@@ -162,6 +162,10 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--diff", nargs=2, metavar=("A", "B"), help="what differs between two packages, names and order aside"
     )
+    p.add_argument("--dot", metavar="FILE", help="draw a rank's graph, for graphviz; collectives are marked")
+    p.add_argument("--svg", metavar="FILE", help="or as a picture, which needs nothing")
+    p.add_argument("--rank", type=int, metavar="R", help="whose graph (default: 0)")
+    p.add_argument("--unfold", action="store_true", help="draw equal decoder layers one by one")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = command(

@@ -148,12 +148,21 @@ def inspect_command(args: argparse.Namespace) -> int:
     from mpsplit import inspection
 
     if args.diff:
+        if idle := [
+            f"--{name}" for name in ("check", "context", "dot", "svg", "rank", "unfold") if getattr(args, name)
+        ]:
+            raise RunError(f"--diff compares two packages and has no use for {' and '.join(idle)}; leave it out")
         return inspection.show_difference(*map(Path, args.diff), args.json)
     package = Path(args.package)
     manifest = Manifest.load(package)
     if args.check:
         for rank in range(manifest.plan.ranks):
             manifest.check_files(package, rank, again=True)
+    if args.dot or args.svg:
+        inspection.draw(package, manifest, args.rank or 0, args.unfold, {"dot": args.dot, "svg": args.svg})
+        return 0
+    if args.rank is not None or args.unfold:
+        raise RunError("--rank and --unfold say how to draw; give --dot FILE or --svg FILE with them")
     inspected = inspection.inspect(package, manifest, args.context)
     if args.json:
         print(json.dumps(inspection.describe(inspected), indent=1, ensure_ascii=False))

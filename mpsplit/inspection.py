@@ -12,13 +12,17 @@ from itertools import groupby
 from pathlib import Path
 
 from mpsplit.errors import RunError
-from mpsplit.package.anatomy import EMBEDDING, HEAD
+from mpsplit.package.anatomy import EMBEDDING, HEAD, anatomy_of
+from mpsplit.package.chart import chart
+from mpsplit.package.chart_dot import dot
+from mpsplit.package.chart_svg import svg
 from mpsplit.package.contents import Contents, Part, contents
 from mpsplit.package.difference import differences
-from mpsplit.package.manifest import Manifest
+from mpsplit.package.manifest import FUSED, Manifest, rank_folder
 from mpsplit.plan.placed import PLAN, Placed
 
 SHORT = 12  # digits of a hash
+FORMS = {"dot": dot, "svg": svg}
 CUTS = ("heads", "kv_heads", "mlp", "embed", "head")
 
 
@@ -124,7 +128,7 @@ def show(inspected: Inspected) -> None:
         print(f"  collectives  {collectives}")
         for path, size in told["files"].items():
             print(f"  {path:<24} {size:>16,} bytes  sha256 {told['hashes'][path][:SHORT]}")
-        console.print(_table(held, inspected.context))
+        console.print(_table(held, inspected.context) if held.parts else "  its files are not here")
     total = _sum(inspected)
     print(f"\nall ranks: {total.weight_bytes:,} bytes of {total.weights:,} weights, {total.bits:.2f} bits a weight; "
           f"cache {total.cache_bytes:,}")  # fmt: skip
@@ -178,3 +182,18 @@ def show_difference(a: Path, b: Path, as_json: bool) -> int:
     else:
         print("\n".join(found) if found else "the same: facts, plan, rope, graphs, weights and tokenizer")
     return int(bool(found))
+
+
+def draw(package: Path, manifest: Manifest, rank: int, unfold: bool, files: dict[str, str | None]) -> None:
+    """The native engine's graph of a rank, written as "dot" or "svg" to the files that are named."""
+    if not 0 <= rank < manifest.plan.ranks:
+        raise RunError(f"--rank {rank} is out of range; the package has ranks 0 to {manifest.plan.ranks - 1}")
+    shard = manifest.plan.shards[rank]
+    found = chart(anatomy_of(rank_folder(package, rank) / FUSED, shard.layers.start), unfold)
+    title = f"{manifest.model}: rank {rank} of {manifest.plan.ranks}, stage {shard.stage}, layers {shard.layers}"
+    for form, file in files.items():
+        if file:
+            try:
+                Path(file).write_text(FORMS[form](found, title), encoding="utf-8")
+            except OSError as wrong:
+                raise RunError(f"--{form} {file} cannot be written ({wrong.strerror}); name another file") from None

@@ -116,6 +116,41 @@ def test_inspect_diff(package, package_of):
     assert "give either a PACKAGE or --diff A B" in refused("inspect", package, "--diff", package, package)
 
 
+def test_inspect_draws_a_rank(package, tmp_path):
+    mpsplit("inspect", package, "--svg", tmp_path / "a.svg", "--dot", tmp_path / "a.dot", "--rank", 1)
+    assert "rank 1 of 2, stage 0" in (tmp_path / "a.svg").read_text() and "x 5" in (tmp_path / "a.dot").read_text()
+    refusal = refused("inspect", package, "--svg", tmp_path / "a.svg", "--rank", 2)
+    assert "--rank 2 is out of range; the package has ranks 0 to 1" in refusal
+    assert "give --dot FILE or --svg FILE with them" in refused("inspect", package, "--unfold")
+
+
+def test_run_dumps_every_step(package, tmp_path):
+    import numpy as np
+
+    if native.load("_engine") is None:
+        pytest.skip("the native engine is not built; python -m mpsplit.native builds it")
+    asked = [
+        "run",
+        package,
+        "--prompt-ids",
+        "1,35,334",
+        "--max-new-tokens",
+        3,
+        "--ignore-eos",
+        "--dump",
+        tmp_path / "in",
+    ]
+    mpsplit(*asked)
+    shapes = [
+        {name: held[name].shape for name in ("hidden_states.5", "present_key.4")}
+        for held in map(np.load, sorted((tmp_path / "in").iterdir()))
+    ]
+    of_step = lambda rows, length: {"hidden_states.5": (1, rows, 128), "present_key.4": (1, 4, length, 16)}  # noqa: E731
+    assert shapes == [of_step(3, 3), of_step(1, 4), of_step(1, 5)]
+    assert "holds an earlier dump of 3 files" in refused(*asked)
+    assert "give --dump DIR with it" in refused("run", package, "--prompt-ids", "1", "--dump-per-rank")
+
+
 def test_verify_tells_the_same_from_the_different(package, package_of, tmp_path):
     told = json.loads(mpsplit("verify", package, EXAMPLE, "--json"))
     assert told["same"] and told["max_abs"] < 1e-4 and told["greedy"] == told["top1"] == 1 and told["kl"] < 1e-6

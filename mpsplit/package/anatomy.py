@@ -1,5 +1,5 @@
 """Which part of the model each layer of a rank's graph belongs to. In: a Param and the number of the rank's first decoder layer.
-Out: the graph's layers by part: "inputs", "embedding", "layer 0", "layer 1", ..., "head".
+Out: the graph's layers by part: "inputs", "embedding", "layer 0", "layer 1", ..., then "head" or "sending".
 
 Names, fusions and cuts do not matter: what is followed is the residual stream. Invariant: a decoder layer adds to it twice.
 """
@@ -7,14 +7,15 @@ Names, fusions and cuts do not matter: what is followed is the residual stream. 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mpsplit.errors import PackageError
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import LAYER as QLINEAR
 
-INPUTS, EMBEDDING, HEAD = "inputs", "embedding", "head"
+INPUTS, EMBEDDING, HEAD, SENDING = "inputs", "embedding", "head", "sending"
 ENTERING = ("AllReduce", "Recv")  # what may come before the first decoder layer
-HIDDEN, NORMED = "hidden", "RMSNorm"
+HIDDEN, LOGITS, NORM = "hidden", "logits", "RMSNorm"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,17 @@ class Anatomy:
     @property
     def normed(self) -> str | None:
         """What the last norm makes of the last hidden state, where this rank has a head."""
-        return next((layer.tops[0] for layer in self.of(HEAD) if layer.type == NORMED), None)
+        return next((layer.tops[0] for layer in self.of(HEAD) if layer.type == NORM), None)
+
+
+def anatomy_of(path: Path, first_layer: int) -> Anatomy:
+    """Of a .param file."""
+    try:
+        return anatomy(Param.load(path), first_layer)
+    except FileNotFoundError:
+        raise PackageError(f"there is no {path}; copy it here or convert the package again") from None
+    except (AssertionError, ValueError, IndexError, KeyError) as wrong:
+        raise PackageError(f"{path} is no graph that can be read ({wrong}); convert the package again") from None
 
 
 def anatomy(param: Param, first_layer: int) -> Anatomy:
@@ -56,7 +67,8 @@ def anatomy(param: Param, first_layer: int) -> Anatomy:
             f"the graph adds {len(stream) - 1} times to the hidden state, not twice a layer; convert the package again"
         )
     depths = _depths(layers, stream)
-    names = {0: EMBEDDING, len(stream) // 2 + 1: HEAD}
+    last = HEAD if any(LOGITS in layer.tops for layer in layers) else SENDING
+    names = {0: EMBEDDING, len(stream) // 2 + 1: last}
     parts = [
         INPUTS if depth is None else names.get(depth, f"layer {first_layer + depth - 1}")
         for depth in _with_their_readers(layers, depths)

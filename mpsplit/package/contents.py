@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from mpsplit.package.anatomy import EMBEDDING, anatomy
+from mpsplit.package.anatomy import EMBEDDING, anatomy_of
 from mpsplit.package.files import NUMPY_TYPES
 from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
-from mpsplit.package.param import Layer, Param
+from mpsplit.package.param import Layer
 from mpsplit.package.quantisation import LAYER as QLINEAR
 from mpsplit.package.quantisation import QLinear
 from mpsplit.package.weights import arrays_of
@@ -59,10 +59,11 @@ COUNTED = ("weights", "weight_bytes", "cache_bytes", "graph_bytes")
 
 
 def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Contents:
-    """`context` in tokens: how long the cache of keys and values is."""
+    """`context` in tokens: how long the cache of keys and values is. No parts where the rank's files are on another machine."""
     folder, shard = rank_folder(package, rank), manifest.plan.shards[rank]
-    graph = anatomy(Param.load(folder / GRAPH), shard.layers.start)
-    texts = [graph, anatomy(Param.load(folder / FUSED), shard.layers.start)] if (folder / FUSED).is_file() else [graph]
+    if not (folder / GRAPH).is_file():
+        return Contents(rank, ())
+    graph, fused = (anatomy_of(folder / name, shard.layers.start) for name in (GRAPH, FUSED))
     cache = cache_bytes(manifest.facts, len(shard.kv_heads), context)
     return Contents(
         rank,
@@ -71,7 +72,7 @@ def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Cont
                 name,
                 graph.of(name),
                 cache,
-                sum(len(str(layer)) + 1 for text in texts for layer in text.of(name)),
+                sum(len(str(layer)) + 1 for text in (graph, fused) for layer in text.of(name)),
                 embedding_elements(manifest, rank) if name == EMBEDDING else 0,
                 NUMPY_TYPES[manifest.dtype]().itemsize,
             )
@@ -95,7 +96,7 @@ def stored(layer: Layer) -> tuple[int, int]:
     return count, FLOAT * count
 
 
-def kind_of(layer: Layer) -> tuple[str, int] | None:
+def stored_as(layer: Layer) -> tuple[str, int] | None:
     """How the matrix of a layer is stored, and its elements; None where there is none."""
     if layer.type == QLINEAR:
         q = QLinear.of(layer)
@@ -108,7 +109,7 @@ def kind_of(layer: Layer) -> tuple[str, int] | None:
 def _part(name: str, layers: tuple[Layer, ...], cache: int, graph: int, rows: int, row_bytes: int) -> Part:
     held = [stored(layer) for layer in layers]
     kinds: Counter[str] = Counter()
-    for found in filter(None, map(kind_of, layers)):
+    for found in filter(None, map(stored_as, layers)):
         kinds[found[0]] += found[1]
     return Part(
         name,

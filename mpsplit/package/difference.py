@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpsplit.package.anatomy import anatomy
+from mpsplit.package.anatomy import anatomy_of
 from mpsplit.package.canonical import Line, canonical
 from mpsplit.package.contents import stored
 from mpsplit.package.files import mapped
@@ -48,7 +48,7 @@ class Side:
 
     def graph(self, rank: int, name: str) -> tuple[Line, ...]:
         path = rank_folder(self.folder, rank) / name
-        return canonical(anatomy(Param.load(path), self.manifest.plan.shards[rank].layers.start))
+        return canonical(anatomy_of(path, self.manifest.plan.shards[rank].layers.start))
 
     def weights(self, rank: int) -> Iterator[tuple[Line, str]]:
         """The layers of a rank that have weights, along the data flow, and the hash of what they hold."""

@@ -24,9 +24,8 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
-from mpsplit.package.anatomy import anatomy
+from mpsplit.package.anatomy import Anatomy, anatomy_of
 from mpsplit.package.manifest import FUSED, rank_folder
-from mpsplit.package.param import Param
 from mpsplit.plan.shards import Plan, Shard
 from mpsplit.runtime.engine import Engine
 
@@ -78,8 +77,8 @@ class Dumping:
         self.plan = self.manifest.plan
         self.shard = self.plan.shards[comm.rank]
         self.lead = self.plan.group(comm.rank)[0]
-        param = Param.load(rank_folder(package, comm.rank) / FUSED)
-        self.blobs = blobs_of(param, self.shard, self.manifest.facts.layers)
+        graph = anatomy_of(rank_folder(package, comm.rank) / FUSED, self.shard.layers.start)
+        self.blobs = blobs_of(graph, self.shard, self.manifest.facts.layers)
         engine.keep(list(self.blobs.values()))
         self.steps = self.rows = 0
         self.bytes_between = self.seconds_between = 0  # of gathering, which is no part of the model
@@ -157,9 +156,8 @@ class Dumping:
         whole[0, list(heads)] = part
 
 
-def blobs_of(param: Param, shard: Shard, layers: int) -> dict[str, str]:
+def blobs_of(graph: Anatomy, shard: Shard, layers: int) -> dict[str, str]:
     """transformers' name of a hidden state -> its blob in the graph, for those that this rank has."""
-    graph = anatomy(param, shard.layers.start)
     found = {}
     if shard.stage == 0:
         found[f"{HIDDEN}.0"] = graph.hidden_states[0]

@@ -111,3 +111,35 @@ def test_verify_on_three_ranks(model_of, package_of):
     command = [*MPSPLIT, "verify", package, model_of("shallow"), "--json"]
     told = json.loads(subprocess.run(command, capture_output=True, env=CLEAN, timeout=250, check=True).stdout)
     assert told["same"] and told["max_abs"] < 1e-4
+
+
+@pytest.mark.skipif(native.load("_engine") is None, reason="the native engine is not built")
+@pytest.mark.parametrize("case", CASES)
+def test_the_dump_is_transformers(model_of, package_of, case, tmp_path):
+    """Whoever has the heads, and whether the first rank of a stage has any: transformers' names, each once."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    ids = ",".join(map(str, PROMPT))
+    command = [
+        *MPSPLIT,
+        "run",
+        package_of(case),
+        "--prompt-ids",
+        ids,
+        "--max-new-tokens",
+        "1",
+        "--dump",
+        tmp_path / "in",
+    ]
+    subprocess.run(command, capture_output=True, env=CLEAN, timeout=100, check=True)
+    model = AutoModelForCausalLM.from_pretrained(model_of(CASES[case][0]), dtype=torch.float32).eval()
+    with torch.inference_mode():
+        out = model(torch.tensor([PROMPT]), output_hidden_states=True, use_cache=True)
+    expected = {f"hidden_states.{i}": hidden.numpy() for i, hidden in enumerate(out.hidden_states)}
+    for i, layer in enumerate(out.past_key_values.layers):
+        expected |= {f"present_key.{i}": layer.keys.numpy(), f"present_value.{i}": layer.values.numpy()}
+    files = [dict(np.load(file)) for file in (tmp_path / "in").iterdir()]
+    assert sorted(name for file in files for name in file if "." in name) == sorted(expected)
+    for name, array in ((name, array) for file in files for name, array in file.items() if "." in name):
+        assert array.shape == expected[name].shape and np.abs(array - expected[name]).max() < 1e-4, name
