@@ -87,7 +87,7 @@ std::vector<Out<float>> run(std::vector<Product>& products, const Rows& x, int t
         ys.push_back(array<float>({size_t(rows), size_t(product.weights.shape.n)}));
         product.y = ys.back().data();
     }
-    std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes(rows, shape.k, shape.block) / 8 + 1]);
+    std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes(rows, shape) / 8 + 1]);
     const Path* how = chosen(path);
     nb::gil_scoped_release release;
     multiply(products.data(), int(products.size()), x.data(), rows, scratch.get(), threads, how);

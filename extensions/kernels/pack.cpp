@@ -16,9 +16,14 @@ std::string text(const Shape& s) {
 }
 
 void check(const Shape& s) {
+    if (is_float(s.bits)) {
+        if (s.block != chunk_inputs || s.n < 1 || s.k < 1)
+            throw std::invalid_argument(text(s) + ": 16 bits come in a block of 32, n and k are at least 1");
+        return;
+    }
     bool bits = s.bits == 4 || s.bits == 6 || s.bits == 8, block = s.block == 32 || s.block == 64 || s.block == 128;
     if (!bits || !block || s.n < 1 || s.k < s.block || s.k % s.block)
-        throw std::invalid_argument(text(s) + ": bits are 4, 6 or 8, block is 32, 64 or 128 and divides k");
+        throw std::invalid_argument(text(s) + ": bits are 4, 6, 8 or 16, block is 32, 64 or 128 and divides k");
 }
 
 void encode(int bits, const Groups& g, uint8_t* chunk) {
@@ -59,6 +64,34 @@ void pack_with(const Shape& s, void* packed, int threads, BlockOf block_of) {
     }
 }
 
+// where row o of a panel of 16 bits has input i
+size_t bfloat_at(int o, int i) { return size_t(i) / 2 * line + 4 * o + i % 2 * 2; }
+
+void pack_bfloats(const Shape& s, const float* rows, void* packed, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int p = 0; p < panels(s.n); p++) {
+        uint8_t* panel = static_cast<uint8_t*>(packed) + p * panel_bytes(s);
+        std::memset(panel, 0, panel_bytes(s));
+        for (int o = 0; o < std::min(panel_rows, s.n - p * panel_rows); o++) {
+            const float* row = rows + size_t(p * panel_rows + o) * s.k;
+            for (int i = 0; i < s.k; i++) {
+                uint16_t value = to_bfloat(row[i]);
+                std::memcpy(panel + bfloat_at(o, i), &value, sizeof value);
+            }
+        }
+    }
+}
+
+void unpack_bfloats(const Weights& weights, float* rows) {
+    const Shape& s = weights.shape;
+    for (int row = 0; row < s.n; row++)
+        for (int i = 0; i < s.k; i++) {
+            uint16_t value;
+            std::memcpy(&value, weights.data + row / panel_rows * panel_bytes(s) + bfloat_at(row % panel_rows, i), sizeof value);
+            rows[size_t(row) * s.k + i] = from_bfloat(value);
+        }
+}
+
 }  // namespace
 
 size_t packed_bytes(const Shape& s) {
@@ -68,6 +101,7 @@ size_t packed_bytes(const Shape& s) {
 
 void pack(const Shape& s, const float* rows, void* packed, int threads) {
     check(s);
+    if (is_float(s.bits)) return pack_bfloats(s, rows, packed, threads);
     float most = largest(s.bits);
     pack_with(s, packed, threads, [&](int row, int b, int8_t* values) {
         const float* w = rows + size_t(row) * s.k + size_t(b) * s.block;
@@ -82,6 +116,7 @@ void pack(const Shape& s, const float* rows, void* packed, int threads) {
 
 void pack(const Shape& s, const int8_t* values, const float* scales, void* packed, int threads) {
     check(s);
+    if (is_float(s.bits)) throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
     for (size_t i = 0; i < size_t(s.n) * s.k; i++)
         if (values[i] < -zero_point(s.bits) || values[i] > largest(s.bits))
             throw std::invalid_argument("value " + std::to_string(values[i]) + " does not fit " +
@@ -94,6 +129,7 @@ void pack(const Shape& s, const int8_t* values, const float* scales, void* packe
 
 void unpack(const Weights& weights, float* rows) {
     const Shape& s = weights.shape;
+    if (is_float(s.bits)) return unpack_bfloats(weights, rows);
     for (int row = 0; row < s.n; row++) {
         const uint8_t* panel = weights.data + row / panel_rows * panel_bytes(s);
         int o = row % panel_rows;
