@@ -1,11 +1,11 @@
 // Float32 or integers in, a packed matrix out, and back; and the view that knows the size.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
 #include "half.h"
 #include "layout.h"
+#include "scale.h"
 
 namespace mpsplit {
 namespace {
@@ -99,19 +99,23 @@ size_t packed_bytes(const Shape& s) {
     return panels(s.n) * panel_bytes(s);
 }
 
-void pack(const Shape& s, const float* rows, void* packed, int threads) {
+void pack(const Shape& s, const float* rows, void* packed, int threads, Scales scales) {
     check(s);
     if (is_float(s.bits)) return pack_bfloats(s, rows, packed, threads);
-    float most = largest(s.bits);
     pack_with(s, packed, threads, [&](int row, int b, int8_t* values) {
-        const float* w = rows + size_t(row) * s.k + size_t(b) * s.block;
-        float peak = 0;
-        for (int i = 0; i < s.block; i++) peak = std::max(peak, std::fabs(w[i]));
-        uint16_t half = to_half(std::min(peak / most, 65504.f));
-        float scale = from_half(half);  // the integers fit the scale that is stored
-        for (int i = 0; i < s.block; i++) values[i] = scale > 0 ? std::lrint(std::clamp(w[i] / scale, -most, most)) : 0;
-        return half;
+        return fit(rows + size_t(row) * s.k + size_t(b) * s.block, s.block, s.bits, scales, values);
     });
+}
+
+void integers(const Shape& s, const float* rows, int8_t* values, float* scales, Scales method, int threads) {
+    check(s);
+    if (is_float(s.bits)) throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int row = 0; row < s.n; row++)
+        for (int b = 0; b < s.k / s.block; b++) {
+            const size_t at = size_t(row) * s.k + size_t(b) * s.block;
+            scales[size_t(row) * (s.k / s.block) + b] = from_half(fit(rows + at, s.block, s.bits, method, values + at));
+        }
 }
 
 void pack(const Shape& s, const int8_t* values, const float* scales, void* packed, int threads) {

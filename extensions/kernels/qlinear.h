@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "scale.h"
+
 namespace mpsplit {
 
 struct Shape {
@@ -24,8 +26,10 @@ struct Shape {
 // bytes.
 size_t packed_bytes(const Shape& shape);
 
-// rows [n, k] float32; each block's largest absolute value becomes the largest integer. In 16 bits: to the nearest.
-void pack(const Shape& shape, const float* rows, void* packed, int threads = 1);
+// rows [n, k] float32; in 16 bits: to the nearest
+void pack(const Shape& shape, const float* rows, void* packed, int threads = 1, Scales scales = Scales::minmax);
+// the same, not packed: values [n, k], scales [n, k / block]
+void integers(const Shape& shape, const float* rows, int8_t* values, float* scales, Scales method, int threads = 1);
 // values [n, k] within the bits (not 16), scales [n, k / block] rounded to 16 bits
 void pack(const Shape& shape, const int8_t* values, const float* scales, void* packed, int threads = 1);
 // A packed matrix somewhere in memory that is known to be large enough; only view() makes one.

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from mpsplit import native
 from mpsplit.errors import ClusterError
-from mpsplit.plan.cluster import Cluster, Link, Measured, described
 from mpsplit.package.quantisation import Quantisation
+from mpsplit.plan.cluster import Cluster, Link, Measured, described
 from mpsplit.plan.cost import price
 from mpsplit.plan.messages import all_reduce_rounds, all_reduce_seconds, handover_seconds, order_seconds
 from mpsplit.plan.shards import even_plan
