@@ -1,0 +1,82 @@
+"""AWQ: input columns that carry large activations are scaled up before rounding, and what makes the input is scaled down. In: weights that
+share an input, statistics of it. Out: a scale for each column.
+
+With s = (mean |x|)^alpha, Q(W s) (x / s) loses less than Q(W) x for the alpha that a search finds (Lin et al., arXiv 2306.00978). Dividing
+x costs nothing where it folds into what was there before: FOLDS. Invariant: folding alone changes the model by no more than float
+rounding, and ranks that add up their losses choose the same scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpsplit.export.statistics import Statistics
+from mpsplit.native import kernels
+from mpsplit.package.quantisation import Quantisation
+
+ALPHAS = tuple(i / 20 for i in range(20))  # 0 is no scaling
+SMALLEST = 1e-4  # of the mean: inputs that are nearly always 0 get no scale out of all proportion
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The inputs of `readers` are divided by dividing the rows (of a norm, its numbers) of `source`, in the same layer."""
+
+    source: str
+    readers: tuple[str, ...]
+
+
+# in this order: the later ones see weights that the earlier ones have scaled
+FOLDS = (
+    Fold("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+    Fold("self_attn.v_proj", ("self_attn.o_proj",)),
+    Fold("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+    Fold("mlp.up_proj", ("mlp.down_proj",)),
+)
+HEAD = Fold("model.norm", ("lm_head",))  # outside of the layers, on the last stage
+
+
+def column_scales(mean: np.ndarray, alpha: float) -> np.ndarray:
+    """float32 [k], around 1: the largest times the smallest is 1"""
+    s = np.maximum(mean.astype(np.float64), max(float(mean.mean(dtype=np.float64)) * SMALLEST, 1e-30)) ** alpha
+    return (s / np.sqrt(s.max() * s.min())).astype(np.float32)
+
+
+def output_error(difference: np.ndarray, hessian: np.ndarray) -> float:
+    """Mean over the inputs of |D x|^2, D [n, k]"""
+    return float(np.einsum("ij,ij->", difference @ hessian, difference, dtype=np.float64))
+
+
+def losses(
+    rows: np.ndarray, how: Quantisation, of: Statistics, scales: str = "mse", alphas: Sequence[float] = ALPHAS
+) -> np.ndarray:
+    """float64 [alphas]: the output error of rows [n, k] for each; a sample of a weight's rows will do."""
+    found = []
+    for alpha in alphas:
+        s = column_scales(of.mean, alpha)
+        found.append(output_error(rounded(rows * s, how, scales) / s - rows, of.hessian))
+    return np.array(found)
+
+
+def rounded(rows: np.ndarray, how: Quantisation, scales: str) -> np.ndarray:
+    """What rows become when they are stored."""
+    values, steps = kernels().integers(np.ascontiguousarray(rows), how.bits, how.block, scales)
+    return (values.reshape(*steps.shape, -1) * steps[..., None]).reshape(rows.shape)
+
+
+def best_scales(mean: np.ndarray, total_losses: np.ndarray, alphas: Sequence[float] = ALPHAS) -> np.ndarray:
+    """The column scales with the least loss, where `total_losses` are summed over all readers of the input and all ranks."""
+    return column_scales(mean, alphas[int(np.argmin(total_losses))])
+
+
+def of_heads(mean: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
+    """Means of o_proj's inputs [heads * dim] as v_proj's rows [kv_heads * dim] can follow them: over the heads that share one."""
+    return mean.reshape(kv_heads, heads // kv_heads, -1).mean(axis=1).reshape(-1)
+
+
+def to_heads(s: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
+    """Scales of v_proj's rows as scales of o_proj's columns."""
+    return np.repeat(s.reshape(kv_heads, 1, -1), heads // kv_heads, axis=1).reshape(-1)

@@ -1,0 +1,119 @@
+"""GPTQ and AWQ on random and on correlated inputs: the output error falls, and nothing else changes."""
+
+import numpy as np
+import pytest
+
+from mpsplit import native
+from mpsplit.export.awq import best_scales, column_scales, losses, of_heads, output_error, rounded, to_heads
+from mpsplit.export.encode import encoded
+from mpsplit.export.gptq import factor, gptq
+from mpsplit.export.statistics import Statistics
+from mpsplit.package.quantisation import Quantisation
+
+pytestmark = pytest.mark.skipif(native.kernels(required=False) is None, reason="the kernels are not built")
+Q4 = Quantisation(4, 32)
+N, K, TOKENS = 80, 256, 600
+
+
+def inputs(kind: str, rng) -> np.ndarray:
+    """[tokens, k]: white, or some 40 directions mixed into all columns, or a few columns that are far larger than the others"""
+    x = rng.standard_normal((TOKENS, K))
+    if kind == "correlated":
+        x = 0.2 * x + rng.standard_normal((TOKENS, 40)) @ rng.standard_normal((40, K)) / 6
+    if kind == "outliers":
+        x *= np.exp(rng.standard_normal(K) * 1.5)
+    return x.astype(np.float32)
+
+
+@pytest.fixture(params=["white", "correlated", "outliers"])
+def case(request):
+    rng = np.random.default_rng(0)
+    w, x = rng.standard_normal((N, K)).astype(np.float32), inputs(request.param, rng)
+    return request.param, w, Statistics.of(x), x
+
+
+def back(values, scales):
+    return (values.reshape(*scales.shape, -1) * scales[..., None]).reshape(values.shape)
+
+
+def test_the_factor_is_of_the_damped_inverse():
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((300, 64)).astype(np.float32)
+    x[:, 7] = 0
+    h = Statistics.of(x).hessian
+    u = factor(h)
+    damped = h + np.eye(64) * h.diagonal().mean() * 0.01
+    damped[7, 7] = h.diagonal().mean()
+    assert np.array_equal(u, np.triu(u))
+    np.testing.assert_allclose(u.T.astype(float) @ u, np.linalg.inv(damped), atol=1e-4)
+
+
+def test_fewer_tokens_than_inputs_still_have_a_factor():
+    u = factor(Statistics.of(np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)).hessian)
+    assert np.isfinite(u).all()
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("scales", ["minmax", "mse"])
+def test_gptq_lowers_the_output_error(case, bits, scales):
+    kind, w, of, _ = case
+    how = Quantisation(bits, 32)
+    plain = output_error(w - rounded(w, how, scales), of.hessian)
+    error = output_error(w - back(*gptq(w, factor(of.hessian), how, scales)), of.hessian)
+    assert error < plain * (0.6 if kind == "correlated" else 1), (error, plain)
+
+
+def test_gptq_of_pieces_is_gptq_of_the_whole(case):
+    _, w, of, _ = case
+    u = factor(of.hessian)
+    whole = encoded(w, Q4, "mse", u)
+    pieces = [encoded(w[i : i + 16], Q4, "mse", u) for i in range(0, N, 16)]
+    differ = np.mean(np.concatenate(pieces) != whole)  # products of other shapes may round their last bit otherwise
+    assert differ < 0.01
+    again = native.kernels().Weights(whole, N, K, 4, 32).unpack()
+    assert output_error(w - again, of.hessian) < output_error(w - rounded(w, Q4, "mse"), of.hessian)
+
+
+def test_gptq_with_white_inputs_of_equal_size_is_rounding():
+    w = np.random.default_rng(0).standard_normal((N, K)).astype(np.float32)
+    values, scales = gptq(w, factor(np.eye(K, dtype=np.float32)), Q4, "mse")
+    assert np.mean(back(values, scales) != rounded(w, Q4, "mse")) < 1e-3
+
+
+def test_awq_lowers_the_output_error_where_columns_differ(case):
+    kind, w, of, _ = case
+    found = losses(w, Q4, of)
+    s = best_scales(of.mean, found)
+    assert found.min() <= found[0] and np.isclose(found[0], output_error(w - rounded(w, Q4, "mse"), of.hessian))
+    error = output_error(rounded(w * s, Q4, "mse") / s - w, of.hessian)
+    assert np.isclose(error, found.min())
+    if kind == "outliers":
+        assert error < 0.7 * found[0], error / found[0]
+
+
+def test_losses_add_up_over_rows(case):
+    _, w, of, _ = case
+    np.testing.assert_allclose(losses(w[:30], Q4, of) + losses(w[30:], Q4, of), losses(w, Q4, of), rtol=1e-5)
+
+
+def test_gptq_after_awq(case):
+    kind, w, of, x = case
+    s = best_scales(of.mean, losses(w, Q4, of))
+    after = of.scaled(s)
+    np.testing.assert_allclose(after.hessian, Statistics.of(x / s).hessian, rtol=1e-2, atol=1e-4)
+    q = back(*gptq(w * s, factor(after.hessian), Q4, "mse")) / s
+    assert output_error(w - q, of.hessian) < output_error(w - rounded(w, Q4, "mse"), of.hessian)
+
+
+def test_scales_are_around_one_and_bear_zeros():
+    mean = np.array([0, 1e-9, 1, 100], np.float32)
+    for alpha in (0, 0.5, 1):
+        s = column_scales(mean, alpha)
+        assert np.isfinite(s).all() and (s > 0).all() and np.isclose(s.max() * s.min(), 1)
+    assert (column_scales(mean, 0) == 1).all() and (column_scales(np.zeros(4, np.float32), 0.5) == 1).all()
+
+
+def test_heads_that_share_values():
+    mean = np.arange(4 * 2, dtype=np.float32)  # 4 heads of 2
+    assert of_heads(mean, 4, 2).tolist() == [1, 2, 5, 6]
+    assert to_heads(np.array([1, 2, 5, 6]), 4, 2).tolist() == [1, 2, 1, 2, 5, 6, 5, 6]
