@@ -8,16 +8,17 @@ rounding, and ranks that add up their losses choose the same scales.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mpsplit.export.statistics import Statistics
 from mpsplit.native import kernels
-from mpsplit.package.quantisation import Quantisation
+from mpsplit.package.quantisation import BFLOAT, Quantisation
 
 ALPHAS = tuple(i / 20 for i in range(20))  # 0 is no scaling
+SAMPLE = 256  # rows of a weight, at least, that losses are found on: enough to tell one alpha from another
 SMALLEST = 1e-4  # of the mean: inputs that are nearly always 0 get no scale out of all proportion
 
 
@@ -80,3 +81,54 @@ def of_heads(mean: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
 def to_heads(s: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
     """Scales of v_proj's rows as scales of o_proj's columns."""
     return np.repeat(s.reshape(kv_heads, 1, -1), heads // kv_heads, axis=1).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one rank has of a decoder layer: arrays and Statistics by name within it ("mlp.up_proj.weight"), heads as cut for the rank."""
+
+    arrays: Mapping[str, np.ndarray]
+    of: Mapping[str, Statistics]
+    heads: int
+    kv_heads: int
+
+
+def fold_layer(
+    layer: Layer,
+    how: Callable[[str], Quantisation],
+    scales: str,
+    total: Callable[[np.ndarray], np.ndarray] = lambda own: own,
+) -> Layer:
+    """All of FOLDS, one after the other. `total` sums losses over the ranks of the stage; each calls it once for every norm."""
+    for fold in FOLDS:
+        layer = fold_into(layer, fold, how, scales, total if fold.source.endswith("norm") else lambda own: own)
+    return layer
+
+
+def fold_into(layer: Layer, fold: Fold, how, scales: str, total) -> Layer:
+    """Chooses the scales, multiplies the readers' columns, divides the source's rows. A rank without readers only takes part in the sum."""
+    readers = [name for name in (f"{reader}.weight" for reader in fold.readers) if name in layer.arrays]
+    own, of = np.zeros(len(ALPHAS)), None
+    if readers:
+        of = layer.of[readers[0]]
+        if fold.source == "self_attn.v_proj":
+            shared = to_heads(of_heads(of.mean, layer.heads, layer.kv_heads), layer.heads, layer.kv_heads)
+            of = Statistics(shared, of.hessian, of.count)
+        for name in readers:
+            if how(name).bits not in (0, BFLOAT):
+                rows = layer.arrays[name]
+                own = own + losses(rows[:: max(1, len(rows) // SAMPLE)], how(name), of, scales)
+    summed = total(own)
+    if of is None or not summed.any():
+        return layer
+    s = best_scales(of.mean, summed)
+    arrays, statistics = dict(layer.arrays), dict(layer.of)
+    for name in readers:
+        arrays[name] = arrays[name] * s
+        statistics[name] = layer.of[name].scaled(s)
+    if fold.source == "self_attn.v_proj":  # a row of v for all the heads that read it
+        s = s.reshape(layer.kv_heads, layer.heads // layer.kv_heads, -1)[:, 0].reshape(-1)
+    for name in (f"{fold.source}.weight", f"{fold.source}.bias"):
+        if name in arrays:
+            arrays[name] = (arrays[name].T / s).T
+    return Layer(arrays, statistics, layer.heads, layer.kv_heads)

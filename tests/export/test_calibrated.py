@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from mpsplit import native
-from mpsplit.export.awq import best_scales, column_scales, losses, of_heads, output_error, rounded, to_heads
+from mpsplit.export.awq import (
+    Layer,
+    best_scales,
+    column_scales,
+    fold_layer,
+    losses,
+    of_heads,
+    output_error,
+    rounded,
+    to_heads,
+)
 from mpsplit.export.encode import encoded
 from mpsplit.export.gptq import factor, gptq
 from mpsplit.export.statistics import Statistics
@@ -117,3 +127,69 @@ def test_heads_that_share_values():
     mean = np.arange(4 * 2, dtype=np.float32)  # 4 heads of 2
     assert of_heads(mean, 4, 2).tolist() == [1, 2, 5, 6]
     assert to_heads(np.array([1, 2, 5, 6]), 4, 2).tolist() == [1, 2, 1, 2, 5, 6, 5, 6]
+
+
+HIDDEN, DIM, HEADS, KV_HEADS, MLP = 64, 16, 8, 4, 96
+
+
+def decoder_layer(rng) -> Layer:
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    arrays = {f"{norm}.weight": 1 + draw(HIDDEN) / 4 for norm in ("input_layernorm", "post_attention_layernorm")}
+    shapes = {"q": (HEADS * DIM, HIDDEN), "k": (KV_HEADS * DIM, HIDDEN), "v": (KV_HEADS * DIM, HIDDEN)}
+    arrays |= {f"self_attn.{name}_proj.weight": draw(*shape) for name, shape in shapes.items()}
+    arrays |= {"self_attn.v_proj.bias": draw(KV_HEADS * DIM), "self_attn.o_proj.weight": draw(HIDDEN, HEADS * DIM)}
+    arrays |= {f"mlp.{name}_proj.weight": draw(MLP, HIDDEN) for name in ("gate", "up")}
+    arrays |= {"mlp.up_proj.bias": draw(MLP), "mlp.down_proj.weight": draw(HIDDEN, MLP)}
+    of = {
+        name: Statistics.of(draw(50, a.shape[1]) * np.exp(draw(a.shape[1])))
+        for name, a in arrays.items()
+        if a.ndim == 2
+    }
+    shared = {name: of["self_attn.q_proj.weight"] for name in of if name[10:11] in "qkv"}
+    return Layer(arrays, of | shared | {"mlp.gate_proj.weight": of["mlp.up_proj.weight"]}, HEADS, KV_HEADS)
+
+
+def values_and_mlp(layer: Layer, x: np.ndarray) -> list[np.ndarray]:
+    """What depends on the folded products: q, k, o (v for each of its heads), and down (gate * up)."""
+    a = {name: array.astype(float) for name, array in layer.arrays.items()}
+    n, m = (x * a[f"{norm}.weight"] for norm in ("input_layernorm", "post_attention_layernorm"))
+    v = n @ a["self_attn.v_proj.weight"].T + a["self_attn.v_proj.bias"]
+    heads = np.repeat(v.reshape(len(x), KV_HEADS, 1, DIM), HEADS // KV_HEADS, axis=2).reshape(len(x), -1)
+    up = m @ a["mlp.up_proj.weight"].T + a["mlp.up_proj.bias"]
+    gate = np.tanh(m @ a["mlp.gate_proj.weight"].T)
+    return [
+        n @ a["self_attn.q_proj.weight"].T,
+        n @ a["self_attn.k_proj.weight"].T,
+        heads @ a["self_attn.o_proj.weight"].T,
+        (gate * up) @ a["mlp.down_proj.weight"].T,
+    ]
+
+
+def test_folding_does_not_change_the_layer():
+    rng = np.random.default_rng(0)
+    layer, x = decoder_layer(rng), rng.standard_normal((20, HIDDEN))
+    after = fold_layer(layer, lambda name: Q4, "mse")
+    changed = [name for name in layer.arrays if not np.array_equal(layer.arrays[name], after.arrays[name])]
+    assert len(changed) == len(layer.arrays), "every array takes part in a fold"
+    for before, now in zip(values_and_mlp(layer, x), values_and_mlp(after, x), strict=True):
+        np.testing.assert_allclose(now, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
+    assert all(of.count == 50 for of in after.of.values())
+
+
+def test_what_is_not_rounded_is_not_folded():
+    layer = decoder_layer(np.random.default_rng(0))
+    after = fold_layer(layer, lambda name: Quantisation(16, 32), "mse")
+    assert all(after.arrays[name] is array for name, array in layer.arrays.items())
+
+
+def test_ranks_choose_the_same_scales_for_a_norm():
+    """Two halves of the heads and the MLP, whose losses are summed, fold the norms alike; a rank without heads too."""
+    whole, asked = decoder_layer(np.random.default_rng(0)), []
+    expected = fold_layer(whole, lambda name: Q4, "mse", lambda own: asked.append(own) or own)
+    attention = {name: a for name, a in whole.arrays.items() if "mlp" not in name and "post" not in name}
+    replay = iter(asked)
+    without_mlp = fold_layer(
+        Layer(attention, whole.of, HEADS, KV_HEADS), lambda name: Q4, "mse", lambda own: next(replay)
+    )
+    assert next(replay, None) is None, "both norms were asked for"
+    assert all(np.array_equal(array, expected.arrays[name]) for name, array in without_mlp.arrays.items())
