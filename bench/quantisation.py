@@ -5,7 +5,7 @@
 Method: eval.jsonl's first 50 lines are the calibration text (awq, gptq; both with searched scales), the other 150 are what is measured on.
 Every row is a package of one rank as it would be stored, run by the native engine. Weight error is |W - Q| / |W| over all linear
 weights (after awq: of the weights that were rounded). KL (nats a token, float32 against this) and top-1 agreement are over all positions of
-prompts and the answers that float32 gave; "right" is how many of the 150 prompts are answered right, greedily. Bits a weight: quantised.bin over the
+prompts and the answers that float32 gave, what all prompts begin with counted once; "right" is how many of the 150 prompts are answered right, greedily. Bits a weight: quantised.bin over the
 number of weights in it.
 """
 
@@ -159,13 +159,19 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
+def common(texts: list[tuple[int, ...]]) -> int:
+    """How many tokens all texts begin with."""
+    return next(i for i, column in enumerate(zip(*texts, strict=False)) if len(set(column)) > 1)
+
+
 def answers(package: Path, measured: list[Line]) -> tuple[np.ndarray, float]:
     """(log-probabilities of every position, the share of prompts answered right)"""
     loop = load_loop(package, Alone())
-    logits = np.concatenate([loop.engine.step(line.text, 0, every_row=True) for line in measured])
+    shared = common([line.text for line in measured])
+    logits = [loop.engine.step(line.text, 0, every_row=True)[shared * bool(i) :] for i, line in enumerate(measured)]
     right = sum(loop.generate(Request(line.prompt, NEW)).text.strip() == line.answer for line in measured)
     loop.engine.close()
-    return log_softmax(logits), right / len(measured)
+    return log_softmax(np.concatenate(logits)), right / len(measured)
 
 
 def measure(whole: Whole, measured: list[Line], kinds: list[str], methods: list[str], block: int) -> list[Row]:
