@@ -109,17 +109,18 @@ def lines(package: Path) -> list[Line]:
 
 
 def folded(whole: Whole, facts: ModelFacts, how: Quantisation) -> tuple[Arrays, dict[str, Statistics]]:
-    arrays, of = dict(whole.arrays), dict(whole.of)
-    for number in range(facts.layers):
-        prefix = f"model.layers.{number}."
-        own = lambda d, prefix=prefix: {n.removeprefix(prefix): v for n, v in d.items() if n.startswith(prefix)}  # noqa: E731
-        layer = awq.fold_layer(
-            awq.Layer(own(arrays), own(of), facts.heads, facts.kv_heads), lambda _: how, scales="mse"
-        )
-        arrays |= {prefix + n: a for n, a in layer.arrays.items()}
-        of |= {prefix + n: s for n, s in layer.of.items()}
-    head = awq.fold_into(awq.Layer(arrays, of, 1, 1), awq.HEAD, lambda _: how, "mse", lambda own: own)
-    return dict(head.arrays), dict(head.of)
+    found: dict[str, awq.Scaling] = {}
+    for prefix in (f"model.layers.{number}." for number in range(facts.layers)):
+        own = [
+            {n.removeprefix(prefix): v for n, v in d.items() if n.startswith(prefix)} for d in (whole.arrays, whole.of)
+        ]
+        layer = awq.Layer(*own, facts.heads, facts.kv_heads)
+        found |= {prefix + name: scaling for name, scaling in awq.scalings(layer, lambda _: how, "mse").items()}
+    found |= awq.scalings(awq.Layer(whole.arrays, whole.of, 1, 1), lambda _: how, "mse", folds=[awq.HEAD])
+    scaling = lambda name: found.get(name, awq.Scaling())  # noqa: E731
+    return {n: scaling(n)(a) for n, a in whole.arrays.items()}, {
+        n: scaling(n).statistics(s) for n, s in whole.of.items()
+    }
 
 
 def store(whole: Whole, out: Path, how: Quantisation, method: str) -> tuple[float, float]:

@@ -9,7 +9,7 @@ rounding, and ranks that add up their losses choose the same scales.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,10 +30,11 @@ class Fold:
     readers: tuple[str, ...]
 
 
-# in this order: the later ones see weights that the earlier ones have scaled
+VALUES = "self_attn.v_proj"
+# no fold's source comes before it as a reader: what is chosen for columns does not depend on what rows are divided by
 FOLDS = (
     Fold("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-    Fold("self_attn.v_proj", ("self_attn.o_proj",)),
+    Fold(VALUES, ("self_attn.o_proj",)),
     Fold("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
     Fold("mlp.up_proj", ("mlp.down_proj",)),
 )
@@ -85,50 +86,67 @@ def to_heads(s: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Layer:
-    """What one rank has of a decoder layer: arrays and Statistics by name within it ("mlp.up_proj.weight"), heads as cut for the rank."""
+    """What one rank has of a decoder layer: rows of its linears (all or some: SAMPLE are enough) and Statistics by name within it
+    ("mlp.up_proj.weight"); heads as cut for the rank."""
 
-    arrays: Mapping[str, np.ndarray]
+    rows: Mapping[str, np.ndarray]
     of: Mapping[str, Statistics]
     heads: int
     kv_heads: int
 
 
-def fold_layer(
+@dataclass(frozen=True)
+class Scaling:
+    """What folding does to one array: row i is divided by over[i], column j multiplied by times[j]; None leaves them."""
+
+    over: np.ndarray | None = None
+    times: np.ndarray | None = None
+
+    def __call__(self, array: np.ndarray, first: int = 0) -> np.ndarray:
+        """Rows `first` and following of a weight, or numbers of a norm or bias."""
+        if self.over is not None:
+            array = (array.T / self.over[first : first + len(array)]).T
+        return array if self.times is None else array * self.times
+
+    def statistics(self, of: Statistics) -> Statistics:
+        """Of what the linear is fed after folding."""
+        return of if self.times is None else of.scaled(self.times)
+
+
+def scalings(
     layer: Layer,
     how: Callable[[str], Quantisation],
     scales: str,
     total: Callable[[np.ndarray], np.ndarray] = lambda own: own,
-) -> Layer:
-    """All of FOLDS, one after the other. `total` sums losses over the ranks of the stage; each calls it once for every norm."""
-    for fold in FOLDS:
-        layer = fold_into(layer, fold, how, scales, total if fold.source.endswith("norm") else lambda own: own)
-    return layer
+    folds: Sequence[Fold] = FOLDS,
+) -> dict[str, Scaling]:
+    """Scaling by name within the layer, for what changes. `total` sums losses over the ranks of the stage; each calls it once for every norm."""
+    found: dict[str, Scaling] = {}
+    for fold in folds:
+        s = _scales_of(layer, fold, how, scales, total if fold.source.endswith("norm") else lambda own: own)
+        if s is None:
+            continue
+        for name in fold.readers:
+            found[f"{name}.weight"] = replace(found.get(f"{name}.weight", Scaling()), times=s)
+        if fold.source == VALUES:  # a row of v for all the heads that read it
+            s = s.reshape(layer.kv_heads, layer.heads // layer.kv_heads, -1)[:, 0].reshape(-1)
+        for name in (f"{fold.source}.weight", f"{fold.source}.bias"):
+            found[name] = replace(found.get(name, Scaling()), over=s)
+    return found
 
 
-def fold_into(layer: Layer, fold: Fold, how, scales: str, total) -> Layer:
-    """Chooses the scales, multiplies the readers' columns, divides the source's rows. A rank without readers only takes part in the sum."""
-    readers = [name for name in (f"{reader}.weight" for reader in fold.readers) if name in layer.arrays]
+def _scales_of(layer: Layer, fold: Fold, how, scales: str, total) -> np.ndarray | None:
+    """Of the readers' columns; None where nothing is rounded, and for a rank without readers, which only takes part in the sum."""
+    readers = [name for name in (f"{reader}.weight" for reader in fold.readers) if name in layer.rows]
     own, of = np.zeros(len(ALPHAS)), None
     if readers:
         of = layer.of[readers[0]]
-        if fold.source == "self_attn.v_proj":
+        if fold.source == VALUES:
             shared = to_heads(of_heads(of.mean, layer.heads, layer.kv_heads), layer.heads, layer.kv_heads)
-            of = Statistics(shared, of.hessian, of.count)
-        for name in readers:
-            if how(name).bits not in (0, BFLOAT):
-                rows = layer.arrays[name]
-                own = own + losses(rows[:: max(1, len(rows) // SAMPLE)], how(name), of, scales)
-    summed = total(own)
-    if of is None or not summed.any():
-        return layer
-    s = best_scales(of.mean, summed)
-    arrays, statistics = dict(layer.arrays), dict(layer.of)
+            of = replace(of, mean=shared)
     for name in readers:
-        arrays[name] = arrays[name] * s
-        statistics[name] = layer.of[name].scaled(s)
-    if fold.source == "self_attn.v_proj":  # a row of v for all the heads that read it
-        s = s.reshape(layer.kv_heads, layer.heads // layer.kv_heads, -1)[:, 0].reshape(-1)
-    for name in (f"{fold.source}.weight", f"{fold.source}.bias"):
-        if name in arrays:
-            arrays[name] = (arrays[name].T / s).T
-    return Layer(arrays, statistics, layer.heads, layer.kv_heads)
+        if how(name).bits not in (0, BFLOAT):
+            rows = layer.rows[name]
+            own = own + losses(rows[:: max(1, len(rows) // SAMPLE)], how(name), of, scales)
+    summed = total(own)
+    return best_scales(of.mean, summed) if of and summed.any() else None

@@ -1,18 +1,21 @@
 """GPTQ and AWQ on random and on correlated inputs: the output error falls, and nothing else changes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mpsplit import native
 from mpsplit.export.awq import (
     Layer,
+    Scaling,
     best_scales,
     column_scales,
-    fold_layer,
     losses,
     of_heads,
     output_error,
     rounded,
+    scalings,
     to_heads,
 )
 from mpsplit.export.encode import encoded
@@ -151,7 +154,7 @@ def decoder_layer(rng) -> Layer:
 
 def values_and_mlp(layer: Layer, x: np.ndarray) -> list[np.ndarray]:
     """What depends on the folded products: q, k, o (v for each of its heads), and down (gate * up)."""
-    a = {name: array.astype(float) for name, array in layer.arrays.items()}
+    a = {name: array.astype(float) for name, array in layer.rows.items()}
     n, m = (x * a[f"{norm}.weight"] for norm in ("input_layernorm", "post_attention_layernorm"))
     v = n @ a["self_attn.v_proj.weight"].T + a["self_attn.v_proj.bias"]
     heads = np.repeat(v.reshape(len(x), KV_HEADS, 1, DIM), HEADS // KV_HEADS, axis=2).reshape(len(x), -1)
@@ -165,31 +168,36 @@ def values_and_mlp(layer: Layer, x: np.ndarray) -> list[np.ndarray]:
     ]
 
 
+def folded(layer: Layer, found: dict[str, Scaling]) -> Layer:
+    return replace(layer, rows={name: found.get(name, Scaling())(array) for name, array in layer.rows.items()})
+
+
 def test_folding_does_not_change_the_layer():
     rng = np.random.default_rng(0)
     layer, x = decoder_layer(rng), rng.standard_normal((20, HIDDEN))
-    after = fold_layer(layer, lambda name: Q4, "mse")
-    changed = [name for name in layer.arrays if not np.array_equal(layer.arrays[name], after.arrays[name])]
-    assert len(changed) == len(layer.arrays), "every array takes part in a fold"
+    found = scalings(layer, lambda name: Q4, "mse")
+    after = folded(layer, found)
+    assert all(not np.array_equal(array, after.rows[name]) for name, array in layer.rows.items()), "all take part"
     for before, now in zip(values_and_mlp(layer, x), values_and_mlp(after, x), strict=True):
         np.testing.assert_allclose(now, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
-    assert all(of.count == 50 for of in after.of.values())
+    name = "mlp.up_proj.weight"
+    pieces = [found[name](layer.rows[name][i : i + 16], i) for i in range(0, MLP, 16)]
+    assert np.array_equal(np.concatenate(pieces), after.rows[name])
+    down = "mlp.down_proj.weight"
+    assert np.allclose(found[down].statistics(layer.of[down]).mean, layer.of[down].mean / found[down].times)
 
 
 def test_what_is_not_rounded_is_not_folded():
-    layer = decoder_layer(np.random.default_rng(0))
-    after = fold_layer(layer, lambda name: Quantisation(16, 32), "mse")
-    assert all(after.arrays[name] is array for name, array in layer.arrays.items())
+    assert not scalings(decoder_layer(np.random.default_rng(0)), lambda name: Quantisation(16, 32), "mse")
 
 
 def test_ranks_choose_the_same_scales_for_a_norm():
-    """Two halves of the heads and the MLP, whose losses are summed, fold the norms alike; a rank without heads too."""
+    """A rank without MLP takes part in both sums, and divides its norm as the others do."""
     whole, asked = decoder_layer(np.random.default_rng(0)), []
-    expected = fold_layer(whole, lambda name: Q4, "mse", lambda own: asked.append(own) or own)
-    attention = {name: a for name, a in whole.arrays.items() if "mlp" not in name and "post" not in name}
+    expected = scalings(whole, lambda name: Q4, "mse", lambda own: asked.append(own) or own)
     replay = iter(asked)
-    without_mlp = fold_layer(
-        Layer(attention, whole.of, HEADS, KV_HEADS), lambda name: Q4, "mse", lambda own: next(replay)
-    )
+    attention = replace(whole, rows={name: a for name, a in whole.rows.items() if "self_attn" in name})
+    found = scalings(attention, lambda name: Q4, "mse", lambda own: next(replay))
     assert next(replay, None) is None, "both norms were asked for"
-    assert all(np.array_equal(array, expected.arrays[name]) for name, array in without_mlp.arrays.items())
+    assert found and all(np.array_equal(found[name].over, expected[name].over) for name in found if "norm" in name)
+    assert not any("mlp" in name for name in found)
