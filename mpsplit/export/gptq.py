@@ -35,8 +35,10 @@ def factor(hessian: np.ndarray) -> np.ndarray:
         # with the order of the columns reversed, L L^T becomes R R^T with R upper triangular, and U is R^-1
         lower, failed = torch.linalg.cholesky_ex(h.flip(0, 1))
         if not failed:
-            upper = lower.flip(0, 1)
-            return torch.linalg.solve_triangular(upper, torch.eye(len(upper)), upper=True).numpy()
+            del h
+            upper, u = lower.flip(0, 1), torch.eye(len(lower))
+            del lower
+            return torch.linalg.solve_triangular(upper, u, upper=True, out=u).numpy()
     raise ConvertError(
         f"the second moments of {len(hessian)} inputs have no Cholesky factor; calibrate with a longer or more varied text"
     )

@@ -8,8 +8,8 @@ tensor share one Statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,8 +79,29 @@ def gathering(module: nn.Module, prefix: str) -> Iterator[dict[str, _Sums]]:
             hook.remove()
 
 
-def statistics(engine, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[str, dict[str, Statistics]]]:
-    """(module, its linears' Statistics) for "model.layers.N" of this rank and "lm_head"; all ranks call it, and go through it to the end."""
+@contextmanager
+def filled(module: nn.Module, prefix: str, fill: Callable[[str], torch.Tensor]) -> Iterator[None]:
+    """The module's parameters hold fill(weight name) while the block runs, and only shapes afterwards: so a slice larger than memory is
+    run layer by layer."""
+    places = [(module.get_submodule(n.rpartition(".")[0]), n) for n, _ in module.named_parameters()]
+    put = lambda at, name, tensor: setattr(at, name.rpartition(".")[2], nn.Parameter(tensor, requires_grad=False))  # noqa: E731
+    try:
+        for at, name in places:
+            put(at, name, fill(f"{prefix}.{name}"))
+        yield
+    finally:
+        for at, name in places:
+            put(at, name, getattr(at, name.rpartition(".")[2]).to("meta"))
+
+
+Around = Callable[[nn.Module, str], AbstractContextManager]
+
+
+def statistics(
+    engine, sequences: Sequence[Sequence[int]], around: Around = lambda module, prefix: nullcontext()
+) -> Iterator[tuple[str, dict[str, Statistics]]]:
+    """(module, its linears' Statistics) for "model.layers.N" of this rank and "lm_head"; all ranks call it, and go through it to the end.
+    Each of them, and "model.norm", runs within `around`, which may fill in its weights."""
     if not sum(map(len, sequences)):
         raise ConvertError("the calibration text has no tokens; give --calibrate a file with some pages of text")
     stage = engine.stage
@@ -89,7 +110,7 @@ def statistics(engine, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[str
         states = [_enter(stage, x[0]) for x in inputs]
     for number, layer in stage.model.layers.items():
         name = f"model.layers.{number}"
-        with torch.inference_mode(), gathering(layer, name) as sums:
+        with around(layer, name), torch.inference_mode(), gathering(layer, name) as sums:
             for i, (_, cos, sin, mask) in enumerate(inputs):
                 states[i] = layer(states[i], attention_mask=mask, position_embeddings=(cos, sin))
         yield name, _finished(sums)
@@ -99,9 +120,10 @@ def statistics(engine, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[str
                 hidden = operators.send(hidden, WORLD, peer)
         if not stage.head:
             return
-        with gathering(stage.lm_head, "lm_head") as sums:
+        norm, head = stage.model.norm, stage.lm_head
+        with around(norm, "model.norm"), around(head, "lm_head"), gathering(head, "lm_head") as sums:
             for hidden in states:
-                stage.lm_head(stage.model.norm(hidden))
+                head(norm(hidden))
     yield "lm_head", _finished(sums)
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mpsplit import native
 from mpsplit.export.awq import (
@@ -18,7 +20,7 @@ from mpsplit.export.awq import (
     scalings,
     to_heads,
 )
-from mpsplit.export.encode import encoded
+from mpsplit.export.encode import Encoder, encoded
 from mpsplit.export.gptq import factor, gptq
 from mpsplit.export.statistics import Statistics
 from mpsplit.package.quantisation import Quantisation
@@ -85,6 +87,42 @@ def test_gptq_of_pieces_is_gptq_of_the_whole(case):
     assert differ < 0.01
     again = native.kernels().Weights(whole, N, K, 4, 32).unpack()
     assert output_error(w - again, of.hessian) < output_error(w - rounded(w, Q4, "mse"), of.hessian)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n=st.sampled_from([1, 5, 16, 33]),
+    blocks=st.integers(1, 4),
+    bits=st.sampled_from([4, 6, 8]),
+    block=st.sampled_from([32, 64, 128]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_gptq_of_any_shape_can_be_packed(n, blocks, bits, block, seed):
+    rng, how = np.random.default_rng(seed), Quantisation(bits, block)
+    w = (rng.standard_normal((n, blocks * block)) * rng.choice([0, 1e-3, 10], (n, 1))).astype(np.float32)
+    x = rng.standard_normal((rng.integers(1, 300), blocks * block)).astype(np.float32)
+    x[:, rng.random(blocks * block) < 0.1] = 0
+    u = factor(Statistics.of(x).hessian)
+    values, scales = gptq(w, u, how)
+    packed = encoded(w, how, "mse", u)
+    assert np.isfinite(scales).all()
+    assert np.array_equal(
+        native.kernels().Weights(packed, n, blocks * block, bits, block).unpack(), back(values, scales)
+    )
+
+
+def test_an_encoder_of_pieces():
+    rng = np.random.default_rng(0)
+    w, x = rng.standard_normal((40, 64)).astype(np.float32), rng.standard_normal((99, 64)).astype(np.float32)
+    scaling = Scaling(
+        over=np.exp(rng.standard_normal(40)).astype(np.float32),
+        times=np.exp(rng.standard_normal(64)).astype(np.float32),
+    )
+    for encoder in (Encoder(Q4), Encoder(Q4, "mse", scaling), Encoder(Quantisation(16, 32), scaling=scaling)):
+        pieces = [encoder(w[i : i + 16], i) for i in range(0, 40, 16)]
+        assert np.array_equal(np.concatenate(pieces), encoder(w))
+    u = factor(scaling.statistics(Statistics.of(x)).hessian)
+    assert len(Encoder(Q4, "mse", scaling, u)(w)) == native.kernels().packed_bytes(40, 64, 4, 32)
 
 
 def test_gptq_with_white_inputs_of_equal_size_is_rounding():

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mpsplit.errors import ConvertError
-from mpsplit.export.statistics import Statistics, gathering, statistics
+from mpsplit.export.statistics import Statistics, filled, gathering, statistics
 from mpsplit.plan.cuts import part_of
 from tests.conftest import splits
 from tests.export.test_torch_engine import loop_of, partition_of  # noqa: F401 (fixtures)
@@ -44,6 +44,26 @@ def test_they_are_the_whole_models(world, loop_of, family, index):  # noqa: F811
         np.testing.assert_allclose(mine.hessian, expected[name].hessian[columns, columns], rtol=1e-2, atol=1e-4)
     layer = f"model.layers.{shard.layers.start}.self_attn"
     assert found[f"{layer}.q_proj.weight"] is found[f"{layer}.v_proj.weight"], "they read one tensor"
+
+
+@pytest.mark.mpi
+def test_layers_may_be_filled_one_at_a_time(world, loop_of):  # noqa: F811
+    loop, _ = loop_of("llama-bias", *splits(world.size)[-1])
+    expected = {name: of for _, layer in statistics(loop.engine, SEQUENCES) for name, of in layer.items()}
+    stage = loop.engine.stage
+    weights, asked = {name: parameter.data.clone() for name, parameter in stage.named_parameters()}, []
+    stage.to("meta")
+
+    def fill(name: str) -> torch.Tensor:
+        asked.append(name)
+        return weights[name]
+
+    found = {}
+    for _, layer in statistics(loop.engine, SEQUENCES, lambda module, prefix: filled(module, prefix, fill)):
+        assert all(parameter.is_meta for parameter in stage.parameters()), "nothing is held between two layers"
+        found |= layer
+    assert sorted(asked) == sorted(weights) and found.keys() == expected.keys()
+    assert all(np.array_equal(of.hessian, expected[name].hessian) for name, of in found.items())
 
 
 def test_a_text_of_nothing():
