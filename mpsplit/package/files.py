@@ -77,6 +77,10 @@ class EmbeddingRows:
     def __init__(self, path: Path, dtype: str, first_row: int, width: int):
         self.first, self.width, self.dtype = first_row, width, dtype
         self.block = embedding.block_of(dtype)
+        if self.block is None and dtype not in NUMPY_TYPES or self.block and width % self.block:
+            raise PackageError(
+                f"embeddings of {width} numbers of type {dtype} are not known; convert the package again"
+            )
         columns = embedding.row_bytes(width, self.block) if self.block else width
         self.table = mapped(path, NUMPY_TYPES.get(dtype, np.uint8)).reshape(-1, columns)
 

@@ -14,8 +14,7 @@ from mpsplit.errors import ConvertError
 from mpsplit.package.quantisation import Quantisation
 
 SCALES = ("minmax", "mse")
-EMBEDDING = "model.embed_tokens.weight"
-ALIASES = {"embed": "embed_tokens"}
+EMBEDDING = ("embed", "embed_tokens", "model.embed_tokens")  # what names it; no pattern for linears does so by chance
 EMBEDDING_KINDS = ("q8",)  # besides the checkpoint's own 16 or 32 bits, which it has without a pattern
 
 
@@ -37,8 +36,12 @@ class Rule:
     how: Quantisation
 
     def names(self, weight: str) -> bool:
-        module, pattern = weight.removesuffix(".weight"), ALIASES.get(self.pattern, self.pattern)
-        return fnmatch.fnmatchcase(f".{module}.", f"*.{pattern}.*")
+        """Whether it names this linear."""
+        return fnmatch.fnmatchcase(f".{weight.removesuffix('.weight')}.", f"*.{self.pattern}.*")
+
+    @property
+    def names_embedding(self) -> bool:
+        return self.pattern in EMBEDDING
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,12 @@ class Recipe:
     @property
     def embedding(self) -> Quantisation | None:
         """How the embedding is stored; None for the checkpoint's own type."""
-        return next((rule.how for rule in reversed(self.rules) if rule.names(EMBEDDING)), None)
+        return next((rule.how for rule in reversed(self.rules) if rule.names_embedding), None)
 
     def check(self, linears: Collection[str], hidden: int) -> None:
         """`linears`: the names of all linear weights of the model, not of one rank alone."""
         for rule in self.rules:
-            if not any(map(rule.names, (*linears, EMBEDDING))):
+            if not (rule.names_embedding or any(map(rule.names, linears))):
                 known = ", ".join(dict.fromkeys(name.removesuffix(".weight").split(".", 3)[-1] for name in linears))
                 raise ConvertError(
                     f"--quant-for {rule.pattern}={rule.how.kind} names no weight; there are embed, {known}, and layers.N before them"

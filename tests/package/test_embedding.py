@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpsplit.errors import PackageError
 from mpsplit.package.embedding import block_of, dtype_of, floats, row_bytes, stored
 from mpsplit.package.files import EmbeddingRows
 
@@ -33,6 +34,13 @@ def test_zeros_and_what_is_too_large():
     rows[1] = 1e30
     back = floats(stored(rows, 32), 64, 32)
     assert not back[0].any() and np.isfinite(back[1]).all() and not back[2].any()
+
+
+@pytest.mark.parametrize("dtype, width", [("Q8-33", 66), ("Q8-64", 96), ("Q8-", 64), ("I8", 64)])
+def test_types_that_are_not_known(tmp_path, dtype, width):
+    (tmp_path / "0").write_bytes(bytes(999))
+    with pytest.raises(PackageError, match=f"embeddings of {width} numbers of type {dtype} are not known"):
+        EmbeddingRows(tmp_path / "0", dtype, 0, width)
 
 
 @pytest.mark.parametrize("block", [32, 64, 128])

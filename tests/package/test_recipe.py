@@ -43,6 +43,7 @@ def test_the_last_pattern_decides():
     assert recipe.kind_of("lm_head.weight") == Quantisation(4, 32)
     assert recipe.embedding == Quantisation(8, 32) and Recipe.parse("q4", 32).embedding is None
     recipe.check(LINEARS, 64)
+    assert Recipe.parse("q4", 32, "*=q6").embedding is None, "a star stands for linears"
 
 
 @pytest.mark.parametrize(
