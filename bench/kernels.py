@@ -1,6 +1,6 @@
 """How near QLinear comes to the memory at one row, and how many operations a second it does at many.
 
-    python bench/kernels.py [--bits 4 6 8] [--block 32] [--path vnni] [--json]
+    python bench/kernels.py [--bits 4 6 8 16] [--block 32] [--path vnni] [--json]
 
 Method: copies of a matrix of 11008 x 4096, never less than 300 MB together, more than any
 cache here. A round decodes every copy once (one row) and reads every copy once, one after the other and half the copies apart, so

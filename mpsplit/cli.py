@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_package(p)
     _add_ranks(p)
     p.add_argument("--serial", action="store_true", help="all ranks one after the other in this process, without MPI")
-    p.add_argument("--quant", choices=tuple(KINDS), default="f32", help="bits of the linear weights (default: f32)")
+    p.add_argument("--quant", choices=tuple(KINDS), default="f32", help="how linear weights are stored (default: f32)")
     p.add_argument("--block", type=int, choices=BLOCKS, default=32, help="weights that share a scale (default: 32)")
     p.add_argument("--pnnx", metavar="PATH", help="another pnnx than the installed one")
     p.add_argument("--customop", metavar="LIB", help="operator library, for a pnnx built against the same libtorch")

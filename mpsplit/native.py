@@ -115,7 +115,7 @@ def kernels(required: bool = True) -> ModuleType | None:
     module = load("_kernels")
     if module is None and required:
         raise BuildError(
-            "8, 6 and 4 bits need the kernels, which are not built here; run `python -m mpsplit.native` "
+            "bfloat16 and 8, 6 or 4 bits need the kernels, which are not built here; run `python -m mpsplit.native` "
             "(it says what is missing), or convert with --quant f32"
         )
     return module

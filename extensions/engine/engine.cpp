@@ -1,20 +1,16 @@
 #include "engine.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <fstream>
 
 #include "failure.h"
-#include "half.h"
 #include "top_k.h"
 
 namespace mpsplit {
 namespace {
 
 constexpr int world_id = 0, stage_id = 1;  // group ids of the graphs
-
-size_t embedding_element(const std::string& dtype) { return dtype == "F32" ? 4 : 2; }
 
 std::shared_ptr<Comm> stage_of(const RankFacts& facts, const std::shared_ptr<Comm>& world) {
     if (facts.group.size() == 1) return std::make_shared<Comm>(0, 1);
@@ -43,7 +39,8 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
     setting_.packed_bytes = packed_.bytes;
     if (facts_.first_stage) {
         embedding_ = Mapped(folder + "/embed.bin", Reading::here_and_there);
-        const size_t needed = size_t(facts_.embed_rows) * facts_.hidden * embedding_element(facts_.dtype);
+        format_.emplace(facts_.dtype, facts_.hidden);
+        const size_t needed = size_t(facts_.embed_rows) * format_->row_bytes();
         if (embedding_.bytes < needed)
             throw Failure(folder + "/embed.bin has " + std::to_string(embedding_.bytes) + " bytes, " + std::to_string(facts_.embed_rows) +
                           " rows take " + std::to_string(needed) + "; copy it again or convert again");
@@ -87,17 +84,10 @@ void Engine::hidden_in(const int64_t* tokens, int count) {
     for (int i = 0; i < count; i++) {
         float* row = hidden.row(i);
         const int64_t at = tokens[i] - facts_.embed_start;
-        if (at < 0 || at >= facts_.embed_rows) {
+        if (at < 0 || at >= facts_.embed_rows)
             std::fill_n(row, facts_.hidden, 0.f);
-            continue;
-        }
-        const size_t first = size_t(at) * facts_.hidden;
-        const auto* floats = reinterpret_cast<const float*>(embedding_.data) + first;
-        const auto* halfs = reinterpret_cast<const uint16_t*>(embedding_.data) + first;
-        if (facts_.dtype == "F32") std::copy_n(floats, facts_.hidden, row);
-        if (facts_.dtype == "F16") std::transform(halfs, halfs + facts_.hidden, row, from_half);
-        if (facts_.dtype == "BF16")
-            std::transform(halfs, halfs + facts_.hidden, row, [](uint16_t h) { return std::bit_cast<float>(uint32_t(h) << 16); });
+        else
+            format_->read(embedding_.data + size_t(at) * format_->row_bytes(), row);
     }
 }
 

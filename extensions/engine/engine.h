@@ -6,10 +6,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "comm.h"
+#include "embedding.h"
 #include "graph.h"
 #include "mapped.h"
 #include "rank_facts.h"
@@ -52,6 +54,7 @@ class Engine {
     Setting setting_;
     std::vector<float> cos_, sin_;
     Mapped packed_, embedding_;
+    std::optional<EmbeddingFormat> format_;  // of the first stage's embedding
     std::unique_ptr<Graph> graph_;
     Graph::Part body_ = {}, head_ = {};
     int hidden_in_ = -1, hidden_out_ = -1, logits_ = -1, top_ = -1;

@@ -11,7 +11,7 @@ struct RankFacts {
     int ranks = 0, rank = -1;
     std::vector<int> group;  // the ranks that share this rank's layers
     int hidden = 0, context = 0, window = 0;  // window: tokens that a token sees, 0 for all
-    std::string dtype;       // of the embedding: F32, F16 or BF16
+    std::string dtype;       // of the embedding (embedding.h)
     int embed_start = 0, embed_rows = 0, head_start = 0, head_rows = 0;  // rows of the vocabulary
     bool first_stage = false;
     std::vector<float> inverse_frequencies;

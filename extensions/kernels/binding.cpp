@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -42,11 +43,27 @@ Out<T> array(std::initializer_list<size_t> shape) {
 
 Shape shape_of(const auto& rows, int bits, int block) { return {int(rows.shape(0)), int(rows.shape(1)), bits, block}; }
 
-Out<uint8_t> pack_rows(Rows rows, int bits, int block, int threads) {
+Scales scales_named(const std::string& name) {
+    expect(name == "minmax" || name == "mse", "scales are minmax or mse");
+    return name == "mse" ? Scales::mse : Scales::minmax;
+}
+
+Out<uint8_t> pack_rows(Rows rows, int bits, int block, int threads, const std::string& scales) {
     Shape shape = shape_of(rows, bits, block);
     auto packed = array<uint8_t>({packed_bytes(shape)});
-    pack(shape, rows.data(), packed.data(), threads);
+    Scales method = scales_named(scales);
+    nb::gil_scoped_release release;
+    pack(shape, rows.data(), packed.data(), threads, method);
     return packed;
+}
+
+std::pair<Out<int8_t>, Out<float>> integers_of_rows(Rows rows, int bits, int block, const std::string& scales, int threads) {
+    Shape shape = shape_of(rows, bits, block);
+    packed_bytes(shape);  // refuses what cannot be, before anything is divided by it
+    auto values = array<int8_t>({rows.shape(0), rows.shape(1)});
+    auto found = array<float>({rows.shape(0), rows.shape(1) / block});
+    integers(shape, rows.data(), values.data(), found.data(), scales_named(scales), threads);
+    return {values, found};
 }
 
 Out<uint8_t> pack_values(In<int8_t, nb::ndim<2>> values, Rows scales, int bits, int block, int threads) {
@@ -87,7 +104,7 @@ std::vector<Out<float>> run(std::vector<Product>& products, const Rows& x, int t
         ys.push_back(array<float>({size_t(rows), size_t(product.weights.shape.n)}));
         product.y = ys.back().data();
     }
-    std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes(rows, shape.k, shape.block) / 8 + 1]);
+    std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes(rows, shape) / 8 + 1]);
     const Path* how = chosen(path);
     nb::gil_scoped_release release;
     multiply(products.data(), int(products.size()), x.data(), rows, scratch.get(), threads, how);
@@ -139,7 +156,8 @@ NB_MODULE(_kernels, m) {
     m.def(
         "packed_bytes", [](int n, int k, int bits, int block) { return packed_bytes({n, k, bits, block}); }, "n"_a,
         "k"_a, "bits"_a, "block"_a);
-    m.def("pack", pack_rows, "rows"_a, "bits"_a, "block"_a, "threads"_a = 1);
+    m.def("pack", pack_rows, "rows"_a, "bits"_a, "block"_a, "threads"_a = 1, "scales"_a = "minmax");
+    m.def("integers", integers_of_rows, "rows"_a, "bits"_a, "block"_a, "scales"_a = "minmax", "threads"_a = 1);
     m.def("pack_values", pack_values, "values"_a, "scales"_a, "bits"_a, "block"_a, "threads"_a = 1);
     nb::class_<Held>(m, "Weights")
         .def(nb::init<In<uint8_t, nb::ndim<1>>, int, int, int, int>(), "packed"_a, "n"_a, "k"_a, "bits"_a, "block"_a)

@@ -24,4 +24,12 @@ static inline uint16_t to_half(float f) {
     return sign | (rest - 0x38000000) >> 13;
 }
 
+static inline float from_bfloat(uint16_t h) { return std::bit_cast<float>(uint32_t(h) << 16); }
+
+static inline uint16_t to_bfloat(float f) {
+    uint32_t bits = std::bit_cast<uint32_t>(f);
+    if ((bits & 0x7fffffff) > 0x7f800000) return bits >> 16 | 0x40;
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
 }  // namespace mpsplit

@@ -1,6 +1,6 @@
 // Where every bit of a packed matrix is.
 //
-//   matrix   panels of 16 outputs, one after another; n is rounded up, the rows that do not exist have scale 0
+//   matrix   panels of 16 outputs, one after another; n is rounded up, the rows that do not exist have scale 0 (or are 0)
 //
 //   panel    | scales 0, 1 | block 0 | block 1 | scales 2, 3 | block 2 | block 3 | ...     one straight read
 //            an odd last block has its line of scales to itself
@@ -19,7 +19,10 @@
 //            Lj:  low nibbles are the low 4 bits of Gj, high nibbles those of G(j+4)
 //            Hj:  the top 2 bits of a 6-bit weight:   bits 0-1 G(2j)   2-3 G(2j+4)   4-5 G(2j+1)   6-7 G(2j+5)
 //
-// A weight w is stored as w + 2^(bits-1), never negative: that is the operand that x86 multiplies by signed
+//   16 bits: a panel is chunks alone, of 16 lines, for k rounded up to 32. Line j = inputs 2j and 2j + 1 of 16 outputs: bytes
+//   4o .. 4o + 1 are the bfloat16 of input 2j, the next two that of 2j + 1. What lies beyond k is 0.
+//
+// An integer weight w is stored as w + 2^(bits-1), never negative: that is the operand that x86 multiplies by signed
 // activations. Everything has 64-byte alignment and is little endian.
 #pragma once
 
@@ -37,12 +40,14 @@ constexpr int panel_rows = 16, chunk_inputs = 32, groups = 8, line = 64;
 static constexpr int zero_point(int bits) { return 1 << (bits - 1); }
 static constexpr int largest(int bits) { return zero_point(bits) - 1; }
 static constexpr int chunk_bytes(int bits) { return bits * line; }
+static constexpr bool is_float(int bits) { return bits == 16; }
+static constexpr int blocks(const Shape& s) { return s.k / s.block + (s.k % s.block != 0); }
 static constexpr int panels(int n) { return n / panel_rows + (n % panel_rows != 0); }
 
 static constexpr size_t block_bytes(const Shape& s) { return size_t(s.block / chunk_inputs) * chunk_bytes(s.bits); }
 static constexpr size_t panel_bytes(const Shape& s) {
-    size_t blocks = s.k / s.block;
-    return (blocks + 1) / 2 * line + blocks * block_bytes(s);
+    size_t count = blocks(s), scales = is_float(s.bits) ? 0 : (count + 1) / 2 * line;
+    return scales + count * block_bytes(s);
 }
 
 // where in its panel block b has its 16 scales and its chunks

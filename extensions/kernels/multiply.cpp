@@ -30,11 +30,13 @@ struct Work {
     const Product* products;
     int count;
     const float* x;
-    int rows, k, block;
+    int rows;
+    Shape shape;  // of the first product; of the others n and maybe bits are their own
     uint8_t* scratch;
     const Path* path;
 
-    int blocks() const { return k / block; }
+    int blocks() const { return mpsplit::blocks(shape); }
+    size_t tile_block(int width) const { return tile_block_bytes(width, shape.block, is_float(shape.bits)); }
     int panels() const {
         int sum = 0;
         for (int i = 0; i < count; i++) sum += mpsplit::panels(products[i].weights.shape.n);
@@ -42,7 +44,7 @@ struct Work {
     }
     int tiles() const { return tile_count(rows, path->widest); }
     Tile tile(int t) const { return tile_at(rows, path->widest, t); }
-    uint8_t* quantised(Tile tile) const { return scratch + size_t(tile.first) * blocks() * tile_block_bytes(1, block); }
+    uint8_t* quantised(Tile tile) const { return scratch + size_t(tile.first) * blocks() * tile_block(1); }
 };
 
 // Blocks begin .. end of x, tile after tile, the rows of a tile side by side
@@ -52,10 +54,14 @@ void quantise_blocks(const Work& work, Share mine) {
     for (int i = mine.begin; i < mine.end; i++) {
         if (i / work.blocks() != number) tile = work.tile(number = i / work.blocks());
         int b = i - number * work.blocks();
-        uint8_t* out = work.quantised(tile) + b * tile_block_bytes(tile.width, work.block);
+        uint8_t* out = work.quantised(tile) + b * work.tile_block(tile.width);
         for (int r = 0; r < tile.width; r++) {
-            const float* x = work.x + size_t(tile.first + r) * work.k + size_t(b) * work.block;
-            work.path->quantise(x, work.block, tile.width, r, out);
+            const Shape& s = work.shape;
+            const float* x = work.x + size_t(tile.first + r) * s.k + size_t(b) * s.block;
+            if (is_float(s.bits))
+                narrow(x, std::min(s.block, s.k - b * s.block), s.block, tile.width, r, out);
+            else
+                work.path->quantise(x, s.block, tile.width, r, out);
         }
     }
 }
@@ -116,7 +122,7 @@ void panels_of_share(const Work& work, Share mine, Share tiles) {
 
 // Panels begin .. end for all rows, as many rows at a time as a thread's second cache holds
 void all_rows(const Work& work, Share mine) {
-    int step = std::max<int>(1, rows_in_cache / (work.blocks() * tile_block_bytes(work.path->widest, work.block)));
+    int step = std::max<int>(1, rows_in_cache / (work.blocks() * work.tile_block(work.path->widest)));
     for (int t = 0; t < work.tiles(); t += step) panels_of_share(work, mine, {t, std::min(t + step, work.tiles())});
 }
 
@@ -133,11 +139,13 @@ void check(const Product* products, int count, int rows, int threads, const Path
     if (count < 1 || rows < 1 || threads < 1 || !path)
         throw std::invalid_argument("multiply wants products, rows, threads and a path that runs here");
     const Shape& first = products->weights.shape;
-    auto fits = [&](const Shape& s) { return s.k == first.k && s.block == first.block; };
+    auto fits = [&](const Shape& s) {
+        return s.k == first.k && s.block == first.block && is_float(s.bits) == is_float(first.bits);
+    };
     for (int i = 0; i < count; i++) {
         const Product& p = products[i];
         if (!fits(p.weights.shape) || (p.gate && !(fits(p.gate->shape) && p.gate->shape.n == p.weights.shape.n)))
-            throw std::invalid_argument("products of one x have one k and one block, and a gate the n of its pair");
+            throw std::invalid_argument("products of one x have one k and one block, all in integers or all in bfloat16, and a gate the n of its pair");
         if (p.gate && (p.bias || p.residual))
             throw std::invalid_argument("a gated product adds neither bias nor residual");
     }
@@ -145,13 +153,15 @@ void check(const Product* products, int count, int rows, int threads, const Path
 
 }  // namespace
 
-size_t scratch_bytes(int rows, int k, int block) { return size_t(rows) * (k / block) * tile_block_bytes(1, block); }
+size_t scratch_bytes(int rows, const Shape& s) {
+    return size_t(rows) * blocks(s) * tile_block_bytes(1, s.block, is_float(s.bits));
+}
 
 void multiply(const Product* products, int count, const float* x, int rows, void* scratch, int threads,
               const Path* path) {
     check(products, count, rows, threads, path);
     const Shape& shape = products->weights.shape;
-    Work work = {products, count, x, rows, shape.k, shape.block, static_cast<uint8_t*>(scratch), path};
+    Work work = {products, count, x, rows, shape, static_cast<uint8_t*>(scratch), path};
     const int64_t blocks = int64_t(work.tiles()) * work.blocks();
     const bool few =
         rows <= 4;  // a few microseconds' work: less than a barrier, much less where another process holds a core

@@ -1,11 +1,11 @@
 // Float32 or integers in, a packed matrix out, and back; and the view that knows the size.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
 #include "half.h"
 #include "layout.h"
+#include "scale.h"
 
 namespace mpsplit {
 namespace {
@@ -16,9 +16,14 @@ std::string text(const Shape& s) {
 }
 
 void check(const Shape& s) {
+    if (is_float(s.bits)) {
+        if (s.block != chunk_inputs || s.n < 1 || s.k < 1)
+            throw std::invalid_argument(text(s) + ": 16 bits come in a block of 32, n and k are at least 1");
+        return;
+    }
     bool bits = s.bits == 4 || s.bits == 6 || s.bits == 8, block = s.block == 32 || s.block == 64 || s.block == 128;
     if (!bits || !block || s.n < 1 || s.k < s.block || s.k % s.block)
-        throw std::invalid_argument(text(s) + ": bits are 4, 6 or 8, block is 32, 64 or 128 and divides k");
+        throw std::invalid_argument(text(s) + ": bits are 4, 6, 8 or 16, block is 32, 64 or 128 and divides k");
 }
 
 void encode(int bits, const Groups& g, uint8_t* chunk) {
@@ -59,6 +64,34 @@ void pack_with(const Shape& s, void* packed, int threads, BlockOf block_of) {
     }
 }
 
+// where row o of a panel of 16 bits has input i
+size_t bfloat_at(int o, int i) { return size_t(i) / 2 * line + 4 * o + i % 2 * 2; }
+
+void pack_bfloats(const Shape& s, const float* rows, void* packed, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int p = 0; p < panels(s.n); p++) {
+        uint8_t* panel = static_cast<uint8_t*>(packed) + p * panel_bytes(s);
+        std::memset(panel, 0, panel_bytes(s));
+        for (int o = 0; o < std::min(panel_rows, s.n - p * panel_rows); o++) {
+            const float* row = rows + size_t(p * panel_rows + o) * s.k;
+            for (int i = 0; i < s.k; i++) {
+                uint16_t value = to_bfloat(row[i]);
+                std::memcpy(panel + bfloat_at(o, i), &value, sizeof value);
+            }
+        }
+    }
+}
+
+void unpack_bfloats(const Weights& weights, float* rows) {
+    const Shape& s = weights.shape;
+    for (int row = 0; row < s.n; row++)
+        for (int i = 0; i < s.k; i++) {
+            uint16_t value;
+            std::memcpy(&value, weights.data + row / panel_rows * panel_bytes(s) + bfloat_at(row % panel_rows, i), sizeof value);
+            rows[size_t(row) * s.k + i] = from_bfloat(value);
+        }
+}
+
 }  // namespace
 
 size_t packed_bytes(const Shape& s) {
@@ -66,22 +99,28 @@ size_t packed_bytes(const Shape& s) {
     return panels(s.n) * panel_bytes(s);
 }
 
-void pack(const Shape& s, const float* rows, void* packed, int threads) {
+void pack(const Shape& s, const float* rows, void* packed, int threads, Scales scales) {
     check(s);
-    float most = largest(s.bits);
+    if (is_float(s.bits)) return pack_bfloats(s, rows, packed, threads);
     pack_with(s, packed, threads, [&](int row, int b, int8_t* values) {
-        const float* w = rows + size_t(row) * s.k + size_t(b) * s.block;
-        float peak = 0;
-        for (int i = 0; i < s.block; i++) peak = std::max(peak, std::fabs(w[i]));
-        uint16_t half = to_half(std::min(peak / most, 65504.f));
-        float scale = from_half(half);  // the integers fit the scale that is stored
-        for (int i = 0; i < s.block; i++) values[i] = scale > 0 ? std::lrint(std::clamp(w[i] / scale, -most, most)) : 0;
-        return half;
+        return fit(rows + size_t(row) * s.k + size_t(b) * s.block, s.block, s.bits, scales, values);
     });
+}
+
+void integers(const Shape& s, const float* rows, int8_t* values, float* scales, Scales method, int threads) {
+    check(s);
+    if (is_float(s.bits)) throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int row = 0; row < s.n; row++)
+        for (int b = 0; b < s.k / s.block; b++) {
+            const size_t at = size_t(row) * s.k + size_t(b) * s.block;
+            scales[size_t(row) * (s.k / s.block) + b] = from_half(fit(rows + at, s.block, s.bits, method, values + at));
+        }
 }
 
 void pack(const Shape& s, const int8_t* values, const float* scales, void* packed, int threads) {
     check(s);
+    if (is_float(s.bits)) throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
     for (size_t i = 0; i < size_t(s.n) * s.k; i++)
         if (values[i] < -zero_point(s.bits) || values[i] > largest(s.bits))
             throw std::invalid_argument("value " + std::to_string(values[i]) + " does not fit " +
@@ -94,6 +133,7 @@ void pack(const Shape& s, const int8_t* values, const float* scales, void* packe
 
 void unpack(const Weights& weights, float* rows) {
     const Shape& s = weights.shape;
+    if (is_float(s.bits)) return unpack_bfloats(weights, rows);
     for (int row = 0; row < s.n; row++) {
         const uint8_t* panel = weights.data + row / panel_rows * panel_bytes(s);
         int o = row % panel_rows;

@@ -5,6 +5,8 @@
 //   Floats                      16 float32; zero(), scales(16 halfs), store(y, floats)
 //   accumulate(sum, dots, scales, x)    sum + dots * (scales * x)
 //   chunk<bits>(lines, inputs, dots)    dots[r] += weights of one chunk * inputs [8][width][4]
+//   add(a, b)                   of two Floats
+//   pairs(lines, inputs, even, odd)     even[r] += even lines of a chunk of 16 bits * inputs [16][width][2], odd[r] += odd lines
 //   offset                      false where this Isa subtracts the zero point of 8-bit weights itself
 #pragma once
 
@@ -54,18 +56,40 @@ static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* til
         }
         auto s = Isa::scales(scales + b % 2 * (line / 2));
         for (int r = 0; r < width; r++) sums[r] = Isa::accumulate(sums[r], dots[r], s, x_scales[r]);
-        tile += tile_block_bytes(width, shape.block);
+        tile += tile_block_bytes(width, shape.block, false);
     }
     for (int r = 0; r < width; r++) Isa::store(y + r * panel_rows, sums[r]);
+}
+
+// Two sums for each row: one alone would wait for itself. They are the same for every width, and so are the results.
+template <class Isa, int width>
+static void float_panel(const Shape& shape, const uint8_t* weights, const uint8_t* tile, float* y) {
+    typename Isa::Floats even[width], odd[width];
+    for (int r = 0; r < width; r++) even[r] = odd[r] = Isa::zero();
+    for (int b = 0; b < blocks(shape); b++, weights += chunk_bytes(16)) {
+        if (width <= 2)
+            for (int l = 0; l < 16; l++) __builtin_prefetch(weights + prefetch_ahead + l * line);
+        Isa::template pairs<width>(weights, reinterpret_cast<const int32_t*>(tile), even, odd);
+        tile += tile_block_bytes(width, shape.block, true);
+    }
+    for (int r = 0; r < width; r++) Isa::store(y + r * panel_rows, Isa::add(even[r], odd[r]));
+}
+
+template <class Isa, int bits, int width>
+static void panel_of(const Shape& shape, const uint8_t* weights, const uint8_t* tile, float* y) {
+    if constexpr (is_float(bits))
+        float_panel<Isa, width>(shape, weights, tile, y);
+    else
+        panel<Isa, bits, width>(shape, weights, tile, y);
 }
 
 template <class Isa, int bits>
 static void panel_of_width(const Shape& shape, const uint8_t* weights, const uint8_t* tile, int width, float* y) {
     if constexpr (Isa::widest >= 8)
-        if (width == 8) return panel<Isa, bits, 8>(shape, weights, tile, y);
+        if (width == 8) return panel_of<Isa, bits, 8>(shape, weights, tile, y);
     if constexpr (Isa::widest >= 4)
-        if (width == 4) return panel<Isa, bits, 4>(shape, weights, tile, y);
-    width == 2 ? panel<Isa, bits, 2>(shape, weights, tile, y) : panel<Isa, bits, 1>(shape, weights, tile, y);
+        if (width == 4) return panel_of<Isa, bits, 4>(shape, weights, tile, y);
+    width == 2 ? panel_of<Isa, bits, 2>(shape, weights, tile, y) : panel_of<Isa, bits, 1>(shape, weights, tile, y);
 }
 
 template <class Isa>
@@ -73,6 +97,7 @@ static void any_panel(const Shape& shape, const uint8_t* weights, const uint8_t*
     if (shape.bits == 4) panel_of_width<Isa, 4>(shape, weights, tile, width, y);
     if (shape.bits == 6) panel_of_width<Isa, 6>(shape, weights, tile, width, y);
     if (shape.bits == 8) panel_of_width<Isa, 8>(shape, weights, tile, width, y);
+    if (shape.bits == 16) panel_of_width<Isa, 16>(shape, weights, tile, width, y);
 }
 
 template <class Isa>

@@ -89,6 +89,38 @@ struct Avx2 {
         if constexpr (bits == 4)
             for (int r = 0; r < width; r++) dots[r].half[half] = _mm256_add_epi32(dots[r].half[half], widen(pairs[r]));
     }
+
+    static Floats add(const Floats& a, const Floats& b) {
+        return {_mm256_add_ps(a.half[0], b.half[0]), _mm256_add_ps(a.half[1], b.half[1])};
+    }
+
+    // half by half: so the sums of four rows stay in registers
+    template <int width>
+    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&evens)[width], Floats (&odds)[width]) {
+        for (int i = 0; i < 2; i++) {
+            __m256 even[width], odd[width];
+            for (int r = 0; r < width; r++) even[r] = evens[r].half[i], odd[r] = odds[r].half[i];
+            for (int l = 0; l < 16; l += 2) {
+                const uint8_t* at = lines + l * line + i * (line / 2);
+                line_of_pairs<width>(at, inputs + l * width, even);
+                line_of_pairs<width>(at + line, inputs + (l + 1) * width, odd);
+            }
+            for (int r = 0; r < width; r++) evens[r].half[i] = even[r], odds[r].half[i] = odd[r];
+        }
+    }
+
+    // a bfloat16 is the upper half of a float32
+    template <int width>
+    static void line_of_pairs(const uint8_t* at, const int32_t* inputs, __m256 (&sums)[width]) {
+        const __m256i upper = _mm256_set1_epi32(int(0xffff0000)), w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+        const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(w, 16)), second = _mm256_castsi256_ps(_mm256_and_si256(w, upper));
+#pragma GCC unroll 4
+        for (int r = 0; r < width; r++) {
+            __m256i x = _mm256_set1_epi32(inputs[r]);
+            sums[r] = _mm256_fmadd_ps(first, _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), sums[r]);
+            sums[r] = _mm256_fmadd_ps(second, _mm256_castsi256_ps(_mm256_and_si256(x, upper)), sums[r]);
+        }
+    }
 };
 
 }  // namespace

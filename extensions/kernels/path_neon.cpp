@@ -74,6 +74,36 @@ struct Neon {
                 }
             }
     }
+
+    static Floats add(Floats a, const Floats& b) {
+        for (int q = 0; q < quarters; q++) a.quarter[q] = vaddq_f32(a.quarter[q], b.quarter[q]);
+        return a;
+    }
+
+    template <int width>
+    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width], Floats (&odd)[width]) {
+        for (int l = 0; l < 16; l += 2) {
+            line_of_pairs<width>(lines + l * line, inputs + l * width, even);
+            line_of_pairs<width>(lines + (l + 1) * line, inputs + (l + 1) * width, odd);
+        }
+    }
+
+    // a bfloat16 is the upper half of a float32
+    template <int width>
+    static void line_of_pairs(const uint8_t* at, const int32_t* inputs, Floats (&sums)[width]) {
+#pragma GCC unroll 4
+        for (int q = 0; q < quarters; q++) {
+            const uint32x4_t w = vreinterpretq_u32_u8(vld1q_u8(at + 16 * q)), upper = vdupq_n_u32(0xffff0000);
+            const float32x4_t first = vreinterpretq_f32_u32(vshlq_n_u32(w, 16)), second = vreinterpretq_f32_u32(vandq_u32(w, upper));
+#pragma GCC unroll 4
+            for (int r = 0; r < width; r++) {
+                const uint32_t x = uint32_t(inputs[r]);
+                float32x4_t& sum = sums[r].quarter[q];
+                sum = vfmaq_n_f32(sum, first, std::bit_cast<float>(x << 16));
+                sum = vfmaq_n_f32(sum, second, std::bit_cast<float>(x & 0xffff0000u));
+            }
+        }
+    }
 };
 
 }  // namespace

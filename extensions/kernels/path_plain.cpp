@@ -50,6 +50,25 @@ struct Plain {
                 }
             }
     }
+
+    static Floats add(Floats a, const Floats& b) {
+        for (int o = 0; o < panel_rows; o++) a.of[o] += b.of[o];
+        return a;
+    }
+
+    template <int width>
+    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width], Floats (&odd)[width]) {
+        for (int l = 0; l < 16; l++, lines += line, inputs += width)
+            for (int r = 0; r < width; r++) {
+                uint16_t x[2], w[2];
+                std::memcpy(x, inputs + r, 4);
+                Floats& sum = l % 2 ? odd[r] : even[r];
+                for (int o = 0; o < panel_rows; o++) {
+                    std::memcpy(w, lines + 4 * o, 4);
+                    sum.of[o] += from_bfloat(w[0]) * from_bfloat(x[0]) + from_bfloat(w[1]) * from_bfloat(x[1]);
+                }
+            }
+    }
 };
 
 }  // namespace

@@ -1,84 +1,8 @@
-// The path of AVX-512 VNNI: one instruction multiplies a line of 64 weights by four inputs.
-#include <immintrin.h>
-
-#include "path.h"
+// The path of AVX-512 VNNI.
+#include "vnni.h"
 
 namespace mpsplit {
-namespace {
 
-struct Pair {
-    __m512i low, high;  // Gj and G(j+4) of layout.h
-};
-
-template <int bits>
-Pair pair(const uint8_t* lines, int j) {
-    const __m512i nibble = _mm512_set1_epi8(15), top = _mm512_set1_epi8(0x30);
-    __m512i l = _mm512_loadu_si512(lines + j * line);
-    if constexpr (bits == 8) return {l, _mm512_loadu_si512(lines + (j + 4) * line)};
-    Pair nibbles = {_mm512_and_si512(l, nibble), _mm512_and_si512(_mm512_srli_epi16(l, 4), nibble)};
-    if constexpr (bits == 4) return nibbles;
-    __m512i h = _mm512_loadu_si512(lines + (4 + j / 2) * line);
-    __m512i low = j % 2 ? h : _mm512_slli_epi16(h, 4), high = j % 2 ? _mm512_srli_epi16(h, 2) : _mm512_slli_epi16(h, 2);
-    const int or_and = 0xf8;  // a | (b & c)
-    return {_mm512_ternarylogic_epi32(nibbles.low, low, top, or_and),
-            _mm512_ternarylogic_epi32(nibbles.high, high, top, or_and)};
-}
-
-struct Vnni {
-    static constexpr int widest = 8;
-    static constexpr bool offset = true;
-    using Dots = __m512i;
-    using Floats = __m512;
-
-    static Dots start(int32_t n) { return _mm512_set1_epi32(n); }
-    static Floats zero() { return _mm512_setzero_ps(); }
-    static Floats scales(const uint8_t* halfs) {
-        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halfs)));
-    }
-    static Floats accumulate(Floats sum, Dots dots, Floats scales, float x) {
-        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(x)), sum);
-    }
-    static void store(float* y, Floats sum) { _mm512_storeu_ps(y, sum); }
-
-    template <int bits, int width>
-    static void chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width]) {
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            Pair w = pair<bits>(lines, j);
-            const int32_t *low = inputs + j * width, *high = inputs + (j + 4) * width;
-#pragma GCC unroll 8
-            for (int r = 0; r < width; r++) dots[r] = _mm512_dpbusd_epi32(dots[r], w.low, _mm512_set1_epi32(low[r]));
-#pragma GCC unroll 8
-            for (int r = 0; r < width; r++) dots[r] = _mm512_dpbusd_epi32(dots[r], w.high, _mm512_set1_epi32(high[r]));
-        }
-    }
-};
-
-// quantise() of tile.h, to the same bits
-void quantise_lines(const float* x, int block, int width, int row, uint8_t* tile_block) {
-    __m512i most = _mm512_setzero_si512();  // as integers: so a nan is the largest
-    for (int i = 0; i < block; i += 16)
-        most = _mm512_max_epu32(most, _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(x + i))));
-    float peak = std::bit_cast<float>(_mm512_reduce_max_epu32(most));
-    if (width > 1 || !(peak >= 1e-30f && peak < 0x1p127f)) return quantise(x, block, width, row, tile_block);
-    float scale = peak / 127;
-    const __m512 inverse = _mm512_set1_ps(127 / peak);
-    __m512i sum = _mm512_setzero_si512();
-    for (int i = 0; i < block; i += 16) {
-        __m512i inputs = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse));
-        sum = _mm512_add_epi32(sum, inputs);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(tile_block + 8 + i), _mm512_cvtepi32_epi8(inputs));
-    }
-    int32_t eights = -8 * _mm512_reduce_add_epi32(sum);
-    std::memcpy(tile_block, &scale, 4);
-    std::memcpy(tile_block + 4, &eights, 4);
-}
-
-}  // namespace
-
-extern const Path vnni_path = path_of<Vnni>("vnni", [] {
-    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl");
-}, quantise_lines);
+extern const Path vnni_path = path_of<Vnni>("vnni", runs_vnni, quantise_lines);
 
 }  // namespace mpsplit

@@ -3,7 +3,7 @@
 
 namespace mpsplit {
 
-extern const Path plain_path, avx2_path, vnni_path, neon_path;
+extern const Path plain_path, avx2_path, vnni_path, bf16_path, neon_path;
 
 namespace {
 
@@ -13,6 +13,7 @@ const Path* const all[] = {
 #if defined(__x86_64__)
     &avx2_path,
     &vnni_path,
+    &bf16_path,
 #elif defined(__aarch64__)
     &neon_path,
 #endif

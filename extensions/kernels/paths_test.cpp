@@ -15,7 +15,7 @@ struct Packed {
     Shape shape;
     void* data;
     explicit Packed(const Shape& s) : shape(s), data(std::aligned_alloc(64, packed_bytes(s))) {
-        pack(s, normal(size_t(s.n) * s.k).data(), data);
+        pack(s, normal(size_t(s.n) * s.k).data(), data, 1, Scales::mse);  // with scales of both signs
     }
     ~Packed() { std::free(data); }
     Weights weights() const { return view(shape, data, packed_bytes(shape)); }
@@ -25,7 +25,7 @@ std::vector<float> run(const Packed& up, const Packed& gate, const std::vector<f
     const Shape& s = up.shape;
     size_t size = size_t(rows) * s.n;
     std::vector<float> y(2 * size);
-    std::vector<uint64_t> scratch(scratch_bytes(rows, s.k, s.block) / 8 + 1);
+    std::vector<uint64_t> scratch(scratch_bytes(rows, s) / 8 + 1);
     Weights g = gate.weights();
     Product products[] = {{up.weights(), y.data()}, {up.weights(), y.data() + size, nullptr, nullptr, &g}};
     multiply(products, 2, x.data(), rows, scratch.data(), 2, path);
@@ -53,6 +53,9 @@ bool agree(const Shape& shape, int rows) {
 
 int main() {
     bool good = true;
+    for (int rows : {1, 2, 3, 7, 9, 16, 33})
+        for (int n : {1, 15, 17, 64})
+            for (int k : {1, 31, 32, 65, 160}) good = good && agree({n, k, 16, 32}, rows);
     for (int bits : {4, 6, 8})
         for (int block : {32, 64, 128})
             for (int rows : {1, 2, 3, 7, 9, 16, 33})

@@ -2,13 +2,18 @@
 //
 //   tile of w rows:   for each block   scale float [w] | eights int32 [w] | inputs int8 [block / 4][w][4]
 //
+// For weights in bfloat16:  inputs bfloat16 [block / 2][w][2], and 0 beyond k.
+//
 // so that a kernel reads straight on. x = scale * input, |input| <= 127. eights = -8 * (sum of the block's inputs):
 // what weights stored as w + 8 add too much; 6 bits need 4 times that, 8 bits 16 times.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
+
+#include "half.h"
 
 namespace mpsplit {
 
@@ -16,7 +21,9 @@ struct Tile {
     int first, width;  // rows first .. first + width - 1
 };
 
-static constexpr size_t tile_block_bytes(int width, int block) { return size_t(width) * (8 + block); }
+static constexpr size_t tile_block_bytes(int width, int block, bool floats) {
+    return size_t(width) * (floats ? 2 * block : 8 + block);
+}
 
 // Tiles of the widest kind, then halves of it down to one row.
 static Tile tile_at(int rows, int widest, int index) {
@@ -55,6 +62,14 @@ static void quantise(const float* x, int block, int width, int row, uint8_t* til
         std::memcpy(out, inputs, block);
     else
         for (int i = 0; i < block; i += 4) std::memcpy(out + i * width, inputs + i, 4);
+}
+
+// The same of a block in bfloat16, of which `there` inputs exist
+static void narrow(const float* x, int there, int block, int width, int row, uint8_t* tile_block) {
+    uint16_t inputs[128] = {};
+    for (int i = 0; i < there; i++) inputs[i] = to_bfloat(x[i]);
+    uint8_t* out = tile_block + 4 * row;
+    for (int i = 0; i < block; i += 2) std::memcpy(out + i * 2 * width, inputs + i, 4);
 }
 
 }  // namespace mpsplit

@@ -36,7 +36,7 @@ int QuantisedLinear::load_param(const ncnn::ParamDict& params) {
 
 int QuantisedLinear::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out, const ncnn::Option& option) const {
     const ncnn::Mat& x = in[0];
-    const int made = gated ? 1 : count, k = weights[0].shape.k, block = weights[0].shape.block;
+    const int made = gated ? 1 : count, k = weights[0].shape.k;
     if (x.w != k || int(out.size()) != made || int(in.size()) != (residual ? 2 : 1)) return -1;
     Product products[most];
     for (int i = 0; i < made; i++) {
@@ -46,7 +46,7 @@ int QuantisedLinear::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn:
     }
     if (gated) products[0].gate = &weights[1];
     if (residual) products[0].residual = in[1];
-    multiply(products, made, x, x.h, setting->scratch(scratch_bytes(x.h, k, block)), setting->threads);
+    multiply(products, made, x, x.h, setting->scratch(scratch_bytes(x.h, weights[0].shape)), setting->threads);
     return 0;
 }
 

@@ -1,4 +1,4 @@
-// QLinear: up to three linear layers of one x, their weights in blocks of 4, 6 or 8 bits, read where quantised.bin is mapped.
+// QLinear: up to three linear layers of one x, their weights in blocks of 4, 6 or 8 bits or in bfloat16, read where quantised.bin is mapped.
 //
 //   x -> y0 [, y1, y2]        y_i = x W_i^T + bias_i
 //   x, residual -> y0         8=1   y0 = residual + x W_0^T + bias_0

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from mpsplit.errors import ConvertError
 from mpsplit.package.param import Layer, Param
+from mpsplit.package.quantisation import BFLOAT, QLinear
 from mpsplit.package.quantisation import LAYER as QLINEAR
 
 TOP = 64  # logits of its slice that a rank keeps at hand, largest first
@@ -92,6 +93,12 @@ def _product(layer: Layer, number: int) -> dict[str, str]:
     return {str(10 * number + int(key)): value for key, value in layer.params.items()}
 
 
+def _reading(layer: Layer) -> tuple[int, bool]:
+    """How a QLinear reads its input, which products of one layer must have in common: the block, and whether in bfloat16."""
+    q = QLinear.of(layer)
+    return q.block, q.bits == BFLOAT
+
+
 def _of_two(graph: Graph, operation: str) -> list[Layer]:
     """The BinaryOps of two blobs; with a number they have one."""
     return [b for b in graph.of_type("BinaryOp") if b.params.get("0") == operation and len(b.bottoms) == 2]
@@ -108,6 +115,7 @@ def _gated(graph: Graph) -> None:
             gate.type == up.type == QLINEAR
             and gate.bottoms == up.bottoms
             and gate.params["6"] == up.params["6"] == "-1"
+            and _reading(gate) == _reading(up)
         )
         if fits and gate is not silu:
             params = _product(up, 0) | _product(gate, 1) | GATED
@@ -118,11 +126,12 @@ def _shared_input(graph: Graph) -> None:
     """Linears of the same input become one, where the first of them was."""
     for blob in list(graph.readers):
         same = [layer for layer in graph.readers[blob] if layer.type == QLINEAR and "7" not in layer.params]
-        same = [layer for layer in same if layer.params["3"] == same[0].params["3"]][:MOST]
-        if len(same) > 1:
-            tops = tuple(layer.tops[0] for layer in same)
-            params = {key: value for i, layer in enumerate(same) for key, value in _product(layer, i).items()}
-            graph.put(replace(same[0], tops=tops, params=params), *same)
+        for reading in dict.fromkeys(map(_reading, same)):
+            alike = [layer for layer in same if _reading(layer) == reading][:MOST]
+            if len(alike) > 1:
+                tops = tuple(layer.tops[0] for layer in alike)
+                params = {key: value for i, layer in enumerate(alike) for key, value in _product(layer, i).items()}
+                graph.put(replace(alike[0], tops=tops, params=params), *alike)
 
 
 def _residual(graph: Graph) -> None:

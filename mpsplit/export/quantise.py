@@ -31,7 +31,7 @@ def quantise(param: Param, floats: Path, rest: Path, packed: Path, how: Quantisa
 
 def _packed(layer: Layer, arrays: list[np.ndarray], file: PackedFile, how: Quantisation) -> Layer:
     n, k = gemm_shape(layer)
-    if k % how.block:
+    if not how.fits(k):
         fitting = [block for block in BLOCKS if k % block == 0]
         remedy = (
             f"use --block {fitting[0]}"

@@ -40,7 +40,7 @@ def folder() -> Path:
 
 
 def package_path(name: str, ranks: int, how: Quantisation) -> Path:
-    stored = f"q{how.bits}-{how.block}" if how.bits else "f32"
+    stored = f"{how.kind}-{how.block}" if how.bits else "f32"
     return folder() / f"{name}-{ranks}x{stored}-{_makers()}"
 
 

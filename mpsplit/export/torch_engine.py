@@ -55,12 +55,7 @@ class TorchEngine:
         assert position in (0, self.position), f"step at {position}, but {self.position} tokens came before"
         self.tokens = [*self.tokens[:position], *tokens]
         first = position if every_row else self.position - 1
-        if self.embedding is None:
-            hidden = torch.zeros(1, self.position, self.facts.hidden)
-        else:
-            hidden = torch.from_numpy(self.embedding(np.array(self.tokens)))[None]
-        cos, sin = self.rotary(hidden, torch.arange(self.position)[None])
-        out = self.stage(hidden, cos, sin, self._mask())
+        out = self.stage(*self.inputs(self.tokens))
         if not len(self.vocabulary):
             return np.zeros((self.position - first, 0), np.float32)
         return out[1][0, first:].numpy()
@@ -68,9 +63,17 @@ class TorchEngine:
     def close(self) -> None:
         operators.connect({WORLD: (), STAGE: ()})
 
-    def _mask(self) -> torch.Tensor:
+    def inputs(self, tokens: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the Stage takes: hidden, cos, sin and the mask."""
+        if self.embedding is None:
+            hidden = torch.zeros(1, len(tokens), self.facts.hidden)
+        else:
+            hidden = torch.from_numpy(self.embedding(np.array(tokens)))[None]
+        return hidden, *self.rotary(hidden, torch.arange(len(tokens))[None]), self._mask(len(tokens))
+
+    def _mask(self, length: int) -> torch.Tensor:
         """[length, length], added to the scores: a token sees itself and what came before, `window` of it if not 0."""
-        seen = torch.ones(self.position, self.position, dtype=torch.bool).tril()
+        seen = torch.ones(length, length, dtype=torch.bool).tril()
         if window := self.facts.window:
             seen &= ~seen.tril(-window)
         return torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))

@@ -11,14 +11,16 @@ from dataclasses import dataclass, fields
 from mpsplit.errors import ConvertError
 from mpsplit.package.param import Layer, Param
 
-KINDS = {"f32": 0, "q8": 8, "q6": 6, "q4": 4}
+KINDS = {"f32": 0, "bf16": 16, "q8": 8, "q6": 6, "q4": 4}
 BLOCKS = (32, 64, 128)
+BFLOAT = 16  # bits of the kind without scales
+BFLOAT_BLOCK = 32  # what the kernels pad inputs to; they need not be a multiple of it
 LAYER = "QLinear"
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """`bits` is 0 for float32; every `block` neighbours along the inputs share one 16-bit scale."""
+    """`bits` is 0 for float32, 16 for bfloat16; of fewer bits every `block` neighbours along the inputs share one 16-bit scale."""
 
     bits: int = 0
     block: int = 32
@@ -29,7 +31,15 @@ class Quantisation:
             raise ConvertError(
                 f"--quant {kind} --block {block}: kinds are {', '.join(KINDS)}, blocks {', '.join(map(str, BLOCKS))}"
             )
-        return cls(KINDS[kind], block)
+        bits = KINDS[kind]
+        return cls(bits, BFLOAT_BLOCK if bits == BFLOAT else block)
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind, bits in KINDS.items() if bits == self.bits)
+
+    def fits(self, inputs: int) -> bool:
+        return self.bits in (0, BFLOAT) or inputs % self.block == 0
 
 
 FLOAT = Quantisation()
@@ -58,4 +68,4 @@ class QLinear:
 def kind_of(param: Param) -> str:
     """How a graph's linear weights are stored: a key of KINDS."""
     bits = next((QLinear.of(layer).bits for layer in param.layers if layer.type == LAYER), FLOAT.bits)
-    return next(kind for kind, number in KINDS.items() if number == bits)
+    return Quantisation(bits).kind

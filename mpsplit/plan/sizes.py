@@ -15,7 +15,8 @@ from mpsplit.plan.shards import Shard
 from mpsplit.plan.steps import BLOCK
 
 BITS = {"q8": 8, "q6": 6, "q4": 4}
-FLOAT_BYTES = {"f32": 4, "bf16": 2}
+FLOAT, BFLOAT = "f32", "bf16"
+FLOAT_BYTES = 4
 PANEL, LINE, CHUNK = 16, 64, 32  # of the packed form: extensions/kernels/layout.h
 ACTIVATION = 4  # bytes: activations and the cache of keys and values are float32
 FAULT = 64 << 10  # bytes that a kernel maps around a row of the embedding
@@ -56,9 +57,11 @@ class Memory:
 
 
 def matrix_bytes(rows: int, columns: int, job: Job) -> int:
-    """As the package stores it; quantised, in panels of 16 rows with a line of scales for two blocks."""
-    if job.kind in FLOAT_BYTES:
-        return FLOAT_BYTES[job.kind] * rows * columns
+    """As the package stores it: bf16 in panels of 16 rows and chunks of 32 columns; fewer bits with a line of scales for two blocks."""
+    if job.kind == FLOAT:
+        return FLOAT_BYTES * rows * columns
+    if job.kind == BFLOAT:
+        return -(-rows // PANEL) * -(-columns // CHUNK) * PANEL * CHUNK * 2
     blocks = -(-columns // job.block)
     panel = -(-blocks // 2) * LINE + blocks * (job.block // CHUNK) * BITS[job.kind] * LINE
     return -(-rows // PANEL) * panel

@@ -104,6 +104,19 @@ def test_blocks_of_two_sizes_are_not_one_product():
     assert first.tops == ("q0", "k0")
 
 
+def test_products_in_bfloat16_join_each_other_and_no_integers():
+    param = changed("0=64 1=64 2=4 3=32 4=0", "0=64 1=64 2=16 3=32 4=0")
+    found = {layer.name: layer.tops for layer in fuse(param, 0).of_type("QLinear")}
+    assert found["q"] == ("q0",) and found["k"] == ("k0", "v0")
+
+
+@pytest.mark.parametrize("bits, block", [(16, 32), (4, 64)])
+def test_a_gate_that_reads_its_input_otherwise_is_not_one_product(bits, block):
+    fused = fuse(changed("2=4 3=32 4=10", f"2={bits} 3={block} 4=10"), 0)
+    found = {layer.name: layer.tops for layer in fused.of_type("QLinear")}
+    assert found["gate"] == ("g0",) and found["up"] == ("u0",) and len(fused.of_type("Swish")) == 1
+
+
 def test_attention_of_another_form_is_refused():
     with pytest.raises(ConvertError, match="comes from Swish, not from RotaryEmbed"):
         fuse(changed("RotaryEmbed rope_q 3 1 q2 cosa sina q3 0=0", "Swish rope_q 1 1 q2 q3"), 0)

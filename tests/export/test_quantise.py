@@ -67,9 +67,9 @@ def test_what_is_stored(world, quantised, kind, block, bits_a_weight):
 
 
 @pytest.mark.seconds(300)
-@pytest.mark.parametrize("kind, lost", [("q8", 1), ("q6", 3), ("q4", 6)])
+@pytest.mark.parametrize("kind, lost", [("bf16", 1), ("q8", 1), ("q6", 3), ("q4", 6)])
 def test_tiny_vicuna_still_answers(world, package_of, quantised, kind, lost):
-    """8 bit within one answer of float32, 4 bit within 3 % of the 200."""
+    """bfloat16 and 8 bit within one answer of float32, 4 bit within 3 % of the 200."""
     lines = [json.loads(line) for line in (EXAMPLE / "eval.jsonl").read_text(encoding="utf-8").splitlines()]
     _, package = quantised(EXAMPLE, kind)
     loop = load_loop(package, world)

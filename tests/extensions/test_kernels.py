@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.extensions.conftest import build, need
 
-BITS, BLOCKS, PATHS = (4, 6, 8), (32, 64, 128), ("plain", "avx2", "vnni", "neon")
+BITS, BLOCKS, PATHS = (4, 6, 8), (32, 64, 128), ("plain", "avx2", "vnni", "bf16", "neon")
 bounded = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 shapes = st.tuples(
     st.sampled_from([1, 15, 16, 17, 33, 100]),  # n

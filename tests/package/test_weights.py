@@ -50,7 +50,8 @@ def test_a_layers_parameters_survive():
 
 
 def test_kinds():
-    assert Quantisation.named("q4", 64) == Quantisation(4, 64)
+    assert Quantisation.named("q4", 64) == Quantisation(4, 64) and Quantisation.named("q4", 64).kind == "q4"
+    assert Quantisation.named("bf16", 64) == Quantisation(16, 32) and Quantisation(16, 32).fits(33)
     for kind, block in (("q5", 32), ("q4", 48)):
-        with pytest.raises(ConvertError, match="kinds are f32, q8, q6, q4, blocks 32, 64, 128"):
+        with pytest.raises(ConvertError, match="kinds are f32, bf16, q8, q6, q4, blocks 32, 64, 128"):
             Quantisation.named(kind, block)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mpsplit import native
 from mpsplit.errors import ClusterError
+from mpsplit.package.quantisation import Quantisation
 from mpsplit.plan.cluster import Cluster, Link, Measured, described
 from mpsplit.plan.cost import price
 from mpsplit.plan.messages import all_reduce_rounds, all_reduce_seconds, handover_seconds, order_seconds
@@ -19,17 +20,18 @@ JOB = Job(context=128, prompt=32, new=16, chunk=32)
 WIDE = dict(hidden=512, heads=16, kv_heads=8, head_dim=32, mlp=1536, vocabulary=4096, layers=8)
 
 
-@given(st.integers(1, 200), st.integers(1, 9), st.sampled_from([4, 6, 8]), st.sampled_from([32, 64, 128]))
+@given(st.integers(1, 200), st.integers(1, 9), st.sampled_from([4, 6, 8, 16]), st.sampled_from([32, 64, 128]))
 def test_matrices_are_as_large_as_the_kernels_pack_them(rows, blocks, bits, block):
     kernels = native.kernels(required=False)
     if kernels is None:
         pytest.skip("the C++ kernels are not built")
-    job = Job(kind=f"q{bits}", block=block)
-    assert matrix_bytes(rows, blocks * block, job) == kernels.packed_bytes(rows, blocks * block, bits, block)
+    how = Quantisation(bits, 32 if bits == 16 else block)
+    job = Job(kind=how.kind, block=block)
+    assert matrix_bytes(rows, blocks * block, job) == kernels.packed_bytes(rows, blocks * block, bits, how.block)
 
 
 def test_floats_take_what_they_take():
-    assert matrix_bytes(3, 5, Job(kind="f32")) == 60 and matrix_bytes(3, 5, Job(kind="bf16")) == 30
+    assert matrix_bytes(3, 5, Job(kind="f32")) == 60 and matrix_bytes(17, 33, Job(kind="bf16")) == 32 * 64 * 2
     assert cache_bytes(facts(), 4, 33) == 64 * 4 * (8 + 16) * 4
 
 

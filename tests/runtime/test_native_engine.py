@@ -1,6 +1,7 @@
 """The native engine against the stock one, and against files that are damaged. On 1, 2 and 4 ranks."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from mpsplit import native
 from mpsplit.comm import Alone
 from mpsplit.errors import PackageError
-from mpsplit.package.manifest import Manifest
+from mpsplit.package import embedding
+from mpsplit.package.manifest import File, Manifest
+from mpsplit.package.rank_text import rank_text
 from mpsplit.runtime.load import ENGINES, load_engine
 from tests.conftest import splits
 
@@ -58,12 +61,37 @@ def test_pieces_of_a_prompt_and_tokens_are_the_stock_engines(world, package_of):
             assert own.position == stock.position == stop
 
 
-@pytest.mark.parametrize("kind", ["q8", "q6", "q4"])
+@pytest.mark.parametrize("kind", ["bf16", "q8", "q6", "q4"])
 def test_quantised_weights_give_the_stock_engines_logits(quantised, kind):
     own, stock = (load_engine(quantised(kind), Alone(), name) for name in ("native", "stock"))
     a, b = own.step(PROMPT, 0, True), stock.step(PROMPT, 0, True)
     # an activation that lies between two integers may be rounded either way
     assert np.abs(a - b).max() < 0.05 and np.median(np.abs(a - b)) < 1e-3
+
+
+@pytest.mark.parametrize("block", [32, 64])
+def test_an_embedding_of_8_bits(package_of, tmp_path, block):
+    """Both engines read the same rows: those of a float32 package of the rounded table give the same bits."""
+    width, logits = 64, []
+    for name in ("rounded", "stored"):
+        package = shutil.copytree(package_of("llama", 1, 1), tmp_path / name)
+        folder, manifest = package / "rank-0", Manifest.load(package)
+        table = embedding.stored(np.fromfile(folder / "embed.bin", np.float32).reshape(-1, width), block)
+        if name == "stored":
+            manifest = replace(manifest, dtype=embedding.dtype_of(block))
+        else:
+            table = embedding.floats(table, width, block)
+        table.tofile(folder / "embed.bin")
+        (folder / "rank.txt").write_text(rank_text(manifest, 0), encoding="utf-8")
+        manifest.with_files([tuple(File.of(package, package / f.path) for f in manifest.ranks[0].files)], {}).save(
+            package
+        )
+        logits += [load_engine(package, Alone(), engine).step(PROMPT, 0, True) for engine in ("native", "stock")]
+    assert np.array_equal(logits[0], logits[2]) and np.array_equal(logits[1], logits[3])
+    with open(folder / "embed.bin", "r+b") as file:
+        file.truncate(table.size - 1)
+    with pytest.raises(PackageError, match=f"rows take {table.size}"):
+        ENGINES["native"](package, Manifest.load(package), Alone(), 1)
 
 
 def test_the_largest_logits_are_at_hand(package_of):

@@ -1,0 +1,26 @@
+// Rows of the embedding as embed.bin has them, one after another, read one by one:
+//   F32, F16, BF16          [hidden] numbers
+//   Q8-32, Q8-64, Q8-128    int8 [hidden], then float16 [hidden / block]: a scale for every block of so many
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace mpsplit {
+
+class EmbeddingFormat {
+  public:
+    EmbeddingFormat(const std::string& dtype, int hidden);  // a Failure where there is no such dtype, or it does not fit hidden
+
+    size_t row_bytes() const { return row_bytes_; }
+    void read(const uint8_t* row, float* y) const;  // y [hidden]
+
+  private:
+    enum class Kind { f32, f16, bf16, q8 };
+    Kind kind_;
+    int hidden_, block_ = 0;
+    size_t row_bytes_;
+};
+
+}  // namespace mpsplit

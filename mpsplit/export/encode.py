@@ -1,0 +1,40 @@
+"""Rows of a weight as they are stored, by every method. In: float32 rows and a Quantisation. Out: bytes of quantised.bin.
+
+Invariant: rows are independent, and panels of 16 follow each other: what comes of pieces of 16 m rows (the last may be shorter), one after
+the other, is what comes of all at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpsplit.export.awq import Scaling
+from mpsplit.export.gptq import gptq
+from mpsplit.native import kernels
+from mpsplit.package.quantisation import BFLOAT, Quantisation
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How one weight is stored. `scales` is one of recipe.SCALES; `scaling` is AWQ's; `u` makes it GPTQ: gptq.factor of the inputs'
+    second moments, after the scaling."""
+
+    how: Quantisation
+    scales: str = "minmax"
+    scaling: Scaling = Scaling()
+    u: np.ndarray | None = None
+
+    def __call__(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
+        """uint8, of rows `first` and following of the rank's slice"""
+        return encoded(self.scaling(rows, first), self.how, self.scales, self.u)
+
+
+def encoded(rows: np.ndarray, how: Quantisation, scales: str = "minmax", u: np.ndarray | None = None) -> np.ndarray:
+    """bfloat16 is rounded to the nearest, whatever the method."""
+    rows = np.ascontiguousarray(rows, np.float32)
+    if u is None or how.bits == BFLOAT:
+        return kernels().pack(rows, how.bits, how.block, scales=scales)
+    values, steps = gptq(rows, u, how, scales)
+    return kernels().pack_values(values, steps, how.bits, how.block)

@@ -1,0 +1,101 @@
+"""Which weight is stored how. In: "q4" and "lm_head=q8,layers.0.*=q6/64" from the command line. Out: a Recipe.
+
+A pattern names whole words of a module's name, as `mlp.down_proj` does of model.layers.3.mlp.down_proj; `*` stands for any letters, `embed`
+for the embedding. Invariant: the last pattern that names a weight decides, and every pattern names one.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from mpsplit.errors import ConvertError
+from mpsplit.package.quantisation import Quantisation
+
+SCALES = ("minmax", "mse")
+EMBEDDING = ("embed", "embed_tokens", "model.embed_tokens")  # what names it; no pattern for linears does so by chance
+EMBEDDING_KINDS = ("q8",)  # besides the checkpoint's own 16 or 32 bits, which it has without a pattern
+
+
+def text_of(how: Quantisation) -> str:
+    return f"{how.kind}/{how.block}"
+
+
+def quantisation_of(text: str, block: int) -> Quantisation:
+    """ "q8/64", or "q8" with the block of the rest"""
+    kind, slash, own = text.partition("/")
+    if slash and not own.isdecimal():
+        raise ConvertError(f"{text!r} is no kind of weight; write q8, or q8/64 for blocks of 64")
+    return Quantisation.named(kind, int(own) if slash else block)
+
+
+@dataclass(frozen=True)
+class Rule:
+    pattern: str
+    how: Quantisation
+
+    def names(self, weight: str) -> bool:
+        """Whether it names this linear."""
+        return fnmatch.fnmatchcase(f".{weight.removesuffix('.weight')}.", f"*.{self.pattern}.*")
+
+    @property
+    def names_embedding(self) -> bool:
+        return self.pattern in EMBEDDING
+
+
+@dataclass(frozen=True)
+class Recipe:
+    default: Quantisation = Quantisation()
+    rules: tuple[Rule, ...] = ()
+    scales: str = "minmax"
+
+    @classmethod
+    def parse(cls, kind: str, block: int, overrides: str = "", scales: str = "minmax") -> Recipe:
+        """`overrides`: PATTERN=KIND[/BLOCK], with commas between them."""
+        if scales not in SCALES:
+            raise ConvertError(f"--scales {scales}: there are {' and '.join(SCALES)}")
+        rules = []
+        for word in filter(None, (word.strip() for word in overrides.split(","))):
+            pattern, equals, text = word.partition("=")
+            if not (pattern and equals and text):
+                raise ConvertError(f"--quant-for {word}: write PATTERN=KIND, as in lm_head=q8 or layers.0.*=q6/64")
+            rules.append(Rule(pattern, quantisation_of(text, block)))
+        return cls(Quantisation.named(kind, block), tuple(rules), scales)
+
+    def kind_of(self, weight: str) -> Quantisation:
+        """How the linear of this name is stored."""
+        return next((rule.how for rule in reversed(self.rules) if rule.names(weight)), self.default)
+
+    @property
+    def embedding(self) -> Quantisation | None:
+        """How the embedding is stored; None for the checkpoint's own type."""
+        return next((rule.how for rule in reversed(self.rules) if rule.names_embedding), None)
+
+    def check(self, linears: Collection[str], hidden: int) -> None:
+        """`linears`: the names of all linear weights of the model, not of one rank alone."""
+        for rule in self.rules:
+            if not (rule.names_embedding or any(map(rule.names, linears))):
+                known = ", ".join(dict.fromkeys(name.removesuffix(".weight").split(".", 3)[-1] for name in linears))
+                raise ConvertError(
+                    f"--quant-for {rule.pattern}={rule.how.kind} names no weight; there are embed, {known}, and layers.N before them"
+                )
+        how = self.embedding
+        if how and how.kind not in EMBEDDING_KINDS:
+            raise ConvertError(
+                f"--quant-for embed={how.kind}: rows of the embedding are stored as {' or '.join(EMBEDDING_KINDS)}, or as in the checkpoint"
+            )
+        if how and not how.fits(hidden):
+            raise ConvertError(
+                f"--quant-for embed={how.kind}: rows of {hidden} are no multiple of the block of {how.block}; "
+                f"write embed={how.kind}/32 if that divides them, or leave embed out"
+            )
+
+    def to_json(self) -> dict:
+        rules = [[rule.pattern, text_of(rule.how)] for rule in self.rules]
+        return {"default": text_of(self.default), "rules": rules, "scales": self.scales}
+
+    @classmethod
+    def from_json(cls, data: dict) -> Recipe:
+        rules = tuple(Rule(pattern, quantisation_of(text, 0)) for pattern, text in data["rules"])
+        return cls(quantisation_of(data["default"], 0), rules, data["scales"])

@@ -1,0 +1,95 @@
+"""Scales of blocks: minmax and the search for the least squared error, and integers as they are packed."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.extensions.test_kernels import BITS, bounded, seeds, shapes
+
+draws = {
+    "normal": lambda rng, size: rng.standard_normal(size),
+    "heavy": lambda rng, size: rng.standard_t(3, size),
+    "even": lambda rng, size: rng.uniform(-1, 1, size),
+    "one-sided": lambda rng, size: rng.exponential(1, size),
+}
+
+
+def rows_of(shape, seed, draw="normal", magnitude=1.0):
+    n, blocks, _, block = shape
+    return (draws[draw](np.random.default_rng(seed), (n, blocks * block)) * magnitude).astype(np.float32)
+
+
+def back(values, scales):
+    return (values.reshape(*scales.shape, -1) * scales[..., None]).reshape(values.shape)
+
+
+def block_errors(rows, again, scales):
+    return np.square((rows - again).astype(float)).reshape(*scales.shape, -1).sum(-1)
+
+
+@bounded
+@given(shape=shapes, draw=st.sampled_from(list(draws)), magnitude=st.sampled_from([1e-6, 0.02, 1, 1e6]), seed=seeds)
+def test_searched_scales_are_never_worse(kernels, shape, draw, magnitude, seed):
+    _, _, bits, block = shape
+    rows = rows_of(shape, seed, draw, magnitude)
+    errors = {}
+    for method in ("minmax", "mse"):
+        values, scales = kernels.integers(rows, bits, block, method)
+        assert values.min() >= -(2 ** (bits - 1)) and values.max() <= 2 ** (bits - 1) - 1
+        errors[method] = block_errors(rows, back(values, scales), scales)
+    assert (errors["mse"] <= errors["minmax"] * 1.0001 + 1e-30).all()
+
+
+@bounded
+@given(shape=shapes, method=st.sampled_from(["minmax", "mse"]), seed=seeds)
+def test_integers_are_those_that_are_packed(kernels, shape, method, seed):
+    n, blocks, bits, block = shape
+    rows = rows_of(shape, seed)
+    values, scales = kernels.integers(rows, bits, block, method, threads=2)
+    packed = kernels.pack(rows, bits, block, scales=method)
+    assert np.array_equal(packed, kernels.pack_values(values, scales, bits, block))
+    assert np.array_equal(packed, kernels.pack(rows, bits, block, threads=2, scales=method))
+    assert np.array_equal(kernels.Weights(packed, n, blocks * block, bits, block).unpack(), back(values, scales))
+
+
+@bounded
+@given(shape=shapes, method=st.sampled_from(["minmax", "mse"]), pieces=st.integers(1, 4), seed=seeds)
+def test_pieces_of_sixteen_rows_are_the_whole(kernels, shape, method, pieces, seed):
+    _, _, bits, block = shape
+    rows = np.resize(rows_of(shape, seed), (16 * pieces + 5, shape[1] * block))
+    parts = [kernels.pack(rows[i : i + 16], bits, block, scales=method) for i in range(0, len(rows), 16)]
+    assert np.array_equal(np.concatenate(parts), kernels.pack(rows, bits, block, scales=method))
+
+
+@pytest.mark.parametrize("bits, gain", [(4, 0.85), (6, 0.95), (8, 1)])
+def test_the_search_gains_where_bits_are_few(kernels, bits, gain):
+    rows = rows_of((64, 16, bits, 32), 0)
+    minmax, mse = (
+        block_errors(rows, back(*found), found[1]).sum()
+        for found in (kernels.integers(rows, bits, 32, method) for method in ("minmax", "mse"))
+    )
+    assert mse < gain * minmax, mse / minmax
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_grid_is_found_again(kernels, bits):
+    """Weights that are integers times a scale lose nothing, with the odd lowest integer too."""
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    values = np.linspace(low, high, 32).round()[None].astype(np.float32)
+    for sign in (1, -1):
+        found, scales = kernels.integers(values * np.float32(0.125 * sign), bits, 32, "mse")
+        assert np.array_equal(back(found, scales), values * np.float32(0.125 * sign))
+
+
+def test_nothing_and_what_is_not_finite(kernels):
+    rows = np.zeros((4, 32), np.float32)
+    rows[1], rows[2, 3], rows[3] = 1e30, np.inf, 1e-12
+    values, scales = kernels.integers(rows, 4, 32, "mse")
+    assert np.isfinite(scales).all() and not values[0].any() and not values[3].any()
+    with pytest.raises(ValueError, match="scales are minmax or mse"):
+        kernels.pack(rows, 4, 32, scales="best")
+    with pytest.raises(ValueError, match="4, 6 or 8 bits"):
+        kernels.integers(rows, 16, 32)
+    with pytest.raises(ValueError, match="block"):
+        kernels.integers(rows, 4, 0)
