@@ -1,6 +1,6 @@
-"""The weights of a graph in files. In: a Param and its .bin, as ncnn lays it out. Out: arrays by layer, and back.
+"""The weights of a graph in files. In: a Param and its .bin, as ncnn lays it out. Out: arrays by layer, and what their weights are called.
 
-Two files hold a rank's weights: model.bin, which ncnn reads in the order of the .param, and quantised.bin, where QLinear layers
+A layer is named for the weights it owns, as Hugging Face calls them: the Gemm model.layers.0.mlp.up_proj has up_proj.weight. Two files hold a rank's weights: model.bin, which ncnn reads in the order of the .param, and quantised.bin, where QLinear layers
 find their packed matrices by offset, so that the file can be mapped. Invariant: model.bin is read to its last byte.
 """
 
@@ -13,9 +13,11 @@ import numpy as np
 from mpsplit.errors import PackageError
 from mpsplit.package.files import mapped
 from mpsplit.package.param import Layer, Param
+from mpsplit.package.quantisation import LAYER as QLINEAR
+from mpsplit.package.quantisation import QLinear
 
 ALIGNMENT = 64  # bytes: packed matrices begin at multiples, as the kernels want them
-PIECE = 32 << 20  # bytes of a write, a multiple of the largest page
+FLOAT_BYTES = 4
 FLAG = np.zeros(1, np.uint32).tobytes()  # ncnn's mark of plain float32 before an array
 
 
@@ -24,7 +26,16 @@ def gemm_shape(layer: Layer) -> tuple[int, int]:
     return int(layer.params["8"]), int(layer.params["9"])
 
 
-def _arrays(layer: Layer) -> list[tuple[tuple[int, ...], bool]]:
+def weights_of(layer: Layer) -> tuple[str, ...]:
+    """The names of the weights that a layer owns, in the order of its arrays."""
+    if layer.type == "MemoryData":
+        return (layer.name,)
+    if layer.type == QLINEAR:
+        return (f"{layer.name}.weight", f"{layer.name}.bias")[: 1 + (QLinear.of(layer).bias >= 0)]
+    return tuple(f"{layer.name}.{kind}" for kind, _ in zip(("weight", "bias"), arrays_of(layer), strict=False))
+
+
+def arrays_of(layer: Layer) -> list[tuple[tuple[int, ...], bool]]:
     """(shape, whether a flag stands before it) of the arrays that a layer owns in the .bin."""
     if layer.type == "Gemm":
         n, k = gemm_shape(layer)
@@ -40,7 +51,7 @@ def read_weights(param: Param, path: Path) -> dict[str, list[np.ndarray]]:
     """layer name -> its float32 arrays, mapped."""
     data, at, found = mapped(path, np.uint8), 0, {}
     for layer in param.layers:
-        for shape, flagged in _arrays(layer):
+        for shape, flagged in arrays_of(layer):
             at += len(FLAG) * flagged
             size = 4 * int(np.prod(shape))
             found.setdefault(layer.name, []).append(data[at : at + size].view(np.float32).reshape(shape))
@@ -48,43 +59,3 @@ def read_weights(param: Param, path: Path) -> dict[str, list[np.ndarray]]:
     if at != len(data):
         raise PackageError(f"{path} has {len(data)} bytes, its .param accounts for {at}; convert again")
     return found
-
-
-def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path) -> None:
-    with open(path, "wb") as file:
-        for layer in param.layers:
-            if owned := _arrays(layer):
-                for (_, flagged), array in zip(owned, weights[layer.name], strict=True):
-                    file.write(FLAG * flagged + array.tobytes())
-
-
-class PackedFile:
-    """Writes arrays one after the other at aligned offsets, in units of the alignment.
-
-    It writes in large pieces: so the page cache has the file in large pages, which the first run finds there.
-    """
-
-    def __init__(self, path: Path):
-        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by the with of its user)
-        self.held = bytearray()
-        self.written = 0
-
-    def __enter__(self) -> PackedFile:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._write(len(self.held))
-        self.file.close()
-
-    def append(self, array: np.ndarray) -> int:
-        offset = (self.written + len(self.held)) // ALIGNMENT
-        self.held += array.tobytes()
-        self.held += bytes(-len(self.held) % ALIGNMENT)
-        self._write(len(self.held) // PIECE * PIECE)
-        return offset
-
-    def _write(self, count: int) -> None:
-        while count:
-            done = self.file.write(memoryview(self.held)[:count])
-            del self.held[:done]
-            self.written, count = self.written + done, count - done
