@@ -102,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="module",
         help="how collectives stand in the .pt file; operator is for --customop",
     )
+    p.add_argument("--structure-only", action="store_true", help="config.json is enough: no weights need to be there")
 
     p = command(
         "convert",
@@ -114,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--serial", action="store_true", help="all ranks one after the other in this process, without MPI")
     p.add_argument("--quant", choices=tuple(KINDS), default="f32", help="how linear weights are stored (default: f32)")
     p.add_argument("--block", type=int, choices=BLOCKS, default=32, help="weights that share a scale (default: 32)")
+    p.add_argument("--model", metavar="DIR", help="where the model is by now (default: where it was partitioned)")
     p.add_argument("--pnnx", metavar="PATH", help="another pnnx than the installed one")
     p.add_argument("--customop", metavar="LIB", help="operator library, for a pnnx built against the same libtorch")
 

@@ -47,9 +47,9 @@ def plan_command(args: argparse.Namespace) -> int:
 
 
 def partition_command(args: argparse.Namespace) -> int:
-    from mpsplit.export.source import find_model
+    from mpsplit.export.source import find_config, find_model
 
-    folder = find_model(args.model)
+    folder = (find_config if args.structure_only else find_model)(args.model)
     plan = _plan_for(args, folder, _started_ranks(args))
     if not args.serial and (code := _under_mpirun(plan.ranks, args)) is not None:
         return code
@@ -60,10 +60,10 @@ def partition_command(args: argparse.Namespace) -> int:
         raise PlanError(f"the plan has {plan.ranks} ranks, {comm.size} were started; use `mpirun -np {plan.ranks}`")
     began = time.perf_counter()
     placed = Placed.load(Path(args.plan)) if args.plan else None
-    manifest = partition(folder, plan, Path(args.out), comm, args.form, placed)
+    manifest = partition(folder, plan, Path(args.out), comm, args.form, placed, args.structure_only)
     if comm.rank == 0:
         for rank, part in enumerate(manifest.ranks):
-            print(f"rank {rank}: read {part.weight_bytes:,} bytes, {len(part.schedule)} collectives")
+            print(f"rank {rank}: {part.weight_bytes:,} bytes of weights, {len(part.schedule)} collectives")
         if manifest.unused:
             print(f"not used of the checkpoint: {', '.join(manifest.unused)}")
         print(f"partitioned into {args.out} in {time.perf_counter() - began:.1f} s; next: mpsplit convert {args.out}")
@@ -88,10 +88,14 @@ def convert_command(args: argparse.Namespace) -> int:
         return code
     comm = world()
     began = time.perf_counter()
-    manifest = convert(package, comm, pnnx, how)
-    if comm.rank == 0:
-        for part in manifest.ranks:
-            print(", ".join(f"{file.path} {file.size:,} bytes" for file in part.files))
+    made = convert(package, comm, pnnx, how, Path(args.model) if args.model else None)
+    if comm.rank == 0 and made.manifest is None:
+        print(f"made the graphs of {ranks} ranks in {package}, no weights: it was partitioned with --structure-only")
+        print(f"next: mpsplit convert {package} --model DIR, where the weights are")
+    elif comm.rank == 0:
+        for part, read in zip(made.manifest.ranks, made.read, strict=True):
+            files = ", ".join(f"{file.path} {file.size:,} bytes" for file in part.files)
+            print(f"{files}; read {read:,} of {part.weight_bytes:,} bytes of weights")
         print(f"converted {package} in {time.perf_counter() - began:.1f} s; next: mpsplit run {package} --prompt Hello")
     return 0
 
@@ -186,7 +190,7 @@ def verify_command(args: argparse.Namespace) -> int:
         from mpsplit.export.torch_engine import TorchEngine
         from mpsplit.runtime.generate import TokenLoop
 
-        loop = TokenLoop(TorchEngine(Path(args.package), manifest, folder, comm), comm, None)
+        loop = TokenLoop(TorchEngine(manifest, folder, comm), comm, None)
     else:
         from mpsplit.runtime.load import load_loop
 

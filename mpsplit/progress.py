@@ -42,6 +42,26 @@ def percent_bar(what: str) -> Iterator[Callable[[int], None]]:
         yield lambda percent: bar.update(task, completed=percent)
 
 
+@contextmanager
+def bytes_bar(what: str, total: int) -> Iterator[Callable[[str, int], None]]:
+    """A function to call with what is worked on and the bytes that are done, which shows their rate and the time that is left."""
+    if not _shown():
+        yield lambda name, count: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda name, count: bar.update(task, advance=count, description=f"{what} {name}")
+
+
 def _shown() -> bool:
     return mpi_rank() in (None, 0) and on_terminal()
 

@@ -49,6 +49,11 @@ def test_a_part_imports_only_what_stands_before_it(part):
                 assert words[1] in MAY_IMPORT[part] | GROUND, f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_converting_loads_without_torch():
+    program = "import sys, mpsplit.cli, mpsplit.export.convert, mpsplit.export.pnnx; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def test_the_run_half_loads_without_torch():
     program = "import sys, mpsplit.cli, mpsplit.runtime.load, mpsplit.serve.chat; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

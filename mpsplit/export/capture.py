@@ -7,51 +7,23 @@ that the plan asks for, in that order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import fx, nn
 
 from mpsplit.errors import ConvertError
+from mpsplit.export.example import INPUTS, Example
 from mpsplit.export.operators import collective_of
 from mpsplit.export.slicing import Stage, neighbours
 from mpsplit.package.collectives import STAGE, WORLD, Call
-from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
 
-INPUTS = {"hidden": (1,), "cos": (1,), "sin": (1,), "mask": (0, 1)}  # name -> the axes that grow with the length
+
+def zeros(example: Example, device: str = "cpu") -> list[torch.Tensor]:
+    return [torch.zeros(shape, device=device) for shape in example.shapes().values()]
 
 
-@dataclass(frozen=True)
-class Example:
-    """Inputs to trace with. `length` is a number that no size of the model equals, so that it cannot hide in a constant."""
-
-    length: int
-    hidden: int
-    head_dim: int
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        n = self.length
-        return {
-            "hidden": (1, n, self.hidden),
-            "cos": (1, n, self.head_dim),
-            "sin": (1, n, self.head_dim),
-            "mask": (n, n),
-        }
-
-    def tensors(self) -> list[torch.Tensor]:
-        return [torch.zeros(shape) for shape in self.shapes().values()]
-
-
-def examples(facts: ModelFacts) -> list[Example]:
-    """Two, for pnnx must see that the length changes."""
-    taken = set(facts.to_json().values())
-    lengths = [n for n in (53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103) if n not in taken]
-    return [Example(length, facts.hidden, facts.head_dim) for length in lengths[:2]]
-
-
-def capture(stage: Stage, example: Example) -> fx.GraphModule:
-    """Traces the stage with TorchDynamo, in one graph, for any length."""
+def capture(stage: Stage, example: Example, device: str = "cpu") -> fx.GraphModule:
+    """Traces the stage with TorchDynamo, in one graph, for any length; on "meta" shapes alone, of a stage without bytes."""
     found: list[tuple[fx.GraphModule, list]] = []
 
     def backend(graph_module, inputs):
@@ -59,7 +31,7 @@ def capture(stage: Stage, example: Example) -> fx.GraphModule:
         return graph_module.forward
 
     torch._dynamo.reset()
-    tensors = example.tensors()
+    tensors = zeros(example, device)
     for tensor, axes in zip(tensors, INPUTS.values(), strict=True):
         for axis in axes:
             torch._dynamo.mark_dynamic(tensor, axis)
@@ -98,6 +70,17 @@ def check_calls(found: tuple[Call, ...], expected: tuple[Call, ...], rank: int) 
                 f"the graph of rank {rank} has {len(found)} collectives, the plan asks for {len(expected)}; "
                 f"at {i}: {have or 'nothing'} instead of {want or 'nothing'}"
             )
+
+
+def check_alike(whole: fx.GraphModule, small: fx.GraphModule, layers: int, kept: int) -> None:
+    """The operations of the whole graph must be those of the small one with its last decoder layer said again and again."""
+    a, b = ([str(node.target) for node in g.graph.nodes if node.op.startswith("call")] for g in (whole, small))
+    each, rest = divmod(len(a) - len(b), max(layers - kept, 1))
+    repeats = (b[: at + each] + b[at : at + each] * (layers - kept) + b[at + each :] for at in range(len(b) - each + 1))
+    if rest or each < 0 or a not in repeats:
+        raise ConvertError(
+            f"the {layers} decoder layers are not alike: {len(a)} operations, {len(b)} in {kept} of them; this architecture needs a closer look"
+        )
 
 
 def as_text(graph_module: fx.GraphModule) -> str:

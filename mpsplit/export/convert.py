@@ -1,27 +1,35 @@
-"""`mpsplit convert`: every rank turns its traced slice into an ncnn graph. In: a partition. Out: a package.
+"""`mpsplit convert`: every rank turns its trace into graphs and streams its weights beside them. In: a partition. Out: a package.
 
-Invariant: manifest.json is written last, by ranks that agree on their collectives; until then there is no package. What was
-rewritten can be read in rank-R/passes/, one .param after each step.
+Invariant: what was there before stays whole until every rank has made all of its files; then they take their names, and
+manifest.json is written last. Interrupted at any moment and started again, it does what is missing, and the bytes are the same.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import platform
 import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 from mpsplit.comm import Communicator
-from mpsplit.errors import ConvertError, PackageError
-from mpsplit.export.capture import examples
-from mpsplit.export.fuse import fuse
-from mpsplit.export.partition import FORM, tools
-from mpsplit.export.pnnx import Pnnx, run_pnnx
-from mpsplit.export.quantise import quantise
-from mpsplit.export.rewrites import REWRITES, Context
+from mpsplit.errors import ConvertError
+from mpsplit.export import stream
+from mpsplit.export.checkpoint import Checkpoint
+from mpsplit.export.contents import Array, contents
+from mpsplit.export.graphs import Graphs, make_graphs
+from mpsplit.export.origin import Origin, open_model
+from mpsplit.export.pnnx import Pnnx
 from mpsplit.export.schedule import check_schedules
-from mpsplit.package.collectives import BY_LAYER, Call
+from mpsplit.package.files import beside, write_json
 from mpsplit.package.manifest import (
     EMBED,
+    FORM,
     FUSED,
     GRAPH,
     MANIFEST,
@@ -33,87 +41,164 @@ from mpsplit.package.manifest import (
     Manifest,
     rank_folder,
 )
-from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import FLOAT, Quantisation
 from mpsplit.package.rank_text import rank_text
-from mpsplit.progress import track
+from mpsplit.package.verified import read_sha256
+from mpsplit.plan.cuts import EMBEDDING
+from mpsplit.progress import bytes_bar, track
 
-PASSES = "passes"
 FILES = (GRAPH, FUSED, WEIGHTS, QUANTISED, EMBED, RANK_TEXT)
+STAMP = "weights.json"  # which weight files are whole, and the key they were made under
 
 
-def convert(package: Path, comm: Communicator, pnnx: Pnnx, how: Quantisation = FLOAT) -> Manifest:
-    """Converts the slice of this rank, or of all ranks when there is only this process."""
+@dataclass(frozen=True)
+class Conversion:
+    """`manifest` is None where there were no weights to convert; `read`: bytes of the checkpoint that each rank read."""
+
+    manifest: Manifest | None
+    read: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One rank's weight files, by name; `key` stands for all that decides their bytes."""
+
+    folder: Path
+    key: str
+    files: dict[str, list[Array]]
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are not on the disk yet."""
+        if self.hashes() is not None:
+            return 0
+        return sum(stream.size_of(a) - stream.done_of(self.folder / n, self.key) for n, a in self.files.items())
+
+    def hashes(self) -> dict[str, str] | None:
+        """Of the files, when all of them are whole, whether they have their names already or not."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            stamp = json.loads((self.folder / STAMP).read_text(encoding="utf-8"))
+            if stamp["key"] == self.key and all(read_sha256(self._newest(n)) == stamp["files"][n] for n in self.files):
+                return stamp["files"]
+        return None
+
+    def _newest(self, name: str) -> Path:
+        partial = stream.partial_path(self.folder / name, self.key)
+        return partial if partial.exists() else self.folder / name
+
+    def forget_others(self) -> None:
+        """What an interrupted conversion of another kind left."""
+        ours = {stream.partial_path(self.folder / name, self.key) for name in FILES}
+        for name in FILES:
+            for old in self.folder.glob(f".{name}.*.partial"):
+                if old not in ours:
+                    old.unlink()
+
+
+def convert(
+    package: Path, comm: Communicator, pnnx: Pnnx, how: Quantisation = FLOAT, model: Path | None = None
+) -> Conversion:
+    """Converts the slice of this rank, or of all ranks when there is only this process. `model`: where the checkpoint is by now."""
     partition = Manifest.load(package, PARTITION)
     if partition.tools[FORM] != pnnx.form:
         raise ConvertError(
             f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form {pnnx.form}"
         )
-    plan = partition.plan
-    mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
+    origin, checkpoint = Origin.load(package), None
+    if origin or model:
+        checkpoint, origin = open_model(origin, model)
+        partition = replace(partition, dtype=checkpoint.entries[EMBEDDING].dtype)
+    mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
+    graphs = {rank: make_graphs(partition, package, rank, pnnx, how) for rank in track(mine, "graphs")}
+    schedules = _of_everybody(comm, {rank: made.schedule for rank, made in graphs.items()})
+    check_schedules(partition.plan, schedules)
+    texts = {rank: _texts(partition, rank, made) for rank, made in graphs.items()}
+    if checkpoint is None:
+        for rank in mine:
+            _write(rank_folder(package, rank), texts[rank])
+        comm.exchange(None)
+        return Conversion(None, (0,) * partition.plan.ranks)
+    work = {rank: _work(partition, package, rank, graphs[rank], checkpoint, origin) for rank in mine}
+    _check_space(package, comm, work.values())
+    read = {rank: _stream(rank, work[rank], checkpoint) for rank in mine}
+    checkpoint.close()
+    comm.exchange(None)  # everybody has everything
     if comm.host_lead:
         (package / MANIFEST).unlink(missing_ok=True)
-    done = {rank: _convert_rank(partition, package, rank, pnnx, how) for rank in track(mine, "convert")}
-    everybody = {rank: result for shared in comm.exchange(done) for rank, result in shared.items()}
-    check_schedules(plan, [everybody[rank][0] for rank in range(plan.ranks)])
-    manifest = partition.with_files([everybody[rank][1] for rank in range(plan.ranks)], tools("pnnx", "ncnn"))
+    comm.exchange(None)
+    files = _of_everybody(comm, {rank: _put_in_place(package, work[rank], texts[rank]) for rank in mine})
+    manifest = partition.with_files(files, {name: version(name) for name in ("pnnx", "ncnn")})
     if comm.host_lead:
         manifest.save(package)
-    comm.exchange(None)
-    return manifest
+    return Conversion(manifest, tuple(_of_everybody(comm, read)))
 
 
-def _convert_rank(
-    partition: Manifest, package: Path, rank: int, pnnx: Pnnx, how: Quantisation
-) -> tuple[tuple[Call, ...], tuple[File, ...]]:
-    folder = rank_folder(package, rank)
-    scripts = sorted(folder.glob(f"*-{rank}.pt"))
-    if len(scripts) != 1:
-        raise PackageError(
-            f"{folder} holds {len(scripts)} traced slices (*-{rank}.pt) instead of one; run `mpsplit partition` again"
-        )
+def _of_everybody(comm: Communicator, own: dict[int, object]) -> list:
+    """What each rank has, in order."""
+    found = {rank: value for shared in comm.exchange(own) for rank, value in shared.items()}
+    return [found[rank] for rank in sorted(found)]
+
+
+def _texts(partition: Manifest, rank: int, graphs: Graphs) -> dict[str, str]:
+    return {GRAPH: str(graphs.param), FUSED: str(graphs.fused), RANK_TEXT: rank_text(partition, rank)}
+
+
+def _work(
+    partition: Manifest, package: Path, rank: int, graphs: Graphs, checkpoint: Checkpoint, origin: Origin
+) -> Work:
     shard = partition.plan.shards[rank]
-    schedule = partition.ranks[rank].schedule
-    traced_with = examples(partition.facts)
-    passes, partial = folder / PASSES, folder / f".{PASSES}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        converted = run_pnnx(pnnx, scripts[0], traced_with, partial)
-        context = Context(schedule, tuple(e.length for e in traced_with), shard.attentions, bool(len(shard.head)))
-        param = Param.load(converted.ncnn_param)
-        os.replace(converted.ncnn_param, partial / "0-pnnx.param")
-        for number, rewrite in enumerate(REWRITES, start=1):
-            param = rewrite(param, context)
-            (partial / f"{number}-{rewrite.__name__}.param").write_text(str(param), encoding="utf-8")
-        (folder / QUANTISED).unlink(missing_ok=True)
-        if how.bits:
-            floats = converted.ncnn_bin
-            param = quantise(param, floats, folder / WEIGHTS, folder / QUANTISED, how)
-            (partial / f"{len(REWRITES) + 1}-quantise.param").write_text(str(param), encoding="utf-8")
-            floats.unlink()
-        else:
-            os.replace(converted.ncnn_bin, folder / WEIGHTS)
-        (folder / GRAPH).write_text(str(param), encoding="utf-8")
-        fused = fuse(param, shard.head.start)
-        assert schedule_of(fused) == schedule_of(param), "fusing changed the order of the collectives"
-        (folder / FUSED).write_text(str(fused), encoding="utf-8")
-        (folder / RANK_TEXT).write_text(rank_text(partition, rank), encoding="utf-8")
-        shutil.rmtree(passes, ignore_errors=True)
-        os.replace(partial, passes)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    files = tuple(File.of(package, folder / name) for name in FILES if (folder / name).is_file())
-    return schedule_of(param), files
+    files = contents(graphs.param, shard, partition.facts, checkpoint)
+    decisive = (str(graphs.param), shard, partition.facts, origin.files)
+    return Work(rank_folder(package, rank), hashlib.sha256(repr(decisive).encode()).hexdigest()[:16], files)
 
 
-def schedule_of(param: Param) -> tuple[Call, ...]:
-    """The collectives that the engine will run, read from the final graph."""
-    return tuple(_call(layer) for layer in param.layers if layer.type in BY_LAYER)
+def _check_space(package: Path, comm: Communicator, work: Iterable[Work]) -> None:
+    here = platform.node()
+    for each in work:
+        each.forget_others()
+    needs = comm.exchange((here, sum(each.missing for each in work)))
+    needed, free = sum(size for host, size in needs if host == here), shutil.disk_usage(package).free
+    if needed > free:
+        raise ConvertError(
+            f"the weights need {needed / 1e9:,.2f} GB more in {package.resolve()}, where {free / 1e9:,.2f} GB are free; "
+            "make room there, or choose fewer bits with --quant"
+        )
 
 
-def _call(layer: Layer) -> Call:
-    collective = BY_LAYER[layer.type]
-    missing = [str(i) for i in range(1, len(collective.arguments) + 1) if str(i) not in layer.params]
-    if missing:
-        raise ConvertError(f"{layer.name} lacks parameter {', '.join(missing)} ({layer})")
-    return Call(collective.operator, tuple(int(layer.params[str(i)]) for i in range(1, len(collective.arguments) + 1)))
+def _stream(rank: int, work: Work, checkpoint: Checkpoint) -> int:
+    """Makes the rank's weight files whole, under their partial names; the bytes that it read."""
+    before = checkpoint.bytes_read
+    if work.hashes() is None:
+        (work.folder / STAMP).unlink(missing_ok=True)
+        total = sum(map(stream.size_of, work.files.values()))
+        with bytes_bar(f"rank {rank}", total) as tell:
+            for name, arrays in work.files.items():
+                stream.write(work.folder / name, work.key, arrays, checkpoint, tell)
+        made = {name: read_sha256(stream.partial_path(work.folder / name, work.key)) for name in work.files}
+        write_json(work.folder / STAMP, {"key": work.key, "files": made})
+    return checkpoint.bytes_read - before
+
+
+def _put_in_place(package: Path, work: Work, texts: dict[str, str]) -> tuple[File, ...]:
+    """The files take their names; what an earlier conversion left and this one has not goes."""
+    known = json.loads((work.folder / STAMP).read_text(encoding="utf-8"))["files"]
+    _write(work.folder, texts)
+    for name in (WEIGHTS, QUANTISED, EMBED):
+        partial = stream.partial_path(work.folder / name, work.key)
+        if partial.exists():
+            os.replace(partial, work.folder / name)
+        elif name not in work.files:
+            (work.folder / name).unlink(missing_ok=True)
+    return tuple(
+        File(path.relative_to(package).as_posix(), path.stat().st_size, known[name])
+        if name in known
+        else File.of(package, path)
+        for name in FILES
+        if (path := work.folder / name).is_file()
+    )
+
+
+def _write(folder: Path, texts: dict[str, str]) -> None:
+    for name, text in texts.items():
+        with beside(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mpsplit.errors import ConvertError
+from mpsplit.export.splits import with_splits, without_splits
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import BFLOAT, QLinear
 from mpsplit.package.quantisation import LAYER as QLINEAR
@@ -22,12 +23,12 @@ OUTPUTS = ("hidden_out", "logits", "top")
 
 def fuse(param: Param, first_row: int) -> Param:
     """`first_row`: the row of the vocabulary that this rank's slice of the head begins with."""
-    graph = Graph(_without_splits(param.layers))
+    graph = Graph(without_splits(param.layers))
     for fusion in (_attention, _gated, _shared_input, _residual):
         fusion(graph)
     if "logits" in graph.producers:
         graph.layers.append(Layer("TopK", "top", ("logits",), ("top",), {"0": str(TOP), "1": str(first_row)}))
-    return Param(_with_splits(_used(graph.layers)))
+    return Param(with_splits(_used(graph.layers)))
 
 
 class Graph:
@@ -157,30 +158,3 @@ def _used(layers: list[Layer]) -> list[Layer]:
             wanted.update(layer.bottoms)
             kept.append(layer)
     return kept[::-1]
-
-
-def _without_splits(layers: tuple[Layer, ...]) -> list[Layer]:
-    source: dict[str, str] = {}
-    for layer in layers:
-        if layer.type == "Split":
-            source |= dict.fromkeys(layer.tops, source.get(layer.bottoms[0], layer.bottoms[0]))
-    return [
-        replace(layer, bottoms=tuple(source.get(b, b) for b in layer.bottoms))
-        for layer in layers
-        if layer.type != "Split"
-    ]
-
-
-def _with_splits(layers: list[Layer]) -> tuple[Layer, ...]:
-    """Every blob with one reader again: a Split behind each that has more."""
-    readers = Graph(layers).readers
-    handed: dict[str, list[str]] = {}
-    out = []
-    for layer in layers:
-        out.append(replace(layer, bottoms=tuple(handed[b].pop(0) if b in handed else b for b in layer.bottoms)))
-        for blob in layer.tops:
-            count = len(readers.get(blob, []))
-            if count > 1:
-                handed[blob] = [f"{blob}_{i}" for i in range(count)]
-                out.append(Layer("Split", f"split_{blob}", (blob,), tuple(handed[blob])))
-    return tuple(out)

@@ -1,42 +1,67 @@
 """`mpsplit partition`: every rank cuts and traces its own slice. In: a model, a plan. Out: rank-R/ folders and partition.json.
 
-Invariant: partition.json is written last; without it the folder is not a partition. A failed run leaves nothing behind.
+No weights are read: the graph of the whole slice is traced by its shapes, and what pnnx is given is its miniature. Invariant:
+partition.json is written last; without it the folder is not a partition. A failed run leaves nothing behind.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
 from collections.abc import Iterable
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import ModelError
 from mpsplit.export import torchscript
-from mpsplit.export.capture import as_text, calls, capture, check_calls, examples, expected_calls
+from mpsplit.export.capture import as_text, calls, capture, check_alike, check_calls, expected_calls
 from mpsplit.export.checkpoint import Checkpoint
-from mpsplit.export.slicing import (
-    EMBEDDING,
-    IGNORABLE,
-    build_whole,
-    embedding_rows,
-    expected_weights,
-    rope_of,
-    slice_model,
-)
+from mpsplit.export.example import examples
+from mpsplit.export.miniature import fingerprint, miniature
+from mpsplit.export.origin import KEY, Origin
+from mpsplit.export.slicing import IGNORABLE, build_whole, expected_weights, rope_of, shapes_alone, slice_model
 from mpsplit.export.source import read_config
+from mpsplit.export.structure import Shapes, Structure
 from mpsplit.export.tokenizer import copy_tokenizer, eos_ids
-from mpsplit.package.manifest import EMBED, MANIFEST, PARTITION, File, Manifest, RankPart, rank_folder
+from mpsplit.package.files import NUMPY_TYPES, write_json
+from mpsplit.package.manifest import FORM, MANIFEST, PARTITION, File, Manifest, RankPart, rank_folder
+from mpsplit.plan.cuts import EMBEDDING, HEAD, Part, source_of
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.placed import PLAN, Placed
 from mpsplit.plan.shards import Plan
+from mpsplit.progress import track
 
-FORM = "torchscript form"  # which of torchscript.FORMS the .pt files are in
+TYPES = {"float16": "F16", "bfloat16": "BF16"}  # of config.json; anything else is float32
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of a model before its weights are read: `types` of its tensors by name, `origin` None without weights."""
+
+    folder: Path
+    facts: ModelFacts
+    weights: dict[str, tuple[int, ...]]
+    types: dict[str, str]
+    unused: tuple[str, ...]
+    origin: Origin | None
+
+    def slice_bytes(self, shapes: Shapes, embed_rows: int) -> int:
+        """What convert will read of the checkpoint for slices of these shapes, and for rows of the embedding."""
+        sizes = [(source_of(name, self.facts), math.prod(shape)) for name, shape in shapes.items()]
+        return sum(
+            count * self._itemsize(name) for name, count in [*sizes, (EMBEDDING, embed_rows * self.facts.hidden)]
+        )
+
+    def _itemsize(self, name: str) -> int:
+        return np.dtype(NUMPY_TYPES[self.types[name]]).itemsize
 
 
 def tools(*packages: str) -> dict[str, str]:
@@ -44,36 +69,37 @@ def tools(*packages: str) -> dict[str, str]:
 
 
 def partition(
-    folder: Path, plan: Plan, out: Path, comm: Communicator, form: str = "module", placed: Placed | None = None
+    folder: Path,
+    plan: Plan,
+    out: Path,
+    comm: Communicator,
+    form: str = "module",
+    placed: Placed | None = None,
+    structure_only: bool = False,
 ) -> Manifest:
     """Cuts and traces the shards of this rank, or of all ranks when there is only this process. The package keeps `placed`, which says
-    on which machines the plan was meant to run."""
+    on which machines the plan was meant to run. `structure_only`: of config.json alone."""
     config = read_config(folder)
     facts = ModelFacts.from_config(config)
     plan.check(facts)
-    checkpoint = Checkpoint(folder)
-    model = build_whole(folder)
-    unused = checkpoint.check(expected_weights(model, facts), (*IGNORABLE, *(["lm_head.weight"] if facts.tied else [])))
+    whole = build_whole(folder)
+    model = _examine(folder, config, facts, expected_weights(whole, facts), structure_only)
     _check_out(out)
     mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
-    parts = {}
     with _all_or_nothing(out, mine):
-        for rank in mine:
-            before = checkpoint.bytes_read
-            schedule = _partition_rank(build_whole(folder), plan, rank, facts, checkpoint, out, form)
-            parts[rank] = RankPart(schedule, checkpoint.bytes_read - before)
+        parts = {rank: _partition_rank(model, plan, rank, out, form) for rank in track(mine, "partition")}
         everybody = {rank: part for shared in comm.exchange(parts) for rank, part in shared.items()}
     _put_in_place(out, mine, plan, comm)
     manifest = Manifest(
         model=folder.resolve().name,
         facts=facts,
         plan=plan,
-        rope=rope_of(model),
-        dtype=checkpoint.entries[EMBEDDING].dtype,
+        rope=rope_of(whole),
+        dtype=model.types[EMBEDDING],
         eos=eos_ids(folder, config),
         ranks=tuple(everybody[rank] for rank in range(plan.ranks)),
         tokenizer=tuple(File.of(out, path) for path in copy_tokenizer(folder, out)) if comm.host_lead else (),
-        unused=unused,
+        unused=model.unused,
         tools=tools("mpsplit", "torch", "transformers", "safetensors")
         | {"python": platform.python_version(), FORM: form},
     )
@@ -81,9 +107,23 @@ def partition(
     if comm.host_lead:
         if placed:
             placed.save(out / PLAN)
-        manifest.save(out, PARTITION)
+        write_json(out / PARTITION, manifest.to_json() | {KEY: model.origin and model.origin.to_json()})
     comm.exchange(None)
     return manifest
+
+
+def _examine(
+    folder: Path, config: dict, facts: ModelFacts, weights: dict[str, tuple[int, ...]], structure_only: bool
+) -> Model:
+    """The model by the headers of its files, which must hold what its config asks for."""
+    if structure_only:
+        kind = TYPES.get(config.get("dtype") or config.get("torch_dtype"), "F32")
+        return Model(folder, facts, weights, dict.fromkeys(weights, kind), (), None)
+    checkpoint = Checkpoint(folder)
+    unused = checkpoint.check(weights, (*IGNORABLE, *([HEAD] if facts.tied else [])))
+    types = {name: entry.dtype for name, entry in checkpoint.entries.items()}
+    checkpoint.close()
+    return Model(folder, facts, weights, types, unused, Origin.of(folder, checkpoint))
 
 
 @contextmanager
@@ -117,21 +157,28 @@ def _put_in_place(out: Path, ranks: Iterable[int], plan: Plan, comm: Communicato
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def _partition_rank(model, plan: Plan, rank: int, facts: ModelFacts, checkpoint: Checkpoint, out: Path, form: str):
+def _partition_rank(model: Model, plan: Plan, rank: int, out: Path, form: str) -> RankPart:
     folder = _partial(out, rank)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)  # a rank that fails early may have taken `out` away
-    stage = slice_model(model, plan, rank, facts, checkpoint)
-    example = examples(facts)[0]
-    graph_module = capture(stage, example)
+    stage = slice_model(build_whole(model.folder), plan, rank, model.facts, shapes_alone)
+    graph_module = capture(stage, examples(model.facts)[0], "meta")
     schedule = calls(graph_module)
     check_calls(schedule, expected_calls(plan, rank), rank)
     (folder / "graph.fx.txt").write_text(as_text(graph_module), encoding="utf-8")
-    torchscript.save(graph_module, example, folder / f"{out.name}-{rank}.pt", form)
-    rows = embedding_rows(plan, rank, facts, checkpoint)
-    if rows is not None:
-        rows.contiguous().view(torch.uint8).numpy().tofile(folder / EMBED)
-    return schedule
+    small = miniature(model.facts, plan, rank)
+    in_small = slice_model(build_whole(model.folder, small.changes), small.plan, rank, small.facts, _filled)
+    example = examples(small.facts)[0]
+    traced = capture(in_small, example)
+    check_alike(graph_module, traced, len(plan.shards[rank].layers), len(small.plan.shards[rank].layers))
+    torchscript.save(traced, example, folder / f"{out.name}-{rank}.pt", form)
+    structure = Structure(*({n: tuple(p.shape) for n, p in s.named_parameters()} for s in (stage, in_small)))
+    structure.save(folder)
+    return RankPart(schedule, model.slice_bytes(structure.shapes, len(plan.shards[rank].embed)))
+
+
+def _filled(name: str, part: Part, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(fingerprint(name, shape))
 
 
 def _partial(out: Path, rank: int) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpsplit.errors import ConvertError
-from mpsplit.export.capture import Example
+from mpsplit.export.example import Example
 from mpsplit.package.collectives import COLLECTIVES, NAMESPACE
 
 

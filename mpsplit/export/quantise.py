@@ -1,35 +1,33 @@
-"""Linears become QLinear: the weights of every Gemm leave model.bin, packed, for quantised.bin. The last step of convert.
+"""Linears become QLinear: the weights of every Gemm leave model.bin, packed, for quantised.bin. The last rewrite of a graph.
 
-In: the final Param and its float32 .bin. Out: a Param with QLinear layers, a .bin of what is left, and the packed file.
+In: the final Param and how to store. Out: a Param with QLinear layers. Where each matrix will lie follows from the shapes before it, so
+no weight is needed to know it.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
 
 from mpsplit.errors import ConvertError
 from mpsplit.native import kernels
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import BLOCKS, LAYER, QLinear, Quantisation
-from mpsplit.package.weights import PackedFile, gemm_shape, read_weights, write_weights
-from mpsplit.progress import track
+from mpsplit.package.weights import ALIGNMENT, FLOAT_BYTES, arrays_of, gemm_shape
 
 
-def quantise(param: Param, floats: Path, rest: Path, packed: Path, how: Quantisation) -> Param:
-    weights = read_weights(param, floats)
-    layers = []
-    with PackedFile(packed) as file:
-        for layer in track(param.layers, f"{how.bits} bits"):
-            layers.append(_packed(layer, weights[layer.name], file, how) if layer.type == "Gemm" else layer)
-    quantised = Param(tuple(layers))
-    write_weights(quantised, weights, rest)
-    return quantised
+def quantise(param: Param, how: Quantisation) -> Param:
+    if not how.bits:
+        return param
+    layers, end = [], 0
+    for layer in param.layers:
+        if layer.type == "Gemm":
+            layer, end = _packed(layer, end, how)
+        layers.append(layer)
+    return Param(tuple(layers))
 
 
-def _packed(layer: Layer, arrays: list[np.ndarray], file: PackedFile, how: Quantisation) -> Layer:
+def _packed(layer: Layer, offset: int, how: Quantisation) -> tuple[Layer, int]:
+    """The QLinear whose matrix begins at `offset`, and where the next one does; both in units of the alignment."""
     n, k = gemm_shape(layer)
     if not how.fits(k):
         fitting = [block for block in BLOCKS if k % block == 0]
@@ -41,7 +39,8 @@ def _packed(layer: Layer, arrays: list[np.ndarray], file: PackedFile, how: Quant
         raise ConvertError(
             f"{layer.name} has {k} inputs on this rank, which are no multiple of the block of {how.block}; {remedy}"
         )
-    matrix = kernels().pack(np.ascontiguousarray(arrays[0]), how.bits, how.block)
-    offset = file.append(matrix)
-    bias = file.append(arrays[1]) if len(arrays) > 1 else -1
-    return replace(layer, type=LAYER, params=QLinear(n, k, how.bits, how.block, offset, matrix.nbytes, bias).params())
+    size = kernels().packed_bytes(n, k, how.bits, how.block)
+    end = offset + -(-size // ALIGNMENT)
+    has_bias = len(arrays_of(layer)) > 1
+    params = QLinear(n, k, how.bits, how.block, offset, size, end if has_bias else -1).params()
+    return replace(layer, type=LAYER, params=params), end + has_bias * -(-n * FLOAT_BYTES // ALIGNMENT)

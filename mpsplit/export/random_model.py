@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,7 +25,8 @@ import mpsplit
 from mpsplit import native
 from mpsplit.cache import cache
 from mpsplit.errors import ConvertError
-from mpsplit.export.shapes import find_shape
+from mpsplit.export.random_weights import write_safetensors
+from mpsplit.export.shapes import Shape, find_shape
 from mpsplit.export.source import read_config
 from mpsplit.package.manifest import MANIFEST
 from mpsplit.package.quantisation import Quantisation
@@ -65,14 +67,19 @@ def random_package(name: str, ranks: int, how: Quantisation) -> Path:
     return path
 
 
-def random_checkpoint(name: str) -> Path:
-    """A Hugging Face directory of this shape in bfloat16, one file a layer, made if it is not there."""
-    path, sizes = folder() / name, find_shape(name).config()
-    if path.is_dir() and not sizes.items() <= read_config(path).items():  # the shape was another one then
+def random_checkpoint(
+    name: str, dtype: str = "bfloat16", layers: int | None = None, within: Path | None = None
+) -> Path:
+    """A Hugging Face directory of this shape, maybe with another number of layers, one file a layer, made if it is not there."""
+    shape = find_shape(name)
+    shape = replace(shape, layers=layers or shape.layers)
+    named = "-".join([name, *([dtype] if dtype != "bfloat16" else []), *([f"{layers}-layers"] if layers else [])])
+    path = (within or folder()) / named
+    if path.is_dir() and not shape.config().items() <= read_config(path).items():  # the shape was another one then
         shutil.rmtree(path)
     if not path.is_dir():
         with _whole(path) as partial:
-            _write_checkpoint(name, partial)
+            _write_checkpoint(shape, named, partial, dtype)
     return path
 
 
@@ -88,22 +95,17 @@ def _make_package(name: str, ranks: int, how: Quantisation, path: Path) -> None:
     with _whole(path) as partial:
         partition(checkpoint, plan, partial, Alone())
         convert(partial, Alone(), find_pnnx(), how)
-        for traced in partial.glob("rank-*/*.pt"):
-            traced.unlink()  # as large as the float32 weights, and done with
     for old in path.parent.glob(f"{path.name.removesuffix(_makers())}*"):
         if old != path:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_checkpoint(name: str, out: Path) -> None:
-    import torch
-    from safetensors.torch import save_file
+def _write_checkpoint(shape: Shape, name: str, out: Path, dtype: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from mpsplit.export.slicing import build_whole, expected_weights
 
-    shape = find_shape(name)
-    config = AutoConfig.for_model(shape.family, **shape.config(), dtype="bfloat16")
+    config = AutoConfig.for_model(shape.family, **shape.config(), dtype=dtype)
     config.architectures = [AutoModelForCausalLM._model_mapping[type(config)].__name__]
     config.save_pretrained(out)
     weights = expected_weights(build_whole(out), ModelFacts.from_config(read_config(out)))
@@ -111,16 +113,11 @@ def _write_checkpoint(name: str, out: Path) -> None:
     for weight, size in weights.items():
         words = weight.split(".")
         files.setdefault(f"layer-{words[2]}" if words[1] == "layers" else words[-2], {})[weight] = size
-    generator = torch.Generator().manual_seed(0)
     index = {}
     for part, sizes in track(list(files.items()), f"weights of {name}"):
         file = f"model-{part}.safetensors"
-        tensors = {  # norms near 1, but not 1: pnnx leaves those out
-            weight: (torch.randn(size, generator=generator) * 0.02 + (len(size) == 1)).bfloat16()
-            for weight, size in sizes.items()
-        }
-        save_file(tensors, out / file, {"format": "pt"})
-        index |= dict.fromkeys(tensors, file)
+        write_safetensors(out / file, sizes, dtype)
+        index |= dict.fromkeys(sizes, file)
     size = 2 * sum(math.prod(size) for size in weights.values())
     shown = {"metadata": {"total_size": size}, "weight_map": index}
     (out / "model.safetensors.index.json").write_text(json.dumps(shown), encoding="utf-8")

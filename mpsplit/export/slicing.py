@@ -1,12 +1,14 @@
-"""One rank's slice of the model as modules. In: config, Shard, Checkpoint. Out: a Stage whose weights are the rank's own.
+"""One rank's slice of the model as modules. In: config, Shard. Out: a Stage whose weights have the shapes of the rank's own.
 
-The model is built on the meta device, cut in its modules by the table of cuts, and only then filled from the checkpoint.
-Invariant: weights keep their Hugging Face names; a group of one rank has no collectives.
+The model is built on the meta device and cut in its modules by the table of cuts; what fills them is up to the caller: nothing, to
+trace; the checkpoint, to compute. Invariant: weights keep their Hugging Face names; a group of one rank has no collectives.
 """
 
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +20,11 @@ from mpsplit.export import operators
 from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import Rope
-from mpsplit.plan.cuts import CUTS, module_of, part_of
+from mpsplit.plan.cuts import CUTS, Part, module_of, part_of, source_of
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan, Shard
-from mpsplit.progress import track
 
 ATTENTION = "mpsplit"
-EMBEDDING = "model.embed_tokens.weight"
 IGNORABLE = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")  # buffers that older checkpoints carry along
 
 
@@ -142,9 +142,11 @@ def neighbours(plan: Plan, rank: int) -> tuple[int | None, tuple[int, ...]]:
     return source, tuple(peer for j, peer in enumerate(after) if here[j % len(here)] == rank)
 
 
-def build_whole(folder) -> nn.Module:
-    """The whole model on the meta device: shapes, no bytes."""
+def build_whole(folder, changes: Mapping[str, int] = MappingProxyType({})) -> nn.Module:
+    """The whole model on the meta device: shapes, no bytes; its config changed as asked."""
     config = AutoConfig.from_pretrained(folder)
+    for name, value in changes.items():
+        setattr(config, name, value)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, dtype=torch.float32).eval()
 
@@ -164,19 +166,20 @@ def rope_of(model: nn.Module) -> Rope:
     return Rope(tuple(rotary.inv_freq.tolist()), float(rotary.attention_scaling))
 
 
-def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, checkpoint: Checkpoint) -> Stage:
-    """Cuts the modules of the rank's shard and fills them, in float32."""
+Fill = Callable[[str, Part, tuple[int, ...]], torch.Tensor]  # name, part, shape of the part -> the part in float32
+
+
+def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, fill: Fill) -> Stage:
+    """Cuts the modules of the rank's shard and fills them."""
     _agree_with_transformers(model)
     shard = plan.shards[rank]
     stage = Stage(model, plan, rank)
-    for name, parameter in track(list(stage.named_parameters()), f"weights of rank {rank}"):
+    for name, parameter in list(stage.named_parameters()):
         part = part_of(name, shard, facts)
+        shape = tuple(len(part.range) if axis == part.axis else size for axis, size in enumerate(parameter.shape))
+        piece = fill(name, part, shape)
+        assert piece.shape == shape, f"{name}: {piece.shape} instead of {shape}"
         module = stage.get_submodule(name.rpartition(".")[0])
-        source = (
-            name if name in checkpoint.entries else "model.embed_tokens.weight"
-        )  # only a tied head is not there itself
-        piece = checkpoint.read(source, part).to(torch.float32)
-        assert piece.dim() == parameter.dim(), f"{name}: {piece.shape} for {parameter.shape}"
         setattr(module, name.rpartition(".")[2], nn.Parameter(piece, requires_grad=False))
     for path, module in list(stage.named_modules()):
         if isinstance(module, nn.Linear):
@@ -187,12 +190,13 @@ def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, chec
     return stage.eval()
 
 
-def embedding_rows(plan: Plan, rank: int, facts: ModelFacts, checkpoint: Checkpoint) -> torch.Tensor | None:
-    """The rank's rows of the embedding in the checkpoint's own type, maybe none; None outside the first stage."""
-    if plan.shards[rank].stage:
-        return None
-    part = part_of(EMBEDDING, plan.shards[rank], facts)
-    return checkpoint.read(EMBEDDING, part) if part else torch.empty(0, facts.hidden)
+def shapes_alone(name: str, part: Part, shape: tuple[int, ...]) -> torch.Tensor:
+    """Fills nothing in: enough to trace."""
+    return torch.empty(shape, device="meta")
+
+
+def from_checkpoint(checkpoint: Checkpoint, facts: ModelFacts) -> Fill:
+    return lambda name, part, shape: torch.from_numpy(checkpoint.floats(source_of(name, facts), part))
 
 
 def _agree_with_transformers(model: nn.Module) -> None:

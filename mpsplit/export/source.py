@@ -64,7 +64,7 @@ class Stored:
 
 def stored(folder: Path) -> Stored | None:
     """From the headers of the safetensors files, or from their index where there are none; None where neither is there."""
-    headers = [_header(file) for file in sorted(folder.glob("*.safetensors"))]
+    headers = [header(file)[1] for file in sorted(folder.glob("*.safetensors"))]
     if headers:
         tensors = [entry for header in headers for name, entry in header.items() if name != "__metadata__"]
         ends = [entry["data_offsets"] for entry in tensors]
@@ -76,13 +76,13 @@ def stored(folder: Path) -> Stored | None:
     return None
 
 
-def _header(file: Path) -> dict:
-    """A safetensors file begins with the length of its header, 8 bytes, and the header as JSON."""
+def header(file: Path) -> tuple[int, dict]:
+    """(where the tensors begin, the header) of a safetensors file: it begins with the length of its header, 8 bytes, and that as JSON."""
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if not 0 < length < min(file.stat().st_size, 100 << 20):
             raise ModelError(f"{file} ({file.stat().st_size} bytes) has no safetensors header; download it again")
         try:
-            return json.loads(opened.read(length))
+            return 8 + length, json.loads(opened.read(length))
         except (json.JSONDecodeError, UnicodeDecodeError) as wrong:
             raise ModelError(f"{file} has a damaged header ({wrong}); download it again") from None

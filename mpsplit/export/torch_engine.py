@@ -13,33 +13,31 @@ import numpy as np
 import torch
 
 from mpsplit.comm import Communicator
-from mpsplit.errors import PackageError
 from mpsplit.export import operators
 from mpsplit.export.checkpoint import Checkpoint
-from mpsplit.export.slicing import build_whole, slice_model
+from mpsplit.export.slicing import build_whole, from_checkpoint, slice_model
 from mpsplit.package.collectives import STAGE, WORLD
-from mpsplit.package.files import EmbeddingRows
-from mpsplit.package.manifest import EMBED, Manifest, rank_folder
+from mpsplit.package.manifest import Manifest
+from mpsplit.plan.cuts import EMBEDDING, Part
 
 
 class TorchEngine:
     name = "torch"
     seconds = 0.0  # between ranks: not counted, nobody measures this engine
 
-    def __init__(self, package: Path, manifest: Manifest, folder: Path, comm: Communicator):
-        self.manifest, self.facts = manifest, manifest.facts
+    def __init__(self, manifest: Manifest, folder: Path, comm: Communicator):
+        self.rank, self.manifest, self.facts = comm.rank, manifest, manifest.facts
         shard = manifest.plan.shards[comm.rank]
         self.vocabulary = shard.head
         self.embedding = None  # outside the first stage
+        checkpoint = Checkpoint(folder)
         if shard.stage == 0:
-            rows = rank_folder(package, comm.rank) / EMBED
-            if not rows.is_file():
-                raise PackageError(f"rank {comm.rank} has no {rows} on this host; copy it here, or partition again")
-            self.embedding = EmbeddingRows(rows, manifest.dtype, shard.embed.start, self.facts.hidden)
+            self.embedding = checkpoint.floats(EMBEDDING, Part(0, shard.embed))
         operators.connect({WORLD: range(manifest.plan.ranks), STAGE: manifest.plan.group(comm.rank)})
         model = build_whole(folder)
         self.rotary = type(model.model.rotary_emb)(config=model.config)
-        self.stage = slice_model(model, manifest.plan, comm.rank, self.facts, Checkpoint(folder))
+        self.stage = slice_model(model, manifest.plan, comm.rank, self.facts, from_checkpoint(checkpoint, self.facts))
+        checkpoint.close()
         self.tokens: list[int] = []
 
     @property
@@ -68,8 +66,16 @@ class TorchEngine:
         if self.embedding is None:
             hidden = torch.zeros(1, len(tokens), self.facts.hidden)
         else:
-            hidden = torch.from_numpy(self.embedding(np.array(tokens)))[None]
+            hidden = self._embedded(np.array(tokens))
         return hidden, *self.rotary(hidden, torch.arange(len(tokens))[None]), self._mask(len(tokens))
+
+    def _embedded(self, tokens: np.ndarray) -> torch.Tensor:
+        """[1, length, hidden]; zeros for tokens whose rows another rank owns."""
+        local = tokens - self.manifest.plan.shards[self.rank].embed.start
+        mine = (local >= 0) & (local < len(self.embedding))
+        rows = np.zeros((len(tokens), self.facts.hidden), np.float32)
+        rows[mine] = self.embedding[local[mine]]
+        return torch.from_numpy(rows)[None]
 
     def _mask(self, length: int) -> torch.Tensor:
         """[length, length], added to the scores: a token sees itself and what came before, `window` of it if not 0."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import fx, nn
 
-from mpsplit.export.capture import Example
+from mpsplit.export.capture import zeros
+from mpsplit.export.example import Example
 from mpsplit.export.operators import collective_of
 from mpsplit.package.collectives import BY_OPERATOR, COLLECTIVES, NAMESPACE
 
@@ -60,4 +61,4 @@ def save(graph_module: fx.GraphModule, example: Example, path: Path, form: str) 
     assert form in FORMS
     traced = with_leaf_modules(graph_module) if form == "module" else graph_module
     with torch.no_grad():
-        torch.jit.trace(traced, example.tensors(), check_trace=False).save(str(path))
+        torch.jit.trace(traced, zeros(example), check_trace=False).save(str(path))

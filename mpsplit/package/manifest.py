@@ -22,6 +22,7 @@ PARTITION = "partition.json"  # the manifest as `partition` leaves it, before th
 # in rank-R/: the graph that any ncnn can run and the native engine's, their weights, and what C++ knows of the package
 GRAPH, FUSED, WEIGHTS, QUANTISED = "model.param", "fused.param", "model.bin", "quantised.bin"
 EMBED, RANK_TEXT = "embed.bin", "rank.txt"
+FORM = "torchscript form"  # in `tools`: how the collectives stand in what was traced
 TOKENIZER, TEMPLATE, SPECIAL = "tokenizer.json", "chat_template.jinja", "special_tokens.json"
 
 

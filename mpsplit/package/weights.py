@@ -1,7 +1,8 @@
-"""The weights of a graph in files. In: a Param and its .bin, as ncnn lays it out. Out: arrays by layer, and back.
+"""The weights of a graph in files. In: a Param and its .bin, as ncnn lays it out. Out: arrays by layer, and what their weights are called.
 
-Two files hold a rank's weights: model.bin, which ncnn reads in the order of the .param, and quantised.bin, where QLinear layers
-find their packed matrices by offset, so that the file can be mapped. Invariant: model.bin is read to its last byte.
+A layer is named for the weights it owns, as Hugging Face calls them: the Gemm model.layers.0.mlp.up_proj has up_proj.weight. Two files
+hold a rank's weights: model.bin, which ncnn reads in the order of the .param, and quantised.bin, where QLinear layers find their packed
+matrices by offset, so that the file can be mapped. Invariant: model.bin is read to its last byte.
 """
 
 from __future__ import annotations
@@ -13,15 +14,27 @@ import numpy as np
 from mpsplit.errors import PackageError
 from mpsplit.package.files import mapped
 from mpsplit.package.param import Layer, Param
+from mpsplit.package.quantisation import LAYER as QLINEAR
+from mpsplit.package.quantisation import QLinear
 
 ALIGNMENT = 64  # bytes: packed matrices begin at multiples, as the kernels want them
-PIECE = 32 << 20  # bytes of a write, a multiple of the largest page
+FLOAT_BYTES = 4
+PIECE = 32 << 20  # bytes of a write, a multiple of the largest page: so the page cache has the file in large pages
 FLAG = np.zeros(1, np.uint32).tobytes()  # ncnn's mark of plain float32 before an array
 
 
 def gemm_shape(layer: Layer) -> tuple[int, int]:
     """(n, k) of a Gemm whose B is the weight [n, k]."""
     return int(layer.params["8"]), int(layer.params["9"])
+
+
+def weights_of(layer: Layer) -> tuple[str, ...]:
+    """The names of the weights that a layer owns, in the order of its arrays."""
+    if layer.type == "MemoryData":
+        return (layer.name,)
+    if layer.type == QLINEAR:
+        return (f"{layer.name}.weight", f"{layer.name}.bias")[: 1 + (QLinear.of(layer).bias >= 0)]
+    return tuple(f"{layer.name}.{kind}" for kind, _ in zip(("weight", "bias"), arrays_of(layer), strict=False))
 
 
 def arrays_of(layer: Layer) -> list[tuple[tuple[int, ...], bool]]:

@@ -26,6 +26,7 @@ class Cut:
     unit: str = ""
 
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 WHOLE = Cut("whole", "layers")
 CUTS = {
     "model.embed_tokens": Cut("colwise", "embed"),
@@ -51,6 +52,11 @@ class Part:
 
     axis: int | None
     range: Range | None
+
+
+def source_of(weight: str, facts: ModelFacts) -> str:
+    """The tensor of the checkpoint that a weight is: a tied head is the embedding."""
+    return EMBEDDING if facts.tied and weight == HEAD else weight
 
 
 def module_of(weight: str) -> str:

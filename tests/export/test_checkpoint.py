@@ -1,5 +1,7 @@
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -43,11 +45,43 @@ def test_slices_are_read_from_every_layout_and_counted(tmp_path, layout):
     if layout == "several files":
         assert len(list(model.glob("model-*.safetensors"))) > 1
     checkpoint = Checkpoint(model)
-    whole = checkpoint.read(UP, Part(None, None))
+    whole = checkpoint.floats(UP)
     assert checkpoint.bytes_read == 96 * 64 * 4
-    assert torch.equal(checkpoint.read(UP, Part(0, Range(10, 30))), whole[10:30])
-    assert torch.equal(checkpoint.read(UP, Part(1, Range(5, 9))), whole[:, 5:9])
+    assert np.array_equal(checkpoint.floats(UP, Part(0, Range(10, 30))), whole[10:30])
+    assert np.array_equal(checkpoint.floats(UP, Part(1, Range(5, 9))), whole[:, 5:9])
     assert checkpoint.bytes_read == 4 * (96 * 64 + 20 * 64 + 96 * 4)
+    assert np.array_equal(checkpoint.floats(UP, Part(0, Range(10, 30)), 3, 7), whole[13:17])
+    assert np.array_equal(checkpoint.floats(UP, Part(1, Range(5, 9)), 90, 96), whole[90:, 5:9])
+    assert np.array_equal(checkpoint.stored(UP), whole)
+    checkpoint.close()
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "bin"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_types_become_float32(tmp_path, layout, dtype):
+    model = make_model("llama", tmp_path / "m", dtype)
+    tensors = load_file(model / "model.safetensors")
+    if layout == "bin":
+        torch.save(tensors, model / "pytorch_model.bin")
+        (model / "model.safetensors").unlink()
+    checkpoint = Checkpoint(model)
+    assert np.array_equal(checkpoint.floats(UP, Part(1, Range(5, 9))), tensors[UP][:, 5:9].float().numpy())
+    assert checkpoint.stored(UP).tobytes() == tensors[UP].view(torch.uint8).numpy().tobytes()
+    assert checkpoint.bytes_read == 2 * (96 * 4 + 96 * 64)
+
+
+def test_what_is_counted_is_what_the_kernel_counts(model):
+    def kernel():
+        lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        return int(lines["rchar"])
+
+    checkpoint = Checkpoint(model)
+    own = kernel()
+    own = kernel() - own  # what asking reads
+    before = kernel()
+    checkpoint.floats(UP, Part(1, Range(5, 9)))
+    checkpoint.floats(UP, Part(0, Range(5, 9)))
+    assert kernel() - before - own == checkpoint.bytes_read == 4 * (96 * 4 + 4 * 64)
 
 
 def test_a_missing_tensor_is_named(model):

@@ -8,7 +8,8 @@ import torch
 from mpsplit.comm import Alone
 from mpsplit.errors import ConvertError
 from mpsplit.export import operators, torchscript
-from mpsplit.export.capture import INPUTS, Example, calls
+from mpsplit.export.capture import calls
+from mpsplit.export.example import INPUTS, Example
 from mpsplit.export.pnnx import find_pnnx, run_pnnx
 from mpsplit.export.rewrites import Context
 from mpsplit.export.rewrites.collective_arguments import collective_arguments

@@ -57,7 +57,7 @@ def test_the_graph_is_there_to_read(model_of, tmp_path):
         assert text.count("mpi_extensions.all_reduce") == 2 * 3 + 1
         assert text.count("scaled_dot_product_attention") == 3
         assert "model.layers.2.mlp.down_proj.weight" in text
-        assert (tmp_path / "vicuna" / f"rank-{rank}" / f"vicuna-{rank}.pt").is_file()
+        assert (tmp_path / "vicuna" / f"rank-{rank}" / f"vicuna-{rank}.pt").stat().st_size < 150_000  # a miniature
     assert (tmp_path / "vicuna/rank-0/graph.fx.txt").read_text() == (
         tmp_path / "vicuna/rank-1/graph.fx.txt"
     ).read_text()
@@ -80,8 +80,9 @@ def test_every_pass_leaves_its_text(package_of):
     passes = package_of("llama", 2, 1) / "rank-0" / "passes"
     names = sorted(path.name for path in passes.glob("*.param"))
     assert names == [
-        "0-pnnx.param", "1-named_blobs.param", "2-collective_arguments.param", "3-dynamic_length.param",
-        "4-flat_rope_tables.param", "5-head_from_hidden.param", "6-kv_cache.param", "pnnx.param",
+        "00-pnnx.param", "01-named_blobs.param", "02-collective_arguments.param", "03-dynamic_length.param",
+        "04-flat_rope_tables.param", "05-head_from_hidden.param", "06-constants_where_read.param", "07-true_sizes.param",
+        "08-all_layers.param", "09-kv_cache.param", "10-quantise.param", "pnnx.param",
     ]  # fmt: skip
 
 
@@ -132,7 +133,7 @@ def test_the_customop_route_hands_over_operators(tmp_path, model_of):
     """A pnnx with a libtorch of its own is not to be had here; what it is given, and that torch can load it, is checked."""
     make(model_of("llama"), tmp_path / "out", 2, 1, form="operator")
     script = torch.jit.load(tmp_path / "out" / "rank-0" / "out-0.pt")
-    assert str(script.inlined_graph).count("mpi_extensions::all_reduce") == 2 * 3 + 1
+    assert str(script.inlined_graph).count("mpi_extensions::all_reduce") == 2 * 2 + 1  # of two layers
     told = tmp_path / "told"
     program, library = tmp_path / "pnnx", tmp_path / "lib.so"
     program.write_text(f'#!/bin/sh\necho "$@" >> {told}\nexit 1\n')

@@ -106,6 +106,6 @@ def test_a_block_that_does_not_fit_says_which_would(world, package_of, tmp_path)
     package = shutil.copytree(package_of("llama", 1, 1), tmp_path / "p")
     with pytest.raises(
         ConvertError,
-        match="gemm_0 has 64 inputs on this rank, which are no multiple of the block of 128; use --block 32",
+        match="self_attn.q_proj has 64 inputs on this rank, which are no multiple of the block of 128; use --block 32",
     ):
         convert(package, world, find_pnnx(), Quantisation.named("q4", 128))

@@ -40,7 +40,7 @@ def loop_of(world, partition_of):
 
     def make(family, tensor, pipeline):
         package, folder = partition_of(family, tensor, pipeline)
-        engines.append(TorchEngine(package, Manifest.load(package, PARTITION), folder, world))
+        engines.append(TorchEngine(Manifest.load(package, PARTITION), folder, world))
         return TokenLoop(engines[-1], world, None, chunk=9), folder
 
     yield make

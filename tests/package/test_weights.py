@@ -4,7 +4,7 @@ import pytest
 from mpsplit.errors import ConvertError, PackageError
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import QLinear, Quantisation
-from mpsplit.package.weights import PackedFile, read_weights, write_weights
+from mpsplit.package.weights import FLAG, read_weights, weights_of
 
 PARAM = Param(
     (
@@ -19,14 +19,16 @@ PARAM = Param(
 def test_weights_of_a_real_package_are_all_accounted_for(package_of):
     folder = package_of("llama-bias", 2, 1) / "rank-0"
     weights = read_weights(Param.load(folder / "model.param"), folder / "model.bin")
-    assert {"gemm_0", "gemm_21"} <= set(weights) and len(weights["gemm_0"]) == 2  # weight and bias; the rest raises
+    assert {"model.norm", "lm_head"} <= set(weights)
+    assert len(weights["model.layers.0.self_attn.q_proj"]) == 2  # weight and bias; the rest raises
 
 
-def test_round_trip(tmp_path):
+def test_arrays_are_found_and_the_file_read_to_its_end(tmp_path):
     rng = np.random.default_rng(0)
     shapes = {"norm": [(4,)], "with_bias": [(3, 4), (3,)], "without": [(2, 3)]}
     weights = {name: [rng.standard_normal(s).astype(np.float32) for s in all_] for name, all_ in shapes.items()}
-    write_weights(PARAM, weights, tmp_path / "a.bin")
+    arrays = [(FLAG * (name != "norm"), array) for name, all_ in weights.items() for array in all_]
+    (tmp_path / "a.bin").write_bytes(b"".join(flag + array.tobytes() for flag, array in arrays))
     found = read_weights(PARAM, tmp_path / "a.bin")
     assert found.keys() == weights.keys()
     for name, arrays in weights.items():
@@ -37,11 +39,13 @@ def test_round_trip(tmp_path):
         read_weights(PARAM, tmp_path / "a.bin")
 
 
-def test_packed_arrays_begin_at_multiples_of_64_bytes(tmp_path):
-    with PackedFile(tmp_path / "p") as file:
-        assert [file.append(np.arange(n, dtype=np.uint8)) for n in (64, 1, 100)] == [0, 1, 2]
-    data = (tmp_path / "p").read_bytes()
-    assert len(data) == 4 * 64 and data[64] == 0 and data[128 : 128 + 100] == bytes(range(100))
+def test_layers_say_which_weights_they_own():
+    assert [weights_of(layer) for layer in PARAM.layers] == [
+        ("norm.weight",), (), ("with_bias.weight", "with_bias.bias"), ("without.weight",),
+    ]  # fmt: skip
+    assert weights_of(Layer("MemoryData", "o_proj.bias", (), ("a",), {"0": "4"})) == ("o_proj.bias",)
+    packed = [Layer("QLinear", "x", params=QLinear(64, 128, 4, 32, 7, 4608, bias).params()) for bias in (-1, 79)]
+    assert [weights_of(layer) for layer in packed] == [("x.weight",), ("x.weight", "x.bias")]
 
 
 def test_a_layers_parameters_survive():

@@ -1,19 +1,23 @@
 """The rewrites between pnnx's .param and the package's, read top to bottom: one a file, a text artefact after each.
 
-In: the Param that pnnx wrote and the Call list of the graph. Out: the Param that the engine runs. Each is a pure function.
+In: the Param that pnnx wrote of a miniature, its layers named by their weights. Out: the Param of the whole slice, which the engine
+runs. Each is a pure function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from mpsplit.export.rewrites.all_layers import all_layers
 from mpsplit.export.rewrites.collective_arguments import collective_arguments
+from mpsplit.export.rewrites.constants_where_read import constants_where_read
 from mpsplit.export.rewrites.dynamic_length import dynamic_length
 from mpsplit.export.rewrites.flat_rope_tables import flat_rope_tables
 from mpsplit.export.rewrites.head_from_hidden import head_from_hidden
 from mpsplit.export.rewrites.kv_cache import kv_cache
 from mpsplit.export.rewrites.named_blobs import named_blobs
 from mpsplit.export.rewrites.rewrite import Context
+from mpsplit.export.rewrites.true_sizes import true_sizes
 from mpsplit.package.param import Param
 
 REWRITES: tuple[Callable[[Param, Context], Param], ...] = (
@@ -22,6 +26,9 @@ REWRITES: tuple[Callable[[Param, Context], Param], ...] = (
     dynamic_length,
     flat_rope_tables,
     head_from_hidden,
+    constants_where_read,
+    true_sizes,
+    all_layers,
     kv_cache,
 )
 __all__ = ["REWRITES", "Context"]

@@ -25,9 +25,9 @@ def kv_cache(param: Param, context: Context) -> Param:
         Layer("Input", blob, (), (blob,)) for i in range(context.attentions) for blob in (f"past_k{i}", f"past_v{i}")
     )
     number = {layer.name: i for i, layer in enumerate(attentions)}
-    given = sum(layer.type == "Input" for layer in param.layers)
-    changed = tuple(_remember(layer, number[layer.name]) if layer.type == "SDPA" else layer for layer in param.layers)
-    return Param(changed[:given] + inputs + changed[given:])
+    given = tuple(param.of_type("Input"))
+    changed = (_remember(layer, number[layer.name]) if layer.type == "SDPA" else layer for layer in param.layers)
+    return Param(given + inputs + tuple(layer for layer in changed if layer.type != "Input"))
 
 
 def _remember(layer: Layer, i: int) -> Layer:

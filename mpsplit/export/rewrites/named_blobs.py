@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mpsplit.errors import ConvertError
-from mpsplit.export.capture import INPUTS
+from mpsplit.export.example import INPUTS
 from mpsplit.export.rewrites.rewrite import Context
 from mpsplit.package.param import Param
 

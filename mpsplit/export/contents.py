@@ -1,0 +1,95 @@
+"""What is in a rank's weight files, byte by byte, before there are any. In: the final Param. Out: each file as a list of Arrays.
+
+quantised.bin holds the matrices of QLinear layers and their biases, model.bin what other layers own as ncnn reads it, embed.bin rows of
+the embedding as the checkpoint has them. Invariant: the bytes of a file follow from the graph and the checkpoint alone, and any
+of its pieces can be made without the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpsplit.export.checkpoint import Checkpoint
+from mpsplit.native import kernels
+from mpsplit.package.manifest import EMBED, QUANTISED, WEIGHTS
+from mpsplit.package.param import Param
+from mpsplit.package.quantisation import LAYER as QLINEAR
+from mpsplit.package.quantisation import QLinear
+from mpsplit.package.weights import ALIGNMENT, FLAG, FLOAT_BYTES, arrays_of, weights_of
+from mpsplit.plan.cuts import EMBEDDING, Part, part_of, source_of
+from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.shards import Shard
+
+ROWS_AT_ONCE = 8 << 20  # bytes of float32 that are held at a time
+PANEL = 16  # rows that are packed together: more at a time give the same bytes
+
+
+@dataclass(frozen=True)
+class Array:
+    """A slice of a checkpoint's tensor as it is written: packed (`bits`), float32, or as it is stored (`kind` "own").
+
+    `before` and `after`: bytes that stand around it.
+    """
+
+    name: str
+    part: Part
+    shape: tuple[int, ...]
+    kind: str
+    bytes: int
+    bits: int = 0
+    block: int = 0
+    before: bytes = b""
+    after: int = 0
+
+    @property
+    def total(self) -> int:
+        return len(self.before) + self.bytes + self.after
+
+    def pieces(self) -> Iterator[tuple[int, int, int]]:
+        """(first row, last row + 1, bytes) of what is read and written at a time."""
+        rows, width = self.shape[0], math.prod(self.shape[1:])
+        step = max(PANEL, ROWS_AT_ONCE // (FLOAT_BYTES * width) // PANEL * PANEL)
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            if self.kind == "packed":
+                yield start, stop, kernels().packed_bytes(stop - start, width, self.bits, self.block)
+            else:
+                yield start, stop, self.bytes // rows * (stop - start)
+
+    def make(self, checkpoint: Checkpoint, start: int, stop: int) -> np.ndarray:
+        if self.kind == "own":
+            return checkpoint.stored(self.name, self.part, start, stop)
+        rows = checkpoint.floats(self.name, self.part, start, stop)
+        return kernels().pack(rows, self.bits, self.block) if self.kind == "packed" else rows
+
+
+def contents(param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint) -> dict[str, list[Array]]:
+    """File name -> its arrays in order."""
+    files: dict[str, list[Array]] = {WEIGHTS: [], QUANTISED: [], EMBED: []}
+    for layer in param.layers:
+        names = weights_of(layer)
+        parts = [(source_of(name, facts), part_of(name, shard, facts)) for name in names]
+        if layer.type == QLINEAR:
+            files[QUANTISED] += _of_linear(QLinear.of(layer), parts)
+            continue
+        for (name, part), (shape, flagged) in zip(parts, arrays_of(layer), strict=True):
+            size = FLOAT_BYTES * math.prod(shape)
+            files[WEIGHTS].append(Array(name, part, shape, "float", size, before=FLAG * flagged))
+    if shard.stage == 0:
+        itemsize, shape = checkpoint.entries[EMBEDDING].itemsize, (len(shard.embed), facts.hidden)
+        files[EMBED] += [Array(EMBEDDING, Part(0, shard.embed), shape, "own", itemsize * math.prod(shape))]
+    else:
+        del files[EMBED]
+    if not files[QUANTISED]:
+        del files[QUANTISED]
+    return files
+
+
+def _of_linear(q: QLinear, parts: list[tuple[str, Part]]) -> list[Array]:
+    matrix = Array(*parts[0], (q.n, q.k), "packed", q.bytes, q.bits, q.block, after=-q.bytes % ALIGNMENT)
+    size = FLOAT_BYTES * q.n
+    return [matrix, *(Array(*part, (q.n,), "float", size, after=-size % ALIGNMENT) for part in parts[1:])]

@@ -1,0 +1,32 @@
+"""Memory of a conversion does not grow with the model: a checkpoint of 1 GB, measured from outside, children counted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpsplit import native
+from tests.test_errors import CLEAN
+
+ROOT = Path(__file__).parents[2]
+CEILING = 700e6  # bytes a rank, of which torch and pnnx take 500e6; a rank's half of the weights in float32 is 970e6
+
+
+@pytest.mark.seconds(400)
+@pytest.mark.skipif(native.kernels(required=False) is None, reason="the kernels are not built")
+def test_a_checkpoint_of_one_gigabyte(tmp_path):
+    command = [sys.executable, ROOT / "bench" / "conversion.py", "--shape", "llama-1.1b", "--layers", "8"]
+    done = subprocess.run(
+        [*command, "--ranks", "2", "--dir", tmp_path, "--json"],
+        capture_output=True, text=True, env=CLEAN | {"PYTHONPATH": str(ROOT)}, timeout=390, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert sum(own for _, own in told["read"]) > 0.96e9
+    for read, own in told["read"]:
+        assert read < 1.02 * own
+    for step in told["steps"]:
+        if step["name"] != "run":
+            assert len(step["peak"]) == 2 and min(step["peak"]) > 50e6 and max(step["peak"]) < CEILING, step
