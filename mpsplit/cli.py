@@ -18,6 +18,7 @@ from mpsplit.comm import end_all_ranks, mpi_rank
 from mpsplit.errors import MpsplitError
 from mpsplit.export.shapes import SHAPES
 from mpsplit.package.quantisation import BLOCKS, KINDS
+from mpsplit.package.recipe import SCALES
 from mpsplit.planning import GOALS
 
 NETRON = (
@@ -116,6 +117,19 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--quant", choices=tuple(KINDS), default="f32", help="how linear weights are stored (default: f32)")
     p.add_argument("--block", type=int, choices=BLOCKS, default=32, help="weights that share a scale (default: 32)")
     p.add_argument("--model", metavar="DIR", help="where the model is by now (default: where it was partitioned)")
+    p.add_argument(
+        "--quant-for",
+        action="append",
+        default=[],
+        metavar="NAME=KIND",
+        help="other bits for some: lm_head=q8,layers.0.*=q6/64,embed=q8 (may be repeated)",
+    )
+    p.add_argument(
+        "--scales",
+        choices=SCALES,
+        default="minmax",
+        help="scale of a block by its largest weight, or by least squared error",
+    )
     p.add_argument("--pnnx", metavar="PATH", help="another pnnx than the installed one")
     p.add_argument("--customop", metavar="LIB", help="operator library, for a pnnx built against the same libtorch")
 

@@ -19,6 +19,7 @@ from mpsplit.errors import PlanError, RunError
 from mpsplit.package.manifest import GRAPH, MANIFEST, PARTITION, Manifest, rank_folder
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import KINDS, Quantisation, kind_of
+from mpsplit.package.recipe import Recipe
 from mpsplit.plan.cluster_json import load_cluster
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.placed import PLAN, Placed
@@ -82,13 +83,13 @@ def convert_command(args: argparse.Namespace) -> int:
     from mpsplit.export.convert import convert
     from mpsplit.export.pnnx import find_pnnx
 
-    how = Quantisation.named(args.quant, args.block)
+    recipe = Recipe.parse(args.quant, args.block, ",".join(args.quant_for), args.scales)
     pnnx = find_pnnx(args.pnnx, args.customop)
     if not args.serial and (code := _under_mpirun(ranks, args)) is not None:
         return code
     comm = world()
     began = time.perf_counter()
-    made = convert(package, comm, pnnx, how, Path(args.model) if args.model else None)
+    made = convert(package, comm, pnnx, recipe, Path(args.model) if args.model else None)
     if comm.rank == 0 and made.manifest is None:
         print(f"made the graphs of {ranks} ranks in {package}, no weights: it was partitioned with --structure-only")
         print(f"next: mpsplit convert {package} --model DIR, where the weights are")

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpsplit.export.checkpoint import Checkpoint
+from mpsplit.export.encode import Encoder
 from mpsplit.native import kernels
+from mpsplit.package import embedding
 from mpsplit.package.manifest import EMBED, QUANTISED, WEIGHTS
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import LAYER as QLINEAR
-from mpsplit.package.quantisation import QLinear
+from mpsplit.package.quantisation import QLinear, Quantisation
+from mpsplit.package.recipe import Recipe
 from mpsplit.package.weights import ALIGNMENT, FLAG, FLOAT_BYTES, arrays_of, weights_of
 from mpsplit.plan.cuts import EMBEDDING, Part, part_of, source_of
 from mpsplit.plan.model import ModelFacts
@@ -30,18 +33,15 @@ PANEL = 16  # rows that are packed together: more at a time give the same bytes
 
 @dataclass(frozen=True)
 class Array:
-    """A slice of a checkpoint's tensor as it is written: packed (`bits`), float32, or as it is stored (`kind` "own").
-
-    `before` and `after`: bytes that stand around it.
-    """
+    """A slice of a checkpoint's tensor as it is written. `kind`: "packed" by an Encoder, "rows" of an embedding in 8 bits, "float", or
+    "own" as it is stored. `before` and `after`: bytes that stand around it."""
 
     name: str
     part: Part
     shape: tuple[int, ...]
     kind: str
     bytes: int
-    bits: int = 0
-    block: int = 0
+    encoder: Encoder | None = None
     before: bytes = b""
     after: int = 0
 
@@ -56,7 +56,8 @@ class Array:
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             if self.kind == "packed":
-                yield start, stop, kernels().packed_bytes(stop - start, width, self.bits, self.block)
+                how = self.encoder.how
+                yield start, stop, kernels().packed_bytes(stop - start, width, how.bits, how.block)
             else:
                 yield start, stop, self.bytes // rows * (stop - start)
 
@@ -64,24 +65,27 @@ class Array:
         if self.kind == "own":
             return checkpoint.stored(self.name, self.part, start, stop)
         rows = checkpoint.floats(self.name, self.part, start, stop)
-        return kernels().pack(rows, self.bits, self.block) if self.kind == "packed" else rows
+        if self.kind == "rows":
+            return embedding.stored(rows, self.encoder.how.block)
+        return self.encoder(rows, start) if self.kind == "packed" else rows
 
 
-def contents(param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint) -> dict[str, list[Array]]:
+def contents(
+    param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, recipe: Recipe
+) -> dict[str, list[Array]]:
     """File name -> its arrays in order."""
     files: dict[str, list[Array]] = {WEIGHTS: [], QUANTISED: [], EMBED: []}
     for layer in param.layers:
         names = weights_of(layer)
         parts = [(source_of(name, facts), part_of(name, shard, facts)) for name in names]
         if layer.type == QLINEAR:
-            files[QUANTISED] += _of_linear(QLinear.of(layer), parts)
+            files[QUANTISED] += _of_linear(QLinear.of(layer), parts, recipe.scales)
             continue
         for (name, part), (shape, flagged) in zip(parts, arrays_of(layer), strict=True):
             size = FLOAT_BYTES * math.prod(shape)
             files[WEIGHTS].append(Array(name, part, shape, "float", size, before=FLAG * flagged))
     if shard.stage == 0:
-        itemsize, shape = checkpoint.entries[EMBEDDING].itemsize, (len(shard.embed), facts.hidden)
-        files[EMBED] += [Array(EMBEDDING, Part(0, shard.embed), shape, "own", itemsize * math.prod(shape))]
+        files[EMBED].append(_embedding(shard, facts, checkpoint, recipe.embedding))
     else:
         del files[EMBED]
     if not files[QUANTISED]:
@@ -89,7 +93,17 @@ def contents(param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoi
     return files
 
 
-def _of_linear(q: QLinear, parts: list[tuple[str, Part]]) -> list[Array]:
-    matrix = Array(*parts[0], (q.n, q.k), "packed", q.bytes, q.bits, q.block, after=-q.bytes % ALIGNMENT)
+def _embedding(shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, how: Quantisation | None) -> Array:
+    part, shape = Part(0, shard.embed), (len(shard.embed), facts.hidden)
+    if how:
+        return Array(
+            EMBEDDING, part, shape, "rows", shape[0] * embedding.row_bytes(facts.hidden, how.block), Encoder(how)
+        )
+    return Array(EMBEDDING, part, shape, "own", checkpoint.entries[EMBEDDING].itemsize * math.prod(shape))
+
+
+def _of_linear(q: QLinear, parts: list[tuple[str, Part]], scales: str) -> list[Array]:
+    encoder = Encoder(Quantisation(q.bits, q.block), scales)
+    matrix = Array(*parts[0], (q.n, q.k), "packed", q.bytes, encoder, after=-q.bytes % ALIGNMENT)
     size = FLOAT_BYTES * q.n
     return [matrix, *(Array(*part, (q.n,), "float", size, after=-size % ALIGNMENT) for part in parts[1:])]

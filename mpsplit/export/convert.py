@@ -26,6 +26,7 @@ from mpsplit.export.graphs import Graphs, make_graphs
 from mpsplit.export.origin import Origin, open_model
 from mpsplit.export.pnnx import Pnnx
 from mpsplit.export.schedule import check_schedules
+from mpsplit.package.embedding import dtype_of
 from mpsplit.package.files import beside, write_json
 from mpsplit.package.manifest import (
     EMBED,
@@ -41,13 +42,14 @@ from mpsplit.package.manifest import (
     Manifest,
     rank_folder,
 )
-from mpsplit.package.quantisation import FLOAT, Quantisation
 from mpsplit.package.rank_text import rank_text
+from mpsplit.package.recipe import Recipe
 from mpsplit.package.verified import read_sha256
-from mpsplit.plan.cuts import EMBEDDING
+from mpsplit.plan.cuts import EMBEDDING, linears_of
 from mpsplit.progress import bytes_bar, track
 
 FILES = (GRAPH, FUSED, WEIGHTS, QUANTISED, EMBED, RANK_TEXT)
+FLOAT = Recipe()
 STAMP = "weights.json"  # which weight files are whole, and the key they were made under
 
 
@@ -96,7 +98,7 @@ class Work:
 
 
 def convert(
-    package: Path, comm: Communicator, pnnx: Pnnx, how: Quantisation = FLOAT, model: Path | None = None
+    package: Path, comm: Communicator, pnnx: Pnnx, recipe: Recipe = FLOAT, model: Path | None = None
 ) -> Conversion:
     """Converts the slice of this rank, or of all ranks when there is only this process. `model`: where the checkpoint is by now."""
     partition = Manifest.load(package, PARTITION)
@@ -104,12 +106,14 @@ def convert(
         raise ConvertError(
             f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form {pnnx.form}"
         )
+    recipe.check(linears_of(partition.facts), partition.facts.hidden)
     origin, checkpoint = Origin.load(package), None
     if origin or model:
         checkpoint, origin = open_model(origin, model)
-        partition = replace(partition, dtype=checkpoint.entries[EMBEDDING].dtype)
+        own = checkpoint.entries[EMBEDDING].dtype
+        partition = replace(partition, dtype=dtype_of(recipe.embedding.block) if recipe.embedding else own)
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
-    graphs = {rank: make_graphs(partition, package, rank, pnnx, how) for rank in track(mine, "graphs")}
+    graphs = {rank: make_graphs(partition, package, rank, pnnx, recipe) for rank in track(mine, "graphs")}
     schedules = _of_everybody(comm, {rank: made.schedule for rank, made in graphs.items()})
     check_schedules(partition.plan, schedules)
     texts = {rank: _texts(partition, rank, made) for rank, made in graphs.items()}
@@ -118,7 +122,7 @@ def convert(
             _write(rank_folder(package, rank), texts[rank])
         comm.exchange(None)
         return Conversion(None, (0,) * partition.plan.ranks)
-    work = {rank: _work(partition, package, rank, graphs[rank], checkpoint, origin) for rank in mine}
+    work = {rank: _work(partition, package, rank, graphs[rank], checkpoint, origin, recipe) for rank in mine}
     _check_space(package, comm, work.values())
     read = {rank: _stream(rank, work[rank], checkpoint) for rank in mine}
     checkpoint.close()
@@ -127,7 +131,8 @@ def convert(
         (package / MANIFEST).unlink(missing_ok=True)
     comm.exchange(None)
     files = _of_everybody(comm, {rank: _put_in_place(package, work[rank], texts[rank]) for rank in mine})
-    manifest = partition.with_files(files, {name: version(name) for name in ("pnnx", "ncnn")})
+    made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": str(recipe)}
+    manifest = partition.with_files(files, made_with)
     if comm.host_lead:
         manifest.save(package)
     return Conversion(manifest, tuple(_of_everybody(comm, read)))
@@ -144,11 +149,17 @@ def _texts(partition: Manifest, rank: int, graphs: Graphs) -> dict[str, str]:
 
 
 def _work(
-    partition: Manifest, package: Path, rank: int, graphs: Graphs, checkpoint: Checkpoint, origin: Origin
+    partition: Manifest,
+    package: Path,
+    rank: int,
+    graphs: Graphs,
+    checkpoint: Checkpoint,
+    origin: Origin,
+    recipe: Recipe,
 ) -> Work:
     shard = partition.plan.shards[rank]
-    files = contents(graphs.param, shard, partition.facts, checkpoint)
-    decisive = (str(graphs.param), shard, partition.facts, origin.files)
+    files = contents(graphs.param, shard, partition.facts, checkpoint, recipe)
+    decisive = (str(graphs.param), shard, partition.facts, origin.files, recipe)
     return Work(rank_folder(package, rank), hashlib.sha256(repr(decisive).encode()).hexdigest()[:16], files)
 
 

@@ -22,7 +22,7 @@ from mpsplit.export.structure import Structure
 from mpsplit.package.collectives import BY_LAYER, Call
 from mpsplit.package.manifest import Manifest, rank_folder
 from mpsplit.package.param import Layer, Param
-from mpsplit.package.quantisation import Quantisation
+from mpsplit.package.recipe import Recipe
 
 PASSES = "passes"
 
@@ -39,7 +39,7 @@ class Graphs:
         return schedule_of(self.param)
 
 
-def make_graphs(partition: Manifest, package: Path, rank: int, pnnx: Pnnx, how: Quantisation) -> Graphs:
+def make_graphs(partition: Manifest, package: Path, rank: int, pnnx: Pnnx, recipe: Recipe) -> Graphs:
     folder = rank_folder(package, rank)
     shard = partition.plan.shards[rank]
     passes, partial = folder / PASSES, folder / f".{PASSES}.partial"
@@ -49,7 +49,7 @@ def make_graphs(partition: Manifest, package: Path, rank: int, pnnx: Pnnx, how: 
         context = _context(partition, folder, rank)
         for rewrite in REWRITES:
             steps[rewrite.__name__] = rewrite(list(steps.values())[-1], context)
-        steps["quantise"] = param = quantise(list(steps.values())[-1], how)
+        steps["quantise"] = param = quantise(list(steps.values())[-1], recipe)
         for number, (name, step) in enumerate(steps.items()):
             (partial / f"{number:02}-{name}.param").write_text(str(step), encoding="utf-8")
         shutil.rmtree(passes, ignore_errors=True)

@@ -12,15 +12,15 @@ from mpsplit.errors import ConvertError
 from mpsplit.native import kernels
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import BLOCKS, LAYER, QLinear, Quantisation
+from mpsplit.package.recipe import Recipe
 from mpsplit.package.weights import ALIGNMENT, FLOAT_BYTES, arrays_of, gemm_shape
 
 
-def quantise(param: Param, how: Quantisation) -> Param:
-    if not how.bits:
-        return param
+def quantise(param: Param, recipe: Recipe) -> Param:
     layers, end = [], 0
     for layer in param.layers:
-        if layer.type == "Gemm":
+        how = recipe.kind_of(f"{layer.name}.weight")
+        if layer.type == "Gemm" and how.bits:
             layer, end = _packed(layer, end, how)
         layers.append(layer)
     return Param(tuple(layers))

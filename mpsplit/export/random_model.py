@@ -30,6 +30,7 @@ from mpsplit.export.shapes import Shape, find_shape
 from mpsplit.export.source import read_config
 from mpsplit.package.manifest import MANIFEST
 from mpsplit.package.quantisation import Quantisation
+from mpsplit.package.recipe import Recipe
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import even_plan
 from mpsplit.progress import track
@@ -94,7 +95,7 @@ def _make_package(name: str, ranks: int, how: Quantisation, path: Path) -> None:
     plan = even_plan(ModelFacts.from_config(read_config(checkpoint)), ranks, 1)
     with _whole(path) as partial:
         partition(checkpoint, plan, partial, Alone())
-        convert(partial, Alone(), find_pnnx(), how)
+        convert(partial, Alone(), find_pnnx(), Recipe(how))
     for old in path.parent.glob(f"{path.name.removesuffix(_makers())}*"):
         if old != path:
             shutil.rmtree(old, ignore_errors=True)

@@ -6,6 +6,7 @@ the kernels (extensions/kernels), which make it and read it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields
 
 from mpsplit.errors import ConvertError
@@ -66,6 +67,6 @@ class QLinear:
 
 
 def kind_of(param: Param) -> str:
-    """How a graph's linear weights are stored: a key of KINDS."""
-    bits = next((QLinear.of(layer).bits for layer in param.layers if layer.type == LAYER), FLOAT.bits)
-    return Quantisation(bits).kind
+    """How most of a graph's linear weights are stored: a key of KINDS."""
+    bits = Counter(QLinear.of(layer).bits for layer in param.layers if layer.type == LAYER)
+    return Quantisation(bits.most_common(1)[0][0] if bits else FLOAT.bits).kind

@@ -91,6 +91,10 @@ class Recipe:
                 f"write embed={how.kind}/32 if that divides them, or leave embed out"
             )
 
+    def __str__(self) -> str:
+        rules = ", ".join(f"{rule.pattern}={text_of(rule.how)}" for rule in self.rules)
+        return f"{text_of(self.default)}{f', {rules}' if rules else ''}, {self.scales} scales"
+
     def to_json(self) -> dict:
         rules = [[rule.pattern, text_of(rule.how)] for rule in self.rules]
         return {"default": text_of(self.default), "rules": rules, "scales": self.scales}

@@ -54,6 +54,13 @@ class Part:
     range: Range | None
 
 
+def linears_of(facts: ModelFacts) -> list[str]:
+    """The weights of all linear modules of the model."""
+    names = [module for module, cut in CUTS.items() if cut.style != "whole" and f"{module}.weight" != EMBEDDING]
+    each = [module.replace("*", str(i)) for i in range(facts.layers) for module in names if "*" in module]
+    return [f"{module}.weight" for module in (*each, *(module for module in names if "*" not in module))]
+
+
 def source_of(weight: str, facts: ModelFacts) -> str:
     """The tensor of the checkpoint that a weight is: a tied head is the embedding."""
     return EMBEDDING if facts.tied and weight == HEAD else weight

@@ -13,6 +13,7 @@ from mpsplit.export.pnnx import find_pnnx
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import QLinear, Quantisation
+from mpsplit.package.recipe import Recipe
 from mpsplit.package.weights import read_weights
 from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import load_loop
@@ -37,7 +38,7 @@ def quantised(world, package_of, shared_folder):
         if world.rank == 0 and not out.exists():
             shutil.copytree(floats, out)
         world.exchange(None)
-        convert(out, world, find_pnnx(), Quantisation.named(kind, block))
+        convert(out, world, find_pnnx(), Recipe(Quantisation.named(kind, block)))
         return floats, out
 
     return make
@@ -108,4 +109,4 @@ def test_a_block_that_does_not_fit_says_which_would(world, package_of, tmp_path)
         ConvertError,
         match="self_attn.q_proj has 64 inputs on this rank, which are no multiple of the block of 128; use --block 32",
     ):
-        convert(package, world, find_pnnx(), Quantisation.named("q4", 128))
+        convert(package, world, find_pnnx(), Recipe(Quantisation.named("q4", 128)))

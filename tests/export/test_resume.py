@@ -25,6 +25,7 @@ from mpsplit.export.pnnx import find_pnnx
 from mpsplit.export.source import read_config
 from mpsplit.package.manifest import GRAPH, MANIFEST, PARTITION, WEIGHTS, Manifest
 from mpsplit.package.quantisation import FLOAT, Quantisation
+from mpsplit.package.recipe import Recipe
 from mpsplit.plan.cuts import Part
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Range, even_plan
@@ -47,7 +48,7 @@ def whole(model, tmp_path_factory):
     """A package of two ranks, made at one go."""
     out = tmp_path_factory.mktemp("resume") / "package"
     make(model, out, 2, 1)
-    convert(out, Alone(), find_pnnx(), HOW)
+    convert(out, Alone(), find_pnnx(), Recipe(HOW))
     return out
 
 
@@ -66,7 +67,7 @@ def partitioned(whole, tmp_path):
 def made_graphs(partitioned, monkeypatch):
     """pnnx runs once for all the conversions of a test."""
     told = Manifest.load(partitioned, PARTITION)
-    graphs = [converting.make_graphs(told, partitioned, rank, find_pnnx(), HOW) for rank in (0, 1)]
+    graphs = [converting.make_graphs(told, partitioned, rank, find_pnnx(), Recipe(HOW)) for rank in (0, 1)]
     monkeypatch.setattr(converting, "make_graphs", lambda told, package, rank, pnnx, how: graphs[rank])
 
 
@@ -80,7 +81,7 @@ def test_killed_at_any_moment_and_started_again_it_makes_the_same_bytes(
     monkeypatch.setattr(stream, "_append", lambda *given: (append(*given), time.sleep(0.003)))
     pristine = shutil.copytree(partitioned, tmp_path / "pristine")
     began = time.monotonic()
-    convert(partitioned, Alone(), find_pnnx(), HOW)
+    convert(partitioned, Alone(), find_pnnx(), Recipe(HOW))
     takes = time.monotonic() - began
     assert digests(partitioned) == digests(whole)
     chance, killed = random.Random(0), 0
@@ -89,9 +90,9 @@ def test_killed_at_any_moment_and_started_again_it_makes_the_same_bytes(
         shutil.copytree(pristine, partitioned)
         for _ in range(5):
             killed += killed_after(
-                chance.uniform(0, takes / 2), lambda: convert(partitioned, Alone(), find_pnnx(), HOW)
+                chance.uniform(0, takes / 2), lambda: convert(partitioned, Alone(), find_pnnx(), Recipe(HOW))
             )
-        convert(partitioned, Alone(), find_pnnx(), HOW)
+        convert(partitioned, Alone(), find_pnnx(), Recipe(HOW))
         assert digests(partitioned) == digests(whole)
         assert not list(partitioned.glob("rank-*/.*.partial"))
     assert killed > KILLS // 3  # others were done before
@@ -111,13 +112,13 @@ def killed_after(seconds: float, work) -> bool:
 
 def test_what_is_there_is_not_read_again(whole, partitioned, made_graphs, monkeypatch):
     monkeypatch.setattr(stream, "PIECE", 1 << 14)
-    first = convert(partitioned, Alone(), find_pnnx(), HOW).read
+    first = convert(partitioned, Alone(), find_pnnx(), Recipe(HOW)).read
     assert first == tuple(part.weight_bytes for part in Manifest.load(partitioned).ranks)
-    assert convert(partitioned, Alone(), find_pnnx(), HOW).read == (0, 0)
+    assert convert(partitioned, Alone(), find_pnnx(), Recipe(HOW)).read == (0, 0)
     path = partitioned / "rank-1" / WEIGHTS
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # what was damaged is made again
-    assert convert(partitioned, Alone(), find_pnnx(), HOW).read == (0, first[1])
+    assert convert(partitioned, Alone(), find_pnnx(), Recipe(HOW)).read == (0, first[1])
     assert digests(partitioned) == digests(whole)
 
 
@@ -152,15 +153,15 @@ def test_a_model_that_has_gone_moved_or_changed(model, partitioned, tmp_path, ma
     told = json.loads(path.read_text())
     path.write_text(json.dumps(told | {"origin": told["origin"] | {"folder": "/no/such/place"}}))
     with pytest.raises(ModelError, match="no longer at /no/such/place; say where it is with --model DIR"):
-        convert(partitioned, Alone(), find_pnnx(), HOW)
-    convert(partitioned, Alone(), find_pnnx(), HOW, moved)
+        convert(partitioned, Alone(), find_pnnx(), Recipe(HOW))
+    convert(partitioned, Alone(), find_pnnx(), Recipe(HOW), moved)
     os.utime(moved / "model.safetensors", (1, 1))
     path.write_text(json.dumps(told | {"origin": told["origin"] | {"folder": str(moved)}}))
     with pytest.raises(ModelError, match="model.safetensors was written to since it was partitioned"):
-        convert(partitioned, Alone(), find_pnnx(), HOW)
+        convert(partitioned, Alone(), find_pnnx(), Recipe(HOW))
     other = make_model("llama", tmp_path / "other")
     with pytest.raises(ModelError, match="is not the model that was partitioned: 1 of its files differ"):
-        convert(partitioned, Alone(), find_pnnx(), HOW, other)
+        convert(partitioned, Alone(), find_pnnx(), Recipe(HOW), other)
 
 
 def test_without_room_the_old_package_stays(whole, tmp_path, monkeypatch):
@@ -169,7 +170,7 @@ def test_without_room_the_old_package_stays(whole, tmp_path, monkeypatch):
     usage = namedtuple("Usage", "total used free")(10**9, 10**9, 12345)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ConvertError, match=r"need 0.00 GB more in .*, where 0.00 GB are free; make room"):
-        convert(package, Alone(), find_pnnx(), FLOAT if HOW.bits else Quantisation(8, 32))
+        convert(package, Alone(), find_pnnx(), Recipe(FLOAT if HOW.bits else Quantisation(8, 32)))
     assert digests(package) == before
 
 
@@ -181,11 +182,11 @@ def test_the_structure_alone(model, whole, tmp_path):
     facts = ModelFacts.from_config(read_config(bare))
     told = partition(bare, even_plan(facts, 2, 1), out, Alone(), structure_only=True)
     assert [part.weight_bytes for part in told.ranks] == [part.weight_bytes for part in Manifest.load(whole).ranks]
-    assert convert(out, Alone(), find_pnnx(), HOW).manifest is None
+    assert convert(out, Alone(), find_pnnx(), Recipe(HOW)).manifest is None
     for rank in (0, 1):
         assert (out / f"rank-{rank}" / GRAPH).read_text() == (whole / f"rank-{rank}" / GRAPH).read_text()
         assert not list((out / f"rank-{rank}").glob("*.bin")) and not (out / MANIFEST).exists()
-    convert(out, Alone(), find_pnnx(), HOW, model)
+    convert(out, Alone(), find_pnnx(), Recipe(HOW), model)
     have, want = digests(out), digests(whole)
     assert {n: h for n, h in have.items() if n.startswith("rank")} == {
         n: h for n, h in want.items() if n.startswith("rank")

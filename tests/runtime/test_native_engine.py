@@ -12,6 +12,7 @@ from mpsplit.errors import PackageError
 from mpsplit.package import embedding
 from mpsplit.package.manifest import File, Manifest
 from mpsplit.package.rank_text import rank_text
+from mpsplit.package.recipe import Recipe
 from mpsplit.runtime.load import ENGINES, load_engine
 from tests.conftest import splits
 
@@ -32,7 +33,7 @@ def quantised(world, package_of, tmp_path_factory):
         out = tmp_path_factory.getbasetemp() / f"llama-{kind}"
         if not out.exists():
             shutil.copytree(package_of("llama", 1, 1), out)
-            convert(out, Alone(), find_pnnx(), Quantisation.named(kind, 32))
+            convert(out, Alone(), find_pnnx(), Recipe(Quantisation.named(kind, 32)))
         return out
 
     return make
