@@ -22,7 +22,7 @@ from mpsplit.export.source import read_config
 from mpsplit.export.splits import with_splits, without_splits
 from mpsplit.package.manifest import PARTITION, Manifest
 from mpsplit.package.param import Layer, Param
-from mpsplit.package.quantisation import FLOAT
+from mpsplit.package.recipe import Recipe
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan, Range, Share, even_plan, lay_out
 from tests.conftest import FAMILIES, make_model
@@ -84,7 +84,7 @@ def compare(tmp_path):
         partition(folder, plan, tmp_path / "out", Alone())
         told = Manifest.load(tmp_path / "out", PARTITION)
         for rank in range(plan.ranks):
-            stamped = make_graphs(told, tmp_path / "out", rank, find_pnnx(), FLOAT).param
+            stamped = make_graphs(told, tmp_path / "out", rank, find_pnnx(), Recipe()).param
             whole = in_full(folder, plan, rank, facts, tmp_path / f"full-{rank}")
             assert without_names(stamped) == without_names(whole)
 
