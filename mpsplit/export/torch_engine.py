@@ -41,6 +41,28 @@ class TorchEngine:
         self.rotary = type(model.model.rotary_emb)(config=model.config)
         self.stage = slice_model(model, manifest.plan, comm.rank, self.facts, Checkpoint(folder))
         self.tokens: list[int] = []
+        halves = [f"{layer}.{half}" for layer in shard.layers for half in ("attention", "mlp")]
+        self.stream = ("hidden", *halves)  # the hidden states: before the first layer, after each half of a layer
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def keep(self, blobs: Sequence[str]) -> None:
+        """From now on these of `stream` stay after a step."""
+        for name in blobs:
+            layer, _, half = name.partition(".")
+            if half == "attention":  # what the second norm reads, or what stands in its place
+                norm = self.stage.model.layers[layer].post_attention_layernorm
+                norm.register_forward_pre_hook(lambda _, x, name=name: self._kept.update({name: x[0]}))
+            elif half == "mlp":
+                self.stage.model.layers[layer].register_forward_hook(
+                    lambda _, x, out, name=name: self._kept.update({name: out})
+                )
+            else:
+                entry = next(iter(self.stage.model.layers.values()), self.stage.way_out)
+                entry.register_forward_pre_hook(lambda _, x, name=name: self._kept.update({name: x[0]}))
+
+    def blob(self, name: str) -> np.ndarray:
+        """float32 [tokens so far, hidden] of one that was kept, since the last step."""
+        return self._kept[name][0].numpy()
 
     @property
     def position(self) -> int:
