@@ -20,6 +20,11 @@ from mpsplit.export.shapes import SHAPES
 from mpsplit.package.quantisation import BLOCKS, KINDS
 from mpsplit.planning import GOALS
 
+NETRON = (
+    "In netron (netron.app), open PACKAGE/rank-R/fused.param: the graph of the native engine. model.param, the graph of the ncnn wheel,\n"
+    "opens too where no model.bin lies beside it, which netron would read without knowing RMSNorm."
+)
+
 
 class UsageError(MpsplitError):
     """The arguments do not parse."""
@@ -126,6 +131,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--ignore-eos", action="store_true", help="go on after the end of the answer, for measurements")
     p.add_argument("--json", action="store_true", help="print one JSON object")
+    p.add_argument(
+        "--dump", metavar="DIR", help="write hidden states, keys and values of each layer and step there, as npz"
+    )
+    p.add_argument(
+        "--dump-per-rank", action="store_true", help="each rank its own part (default: put together a stage)"
+    )
     p.add_argument("--report", action="store_true", help="set what was predicted beside what was measured")
     _add_machines(p)
     _add_engine(p)
@@ -138,10 +149,19 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sampling(p)
 
     p = command(
-        "inspect", commands.inspect_command, "Show what a package holds, rank by rank.", "mpsplit inspect build/vicuna"
+        "inspect",
+        commands.inspect_command,
+        "Show what a package holds, rank by rank; compare two, exit 1 when they differ; draw a rank's graph.",
+        f"mpsplit inspect build/vicuna; mpsplit inspect --diff build/vicuna build/other\n\n{NETRON}",
     )
-    _add_package(p)
+    p.add_argument("package", metavar="PACKAGE", nargs="?", help="the directory that convert finished")
     p.add_argument("--check", action="store_true", help="read every file again and compare it with the manifest")
+    p.add_argument(
+        "--context", type=int, metavar="N", help="tokens of the cache of keys and values (default: the model's)"
+    )
+    p.add_argument(
+        "--diff", nargs=2, metavar=("A", "B"), help="what differs between two packages, names and order aside"
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = command(

@@ -97,14 +97,19 @@ def convert_command(args: argparse.Namespace) -> int:
 
 
 def run_command(args: argparse.Namespace) -> int:
+    from mpsplit.runtime.dump import Dump
+
     manifest = _package_for_ranks(args)
     placed = _placed(args, manifest)
+    if args.dump_per_rank and not args.dump:
+        raise RunError("--dump-per-rank says how, not where; give --dump DIR with it")
+    dump = Dump(Path(args.dump), args.dump_per_rank).check() if args.dump else None
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.runtime import report
     from mpsplit.runtime.generate import Request
 
-    loop = _lead(args)
+    loop = _lead(args, dump)
     if loop is None:
         return 0
     prompt = _prompt_ids(args, loop.text)
@@ -138,17 +143,22 @@ def chat_command(args: argparse.Namespace) -> int:
 
 
 def inspect_command(args: argparse.Namespace) -> int:
+    if bool(args.package) == bool(args.diff):
+        raise RunError("inspect what? give either a PACKAGE or --diff A B")
     from mpsplit import inspection
 
+    if args.diff:
+        return inspection.show_difference(*map(Path, args.diff), args.json)
     package = Path(args.package)
     manifest = Manifest.load(package)
     if args.check:
         for rank in range(manifest.plan.ranks):
             manifest.check_files(package, rank, again=True)
+    inspected = inspection.inspect(package, manifest, args.context)
     if args.json:
-        print(json.dumps(inspection.describe(manifest), indent=1, ensure_ascii=False))
+        print(json.dumps(inspection.describe(inspected), indent=1, ensure_ascii=False))
     else:
-        inspection.show(manifest)
+        inspection.show(inspected)
     return 0
 
 
@@ -392,12 +402,12 @@ def _stored_kind(args: argparse.Namespace) -> str:
     return kind_of(Param.load(rank_folder(Path(args.package), mpi_rank() or 0) / GRAPH))
 
 
-def _lead(args: argparse.Namespace):
+def _lead(args: argparse.Namespace, dump=None):
     """The token loop on rank 0. The other ranks follow it here until it ends, and get None."""
     from mpsplit.runtime.load import load_loop
 
     comm = world()
-    loop = load_loop(Path(args.package), comm, args.chunk, args.engine)
+    loop = load_loop(Path(args.package), comm, args.chunk, args.engine, dump)
     if comm.rank == 0:
         return loop
     loop.follow()

@@ -9,7 +9,7 @@ import pytest
 
 from mpsplit import __version__, native
 from mpsplit.cli import build_parser
-from mpsplit.inspection import describe
+from mpsplit.inspection import describe, inspect
 from mpsplit.package.manifest import Manifest
 from mpsplit.plan.shards import Plan
 from tests.conftest import EXAMPLE, make_model
@@ -94,7 +94,7 @@ def test_chat_ends_with_its_input_and_survives_a_question_too_long(package):
 
 def test_inspect(package):
     told = json.loads(mpsplit("inspect", package, "--json"))
-    assert told == json.loads(json.dumps(describe(Manifest.load(package))))
+    assert told == json.loads(json.dumps(describe(inspect(package, Manifest.load(package)))))
     assert told["stages"] == [[0, 1]] and told["ranks"][1]["collectives"] == {"all_reduce": 11}
     assert told["ranks"][1]["cuts"] == {
         "heads": "4..8",
@@ -105,7 +105,15 @@ def test_inspect(package):
     }
     names = ("model.param", "fused.param", "model.bin", "embed.bin", "rank.txt")
     assert set(told["ranks"][0]["files"]) == {f"rank-0/{name}" for name in names}
-    assert "LlamaForCausalLM" in mpsplit("inspect", package)
+    said = mpsplit("inspect", package)
+    assert "LlamaForCausalLM" in said and "layer 0 .. 4, each" in said and "made without a cluster" in said
+
+
+def test_inspect_diff(package, package_of):
+    assert mpsplit("inspect", "--diff", package, package).startswith("the same: ")
+    told = json.loads(mpsplit("inspect", "--diff", package, package_of("llama", 2, 1), "--json", code=1))
+    assert not told["same"] and "facts: layers is 5 and 3" in told["differences"]
+    assert "give either a PACKAGE or --diff A B" in refused("inspect", package, "--diff", package, package)
 
 
 def test_verify_tells_the_same_from_the_different(package, package_of, tmp_path):

@@ -45,6 +45,26 @@ nb::tuple largest(Engine& engine, int count) {
     return nb::make_tuple(values, ids);
 }
 
+nb::ndarray<nb::numpy, float> blob(Engine& engine, const std::string& name) {
+    const ncnn::Mat& mat = engine.blob(name);
+    if (mat.dims > 2) throw Failure("blob " + name + " has more than rows and columns");
+    auto result = array<float>({size_t(mat.h), size_t(mat.w)});
+    std::copy_n(static_cast<const float*>(mat), size_t(mat.h) * mat.w, result.data());
+    return result;
+}
+
+// [heads, position, dim] of one attention
+template <void (KeyValueCache::*read)(int, int, float*) const>
+nb::ndarray<nb::numpy, float> remembered(Engine& engine, size_t attention) {
+    if (attention >= engine.caches().size())
+        throw Failure("there is no attention " + std::to_string(attention) + " of " + std::to_string(engine.caches().size()));
+    const KeyValueCache& cache = *engine.caches()[attention];
+    const size_t each = size_t(engine.position()) * cache.dim;
+    auto result = array<float>({size_t(cache.heads), size_t(engine.position()), size_t(cache.dim)});
+    for (int head = 0; head < cache.heads; head++) (cache.*read)(head, engine.position(), result.data() + head * each);
+    return result;
+}
+
 }  // namespace
 
 NB_MODULE(_engine, m) {
@@ -59,6 +79,10 @@ NB_MODULE(_engine, m) {
              "folder"_a, "world"_a, "threads"_a)
         .def("step", step, "tokens"_a, "position"_a, "every_row"_a = false)
         .def("largest", largest, "count"_a, "The largest logits of the last step's last row, and their tokens.")
+        .def("keep", &Engine::keep, "blob"_a, "The blob stays after a step.")
+        .def("blob", blob, "name"_a, "What a blob that is kept holds since the last step, [rows, columns].")
+        .def("keys", remembered<&KeyValueCache::read_keys>, "attention"_a, "Turned, [heads, position, dim].")
+        .def("values", remembered<&KeyValueCache::read_values>, "attention"_a, "[heads, position, dim]")
         .def_prop_ro("position", &Engine::position)
         .def_prop_ro("bytes_sent", &Engine::bytes_sent)
         .def_prop_ro("seconds_between_ranks", &Engine::seconds_between_ranks);

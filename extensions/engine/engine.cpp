@@ -71,7 +71,7 @@ Engine::Logits Engine::step(const int64_t* tokens, int count, int position, bool
     position_ = position + count;
     ncnn::Mat& hidden = graph[hidden_out_];
     if (!facts_.head_rows) {
-        hidden.release();
+        graph.take(hidden_out_);
         return {nullptr, every_row ? count : 1, 0};
     }
     if (!every_row && count > 1) hidden = hidden.row_range(count - 1, 1).clone(graph.pool());
@@ -113,6 +113,16 @@ int Engine::largest(int count, float* values, int64_t* ids) {
     mpsplit::largest(logits.row(logits.h - 1), logits.w, count, values, ids);
     for (int i = 0; i < count; i++) ids[i] += facts_.head_start;
     return count;
+}
+
+void Engine::keep(const std::string& blob) { graph_->keep(index_of(blob)); }
+
+const ncnn::Mat& Engine::blob(const std::string& name) const { return (*graph_)[index_of(name)]; }
+
+int Engine::index_of(const std::string& blob) const {
+    const int index = graph_->blob(blob);
+    if (index < 0) throw Failure("the graph of rank " + std::to_string(facts_.rank) + " has no blob " + blob);
+    return index;
 }
 
 uint64_t Engine::bytes_sent() const {

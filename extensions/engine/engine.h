@@ -33,6 +33,12 @@ class Engine {
     // The `count` largest logits of the last step's last row and the ids of their tokens; gives how many there are.
     int largest(int count, float* values, int64_t* ids);
 
+    // To look inside: blobs that stay after a step, until the next one, and what the attentions remember, in the order of the graph.
+    // What step leaves of the last hidden state is the last row, unless it is asked for every row.
+    void keep(const std::string& blob);
+    const ncnn::Mat& blob(const std::string& name) const;
+    const std::vector<const KeyValueCache*>& caches() const { return setting_.caches; }
+
     int position() const { return position_; }
     uint64_t bytes_sent() const;
     double seconds_between_ranks() const;
@@ -40,6 +46,7 @@ class Engine {
 
   private:
     void hidden_in(const int64_t* tokens, int count);
+    int index_of(const std::string& blob) const;  // throws a Failure
 
     RankFacts facts_;
     Setting setting_;

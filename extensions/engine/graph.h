@@ -29,12 +29,12 @@ class Graph {
 
     int blob(const std::string& name) const;  // -1: the graph has none
     void keep(int blob) { kept_[blob] = true; }  // it stays after its consumer has run
+    ncnn::Mat take(int blob);                    // what it holds; it is empty then, unless it is kept
     ncnn::Mat& operator[](int blob) { return blobs_[blob]; }
     ncnn::Allocator* pool() { return &pool_; }
 
   private:
     void run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out);
-    ncnn::Mat take(int blob);
 
     Mapped weights_;
     Pool pool_;

@@ -162,6 +162,17 @@ KeyValueCache::KeyValueCache(int heads, int dim, int context)
 
 KeyValueCache::~KeyValueCache() { munmap(values_, bytes_); }
 
+void KeyValueCache::read_keys(int head, int positions, float* to) const {
+    for (int p = 0; p < positions; p++) {
+        const float* panel = keys(head) + size_t(p / lanes) * dim * lanes + p % lanes;
+        for (int d = 0; d < dim; d++) *to++ = panel[d * lanes];
+    }
+}
+
+void KeyValueCache::read_values(int head, int positions, float* to) const {
+    for (int p = 0; p < positions; p++) to = std::copy_n(values(head) + size_t(p) * width, dim, to);
+}
+
 size_t attention_scratch_floats(const Attention& attention, int threads) { return threads * Desk::floats(attention.cache); }
 
 void attend(const Attention& attention, Strided q, Strided k, Strided v, int rows, int position, float* y, float* scratch, int threads) {

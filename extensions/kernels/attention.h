@@ -21,6 +21,10 @@ class KeyValueCache {
     float* keys(int head) const { return keys_ + size_t(head) * context * dim; }
     float* values(int head) const { return values_ + size_t(head) * context * width; }
 
+    // What a head remembers of the first positions, [positions][dim]: keys are turned.
+    void read_keys(int head, int positions, float* to) const;
+    void read_values(int head, int positions, float* to) const;
+
   private:
     size_t bytes_;
     float *keys_, *values_;

@@ -12,7 +12,9 @@ int AttentionLayer::load_param(const ncnn::ParamDict& params) {
     heads = params.get(0, 0);
     scale = params.get(3, 0.f);
     if (kv_heads < 1 || heads < kv_heads || heads % kv_heads || dim < 2 || dim % 2) return -1;
-    cache = std::make_unique<KeyValueCache>(kv_heads, dim, static_cast<Setting*>(userdata)->context);
+    auto& setting = *static_cast<Setting*>(userdata);
+    cache = std::make_unique<KeyValueCache>(kv_heads, dim, setting.context);
+    setting.caches.push_back(cache.get());
     return 0;
 }
 

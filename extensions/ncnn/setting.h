@@ -20,6 +20,7 @@ struct Setting {
     int context = 0, window = 0;  // tokens; 0: no window
     Rotation rotation = {};
     int position = 0;  // tokens before the first row of this step
+    std::vector<const KeyValueCache*> caches;  // of the attentions, in the order of the graph; their layers own them
 
     // Memory for a call, 64-byte aligned; calls follow each other, so all layers work in the same. It only grows.
     void* scratch(size_t bytes) {

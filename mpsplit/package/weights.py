@@ -24,7 +24,7 @@ def gemm_shape(layer: Layer) -> tuple[int, int]:
     return int(layer.params["8"]), int(layer.params["9"])
 
 
-def _arrays(layer: Layer) -> list[tuple[tuple[int, ...], bool]]:
+def arrays_of(layer: Layer) -> list[tuple[tuple[int, ...], bool]]:
     """(shape, whether a flag stands before it) of the arrays that a layer owns in the .bin."""
     if layer.type == "Gemm":
         n, k = gemm_shape(layer)
@@ -40,7 +40,7 @@ def read_weights(param: Param, path: Path) -> dict[str, list[np.ndarray]]:
     """layer name -> its float32 arrays, mapped."""
     data, at, found = mapped(path, np.uint8), 0, {}
     for layer in param.layers:
-        for shape, flagged in _arrays(layer):
+        for shape, flagged in arrays_of(layer):
             at += len(FLAG) * flagged
             size = 4 * int(np.prod(shape))
             found.setdefault(layer.name, []).append(data[at : at + size].view(np.float32).reshape(shape))
@@ -53,7 +53,7 @@ def read_weights(param: Param, path: Path) -> dict[str, list[np.ndarray]]:
 def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path) -> None:
     with open(path, "wb") as file:
         for layer in param.layers:
-            if owned := _arrays(layer):
+            if owned := arrays_of(layer):
                 for (_, flagged), array in zip(owned, weights[layer.name], strict=True):
                     file.write(FLAG * flagged + array.tobytes())
 

@@ -9,10 +9,11 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.cores import share_of_cores
+from mpsplit.runtime.dump import Dump, Dumping
 from mpsplit.runtime.engine import Engine
 from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.native_engine import NativeEngine, missing
-from mpsplit.runtime.orders import LEAD, greet
+from mpsplit.runtime.orders import DUMPING, LEAD, VERSION, greet
 from mpsplit.runtime.stock import StockEngine
 from mpsplit.runtime.text import load_text
 
@@ -42,9 +43,13 @@ def _best_engine(comm: Communicator) -> str:
     return "stock" if why else "native"
 
 
-def load_loop(package: Path, comm: Communicator, chunk: int = 128, engine: str | None = None) -> TokenLoop:
+def load_loop(
+    package: Path, comm: Communicator, chunk: int = 128, engine: str | None = None, dump: Dump | None = None
+) -> TokenLoop:
     if chunk < 1:
         raise RunError(f"--chunk {chunk} is out of range; it must be at least 1")
     loaded = load_engine(package, comm, engine)
-    greet(loaded, comm)
+    greet(loaded, comm, DUMPING if dump else VERSION)
+    if dump:
+        loaded = Dumping(loaded, package, comm, dump)
     return TokenLoop(loaded, comm, load_text(package) if comm.rank == LEAD else None, chunk)

@@ -51,5 +51,20 @@ class NativeEngine:
     def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
         return self._engine.step(np.asarray(tokens, np.int64), position, every_row)
 
+    # -- to look inside: dump.py ----------------------------------------------------------------------------------------------
+
+    def keep(self, blobs: Sequence[str]) -> None:
+        for blob in blobs:
+            self._engine.keep(blob)
+
+    def blob(self, name: str) -> np.ndarray:
+        return self._engine.blob(name)
+
+    def keys(self, attention: int) -> np.ndarray:
+        return self._engine.keys(attention)
+
+    def values(self, attention: int) -> np.ndarray:
+        return self._engine.values(attention)
+
     def close(self) -> None:
         self._engine = None

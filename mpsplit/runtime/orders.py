@@ -34,6 +34,7 @@ from mpsplit.errors import RunError
 from mpsplit.runtime.engine import Engine
 
 VERSION = 2
+DUMPING = VERSION + 1000  # the same orders, but ranks also send each other what `run --dump` writes; C++ ranks do not
 LEAD = 0
 STEP, MORE, REPORT, END = range(4)
 NOTHING, ALL = 0, -1  # wanted
@@ -88,16 +89,20 @@ class Orders:
         return order, tokens
 
 
-def greet(engine: Engine, comm: Communicator) -> None:
+def greet(engine: Engine, comm: Communicator, spoken: int = VERSION) -> None:
     """All ranks, once they have loaded: waits for the slowest, and refuses ranks that do not belong together."""
     comm.wait()
-    mine = np.array([VERSION, engine.vocabulary.start, engine.vocabulary.stop])
+    mine = np.array([spoken, engine.vocabulary.start, engine.vocabulary.stop])
     for shard, (version, *rows) in zip(
         engine.manifest.plan.shards, comm.all_gather(mine).reshape(-1, 3).tolist(), strict=True
     ):
-        if version != VERSION:
+        if {version, spoken} == {VERSION, DUMPING}:
             raise RunError(
-                f"rank {shard.rank} speaks version {version} of the orders, this rank version {VERSION}; install the same mpsplit"
+                f"rank {shard.rank} and this rank differ in --dump; start all with it, and none as mpsplit-rank"
+            )
+        if version != spoken:
+            raise RunError(
+                f"rank {shard.rank} speaks version {version} of the orders, this rank version {spoken}; install the same mpsplit"
             )
         if rows != [shard.head.start, shard.head.stop]:
             raise RunError(

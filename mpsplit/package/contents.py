@@ -1,0 +1,120 @@
+"""What a rank of a package holds, part by part, in bytes. In: a package, a rank, a context. Out: Contents; nothing is read but graphs.
+
+Invariant: the weights of the parts are what the rank's weight files have, but for padding between them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from mpsplit.package.anatomy import EMBEDDING, anatomy
+from mpsplit.package.files import NUMPY_TYPES
+from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
+from mpsplit.package.param import Layer, Param
+from mpsplit.package.quantisation import LAYER as QLINEAR
+from mpsplit.package.quantisation import QLinear
+from mpsplit.package.weights import arrays_of
+from mpsplit.plan.sizes import cache_bytes
+
+ATTENTION = "SDPA"
+FLOAT = 4  # bytes of a weight that is not quantised
+
+
+@dataclass(frozen=True)
+class Part:
+    """`weights` in elements, everything else in bytes; `kinds` counts the elements of its matrices by their bits."""
+
+    name: str
+    weights: int
+    weight_bytes: int
+    cache_bytes: int
+    graph_bytes: int
+    kinds: dict[str, int]
+
+    @property
+    def bits(self) -> float:
+        """A weight, as stored."""
+        return 8 * self.weight_bytes / self.weights if self.weights else 0.0
+
+
+@dataclass(frozen=True)
+class Contents:
+    rank: int
+    parts: tuple[Part, ...]
+
+    @property
+    def total(self) -> Part:
+        kinds = sum((Counter(part.kinds) for part in self.parts), Counter())
+        sums = (sum(getattr(part, name) for part in self.parts) for name in COUNTED)
+        return Part("total", *sums, dict(kinds))
+
+    def part(self, name: str) -> Part | None:
+        return next((part for part in self.parts if part.name == name), None)
+
+
+COUNTED = ("weights", "weight_bytes", "cache_bytes", "graph_bytes")
+
+
+def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Contents:
+    """`context` in tokens: how long the cache of keys and values is."""
+    folder, shard = rank_folder(package, rank), manifest.plan.shards[rank]
+    graph = anatomy(Param.load(folder / GRAPH), shard.layers.start)
+    texts = [graph, anatomy(Param.load(folder / FUSED), shard.layers.start)] if (folder / FUSED).is_file() else [graph]
+    cache = cache_bytes(manifest.facts, len(shard.kv_heads), context)
+    return Contents(
+        rank,
+        tuple(
+            _part(
+                name,
+                graph.of(name),
+                cache,
+                sum(len(str(layer)) + 1 for text in texts for layer in text.of(name)),
+                embedding_elements(manifest, rank) if name == EMBEDDING else 0,
+                NUMPY_TYPES[manifest.dtype]().itemsize,
+            )
+            for name in graph.in_order
+        ),
+    )
+
+
+def embedding_elements(manifest: Manifest, rank: int) -> int:
+    """Of embed.bin."""
+    return len(manifest.plan.shards[rank].embed) * manifest.facts.hidden
+
+
+def stored(layer: Layer) -> tuple[int, int]:
+    """(weights, bytes) that a layer of model.param owns in the rank's files, biases and norms among them."""
+    if layer.type == QLINEAR:
+        q = QLinear.of(layer)
+        bias = q.n if q.bias >= 0 else 0
+        return q.n * q.k + bias, q.bytes + FLOAT * bias
+    count = sum(prod(shape) for shape, _ in arrays_of(layer))
+    return count, FLOAT * count
+
+
+def kind_of(layer: Layer) -> tuple[str, int] | None:
+    """How the matrix of a layer is stored, and its elements; None where there is none."""
+    if layer.type == QLINEAR:
+        q = QLinear.of(layer)
+        return f"{q.bits} bits x {q.block}", q.n * q.k
+    if layer.type == "Gemm":
+        return "float32", prod(arrays_of(layer)[0][0])
+    return None
+
+
+def _part(name: str, layers: tuple[Layer, ...], cache: int, graph: int, rows: int, row_bytes: int) -> Part:
+    held = [stored(layer) for layer in layers]
+    kinds: Counter[str] = Counter()
+    for found in filter(None, map(kind_of, layers)):
+        kinds[found[0]] += found[1]
+    return Part(
+        name,
+        rows + sum(weights for weights, _ in held),
+        rows * row_bytes + sum(size for _, size in held),
+        cache * sum(layer.type == ATTENTION for layer in layers),
+        graph,
+        dict(kinds),
+    )
