@@ -16,9 +16,11 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.package.agreement import PartAgreement
-from mpsplit.package.manifest import rank_folder
+from mpsplit.package.anatomy import anatomy
+from mpsplit.package.manifest import FUSED, rank_folder
 from mpsplit.package.param import Param
-from mpsplit.runtime.engine import Engine
+from mpsplit.runtime.dump import Open
+from mpsplit.runtime.gathering import all_logits
 from mpsplit.runtime.orders import LEAD
 
 if TYPE_CHECKING:
@@ -34,15 +36,20 @@ class States:
     logits: np.ndarray
 
 
-def package_states(engine: Engine, comm: Communicator, package: Path, tokens: tuple[int, ...]) -> States | None:
+def package_states(engine: Open, comm: Communicator, package: Path, tokens: tuple[int, ...]) -> States | None:
     """On rank 0, with the help of all; None on the others."""
-    from mpsplit.verification import all_logits
-
+    if not hasattr(engine, "keep"):
+        raise RunError(
+            f"--layers needs the native engine or the torch engine, the {engine.name} engine does not show what is between its "
+            "layers; leave --engine out, or run python -m mpsplit.native where it is not built"
+        )
     plan, facts = engine.manifest.plan, engine.manifest.facts
     shard = plan.shards[comm.rank]
     blobs = _stream(engine, package, comm.rank)
     if len(blobs) != 2 * len(shard.layers) + 1:
-        raise RunError(f"rank {comm.rank} shows {len(blobs)} hidden states for {len(shard.layers)} layers; convert again")
+        raise RunError(
+            f"rank {comm.rank} shows {len(blobs)} hidden states for {len(shard.layers)} layers; convert again"
+        )
     engine.keep(blobs)
     logits = all_logits(engine, comm, tokens)
     own = np.stack([engine.blob(name) for name in blobs])
@@ -59,14 +66,11 @@ def package_states(engine: Engine, comm: Communicator, package: Path, tokens: tu
     return States(tokens, np.concatenate(stream), logits)
 
 
-def _stream(engine: Engine, package: Path, rank: int) -> Sequence[str]:
+def _stream(engine: Open, package: Path, rank: int) -> Sequence[str]:
     """The names of the hidden states: what enters the rank's first layer, then two a layer."""
     if engine.name == "torch":
         return engine.stream
-    from mpsplit.package.anatomy import anatomy
-    from mpsplit.runtime.dump import GRAPHS
-
-    graph = Param.load(rank_folder(package, rank) / GRAPHS[engine.name])
+    graph = Param.load(rank_folder(package, rank) / FUSED)
     return anatomy(graph, engine.manifest.plan.shards[rank].layers.start).stream
 
 
@@ -76,7 +80,7 @@ class Witness:
     def __init__(self, original: Original, states: States):
         self.original, self.states = original, states
         self.hidden = original.embed(states.tokens)  # the original's own
-        self.seen = [_part(None, "embedding", states.stream[0], self.hidden, self.hidden, 0)]
+        self.seen = [_part(None, "embedding", states.stream[0], self.hidden, self.hidden, 0, np.max)]
 
     def see(self, layer: Layer) -> None:
         index = len(self.seen) // 2
@@ -96,15 +100,19 @@ class Witness:
         return (*self.seen, head)
 
 
-def _part(layer: int | None, name: str, package, original, own, before) -> PartAgreement:
-    """All [length, n]: what the package has, the original has, the package should have, and had before."""
+def _part(layer: int | None, name: str, package, original, own, before, over=np.median) -> PartAgreement:
+    """All [length, n]: what the package has, the original has, the package should have, and had before.
+
+    A token that a model gives much larger states than all others does not speak for them: the median position does. Rows of the
+    embedding are damaged one by one.
+    """
     package, original, own, before = (np.asarray(x, np.float64) for x in (package, original, own, before))
     if not np.isfinite(package).all():
         return PartAgreement(layer, name, np.inf, np.inf, np.inf)
     norm = np.linalg.norm
     cosine = (package * original).sum(-1) / np.maximum(norm(package, axis=-1) * norm(original, axis=-1), TINY)
     off = norm(package - own, axis=-1) / np.maximum(norm(own - before, axis=-1), TINY)
-    return PartAgreement(layer, name, float(np.abs(package - original).max()), float(cosine.mean()), float(np.median(off)))
+    return PartAgreement(layer, name, float(np.abs(package - original).max()), float(cosine.mean()), float(over(off)))
 
 
 TINY = 1e-30

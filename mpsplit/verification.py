@@ -25,6 +25,7 @@ from mpsplit.parting import States, Witness, package_states
 from mpsplit.plan.model import ModelFacts
 from mpsplit.progress import track
 from mpsplit.runtime.engine import Engine
+from mpsplit.runtime.gathering import all_logits
 from mpsplit.runtime.generate import Request, TokenLoop
 from mpsplit.runtime.orders import LEAD
 from mpsplit.runtime.text import load_text
@@ -143,23 +144,6 @@ class _Reference:
         return self.original.logits(self.hidden[sequence][start : start + CHUNK]).numpy()
 
 
-def all_logits(engine: Engine, comm: Communicator, tokens: tuple[int, ...], position: int = 0) -> np.ndarray | None:
-    """float32 [tokens, vocabulary] on rank 0, put together from the ranks' rows of the head."""
-    own = engine.step(tokens, position, every_row=True)
-    if comm.rank != LEAD:
-        if own.shape[1]:
-            comm.send(own, LEAD)
-        return None
-    parts = []
-    for shard in engine.manifest.plan.shards:
-        if len(shard.head):
-            part = np.empty((len(tokens), len(shard.head)), np.float32) if shard.rank != LEAD else own
-            if shard.rank != LEAD:
-                comm.recv(part, shard.rank)
-            parts.append(part)
-    return np.concatenate(parts, axis=1)
-
-
 def _prompts(facts: ModelFacts, trial: Trial) -> tuple[Prompt, ...]:
     """Room is left for the answer."""
     text = load_text(trial.package)
@@ -188,9 +172,7 @@ def _answered(loop: TokenLoop, comm: Communicator, prompts: tuple[Prompt, ...]) 
     return comm.exchange([prompt.tokens + answer for prompt, answer in zip(prompts, answers, strict=True)])[0]
 
 
-def _pieces(
-    engine: Engine, comm: Communicator, tokens: tuple[int, ...]
-) -> Iterator[tuple[int, np.ndarray | None]]:
+def _pieces(engine: Engine, comm: Communicator, tokens: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray | None]]:
     for start in range(0, len(tokens), CHUNK):
         yield start, all_logits(engine, comm, tokens[start : start + CHUNK], start)
 

@@ -47,18 +47,17 @@ class TorchEngine:
 
     def keep(self, blobs: Sequence[str]) -> None:
         """From now on these of `stream` stay after a step."""
+        layers = self.stage.model.layers
         for name in blobs:
             layer, _, half = name.partition(".")
-            if half == "attention":  # what the second norm reads, or what stands in its place
-                norm = self.stage.model.layers[layer].post_attention_layernorm
-                norm.register_forward_pre_hook(lambda _, x, name=name: self._kept.update({name: x[0]}))
-            elif half == "mlp":
-                self.stage.model.layers[layer].register_forward_hook(
-                    lambda _, x, out, name=name: self._kept.update({name: out})
-                )
-            else:
-                entry = next(iter(self.stage.model.layers.values()), self.stage.way_out)
-                entry.register_forward_pre_hook(lambda _, x, name=name: self._kept.update({name: x[0]}))
+            if half == "mlp":
+                layers[layer].register_forward_hook(lambda _, x, out, name=name: self._see(name, out))
+            elif half == "attention":  # what the second norm reads, or what stands in its place
+                norm = layers[layer].post_attention_layernorm
+                norm.register_forward_pre_hook(lambda _, x, name=name: self._see(name, x[0]))
+            elif len(layers):
+                first = next(iter(layers.values()))
+                first.register_forward_pre_hook(lambda _, x, name=name: self._see(name, x[0]))
 
     def blob(self, name: str) -> np.ndarray:
         """float32 [tokens so far, hidden] of one that was kept, since the last step."""
@@ -83,12 +82,17 @@ class TorchEngine:
             hidden = torch.from_numpy(self.embedding(np.array(self.tokens)))[None]
         cos, sin = self.rotary(hidden, torch.arange(self.position)[None])
         out = self.stage(hidden, cos, sin, self._mask())
+        if not len(self.stage.model.layers):
+            self._see(self.stream[0], out[0])
         if not len(self.vocabulary):
             return np.zeros((self.position - first, 0), np.float32)
         return out[1][0, first:].numpy()
 
     def close(self) -> None:
         operators.connect({WORLD: (), STAGE: ()})
+
+    def _see(self, name: str, hidden: torch.Tensor) -> None:
+        self._kept[name] = hidden
 
     def _mask(self) -> torch.Tensor:
         """[length, length], added to the scores: a token sees itself and what came before, `window` of it if not 0."""

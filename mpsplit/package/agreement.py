@@ -19,7 +19,7 @@ class PartAgreement:
 
     `max_abs` and `cosine` (mean over positions) compare what package and original have after it, with all that went before;
     `own` is what this part alone does wrong: given the package's own input, how far it is off, relative to what it should add
-    (median over positions).
+    (median over positions; of the embedding the largest).
     """
 
     layer: int | None
