@@ -169,7 +169,7 @@ GATED = ("tolerance", "max_kl", "min_top1", "max_perplexity_ratio")  # options o
 
 def verify_command(args: argparse.Namespace) -> int:
     from mpsplit import gate
-    from mpsplit.verification import Trial, read_texts, stored_kind, verify
+    from mpsplit.verification import Trial, read_texts
 
     sliced = args.engine == "torch"  # the modules themselves, which need no conversion
     manifest = _package_for_ranks(args, PARTITION if sliced else MANIFEST)
@@ -179,20 +179,7 @@ def verify_command(args: argparse.Namespace) -> int:
     texts = read_texts(Path(args.prompts)) if args.prompts else ()
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
-    comm = world()
-    kind = "f32" if sliced else stored_kind(package, comm)
-    limits = gate.LIMITS[kind].with_wishes(**wishes)
-    found = verify(
-        _loop_to_verify(args, manifest, folder, comm), comm, Trial(package, folder, kind, texts, args.layers)
-    )
-    found = comm.exchange(found)[0]
-    failed = gate.failures(found, limits)
-    unstored = gate.store(package, found) if comm.host_lead and not sliced else ""
-    if comm.rank == 0:
-        print(json.dumps(gate.told(found, limits, failed))) if args.json else gate.show(found, limits, failed)
-    if unstored:
-        print(f"mpsplit: {unstored}", file=sys.stderr)
-    return int(bool(failed))
+    return gate.judge(args, manifest, Trial(package, folder, texts=texts, layers=args.layers), wishes, world())
 
 
 def _check_original(manifest: Manifest, model: str) -> Path:
@@ -212,17 +199,6 @@ def _to_verify(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(
         package=args.package, model=args.verify, ranks=args.ranks, hostfile=args.hostfile, given=given, **options
     )
-
-
-def _loop_to_verify(args: argparse.Namespace, manifest: Manifest, folder: Path, comm):
-    if args.engine != "torch":
-        from mpsplit.runtime.load import load_loop
-
-        return load_loop(Path(args.package), comm, engine=args.engine)
-    from mpsplit.export.torch_engine import TorchEngine
-    from mpsplit.runtime.generate import TokenLoop
-
-    return TokenLoop(TorchEngine(Path(args.package), manifest, folder, comm), comm, None)
 
 
 def bench_command(args: argparse.Namespace) -> int:

@@ -6,15 +6,20 @@ model shows, far below what a damaged one does.
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.package.agreement import Agreement, PartAgreement
 from mpsplit.package.manifest import MANIFEST, Manifest
 from mpsplit.parting import first_parting
 from mpsplit.progress import console
+from mpsplit.verification import Trial, loop_of, stored_kind, verify
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,22 @@ LIMITS = {
     "q6": Limits(None, 0.05, 0.70, 1.15, own=0.15),
     "q4": Limits(None, 0.5, 0.30, 2.0, own=0.5),
 }
+
+
+def judge(
+    args: argparse.Namespace, manifest: Manifest, trial: Trial, wishes: dict[str, float], comm: Communicator
+) -> int:
+    """The exit code: 0 the same, 1 different. What was found is told by rank 0 and kept in the manifest of each host."""
+    sliced = args.engine == "torch"
+    trial = replace(trial, kind="f32" if sliced else stored_kind(trial.package, comm))
+    limits = LIMITS[trial.kind].with_wishes(**wishes)
+    found = comm.exchange(verify(loop_of(args.engine, manifest, trial, comm), comm, trial))[0]
+    failed = failures(found, limits)
+    if comm.rank == 0:
+        print(json.dumps(told(found, limits, failed))) if args.json else show(found, limits, failed)
+    if comm.host_lead and not sliced:
+        store(trial.package, found)
+    return int(bool(failed))
 
 
 def failures(found: Agreement, limits: Limits) -> list[str]:
@@ -72,29 +93,20 @@ def _times(value: float, limit: float) -> str:
     return f"{value / limit:.3g} times as much" if limit else "nothing"
 
 
-def store(package: Path, found: Agreement) -> str:
-    """Into the manifest, by one rank of a host. Empty, or why it was not possible."""
+def store(package: Path, found: Agreement) -> None:
     try:
         replace(Manifest.load(package), verified=found).save(package)
-    except OSError as wrong:
-        return f"{package / MANIFEST} cannot be written ({wrong.strerror}): what was found is not stored"
-    return ""
+    except OSError as wrong:  # it was measured all the same
+        why = f"{package / MANIFEST} cannot be written ({wrong.strerror})"
+        print(f"mpsplit: {why}: what was found is told, not kept", file=sys.stderr)
 
 
 def show(found: Agreement, limits: Limits, failed: list[str]) -> None:
     if found.parts:
         show_parts(found.parts, limits.own)
-    print(("DIFFERENT: " + "; ".join(failed)) if failed else f"the same: {summary(found)}")
+    print(("DIFFERENT: " + "; ".join(failed)) if failed else f"the same: {found}")
     if failed:
-        print(summary(found))
-
-
-def summary(found: Agreement) -> str:
-    return (
-        f"{found.kind} on {found.engine}: logits at most {found.max_abs:.2e} apart over {found.positions} positions, "
-        f"KL {found.kl:.2e} (at most {found.max_kl:.2e}), top-1 {found.top1:.1%}, "
-        f"perplexity {found.perplexity_ratio:.4g} times the original's, greedy tokens {found.greedy:.1%} equal"
-    )
+        print(found)
 
 
 def show_parts(parts: tuple[PartAgreement, ...], limit: float) -> None:

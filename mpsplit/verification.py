@@ -18,7 +18,7 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.package.agreement import Agreement, PartAgreement
-from mpsplit.package.manifest import GRAPH, rank_folder
+from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import KINDS, LAYER, QLinear
 from mpsplit.parting import States, Witness, package_states
@@ -27,6 +27,7 @@ from mpsplit.progress import track
 from mpsplit.runtime.engine import Engine
 from mpsplit.runtime.gathering import all_logits
 from mpsplit.runtime.generate import Request, TokenLoop
+from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.orders import LEAD
 from mpsplit.runtime.text import load_text
 
@@ -84,6 +85,15 @@ def stored_kind(package: Path, comm: Communicator) -> str:
     own = {QLinear.of(layer).bits for layer in graph.layers if layer.type == LAYER}
     bits = min(set().union(*comm.exchange(own)), default=0)
     return next(kind for kind, number in KINDS.items() if number == bits)
+
+
+def loop_of(engine: str | None, manifest: Manifest, trial: Trial, comm: Communicator) -> TokenLoop:
+    """The package, or for `torch` the sliced modules it is made of."""
+    if engine != "torch":
+        return load_loop(trial.package, comm, engine=engine)
+    from mpsplit.export.torch_engine import TorchEngine
+
+    return TokenLoop(TorchEngine(trial.package, manifest, trial.folder, comm), comm, None)
 
 
 def verify(loop: TokenLoop, comm: Communicator, trial: Trial) -> Agreement | None:

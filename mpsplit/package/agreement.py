@@ -54,6 +54,13 @@ class Agreement:
     perplexity_ratio: float
     parts: tuple[PartAgreement, ...] = ()
 
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} on {self.engine}: logits at most {self.max_abs:.2e} apart over {self.positions} positions, "
+            f"KL {self.kl:.2e} (at most {self.max_kl:.2e}), top-1 {self.top1:.1%}, "
+            f"perplexity {self.perplexity_ratio:.4g} times the original's, greedy tokens {self.greedy:.1%} equal"
+        )
+
     def to_json(self) -> dict:
         told = _plain(asdict(self))
         if self.parts:
