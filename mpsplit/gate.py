@@ -42,10 +42,10 @@ class Limits:
 # the coarsest kind of a package -> what it must hold; logits of 1e-3 apart may still be a tie for the best token
 LIMITS = {
     "f32": Limits(1e-3, 1e-6, 0.99, 1.001, own=1e-3),
-    "bf16": Limits(None, 0.01, 0.90, 1.05, own=0.02),
-    "q8": Limits(None, 0.01, 0.90, 1.05, own=0.05),
-    "q6": Limits(None, 0.05, 0.70, 1.15, own=0.15),
-    "q4": Limits(None, 0.5, 0.30, 2.0, own=0.5),
+    "bf16": Limits(None, 0.01, 0.90, 1.05, own=0.01),
+    "q8": Limits(None, 0.01, 0.90, 1.05, own=0.03),
+    "q6": Limits(None, 0.05, 0.70, 1.15, own=0.1),
+    "q4": Limits(None, 0.5, 0.30, 2.0, own=0.3),
 }
 
 

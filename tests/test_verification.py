@@ -185,17 +185,21 @@ def test_the_manifest_keeps_what_was_found_and_is_otherwise_the_same(package):
 
 
 @needs_the_engine
-def test_thresholds_and_prompts_of_your_own(package, tmp_path):
+def test_thresholds_and_prompts_of_your_own(package_of, tmp_path):
+    package = shutil.copytree(package_of(EXAMPLE, 1, 1), tmp_path / "package")
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("What is 57+86?\n\nWhich day comes after Monday?\n", encoding="utf-8")
-    damage(package, 1, 2, "gate")
+    damage(package, 0, 2, "gate")
     said = mpsplit("verify", package, EXAMPLE, "--prompts", prompts, "--layers", code=1).splitlines()
     lines = [line for line in said if line.startswith("DIFFERENT: ")]
     assert len(lines) == 1 and "--tolerance allows 0.001" in lines[0] and "first parts at layer 2 (mlp)" in lines[0]
-    loose = ("--tolerance", 100, "--max-kl", 100, "--min-top1", 0, "--max-perplexity-ratio", 100)
-    assert mpsplit("verify", package, EXAMPLE, "--prompts", prompts, *loose).startswith("the same: f32 on native")
-    strict = (*loose, "--min-top1", 1.01)
-    assert "--min-top1 asks for 101.0%" in mpsplit("verify", package, EXAMPLE, "--prompts", prompts, *strict, code=1)
+    loose = ("--tolerance", 100, "--max-kl", 100, "--max-perplexity-ratio", 100)
+    said = mpsplit("verify", package, EXAMPLE, "--prompts", prompts, *loose, "--min-top1", 1.01, code=1)
+    assert (
+        said.startswith("DIFFERENT: top-1 ")
+        and "--min-top1 asks for 101.0%" in said
+        and "; " not in said.splitlines()[0]
+    )
 
 
 def test_what_cannot_be_verified_is_refused_in_one_line(package, package_of, model_of, tmp_path):
@@ -203,7 +207,6 @@ def test_what_cannot_be_verified_is_refused_in_one_line(package, package_of, mod
     empty.write_text("\n \n", encoding="utf-8")
     assert "has 2 lines and no text" in refused("verify", package, EXAMPLE, "--prompts", empty)
     assert "cannot be read" in refused("verify", package, EXAMPLE, "--prompts", tmp_path / "none")
-    assert "--max-kl -1.0 is out of range" in refused("verify", package, EXAMPLE, "--max-kl", -1)
     assert "--tolerance nan is out of range" in refused("verify", package, EXAMPLE, "--tolerance", "nan")
     assert "is not the model of this package" in refused("convert", package, "--verify", model_of("llama"))
     one = package_of("llama", 1, 1)
@@ -216,12 +219,11 @@ def test_what_cannot_be_verified_is_refused_in_one_line(package, package_of, mod
 
 
 @needs_the_engine
-def test_convert_verifies_what_it_made_serial_or_not(package_of, model_of, tmp_path):
-    package = shutil.copytree(package_of("llama", 2, 1), tmp_path / "package")
-    for how in ((), ("--serial",)):
-        (package / "manifest.json").unlink()
-        said = mpsplit("convert", package, *how, "--verify", model_of("llama"))
-        assert "the same: f32 on native" in said and Manifest.load(package).verified.top1 == 1
+@pytest.mark.parametrize("ranks", (1, 2))
+def test_convert_verifies_what_it_made_here_or_on_ranks_of_its_own(package_of, model_of, tmp_path, ranks):
+    package = shutil.copytree(package_of("llama", ranks, 1), tmp_path / "package")
+    said = mpsplit("convert", package, "--serial", "--verify", model_of("llama"))
+    assert "the same: f32 on native" in said and Manifest.load(package).verified.top1 == 1
 
 
 @needs_the_engine
