@@ -84,7 +84,7 @@ def make_whole(folder: Path) -> tuple[Whole, list[Line]]:
     package = folder / "f32"
     checkpoint, facts = Checkpoint(MODEL), ModelFacts.from_config(read_config(MODEL))
     partition(MODEL, even_plan(facts, 1, 1), package, Alone())
-    engine = TorchEngine(package, Manifest.load(package, PARTITION), MODEL, Alone())
+    engine = TorchEngine(Manifest.load(package, PARTITION), MODEL, Alone())
     convert(package, Alone(), find_pnnx())
     of: dict[str, Statistics] = {}
     said = lines(package)

@@ -17,6 +17,7 @@ from mpsplit import __version__, commands
 from mpsplit.comm import end_all_ranks, mpi_rank
 from mpsplit.errors import MpsplitError
 from mpsplit.export.shapes import SHAPES
+from mpsplit.gate import LIMITS
 from mpsplit.package.quantisation import BLOCKS, KINDS
 from mpsplit.package.recipe import SCALES
 from mpsplit.planning import GOALS
@@ -132,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--pnnx", metavar="PATH", help="another pnnx than the installed one")
     p.add_argument("--customop", metavar="LIB", help="operator library, for a pnnx built against the same libtorch")
+    p.add_argument("--verify", metavar="MODEL", help="then compare with this model, as `mpsplit verify` does")
 
     p = command(
         "run", commands.run_command, "Answer one prompt.", 'mpirun -np 2 mpsplit run build/vicuna --prompt "Hello"'
@@ -194,7 +196,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(p)
     _add_ranks(p)
     _add_engine(p, ENGINES | SLICES)
-    p.add_argument("--tolerance", type=float, default=1e-3, help="largest difference of a logit (default: 1e-3)")
+    _add_limits(p)
+    p.add_argument("--layers", action="store_true", help="compare layer by layer too, and name the first that parts")
+    p.add_argument("--prompts", metavar="FILE", help="one text a line (default: built-in random and English prompts)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = command(
@@ -303,6 +307,22 @@ SLICES = {"torch": "the sliced modules before conversion, on partition's output 
 
 def _add_engine(parser: argparse.ArgumentParser, engines: dict[str, str] = ENGINES) -> None:
     parser.add_argument("--engine", choices=tuple(engines), help="; ".join(f"{k}: {v}" for k, v in engines.items()))
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Of `verify`; without a default here each kind of package has its own, which gate.LIMITS knows."""
+    for name, what in (
+        ("tolerance", "largest difference of a logit"),
+        ("max_kl", "largest mean KL divergence from the original, in nats"),
+        ("min_top1", "smallest share of equal best tokens"),
+        ("max_perplexity_ratio", "largest perplexity, over the original's"),
+    ):
+        defaults = ", ".join(
+            f"{kind} {getattr(limits, name):g}" for kind, limits in LIMITS.items() if getattr(limits, name) is not None
+        )
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=float, metavar="X", help=f"{what} (default: {defaults})"
+        )
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

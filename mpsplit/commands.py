@@ -83,6 +83,8 @@ def convert_command(args: argparse.Namespace) -> int:
     from mpsplit.export.convert import convert
     from mpsplit.export.pnnx import find_pnnx
 
+    if args.verify:
+        _check_original(partition, args.verify)  # before the work, not after it
     recipe = Recipe.parse(args.quant, args.block, ",".join(args.quant_for), args.scales)
     pnnx = find_pnnx(args.pnnx, args.customop)
     if not args.serial and (code := _under_mpirun(ranks, args)) is not None:
@@ -98,7 +100,7 @@ def convert_command(args: argparse.Namespace) -> int:
             files = ", ".join(f"{file.path} {file.size:,} bytes" for file in part.files)
             print(f"{files}; read {read:,} of {part.weight_bytes:,} bytes of weights")
         print(f"converted {package} in {time.perf_counter() - began:.1f} s; next: mpsplit run {package} --prompt Hello")
-    return 0
+    return verify_command(_to_verify(args)) if args.verify else 0
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -176,36 +178,41 @@ def inspect_command(args: argparse.Namespace) -> int:
     return 0
 
 
+GATED = ("tolerance", "max_kl", "min_top1", "max_perplexity_ratio")  # options of verify, fields of gate.Limits
+
+
 def verify_command(args: argparse.Namespace) -> int:
-    from mpsplit.export.source import find_model
-    from mpsplit.verification import check_model, verify
+    from mpsplit import gate
+    from mpsplit.verification import Trial, read_texts
 
     sliced = args.engine == "torch"  # the modules themselves, which need no conversion
     manifest = _package_for_ranks(args, PARTITION if sliced else MANIFEST)
-    folder = find_model(args.model)
-    check_model(manifest.facts, folder)
+    folder, package = _check_original(manifest, args.model), Path(args.package)
+    wishes = {name: getattr(args, name) for name in GATED}
+    gate.LIMITS["f32"].with_wishes(**wishes)  # refuses before the work
+    texts = read_texts(Path(args.prompts)) if args.prompts else ()
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
-    comm = world()
-    if sliced:
-        from mpsplit.export.torch_engine import TorchEngine
-        from mpsplit.runtime.generate import TokenLoop
+    return gate.judge(args, manifest, Trial(package, folder, texts=texts, layers=args.layers), wishes, world())
 
-        loop = TokenLoop(TorchEngine(manifest, folder, comm), comm, None)
-    else:
-        from mpsplit.runtime.load import load_loop
 
-        loop = load_loop(Path(args.package), comm, engine=args.engine)
-    found = verify(loop, comm, folder)
-    fine = found is None or found.within(args.tolerance)
-    if found and args.json:
-        print(json.dumps(asdict(found) | {"tolerance": args.tolerance, "same": fine}))
-    elif found:
-        print(
-            f"{'the same' if fine else 'DIFFERENT'}: logits at most {found.max_abs:.2e} apart over {found.positions} positions "
-            f"(tolerance {args.tolerance:g}), KL {found.kl:.2e}, top-1 {found.top1:.1%}, greedy tokens {found.greedy:.1%} equal"
-        )
-    return comm.exchange(int(not fine))[0]
+def _check_original(manifest: Manifest, model: str) -> Path:
+    """The directory of a model that the package can have been made of."""
+    from mpsplit.export.source import find_model
+    from mpsplit.verification import check_model
+
+    folder = find_model(model)
+    check_model(manifest.facts, folder)
+    return folder
+
+
+def _to_verify(args: argparse.Namespace) -> argparse.Namespace:
+    """What `verify` is to do after `convert --verify MODEL`: what it does without options."""
+    given = ["verify", args.package, args.verify]
+    options = dict.fromkeys(("engine", "prompts", "layers", "json", *GATED))
+    return argparse.Namespace(
+        package=args.package, model=args.verify, ranks=args.ranks, hostfile=args.hostfile, given=given, **options
+    )
 
 
 def bench_command(args: argparse.Namespace) -> int:

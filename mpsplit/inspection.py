@@ -54,6 +54,7 @@ def describe(inspected: Inspected) -> dict:
         "stages": [list(group) for group in manifest.plan.stages],
         "unused": list(manifest.unused),
         "tools": manifest.tools,
+        "verified": manifest.verified.to_json() if manifest.verified else None,
         "context": inspected.context,
         "made_for": placed and {"devices": [d.name for d in placed.cluster.devices], "job": asdict(placed.job)},
         "twice": twice(inspected),
@@ -120,6 +121,9 @@ def show(inspected: Inspected) -> None:
         f"vocabulary {facts.vocabulary}{' (tied)' if facts.tied else ''}, context {facts.context}"
     )
     print(_origin(inspected))
+    print(
+        f"verified: {manifest.verified}" if manifest.verified else "not verified; mpsplit verify PACKAGE MODEL does it"
+    )
     console = Console(width=None if Console().is_terminal else 140, highlight=False)
     for held, told in zip(inspected.ranks, describe(inspected)["ranks"], strict=True):
         collectives = ", ".join(f"{count} {name}" for name, count in told["collectives"].items()) or "none"

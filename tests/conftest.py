@@ -88,6 +88,19 @@ def make_model(family: str, folder: Path, dtype: str = "float32", changes: dict 
     return folder
 
 
+def transformers_answer(folder: Path, prompt: tuple[int, ...], new: int):
+    """The whole model's logits of every token of the prompt, and its greedy tokens after it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None
+    ids = torch.tensor([prompt])
+    asked = dict(attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False, pad_token_id=0)
+    with torch.inference_mode():
+        return model(ids).logits[0].numpy(), tuple(model.generate(ids, **asked)[0, len(prompt) :].tolist())
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
     """Under mpirun rank 0 reports; the others keep their report to themselves unless something failed."""

@@ -168,7 +168,9 @@ def test_verify_tells_the_same_from_the_different(package, package_of, tmp_path)
 def test_verify_runs_the_sliced_modules_themselves(package):
     if native.torch_library() is None:
         pytest.skip("the torch operators are not built; python -m mpsplit.native builds them")
-    assert mpsplit("verify", package, EXAMPLE, "--engine", "torch").startswith("the same: logits at most ")
+    assert mpsplit("verify", package, EXAMPLE, "--engine", "torch").startswith(
+        "the same: f32 on torch: logits at most "
+    )
 
 
 def test_verify_refuses_another_model(package, model_of):

@@ -39,6 +39,27 @@ class TorchEngine:
         self.stage = slice_model(model, manifest.plan, comm.rank, self.facts, from_checkpoint(checkpoint, self.facts))
         checkpoint.close()
         self.tokens: list[int] = []
+        halves = [f"{layer}.{half}" for layer in shard.layers for half in ("attention", "mlp")]
+        self.stream = ("hidden", *halves)  # the hidden states: before the first layer, after each half of a layer
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def keep(self, blobs: Sequence[str]) -> None:
+        """From now on these of `stream` stay after a step."""
+        layers = self.stage.model.layers
+        for name in blobs:
+            layer, _, half = name.partition(".")
+            if half == "mlp":
+                layers[layer].register_forward_hook(lambda _, x, out, name=name: self._see(name, out))
+            elif half == "attention":  # what the second norm reads, or what stands in its place
+                norm = layers[layer].post_attention_layernorm
+                norm.register_forward_pre_hook(lambda _, x, name=name: self._see(name, x[0]))
+            elif len(layers):
+                first = next(iter(layers.values()))
+                first.register_forward_pre_hook(lambda _, x, name=name: self._see(name, x[0]))
+
+    def blob(self, name: str) -> np.ndarray:
+        """float32 [tokens so far, hidden] of one that was kept, since the last step."""
+        return self._kept[name][0].numpy()
 
     @property
     def position(self) -> int:
@@ -54,6 +75,8 @@ class TorchEngine:
         self.tokens = [*self.tokens[:position], *tokens]
         first = position if every_row else self.position - 1
         out = self.stage(*self.inputs(self.tokens))
+        if not len(self.stage.model.layers):
+            self._see(self.stream[0], out[0])
         if not len(self.vocabulary):
             return np.zeros((self.position - first, 0), np.float32)
         return out[1][0, first:].numpy()
@@ -76,6 +99,9 @@ class TorchEngine:
         rows = np.zeros((len(tokens), self.facts.hidden), np.float32)
         rows[mine] = self.embedding[local[mine]]
         return torch.from_numpy(rows)[None]
+
+    def _see(self, name: str, hidden: torch.Tensor) -> None:
+        self._kept[name] = hidden
 
     def _mask(self, length: int) -> torch.Tensor:
         """[length, length], added to the scores: a token sees itself and what came before, `window` of it if not 0."""

@@ -1,7 +1,8 @@
 """manifest.json: what a package holds, and the proof that it is whole. In: a folder. Out: a Manifest, or what is wrong.
 
 A package is a folder with manifest.json, the tokenizer's files and one folder a rank. The manifest is written last, so a folder
-without one is not a package. It names no place, time or host: the same input gives the same bytes.
+without one is not a package. It names no place, time or host: the same input gives the same bytes. `mpsplit verify` adds what it found
+as `verified`, and changes nothing else.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mpsplit.errors import PackageError
+from mpsplit.package.agreement import Agreement
 from mpsplit.package.collectives import Call
 from mpsplit.package.files import read_json, write_json
 from mpsplit.package.verified import read_sha256, remembered_sha256
@@ -68,6 +70,7 @@ class Manifest:
     tokenizer: tuple[File, ...]
     unused: tuple[str, ...]
     tools: dict[str, str]
+    verified: Agreement | None = None
 
     def with_files(self, files: list[tuple[File, ...]], tools: dict[str, str]) -> Manifest:
         parts = tuple(replace(part, files=own) for part, own in zip(self.ranks, files, strict=True))
@@ -93,6 +96,7 @@ class Manifest:
             "tokenizer": [vars(file) for file in self.tokenizer],
             "unused": list(self.unused),
             "tools": dict(sorted(self.tools.items())),
+            **({"verified": self.verified.to_json()} if self.verified else {}),
         }
 
     @classmethod
@@ -112,6 +116,7 @@ class Manifest:
             tokenizer=files(data["tokenizer"]),
             unused=tuple(data["unused"]),
             tools=data["tools"],
+            verified=Agreement.from_json(data["verified"]) if "verified" in data else None,
         )
 
     def save(self, package: Path, name: str = MANIFEST) -> None:

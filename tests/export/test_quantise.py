@@ -88,7 +88,7 @@ def test_tiny_vicuna_still_answers(world, package_of, quantised, kind, lost):
 
 def test_a_family_with_biases(world, quantised):
     """The quantised graph against the float one: as close as 8 bits are."""
-    from mpsplit.verification import all_logits
+    from mpsplit.runtime.gathering import all_logits
 
     if world.size == 4:
         return  # half of 96 MLP columns make no whole blocks

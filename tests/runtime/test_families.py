@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mpsplit import native
+from mpsplit.runtime.gathering import all_logits
 from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.sampling import Sampling
-from mpsplit.verification import all_logits
-from tests.conftest import FAMILIES, splits
+from tests.conftest import FAMILIES, splits, transformers_answer
 
 ENGINES = ("native", "stock") if native.load("_engine") else ("stock",)
 PROMPT = tuple(np.random.default_rng(1).integers(0, 131, 23).tolist())
@@ -28,17 +28,7 @@ def original_of(model_of, world):
         folder = model_of(family)
         if world.rank:
             return None, None
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        model.generation_config.eos_token_id = None
-        ids = torch.tensor([PROMPT])
-        with torch.inference_mode():
-            out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, pad_token_id=0
-            )
-            return model(ids).logits[0].numpy(), tuple(out[0, len(PROMPT) :].tolist())
+        return transformers_answer(folder, PROMPT, NEW)
 
     return run
 

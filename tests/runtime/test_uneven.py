@@ -22,8 +22,7 @@ from mpsplit.launch import OPEN_MPI, find_mpirun
 from mpsplit.package.manifest import Manifest
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
-from mpsplit.verification import original
-from tests.conftest import make_model
+from tests.conftest import make_model, transformers_answer
 from tests.test_errors import CLEAN, MPSPLIT
 
 ENGINES = ("native", "stock") if native.load("_engine") else ("stock",)
@@ -63,7 +62,7 @@ def model_of(tmp_path_factory):
     def make(name: str) -> Path:
         family, changes = MODELS[name]
         folder = make_model(family, tmp_path_factory.mktemp(family), changes=changes)
-        (logits,), (tokens,) = original(folder, [PROMPT])
+        logits, tokens = transformers_answer(folder, PROMPT, 32)
         np.savez(folder / REFERENCE, prompt=PROMPT, logits=logits, tokens=tokens)
         return folder
 
