@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from mpsplit.errors import ConvertError
+from mpsplit.errors import ConvertError, PackageError
 from mpsplit.package.param import Layer, Param
 
 KINDS = {"f32": 0, "q8": 8, "q6": 6, "q4": 4}
@@ -52,10 +52,12 @@ class QLinear:
 
     @classmethod
     def of(cls, layer: Layer) -> QLinear:
-        return cls(*(int(layer.params[str(i)]) for i in range(len(fields(cls)))))
+        return cls(*(layer.number(str(i)) for i in range(len(fields(cls)))))
 
 
 def kind_of(param: Param) -> str:
     """How a graph's linear weights are stored: a key of KINDS."""
     bits = next((QLinear.of(layer).bits for layer in param.layers if layer.type == LAYER), FLOAT.bits)
+    if bits not in KINDS.values():
+        raise PackageError(f"a linear is stored in {bits} bits, it must be one of {', '.join(KINDS)}; convert again")
     return next(kind for kind, number in KINDS.items() if number == bits)
