@@ -128,12 +128,14 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument("--report", action="store_true", help="set what was predicted beside what was measured")
     _add_machines(p)
+    _add_keys(p)
     _add_engine(p)
     _add_sampling(p)
 
     p = command("chat", commands.chat_command, "Talk to it.", "mpirun -np 2 mpsplit chat build/vicuna")
     _add_package(p)
     _add_ranks(p)
+    _add_keys(p)
     _add_engine(p)
     _add_sampling(p)
 
@@ -142,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_package(p)
     p.add_argument("--check", action="store_true", help="read every file again and compare it with the manifest")
+    _add_keys(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = command(
@@ -154,6 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(p)
     _add_ranks(p)
     _add_engine(p, ENGINES | SLICES)
+    _add_keys(p)
     p.add_argument("--tolerance", type=float, default=1e-3, help="largest difference of a logit (default: 1e-3)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -172,8 +176,20 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--repeat", type=int, default=5, metavar="N", help="rounds after the one that warms up (default: 5)")
     p.add_argument("--chunk", type=int, default=512, metavar="N", help="prompt tokens a step (default: 512)")
     _add_machines(p)
+    _add_keys(p)
     _add_engine(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
+
+    for name, what in (("encrypt", "Seal a package's files with a key"), ("decrypt", "Open a sealed package's files")):
+        p = command(
+            name,
+            getattr(commands, f"{name}_command"),
+            f"{what}; the package itself is left as it is.",
+            f"mpsplit {name} build/vicuna --out build/{name}ed --key-file vicuna.key",
+        )
+        _add_package(p)
+        p.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+        _add_keys(p)
 
     p = command(
         "probe",
@@ -263,6 +279,15 @@ SLICES = {"torch": "the sliced modules before conversion, on partition's output 
 
 def _add_engine(parser: argparse.ArgumentParser, engines: dict[str, str] = ENGINES) -> None:
     parser.add_argument("--engine", choices=tuple(engines), help="; ".join(f"{k}: {v}" for k, v in engines.items()))
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--key-file", metavar="FILE", help="the key: 32 bytes or 64 hex digits (default: what MPSPLIT_KEY holds)"
+    )
+    parser.add_argument(
+        "--key-command", metavar="CMD", help="a command that prints the key (default: that of MPSPLIT_KEY_COMMAND)"
+    )
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ Invariant: the key itself is neither shown, nor stored, nor used on data; HKDF d
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import subprocess
@@ -83,6 +84,7 @@ def _from_file(path: Path) -> Key:
         raise PackageError(f"the key file {path} cannot be read here ({wrong.strerror}); {MAKE_ONE}") from None
 
 
+@functools.cache  # a command may ask somebody, who is asked once
 def _from_command(command: str, source: str) -> Key:
     try:
         done = subprocess.run(

@@ -88,6 +88,12 @@ class Manifest:
     tools: dict[str, str]
     sealed: Seal | None = None
 
+    @property
+    def files(self) -> tuple[File, ...]:
+        """All of them, each once: ranks may share some."""
+        found = {file.path: file for part in self.ranks for file in part.files}
+        return (*self.tokenizer, *found.values())
+
     def with_files(self, files: list[tuple[File, ...]], tools: dict[str, str]) -> Manifest:
         parts = tuple(replace(part, files=own) for part, own in zip(self.ranks, files, strict=True))
         return replace(self, ranks=parts, tools={**self.tools, **tools})
