@@ -100,9 +100,13 @@ class SealedWriter:
             at = 0
             while at < len(plain):
                 if len(self._held) == self.chunk:
-                    self._seal(last=False)
+                    self._seal(self._held, last=False)
+                    self._held = bytearray()
                 taken = min(self.chunk - len(self._held), len(plain) - at)
-                self._held += plain[at : at + taken]
+                if taken == self.chunk and at + taken < len(plain):  # a whole chunk, and not the last
+                    self._seal(plain[at : at + taken], last=False)
+                else:
+                    self._held += plain[at : at + taken]
                 at += taken
             self._size += at
         return at
@@ -114,7 +118,7 @@ class SealedWriter:
     def close(self) -> None:
         if not self._file.closed:
             try:
-                self._seal(last=True)
+                self._seal(self._held, last=True)
             finally:
                 self.abandon()
 
@@ -123,10 +127,10 @@ class SealedWriter:
         self._held = bytearray()
         self._file.close()
 
-    def _seal(self, last: bool) -> None:
-        self._put(self._cipher.encrypt(NONCE.pack(self._count, last), self._held, None))
-        self._count += 1
-        self._held = bytearray()
+    def _seal(self, plain, last: bool) -> None:
+        sealed = self._cipher.encrypt(NONCE.pack(self._count, last), plain, None)
+        self._count += 1  # before it is written: a number that failed on its way is not used again
+        self._put(sealed)
 
     def _put(self, data: bytes) -> None:
         with memoryview(data) as rest:
