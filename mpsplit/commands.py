@@ -155,6 +155,8 @@ def inspect_command(args: argparse.Namespace) -> int:
         print(json.dumps(inspection.describe(manifest), indent=1, ensure_ascii=False))
     else:
         inspection.show(manifest)
+        if manifest.sealed:
+            print(f"\nencrypted with {manifest.sealed.algorithm}, its key is {manifest.sealed.key}")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mpsplit.errors import PackageError
 from mpsplit.package.collectives import BY_OPERATOR
 from mpsplit.package.files import NUMPY_TYPES
-from mpsplit.package.kinds import flag, many, mapping, number, one_of, record, text, whole
+from mpsplit.package.kinds import Kind, flag, many, mapping, number, one_of, record, text, whole
 from mpsplit.package.sealed import ALGORITHMS, LARGEST_CHUNK
 from mpsplit.plan.model import SUPPORTED
 
@@ -22,12 +22,24 @@ HASH = text(r"[0-9a-f]{64}", "a sha256")
 # plain names one below the other: no way out of the package, no hidden files
 PATH = text(r"(?!.{256})[\w-][\w.+-]*(/[\w-][\w.+-]*)*", "a path inside the package")
 
+
+def _range(most: int) -> Kind:
+    ends = record({"start": whole(0, most), "stop": whole(0, most)})
+
+    def check(value: Any, where: str) -> None:
+        ends(value, where)
+        if value["start"] > value["stop"]:
+            raise PackageError(f"{where} ends at {value['stop']}, before it begins at {value['start']}")
+
+    return check
+
+
 FILE = record({"path": PATH, "size": whole(0, BYTES), "sha256": HASH})
 FILES = many(FILE, 4096)
 SHARD = record(
     {"rank": whole(0, RANKS), "stage": whole(0, RANKS)}
     | {
-        name: record({"start": whole(0, most), "stop": whole(0, most)})
+        name: _range(most)
         for name, most in (("layers", LAYERS), ("heads", HEADS), ("kv_heads", HEADS))
         + (("mlp", SIZES), ("embed", SIZES), ("head", SIZES))
     }
