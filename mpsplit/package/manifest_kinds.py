@@ -17,7 +17,7 @@ from mpsplit.plan.model import SUPPORTED
 RANKS, LAYERS, HEADS, SIZES = 4096, 4096, 4096, 1 << 24
 ANGLES = 1 << 26  # context x frequencies: tables of cos and sin of 256 MB each
 BYTES = 1 << 50
-TEXT = text(r"[^\ud800-\udfff]{0,4096}", "text")  # half a character cannot be printed
+TEXT = text(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,4096}", "text of one line")  # half a character cannot be printed
 HASH = text(r"[0-9a-f]{64}", "a sha256")
 # plain names one below the other: no way out of the package, no hidden files
 PATH = text(r"(?!.{256})[\w-][\w.+-]*(/[\w-][\w.+-]*)*", "a path inside the package")

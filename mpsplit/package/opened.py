@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from mpsplit.errors import PackageError
-from mpsplit.package.files import read_text
+from mpsplit.package.files import NUMPY_TYPES, read_text
 from mpsplit.package.graph import check_graphs
 from mpsplit.package.keys import KeySource
-from mpsplit.package.manifest import File, Manifest, rank_folder
+from mpsplit.package.manifest import EMBED, File, Manifest, rank_folder
 from mpsplit.package.param import REMEDY
 from mpsplit.package.sealed import Vault
 
@@ -67,7 +69,16 @@ def opened_rank(package: Path, manifest: Manifest, rank: int, keys: KeySource = 
             Path(file.path).name: (folder / file.path).stat().st_size for file in files if Path(file.path).parent == own
         }
         check_graphs(rank_folder(folder, rank), sizes)
+        _check_embedding(manifest, rank, sizes.get(EMBED, 0))
         yield folder
+
+
+def _check_embedding(manifest: Manifest, rank: int, size: int) -> None:
+    shard, width = manifest.plan.shards[rank], manifest.facts.hidden * np.dtype(NUMPY_TYPES[manifest.dtype]).itemsize
+    if shard.stage == 0 and size != len(shard.embed) * width:
+        raise PackageError(
+            f"{EMBED} of rank {rank} has {size} bytes, {len(shard.embed)} rows take {len(shard.embed) * width}; {REMEDY}"
+        )
 
 
 def text_of(package: Path, manifest: Manifest, path: str, keys: KeySource = ENVIRONMENT) -> str:

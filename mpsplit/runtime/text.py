@@ -36,7 +36,7 @@ class Text:
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
         """The ids of a conversation, ready for the assistant's answer."""
-        text = self.template.render(messages=messages, add_generation_prompt=True, **self.special)
+        text = self.template.render(self.special | {"messages": messages, "add_generation_prompt": True})
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def raw(self, text: str) -> list[int]:
