@@ -157,12 +157,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--report", action="store_true", help="set what was predicted beside what was measured")
     _add_machines(p)
+    _add_keys(p)
     _add_engine(p)
     _add_sampling(p)
 
     p = command("chat", commands.chat_command, "Talk to it.", "mpirun -np 2 mpsplit chat build/vicuna")
     _add_package(p)
     _add_ranks(p)
+    _add_keys(p)
     _add_engine(p)
     _add_sampling(p)
 
@@ -184,6 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--svg", metavar="FILE", help="or as a picture, which needs nothing")
     p.add_argument("--rank", type=int, metavar="R", help="whose graph (default: 0)")
     p.add_argument("--unfold", action="store_true", help="draw equal decoder layers one by one")
+    _add_keys(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = command(
@@ -199,6 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_limits(p)
     p.add_argument("--layers", action="store_true", help="compare layer by layer too, and name the first that parts")
     p.add_argument("--prompts", metavar="FILE", help="one text a line (default: built-in random and English prompts)")
+    _add_keys(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = command(
@@ -216,8 +220,20 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--repeat", type=int, default=5, metavar="N", help="rounds after the one that warms up (default: 5)")
     p.add_argument("--chunk", type=int, default=512, metavar="N", help="prompt tokens a step (default: 512)")
     _add_machines(p)
+    _add_keys(p)
     _add_engine(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
+
+    for name, what in (("encrypt", "Seal a package's files with a key"), ("decrypt", "Open a sealed package's files")):
+        p = command(
+            name,
+            getattr(commands, f"{name}_command"),
+            f"{what}; the package itself is left as it is.",
+            f"mpsplit {name} build/vicuna --out build/{name}ed --key-file vicuna.key",
+        )
+        _add_package(p)
+        p.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+        _add_keys(p)
 
     p = command(
         "probe",
@@ -323,6 +339,15 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=float, metavar="X", help=f"{what} (default: {defaults})"
         )
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--key-file", metavar="FILE", help="the key: 32 bytes or 64 hex digits (default: what MPSPLIT_KEY holds)"
+    )
+    parser.add_argument(
+        "--key-command", metavar="CMD", help="a command that prints the key (default: that of MPSPLIT_KEY_COMMAND)"
+    )
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

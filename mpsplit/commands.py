@@ -16,6 +16,7 @@ from pathlib import Path
 from mpsplit import launch
 from mpsplit.comm import mpi_rank, mpi_size, world
 from mpsplit.errors import PlanError, RunError
+from mpsplit.package.keys import KeySource
 from mpsplit.package.manifest import GRAPH, MANIFEST, PARTITION, Manifest, rank_folder
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import KINDS, Quantisation, kind_of
@@ -165,6 +166,11 @@ def inspect_command(args: argparse.Namespace) -> int:
     if args.check:
         for rank in range(manifest.plan.ranks):
             manifest.check_files(package, rank, again=True)
+    keys = _keys(args)
+    if keys.asked or args.check and manifest.sealed:
+        from mpsplit.package.opened import authenticate, vault_of
+
+        (authenticate if args.check else vault_of)(package, manifest, keys)
     if args.dot or args.svg:
         inspection.draw(package, manifest, args.rank or 0, args.unfold, {"dot": args.dot, "svg": args.svg})
         return 0
@@ -175,6 +181,28 @@ def inspect_command(args: argparse.Namespace) -> int:
         print(json.dumps(inspection.describe(inspected), indent=1, ensure_ascii=False))
     else:
         inspection.show(inspected)
+        if manifest.sealed:
+            print(f"\nencrypted with {manifest.sealed.algorithm}, its key is {manifest.sealed.key}")
+    return 0
+
+
+def encrypt_command(args: argparse.Namespace) -> int:
+    return _copy_package(args, "encrypt")
+
+
+def decrypt_command(args: argparse.Namespace) -> int:
+    return _copy_package(args, "decrypt")
+
+
+def _copy_package(args: argparse.Namespace, what: str) -> int:
+    from mpsplit.package import encryption
+
+    if mpi_rank():
+        return 0  # one rank of an mpirun does it
+    began = time.perf_counter()
+    made = getattr(encryption, what)(Path(args.package), Path(args.out), _keys(args).find())
+    seconds, size = time.perf_counter() - began, sum(file.size for file in made.files)
+    print(f"{what}ed {len(made.files)} files, {size:,} bytes, into {args.out} in {seconds:.1f} s")
     return 0
 
 
@@ -193,7 +221,9 @@ def verify_command(args: argparse.Namespace) -> int:
     texts = read_texts(Path(args.prompts)) if args.prompts else ()
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
-    return gate.judge(args, manifest, Trial(package, folder, texts=texts, layers=args.layers), wishes, world())
+    return gate.judge(
+        args, manifest, Trial(package, folder, texts=texts, layers=args.layers, keys=_keys(args)), wishes, world()
+    )
 
 
 def _check_original(manifest: Manifest, model: str) -> Path:
@@ -209,7 +239,7 @@ def _check_original(manifest: Manifest, model: str) -> Path:
 def _to_verify(args: argparse.Namespace) -> argparse.Namespace:
     """What `verify` is to do after `convert --verify MODEL`: what it does without options."""
     given = ["verify", args.package, args.verify]
-    options = dict.fromkeys(("engine", "prompts", "layers", "json", *GATED))
+    options = dict.fromkeys(("engine", "prompts", "layers", "json", "key_file", "key_command", *GATED))
     return argparse.Namespace(
         package=args.package, model=args.verify, ranks=args.ranks, hostfile=args.hostfile, given=given, **options
     )
@@ -243,7 +273,7 @@ def bench_command(args: argparse.Namespace) -> int:
         lengths = " and ".join(map(str, work.lengths))
         print(f"the context of {manifest.facts.context} has room for prefill {lengths} and decode {work.new}", file=sys.stderr)  # fmt: skip
     bench = measure.Bench(
-        load_engine(package, comm, args.engine), comm, share_of_cores(comm.local_size), args.chunk, work
+        load_engine(package, comm, args.engine, _keys(args)), comm, share_of_cores(comm.local_size), args.chunk, work
     )
     predicted = report.speed_of(manifest.facts, placed, stored, work, args.chunk) if placed else None
     speed = measure.measure(bench, args.repeat, shape=manifest.model, quant=stored, predicted=predicted)
@@ -402,6 +432,10 @@ def _package_for_ranks(args: argparse.Namespace, name: str = MANIFEST) -> Manife
     manifest = Manifest.load(package, name)
     if (started := _started_ranks(args)) is not None:
         check_ranks(manifest, package, started)
+    if mpi_rank() is None:  # before the ranks are started, which look for the key again
+        from mpsplit.package.opened import vault_of
+
+        vault_of(package, manifest, _keys(args))
     return manifest
 
 
@@ -420,7 +454,16 @@ def _placed(args: argparse.Namespace, manifest: Manifest) -> Placed | None:
 
 def _stored_kind(args: argparse.Namespace) -> str:
     """How this rank's linears are stored."""
-    return kind_of(Param.load(rank_folder(Path(args.package), mpi_rank() or 0) / GRAPH))
+    from mpsplit.package.opened import text_of
+
+    package = Path(args.package)
+    graph = rank_folder(package, mpi_rank() or 0) / GRAPH
+    name = graph.relative_to(package).as_posix()
+    return kind_of(Param.parse(text_of(package, Manifest.load(package), name, _keys(args))))
+
+
+def _keys(args: argparse.Namespace) -> KeySource:
+    return KeySource(args.key_file, args.key_command)
 
 
 def _lead(args: argparse.Namespace, dump=None):
@@ -428,7 +471,7 @@ def _lead(args: argparse.Namespace, dump=None):
     from mpsplit.runtime.load import load_loop
 
     comm = world()
-    loop = load_loop(Path(args.package), comm, args.chunk, args.engine, dump)
+    loop = load_loop(Path(args.package), comm, args.chunk, args.engine, dump, _keys(args))
     if comm.rank == 0:
         return loop
     loop.follow()

@@ -108,6 +108,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _mpi,
     _package("ncnn", "ncnn", "run"),
     _package("tokenizers", "tokenizers", "run"),
+    _package("cryptography", "cryptography", "run"),
     _package("torch", "torch", "export", "[export]"),
     _package("transformers", "transformers", "export", "[export]"),
     _package("safetensors", "safetensors", "export", "[export]"),

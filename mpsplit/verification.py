@@ -18,7 +18,9 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.package.agreement import Agreement, PartAgreement
+from mpsplit.package.keys import KeySource
 from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
+from mpsplit.package.opened import ENVIRONMENT, text_of
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import KINDS, LAYER, QLinear
 from mpsplit.parting import States, Witness, package_states
@@ -27,9 +29,8 @@ from mpsplit.progress import track
 from mpsplit.runtime.engine import Engine
 from mpsplit.runtime.gathering import all_logits
 from mpsplit.runtime.generate import Request, TokenLoop
-from mpsplit.runtime.load import load_loop
+from mpsplit.runtime.load import load_loop, load_package_text
 from mpsplit.runtime.orders import LEAD
-from mpsplit.runtime.text import load_text
 
 LENGTHS = (1, 7, 40)  # of the random prompts, in tokens
 SENTENCES = (
@@ -57,6 +58,7 @@ class Trial:
     kind: str = "f32"
     texts: tuple[str, ...] = ()
     layers: bool = False
+    keys: KeySource = ENVIRONMENT  # of an encrypted package
 
 
 def check_model(facts: ModelFacts, folder: Path) -> None:
@@ -79,9 +81,10 @@ def read_texts(path: Path) -> tuple[str, ...]:
     return texts
 
 
-def stored_kind(package: Path, comm: Communicator) -> str:
+def stored_kind(manifest: Manifest, trial: Trial, comm: Communicator) -> str:
     """The coarsest kind in which any rank stores a linear."""
-    graph = Param.load(rank_folder(package, comm.rank) / GRAPH)
+    name = (rank_folder(trial.package, comm.rank) / GRAPH).relative_to(trial.package).as_posix()
+    graph = Param.parse(text_of(trial.package, manifest, name, trial.keys))
     own = {QLinear.of(layer).bits for layer in graph.layers if layer.type == LAYER}
     bits = min(set().union(*comm.exchange(own)), default=0)
     return next(kind for kind, number in KINDS.items() if number == bits)
@@ -90,7 +93,7 @@ def stored_kind(package: Path, comm: Communicator) -> str:
 def loop_of(engine: str | None, manifest: Manifest, trial: Trial, comm: Communicator) -> TokenLoop:
     """The package, or for `torch` the sliced modules it is made of."""
     if engine != "torch":
-        return load_loop(trial.package, comm, engine=engine)
+        return load_loop(trial.package, comm, engine=engine, keys=trial.keys)
     from mpsplit.export.torch_engine import TorchEngine
 
     return TokenLoop(TorchEngine(manifest, trial.folder, comm), comm, None)
@@ -156,7 +159,7 @@ class _Reference:
 
 def _prompts(facts: ModelFacts, trial: Trial) -> tuple[Prompt, ...]:
     """Room is left for the answer."""
-    text = load_text(trial.package)
+    text = load_package_text(trial.package, trial.keys)
     if trial.texts and text is None:
         raise RunError("--prompts needs a tokenizer, and this package has none; leave it out")
     room = max(1, facts.context - new_tokens(facts) - 1)

@@ -8,6 +8,7 @@
 
 #include "failure.h"
 #include "layers.h"
+#include "param_text.h"
 
 namespace mpsplit {
 namespace {
@@ -57,6 +58,7 @@ Graph::Graph(const std::string& param, const std::string& weights, Setting& sett
     net_.opt = plain(setting.threads, pool_);
     add_layers(net_, setting);
     const MappedReader reader(weights_);
+    check_param_text(param);
     if (net_.load_param(param.c_str()) != 0)
         throw Failure(param + " does not fit its weights, or this version; convert the package again");
     if (net_.load_model(reader) != 0 || !reader.at_end())

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -17,6 +18,7 @@ namespace {
 
 constexpr size_t huge = size_t(2) << 20;
 constexpr int populate_read = 22;  // MADV_POPULATE_READ, which older headers lack
+constexpr size_t piece = size_t(32) << 20;
 
 size_t rounded_up(size_t bytes) { return (bytes + huge - 1) / huge * huge; }
 
@@ -35,21 +37,27 @@ uint8_t* addresses(size_t bytes) {
 // Bytes of files that this process sees through large pages.
 size_t in_large_pages() {
     std::ifstream rollup("/proc/self/smaps_rollup");
+    size_t found = 0;
     for (std::string name; rollup >> name;)
-        if (size_t kilobytes; name == "FilePmdMapped:" && rollup >> kilobytes) return kilobytes << 10;
-    return 0;
+        if (size_t kilobytes; (name == "FilePmdMapped:" || name == "ShmemPmdMapped:") && rollup >> kilobytes) found += kilobytes << 10;
+    return found;
 }
 
-// The file's bytes in anonymous memory, which the kernel gives in large pages.
-bool copy(int file, uint8_t* to, size_t bytes) {
+// A file that only memory has, made for one reader to use up: a memfd that may still be sealed. Others, those of tmpfs too, may not.
+bool is_used_up(int file) { return fcntl(file, F_GET_SEALS) == 0; }
+
+// The file's bytes in anonymous memory, which the kernel gives in large pages. What is used up is not held twice.
+bool copy(const std::string& path, int file, uint8_t* to, size_t bytes) {
+    const int emptied = is_used_up(file) ? open(path.c_str(), O_RDWR | O_CLOEXEC) : -1;
     if (mmap(to, rounded_up(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) return false;
     madvise(to, rounded_up(bytes), MADV_HUGEPAGE);
-    for (size_t at = 0; at < bytes;) {
-        const ssize_t got = pread(file, to + at, bytes - at, off_t(at));
-        if (got <= 0) return false;
-        at += size_t(got);
+    size_t at = 0;
+    for (ssize_t got = 1; got > 0 && at < bytes; at += size_t(std::max<ssize_t>(got, 0))) {
+        got = pread(file, to + at, std::min(bytes - at, piece), off_t(at));
+        if (got > 0 && emptied >= 0) fallocate(emptied, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(at), off_t(got));
     }
-    return mprotect(to, rounded_up(bytes), PROT_READ) == 0;
+    if (emptied >= 0) close(emptied);
+    return at == bytes && mprotect(to, rounded_up(bytes), PROT_READ) == 0;
 }
 
 }  // namespace
@@ -69,7 +77,7 @@ Mapped::Mapped(const std::string& path, Reading reading) {
             madvise(memory, bytes, MADV_HUGEPAGE);
             madvise(memory, bytes, populate_read);
             copied = in_large_pages() - before < bytes / 32 * 31;  // the last page is a small one
-            fine = !copied || copy(file, memory, bytes);
+            fine = !copied || copy(path, file, memory, bytes);
         }
     }
     const int why = errno;

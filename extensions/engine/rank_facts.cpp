@@ -1,5 +1,8 @@
 #include "rank_facts.h"
 
+#include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <fstream>
 #include <map>
 #include <sstream>
@@ -10,6 +13,10 @@
 namespace mpsplit {
 namespace {
 
+constexpr char sealed[] = "MPSEALED";  // how an encrypted file begins: mpsplit/package/sealed.py
+constexpr int most = 1 << 24;          // of anything that is counted here: what is more is damage
+constexpr int64_t most_angles = int64_t(1) << 26;  // tables of cos and sin of 256 MB each
+
 template <typename T>
 std::vector<T> all(std::istream& words) {
     std::vector<T> values;
@@ -17,11 +24,30 @@ std::vector<T> all(std::istream& words) {
     return values;
 }
 
+// Whether the numbers can be those of a package, so that what is allocated by them is not absurd.
+bool possible(const RankFacts& f) {
+    for (int count : {f.window, f.embed_start, f.embed_rows, f.head_start, f.head_rows})
+        if (count < 0 || count > most) return false;
+    for (int member : f.group)
+        if (member < 0 || member >= f.ranks) return false;
+    for (float frequency : f.inverse_frequencies)
+        if (!std::isfinite(frequency)) return false;
+    return f.ranks > 0 && f.rank >= 0 && f.rank < f.ranks && f.hidden > 0 && f.hidden <= most && f.context > 0 && f.context <= most &&
+           !f.group.empty() && f.group.size() <= size_t(f.ranks) && !f.inverse_frequencies.empty() && std::isfinite(f.rope_scaling) &&
+           int64_t(f.context) * int64_t(f.inverse_frequencies.size()) <= most_angles &&
+           (f.dtype == "F32" || f.dtype == "F16" || f.dtype == "BF16");
+}
+
 }  // namespace
 
 RankFacts RankFacts::load(const std::string& path) {
     std::ifstream file(path);
     if (!file) throw Failure("there is no " + path + "; convert the package again");
+    char first[sizeof sealed] = {};
+    if (file.read(first, sizeof sealed - 1) && !std::strcmp(first, sealed))
+        throw Failure(path + " is encrypted, and mpsplit-rank has no keys; start `mpsplit run` with --key-file on every rank instead");
+    file.clear();
+    file.seekg(0);
     std::map<std::string, std::istringstream> lines;
     for (std::string name, line; file >> name && std::getline(file, line);) lines[name] = std::istringstream(line);
     RankFacts facts;
@@ -41,8 +67,7 @@ RankFacts RankFacts::load(const std::string& path) {
     read("rope_scaling", facts.rope_scaling);
     facts.group = all<int>(lines["group"]);
     facts.inverse_frequencies = all<float>(lines["inverse_frequencies"]);
-    if (facts.group.empty() || facts.inverse_frequencies.empty() || facts.hidden < 1 || facts.context < 1)
-        throw Failure(path + " is damaged; convert the package again");
+    if (!possible(facts)) throw Failure(path + " is damaged: its numbers cannot be; convert the package again");
     return facts;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 PIECE = 32 << 20
+LARGEST_TEXT = 16 << 20  # bytes of a manifest or a graph: those of 405B over 64 ranks are a tenth of it
 
 
 def sha256(path: Path) -> str:
@@ -58,17 +60,57 @@ def write_json(path: Path, data: dict) -> None:
 
 
 def read_json(path: Path, remedy: str) -> dict:
+    """An object that says everything once, and numbers that are some."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PackageError(f"there is no {path.name} in {path.parent}; {remedy}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as wrong:
+        text = read_text(path, remedy)
+        data = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as wrong:  # not JSON, not UTF-8, a number of thousands of digits, too deep
         raise PackageError(f"{path} is damaged ({wrong}); {remedy}") from None
+    if not isinstance(data, dict):
+        raise PackageError(f"{path} is damaged (no object); {remedy}")
+    return data
+
+
+def read_text(path: Path, remedy: str) -> str:
+    """The text of a file of a package, which is a file, and no larger than text is."""
+    if not path.is_file():
+        raise PackageError(f"there is no {path.name} in {path.parent}; {remedy}")
+    if (size := path.stat().st_size) > LARGEST_TEXT:
+        raise PackageError(f"{path} has {size} bytes, {LARGEST_TEXT} are the most for such a file; {remedy}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as wrong:
+        raise PackageError(f"{path} cannot be read ({wrong.strerror}); {remedy}") from None
+    except UnicodeDecodeError as wrong:
+        raise PackageError(f"{path} is damaged ({wrong}); {remedy}") from None
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!a} stands twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is too large")
+    return value
 
 
 def mapped(path: Path, kind: type) -> np.ndarray:
     """The file as an array, mapped; a rank may have nothing to keep in it, and nothing cannot be mapped."""
-    return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
+    size, each = path.stat().st_size, np.dtype(kind).itemsize
+    if size % each:
+        raise PackageError(
+            f"{path} has {size} bytes, which are no whole numbers of {each}; copy it again or convert again"
+        )
+    return np.memmap(path, kind, "r") if size else np.empty(0, kind)
 
 
 class EmbeddingRows:
@@ -82,7 +124,12 @@ class EmbeddingRows:
                 f"embeddings of {width} numbers of type {dtype} are not known; convert the package again"
             )
         columns = embedding.row_bytes(width, self.block) if self.block else width
-        self.table = mapped(path, NUMPY_TYPES.get(dtype, np.uint8)).reshape(-1, columns)
+        table = mapped(path, NUMPY_TYPES.get(dtype, np.uint8))
+        if len(table) % columns:
+            raise PackageError(
+                f"{path} has {len(table)} numbers, which are no rows of {columns}; copy it again or convert again"
+            )
+        self.table = table.reshape(-1, columns)
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """float32 [tokens, width]; zeros for tokens whose rows another rank owns, so that a sum over ranks is the lookup."""

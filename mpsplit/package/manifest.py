@@ -7,13 +7,19 @@ as `verified`, and changes nothing else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import hmac
+import json
+import os
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mpsplit.errors import PackageError
+from mpsplit.errors import MpsplitError, PackageError
 from mpsplit.package.agreement import Agreement
 from mpsplit.package.collectives import Call
 from mpsplit.package.files import read_json, write_json
+from mpsplit.package.keys import Key
+from mpsplit.package.manifest_kinds import check_manifest
+from mpsplit.package.sealed import Vault
 from mpsplit.package.verified import read_sha256, remembered_sha256
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
@@ -26,6 +32,7 @@ GRAPH, FUSED, WEIGHTS, QUANTISED = "model.param", "fused.param", "model.bin", "q
 EMBED, RANK_TEXT = "embed.bin", "rank.txt"
 FORM = "torchscript form"  # in `tools`: how the collectives stand in what was traced
 TOKENIZER, TEMPLATE, SPECIAL = "tokenizer.json", "chat_template.jinja", "special_tokens.json"
+RANK_FILES, TOKENIZER_FILES = (GRAPH, FUSED, WEIGHTS, QUANTISED, EMBED, RANK_TEXT), (TOKENIZER, TEMPLATE, SPECIAL)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,18 @@ class File:
 
 
 @dataclass(frozen=True)
+class Seal:
+    """How the files are encrypted. `package` is the package's id, `key` tells the key, `proof` is the manifest's own: with the key,
+    nobody else's manifest passes for this one."""
+
+    algorithm: str
+    chunk: int
+    package: str
+    key: str
+    proof: str = ""
+
+
+@dataclass(frozen=True)
 class RankPart:
     """What `partition` and `convert` say of one rank: its schedule, its weights in bytes of the checkpoint, its files."""
 
@@ -71,6 +90,13 @@ class Manifest:
     unused: tuple[str, ...]
     tools: dict[str, str]
     verified: Agreement | None = None
+    sealed: Seal | None = None
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """All of them, each once: ranks may share some."""
+        found = {file.path: file for part in self.ranks for file in part.files}
+        return (*self.tokenizer, *found.values())
 
     def with_files(self, files: list[tuple[File, ...]], tools: dict[str, str]) -> Manifest:
         parts = tuple(replace(part, files=own) for part, own in zip(self.ranks, files, strict=True))
@@ -97,6 +123,7 @@ class Manifest:
             "unused": list(self.unused),
             "tools": dict(sorted(self.tools.items())),
             **({"verified": self.verified.to_json()} if self.verified else {}),
+            **({"sealed": asdict(self.sealed)} if self.sealed else {}),
         }
 
     @classmethod
@@ -117,7 +144,27 @@ class Manifest:
             unused=tuple(data["unused"]),
             tools=data["tools"],
             verified=Agreement.from_json(data["verified"]) if "verified" in data else None,
+            sealed=Seal(**data["sealed"]) if "sealed" in data else None,
         )
+
+    def signed(self, vault: Vault) -> Manifest:
+        """With the proof that who wrote it has the key; what is changed after that is signed again."""
+        bare = replace(self, sealed=Seal(vault.algorithm, vault.chunk, vault.package, vault.key.name))
+        return replace(bare, sealed=replace(bare.sealed, proof=_proof(bare, vault)))
+
+    def vault(self, package: Path, key: Key) -> Vault:
+        """What opens the files, when this is the key and the manifest is as it was signed."""
+        seal = self.sealed
+        if key.name != seal.key:
+            raise PackageError(
+                f"{package} was encrypted with another key: its key is {seal.key}, the given one {key.name}"
+            )
+        vault = Vault(key, seal.package, seal.algorithm, seal.chunk)
+        if not hmac.compare_digest(_proof(replace(self, sealed=replace(seal, proof="")), vault), seal.proof):
+            raise PackageError(
+                f"{package / MANIFEST} was changed after it was encrypted; copy it again or encrypt again"
+            )
+        return vault
 
     def save(self, package: Path, name: str = MANIFEST) -> None:
         write_json(package / name, self.to_json())
@@ -136,17 +183,24 @@ class Manifest:
             remedy = "update mpsplit" if newer else "partition and convert again"
             raise PackageError(f"{package} has format version {version}, this mpsplit reads {FORMAT_VERSION}; {remedy}")
         try:
-            return cls.from_json(data)
-        except (KeyError, TypeError) as wrong:
+            check_manifest(data)
+            manifest = cls.from_json(data)
+            manifest.plan.check(manifest.facts)
+        except (KeyError, TypeError, ValueError, MpsplitError) as wrong:
             raise PackageError(f"{package / name} is damaged ({wrong}); run `mpsplit {step} {package}` again") from None
+        return manifest
 
     def check_files(self, package: Path, rank: int, *, hashes: bool = True, again: bool = False) -> None:
         """Every file of this rank and the tokenizer is there, of its size and, with `hashes`, of its content.
 
         Content that was found right before is not read `again` unless its file was touched since.
         """
-        for file in (*self.tokenizer, *self.ranks[rank].files):
+        listed = (*self.tokenizer, *self.ranks[rank].files)
+        self._check_unlisted(package, rank, {file.path for file in listed})
+        for file in listed:
             path = package / file.path
+            if not path.resolve().is_relative_to(package.resolve()):
+                raise PackageError(f"{path} leads out of the package, to {path.resolve()}; copy the file itself there")
             if not path.is_file():
                 raise PackageError(
                     f"{path} is missing ({file.size} bytes); copy it again or run `mpsplit convert {package}`"
@@ -161,6 +215,18 @@ class Manifest:
                 raise PackageError(
                     f"{path} was changed: its sha256 differs from the manifest's; copy it again or convert again"
                 )
+
+    def _check_unlisted(self, package: Path, rank: int, listed: set[str]) -> None:
+        """No file is there that an engine would read and nobody vouches for."""
+        own = rank_folder(package, rank)
+        for path in (*(own / name for name in RANK_FILES), *(package / name for name in TOKENIZER_FILES)):
+            if path.relative_to(package).as_posix() not in listed and os.path.lexists(path):
+                raise PackageError(f"{path} is not in the manifest; remove it or run `mpsplit convert {package}` again")
+
+
+def _proof(manifest: Manifest, vault: Vault) -> str:
+    text = json.dumps(manifest.to_json(), sort_keys=True).encode()
+    return hmac.digest(vault.key.derive("manifest", bytes.fromhex(vault.package)), text, "sha256").hex()
 
 
 def rank_folder(package: Path, rank: int) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, fields
 
-from mpsplit.errors import ConvertError
+from mpsplit.errors import ConvertError, PackageError
 from mpsplit.package.param import Layer, Param
 
 KINDS = {"f32": 0, "bf16": 16, "q8": 8, "q6": 6, "q4": 4}
@@ -63,10 +63,13 @@ class QLinear:
 
     @classmethod
     def of(cls, layer: Layer) -> QLinear:
-        return cls(*(int(layer.params[str(i)]) for i in range(len(fields(cls)))))
+        return cls(*(layer.number(str(i)) for i in range(len(fields(cls)))))
 
 
 def kind_of(param: Param) -> str:
     """How most of a graph's linear weights are stored: a key of KINDS."""
-    bits = Counter(QLinear.of(layer).bits for layer in param.layers if layer.type == LAYER)
-    return Quantisation(bits.most_common(1)[0][0] if bits else FLOAT.bits).kind
+    found = Counter(QLinear.of(layer).bits for layer in param.layers if layer.type == LAYER)
+    bits = found.most_common(1)[0][0] if found else FLOAT.bits
+    if bits not in KINDS.values():
+        raise PackageError(f"a linear is stored in {bits} bits, it must be one of {', '.join(KINDS)}; convert again")
+    return Quantisation(bits).kind

@@ -7,7 +7,10 @@ matrices by offset, so that the file can be mapped. Invariant: model.bin is read
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -25,7 +28,7 @@ FLAG = np.zeros(1, np.uint32).tobytes()  # ncnn's mark of plain float32 before a
 
 def gemm_shape(layer: Layer) -> tuple[int, int]:
     """(n, k) of a Gemm whose B is the weight [n, k]."""
-    return int(layer.params["8"]), int(layer.params["9"])
+    return layer.number("8"), layer.number("9")
 
 
 def weights_of(layer: Layer) -> tuple[str, ...]:
@@ -43,28 +46,49 @@ def arrays_of(layer: Layer) -> list[tuple[tuple[int, ...], bool]]:
         n, k = gemm_shape(layer)
         return [((n, k), True)] + ([((n,), True)] if layer.params.get("10") == "4" else [])
     if layer.type == "RMSNorm" and layer.params.get("2", "1") == "1":
-        return [((int(layer.params["0"]),), False)]
+        return [((layer.number("0"),), False)]
     if layer.type == "MemoryData":  # a bias that is added after the sum over the ranks
-        return [(tuple(size for key in ("2", "11", "1", "0") if (size := int(layer.params.get(key, "0")))), False)]
+        return [(tuple(size for key in ("2", "11", "1", "0") if (size := layer.number(key, 0))), False)]
     return []
+
+
+def weight_bytes(param: Param) -> int:
+    """How long the .bin of a graph is."""
+    return sum(
+        len(FLAG) * flagged + _bytes(layer, shape) for layer in param.layers for shape, flagged in arrays_of(layer)
+    )
+
+
+def _bytes(layer: Layer, shape: tuple[int, ...]) -> int:
+    """Of an array of float32, in numbers that cannot overflow."""
+    if min(shape, default=1) < 0:
+        raise PackageError(f"{layer.name!a} ({layer.type}) has weights of shape {shape}")
+    return 4 * math.prod(shape)
 
 
 def read_weights(param: Param, path: Path) -> dict[str, list[np.ndarray]]:
     """layer name -> its float32 arrays, mapped."""
     data, at, found = mapped(path, np.uint8), 0, {}
+    if (needed := weight_bytes(param)) != len(data):
+        raise PackageError(f"{path} has {len(data)} bytes, its .param accounts for {needed}; convert again")
     for layer in param.layers:
         for shape, flagged in arrays_of(layer):
             at += len(FLAG) * flagged
-            size = 4 * int(np.prod(shape))
+            size = _bytes(layer, shape)
             found.setdefault(layer.name, []).append(data[at : at + size].view(np.float32).reshape(shape))
             at += size
-    if at != len(data):
-        raise PackageError(f"{path} has {len(data)} bytes, its .param accounts for {at}; convert again")
     return found
 
 
-def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path) -> None:
-    with open(path, "wb") as file:
+def write_plain(path: Path) -> BinaryIO:
+    return open(path, "wb", buffering=0)
+
+
+Create = Callable[[Path], BinaryIO]  # what makes the file: write_plain, or one that encrypts (sealed.Vault.creator)
+
+
+def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path, create: Create | None = None) -> None:
+    with create(path) if create else open(path, "wb") as file:
         for layer in param.layers:
             if owned := arrays_of(layer):
                 for (_, flagged), array in zip(owned, weights[layer.name], strict=True):
@@ -77,17 +101,18 @@ class PackedFile:
     It writes in large pieces: so the page cache has the file in large pages, which the first run finds there.
     """
 
-    def __init__(self, path: Path):
-        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by the with of its user)
+    def __init__(self, path: Path, create: Create = write_plain):
+        self.file = create(path)
         self.held = bytearray()
         self.written = 0
 
     def __enter__(self) -> PackedFile:
         return self
 
-    def __exit__(self, *_) -> None:
-        self._write(len(self.held))
-        self.file.close()
+    def __exit__(self, *failed) -> None:
+        if failed[0] is None:
+            self._write(len(self.held))
+        self.file.__exit__(*failed)
 
     def append(self, array: np.ndarray) -> int:
         offset = (self.written + len(self.held)) // ALIGNMENT

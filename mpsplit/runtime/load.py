@@ -7,7 +7,9 @@ from pathlib import Path
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
+from mpsplit.package.keys import KeySource
 from mpsplit.package.manifest import Manifest
+from mpsplit.package.opened import ENVIRONMENT, opened, opened_rank
 from mpsplit.runtime.cores import share_of_cores
 from mpsplit.runtime.dump import Dump, Dumping
 from mpsplit.runtime.engine import Engine
@@ -15,7 +17,7 @@ from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.native_engine import NativeEngine, missing
 from mpsplit.runtime.orders import DUMPING, LEAD, VERSION, greet
 from mpsplit.runtime.stock import StockEngine
-from mpsplit.runtime.text import load_text
+from mpsplit.runtime.text import Text, load_text
 
 ENGINES = {"native": NativeEngine, "stock": StockEngine}
 
@@ -28,12 +30,14 @@ def check_ranks(manifest: Manifest, package: Path, ranks: int) -> None:
         )
 
 
-def load_engine(package: Path, comm: Communicator, engine: str | None = None) -> Engine:
+def load_engine(package: Path, comm: Communicator, engine: str | None = None, keys: KeySource = ENVIRONMENT) -> Engine:
     """Checks this rank's files and loads them; without a wish, into the native engine where there is one."""
     manifest = Manifest.load(package)
     check_ranks(manifest, package, comm.size)
     manifest.check_files(package, comm.rank)
-    return ENGINES[engine or _best_engine(comm)](package, manifest, comm, share_of_cores(comm.local_size))
+    make = ENGINES[engine or _best_engine(comm)]
+    with opened_rank(package, manifest, comm.rank, keys) as folder:
+        return make(folder, manifest, comm, share_of_cores(comm.local_size))
 
 
 def _best_engine(comm: Communicator) -> str:
@@ -44,12 +48,23 @@ def _best_engine(comm: Communicator) -> str:
 
 
 def load_loop(
-    package: Path, comm: Communicator, chunk: int = 128, engine: str | None = None, dump: Dump | None = None
+    package: Path,
+    comm: Communicator,
+    chunk: int = 128,
+    engine: str | None = None,
+    dump: Dump | None = None,
+    keys: KeySource = ENVIRONMENT,
 ) -> TokenLoop:
     if chunk < 1:
         raise RunError(f"--chunk {chunk} is out of range; it must be at least 1")
-    loaded = load_engine(package, comm, engine)
+    loaded = load_engine(package, comm, engine, keys)
     greet(loaded, comm, DUMPING if dump else VERSION)
     if dump:
         loaded = Dumping(loaded, package, comm, dump)
-    return TokenLoop(loaded, comm, load_text(package) if comm.rank == LEAD else None, chunk)
+    return TokenLoop(loaded, comm, load_package_text(package, keys) if comm.rank == LEAD else None, chunk)
+
+
+def load_package_text(package: Path, keys: KeySource) -> Text | None:
+    manifest = Manifest.load(package)
+    with opened(package, manifest, manifest.tokenizer, keys) as folder:
+        return load_text(folder)

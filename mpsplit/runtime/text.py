@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from mpsplit.errors import RunError
+from mpsplit.errors import PackageError, RunError
+from mpsplit.package.files import read_json, read_text
 from mpsplit.package.manifest import SPECIAL, TEMPLATE, TOKENIZER
+from mpsplit.package.param import REMEDY
 
 REPLACEMENT = "\ufffd"  # what a decoder shows for bytes that are no character yet
 
 
 class Text:
     def __init__(self, package: Path):
+        from jinja2 import TemplateSyntaxError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
         from tokenizers import Tokenizer
 
-        self.tokenizer = Tokenizer.from_file(str(package / TOKENIZER))
-        self.special = json.loads((package / SPECIAL).read_text(encoding="utf-8"))
+        try:
+            self.tokenizer = Tokenizer.from_file(str(package / TOKENIZER))
+        except Exception as wrong:  # the library raises bare Exceptions
+            raise PackageError(
+                f"{package / TOKENIZER} cannot be read ({wrong}); copy it again or convert again"
+            ) from None
+        self.special = read_json(package / SPECIAL, REMEDY)
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = _refuse
-        self.template = environment.from_string((package / TEMPLATE).read_text(encoding="utf-8"))
+        try:
+            self.template = environment.from_string(read_text(package / TEMPLATE, REMEDY))
+        except TemplateSyntaxError as wrong:
+            raise PackageError(
+                f"{package / TEMPLATE} is no template ({wrong}); copy it again or convert again"
+            ) from None
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
         """The ids of a conversation, ready for the assistant's answer."""
-        text = self.template.render(messages=messages, add_generation_prompt=True, **self.special)
+        text = self.template.render(self.special | {"messages": messages, "add_generation_prompt": True})
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def raw(self, text: str) -> list[int]:

@@ -1,0 +1,131 @@
+"""Whether a rank's graph can be given to an engine. In: a Param, the sizes of its weight files. Out: nothing, or a PackageError.
+
+ncnn believes what a .param says: counts, shapes, blobs. Invariant: what passes has only layers that mpsplit writes, every blob made
+once before its one reader, and weights that lie in their files.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from mpsplit.errors import PackageError
+from mpsplit.package.collectives import COLLECTIVES
+from mpsplit.package.manifest import FUSED, GRAPH, QUANTISED, WEIGHTS
+from mpsplit.package.param import REMEDY, Layer, Param, integer
+from mpsplit.package.quantisation import BLOCKS, KINDS, LAYER, QLinear
+from mpsplit.package.weights import ALIGNMENT, weight_bytes
+
+MANY = range(1, 1 << 16)
+# type -> how many blobs it reads and makes
+BLOBS = {
+    "Attention": (range(3, 4), range(1, 2)),
+    "BinaryOp": (range(1, 3), range(1, 2)),
+    "Concat": (MANY, range(1, 2)),
+    "Crop": (range(1, 3), range(1, 2)),
+    "Gemm": (range(1, 3), range(1, 2)),
+    "Input": (range(1), range(1, 2)),
+    "MemoryData": (range(1), range(1, 2)),
+    "Noop": (range(1 << 16), range(1 << 16)),
+    "Permute": (range(1, 2), range(1, 2)),
+    LAYER: (range(1, 3), range(1, 4)),
+    "RMSNorm": (range(1, 2), range(1, 2)),
+    "Reshape": (range(1, 2), range(1, 2)),
+    "RotaryEmbed": (range(3, 4), range(1, 2)),
+    "SDPA": (range(3, 7), range(1, 4)),
+    "Slice": (range(1, 2), MANY),
+    "Split": (range(1, 2), MANY),
+    "Swish": (range(1, 2), range(1, 2)),
+    "TopK": (range(1, 2), range(1, 2)),
+    "UnaryOp": (range(1, 2), range(1, 2)),
+} | {collective.layer: (range(1, 2), range(1, 2)) for collective in COLLECTIVES}
+FIRST_ARRAY = -23300  # parameter ids from here down hold an array, whose length comes first
+NUMERAL = re.compile(r"[-+]?\d[\d.e+-]{0,30}", re.ASCII)
+SCALAR = re.compile(
+    NUMERAL.pattern + r'|"[\w,.*/+() -]{0,250}"', re.ASCII
+)  # quoted: Reshape's sizes, of those of its blob
+IDS = 100  # of one layer: three linears in one take 30
+MOST = len(BLOBS[LAYER][1])  # linears that fuse.py makes one layer of
+STEP = 10  # between the parameter ids of a fused layer's linears
+
+
+def check_graphs(folder: Path, sizes: dict[str, int]) -> None:
+    """Both graphs of a rank, with the sizes of its files by name."""
+    for name in (GRAPH, FUSED):
+        if name not in sizes:
+            continue
+        param = Param.load(folder / name)
+        try:
+            _check(param, sizes.get(WEIGHTS, 0), sizes.get(QUANTISED, 0))
+        except PackageError as wrong:
+            raise PackageError(f"{folder / name} is damaged ({wrong}); {REMEDY}") from None
+
+
+def _check(param: Param, weights: int, quantised: int) -> None:
+    unread: set[str] = set()
+    made: set[str] = set()
+    for layer in param.layers:
+        _check_layer(layer)
+        for blob in layer.bottoms:
+            if blob not in unread:
+                raise PackageError(f"{layer.name!a} reads {blob!a}, which nobody makes before it or somebody has read")
+            unread.remove(blob)
+        if len(set(layer.tops) - made) < len(layer.tops):
+            raise PackageError(f"{layer.name!a} makes a blob that was made before")
+        made.update(layer.tops)
+        unread.update(layer.tops)
+        if layer.type == LAYER:
+            for linear in linears_of(layer):
+                _check_linear(layer, linear, quantised)
+    if (needed := weight_bytes(param)) != weights:
+        raise PackageError(f"its weights take {needed} bytes, {WEIGHTS} has {weights}")
+
+
+def _check_layer(layer: Layer) -> None:
+    if layer.type not in BLOBS:
+        raise PackageError(f"{layer.name!a} is a {layer.type!a}, which mpsplit does not write")
+    bottoms, tops = BLOBS[layer.type]
+    if len(layer.bottoms) not in bottoms or len(layer.tops) not in tops:
+        raise PackageError(
+            f"{layer.name!a} ({layer.type}) reads {len(layer.bottoms)} blobs and makes {len(layer.tops)}"
+        )
+    for key, value in layer.params.items():
+        place = integer(key)
+        inside = 0 <= (FIRST_ARRAY - place if place <= FIRST_ARRAY else place) < IDS
+        if not inside or not (_is_array if place <= FIRST_ARRAY else SCALAR.fullmatch)(value):
+            raise PackageError(f"{layer.name!a} has the parameter {f'{key}={value}'[:40]!a}")
+
+
+def _is_array(value: str) -> bool:
+    """Its length, then as many numbers."""
+    length, *items = value.split(",")
+    return integer(length) == len(items) and all(map(NUMERAL.fullmatch, items))
+
+
+def linears_of(layer: Layer) -> list[QLinear]:
+    """Those of a plain QLinear, or of one that fuse.py made of several: each STEP ids further."""
+    names, firsts = [field.name for field in fields(QLinear)], range(0, STEP * MOST, STEP)
+    count = next((i for i, first in enumerate(firsts) if layer.number(str(first), 0) == 0), MOST)
+    found = [QLinear(*(layer.number(str(first + i)) for i in range(len(names)))) for first in firsts[:count]]
+    if not found:
+        raise PackageError(f"{layer.name!a} is a linear without rows")
+    return found
+
+
+def _check_linear(layer: Layer, linear: QLinear, quantised: int) -> None:
+    start, bias = linear.offset * ALIGNMENT, linear.bias * ALIGNMENT
+    good = (
+        linear.n > 0
+        and linear.k > 0
+        and linear.bits in KINDS.values()
+        and linear.block in BLOCKS
+        and linear.offset >= 0
+        and linear.bytes > 0
+        and start + linear.bytes <= quantised
+        and linear.n * linear.k * linear.bits // 8 <= linear.bytes
+        and linear.bias >= -1
+        and (linear.bias < 0 or bias + 4 * linear.n <= quantised)
+    )
+    if not good:
+        raise PackageError(f"{layer.name!a} is {linear}, and {QUANTISED} has {quantised} bytes")
