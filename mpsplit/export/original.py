@@ -18,8 +18,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mpsplit.export.checkpoint import Checkpoint
-from mpsplit.export.slicing import EMBEDDING, IGNORABLE, expected_weights
-from mpsplit.plan.cuts import Part
+from mpsplit.export.slicing import IGNORABLE, expected_weights
+from mpsplit.plan.cuts import EMBEDDING, Part
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Range
 from mpsplit.progress import track
