@@ -57,3 +57,9 @@ def test_converting_loads_without_torch():
 def test_the_run_half_loads_without_torch():
     program = "import sys, mpsplit.cli, mpsplit.runtime.load, mpsplit.serve.chat; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_conversion_loads_without_torch():
+    """Its memory is what bounds a rank's: torch takes more than all the rest."""
+    program = "import sys, mpsplit.cli, mpsplit.export.convert; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

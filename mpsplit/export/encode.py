@@ -7,13 +7,15 @@ the other, is what comes of all at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpsplit.export.awq import Scaling
-from mpsplit.export.gptq import gptq
 from mpsplit.native import kernels
 from mpsplit.package.quantisation import BFLOAT, Quantisation
+
+if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does not load
+    from mpsplit.export.awq import Scaling
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,13 @@ class Encoder:
 
     how: Quantisation
     scales: str = "minmax"
-    scaling: Scaling = Scaling()
+    scaling: Scaling | None = None
     u: np.ndarray | None = None
 
     def __call__(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
         """uint8, of rows `first` and following of the rank's slice"""
-        return encoded(self.scaling(rows, first), self.how, self.scales, self.u)
+        scaled = self.scaling(rows, first) if self.scaling else rows
+        return encoded(scaled, self.how, self.scales, self.u)
 
 
 def encoded(rows: np.ndarray, how: Quantisation, scales: str = "minmax", u: np.ndarray | None = None) -> np.ndarray:
@@ -36,5 +39,7 @@ def encoded(rows: np.ndarray, how: Quantisation, scales: str = "minmax", u: np.n
     rows = np.ascontiguousarray(rows, np.float32)
     if u is None or how.bits == BFLOAT:
         return kernels().pack(rows, how.bits, how.block, scales=scales)
+    from mpsplit.export.gptq import gptq
+
     values, steps = gptq(rows, u, how, scales)
     return kernels().pack_values(values, steps, how.bits, how.block)
