@@ -21,6 +21,7 @@ from mpsplit.errors import LaunchError
 from mpsplit.progress import TERMINAL
 
 END_OF_INPUT = b"\x04\n"
+FAILURE = b"mpsplit: rank "  # how the command line and mpsplit-rank begin
 RULE = "-" * 20  # mpirun draws its notices between lines of dashes
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -101,7 +102,7 @@ class Notices:
     def __init__(self, descriptor: int):
         self.descriptor = descriptor
         self.boxed = ""
-        self.said = False  # whether anything else was on the stream
+        self.said = False  # whether a rank told why it failed; a warning is no reason
 
     def relay(self) -> None:
         inside, line = False, b""
@@ -124,7 +125,7 @@ class Notices:
             self._pass(line)
 
     def _pass(self, data: bytes) -> None:
-        self.said = self.said or bool(data.strip())
+        self.said = self.said or FAILURE in data
         sys.stderr.buffer.write(data)
         sys.stderr.flush()
 

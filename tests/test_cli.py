@@ -31,7 +31,19 @@ def package(package_of):
 
 def test_version_and_help(capsys):
     assert mpsplit("--version").strip() == f"mpsplit {__version__}"
-    for name in ("plan", "partition", "convert", "run", "chat", "inspect", "verify", "bench", "doctor"):
+    for name in (
+        "plan",
+        "probe",
+        "simulate",
+        "partition",
+        "convert",
+        "run",
+        "chat",
+        "inspect",
+        "verify",
+        "bench",
+        "doctor",
+    ):
         with pytest.raises(SystemExit):
             build_parser().parse_args([name, "--help"])
         assert re.search(rf"example: .*mpsplit {name}", capsys.readouterr().out)
@@ -41,7 +53,7 @@ def test_plan_to_a_file(tmp_path):
     mpsplit("plan", EXAMPLE, "--tensor", 2, "--pipeline", 2, "--out", tmp_path / "plan.json")
     plan = Plan.load(tmp_path / "plan.json")
     assert plan.stages == ((0, 1), (2, 3)) and [len(s.layers) for s in plan.shards] == [3, 3, 2, 2]
-    assert Plan.from_json(json.loads(mpsplit("plan", EXAMPLE, "--ranks", 2))).ranks == 2
+    assert Plan.from_json(json.loads(mpsplit("plan", EXAMPLE, "--tensor", 2, "--json"))).ranks == 2
 
 
 def test_run_streams_text_and_tells_the_speed_on_the_error_stream(package):

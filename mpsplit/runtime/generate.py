@@ -41,11 +41,8 @@ class Stats:
     decode_tok_s: float
     time_to_first_token_s: float
     bytes_between_ranks: int
+    peak_rss_bytes: tuple[int, ...]
     accounts: tuple[Account, ...]
-
-    @property
-    def peak_rss_bytes(self) -> tuple[int, ...]:
-        return tuple(account.peak_rss for account in self.accounts)
 
     def __str__(self) -> str:
         rss = ", ".join(f"{size / 2**20:.0f}" for size in self.peak_rss_bytes)
@@ -102,6 +99,7 @@ class TokenLoop:
             decode_tok_s=(len(new) - 1) / (done - first_token_at) if len(new) > 1 else 0.0,
             time_to_first_token_s=first_token_at - began,
             bytes_between_ranks=sum(account.sent for account in accounts),
+            peak_rss_bytes=tuple(account.peak_rss for account in accounts),
             accounts=accounts,
         )
         return Generation(stream.whole if stream else None, tuple(new), finish, stats)

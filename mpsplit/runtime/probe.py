@@ -31,10 +31,10 @@ def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Eff
     hosts = host_names(comm)
     neighbours = hosts.count(hosts[comm.rank])
     comm.wait()
-    _warn_of_others(comm, hosts)
     memory = available_bytes() // neighbours
     effort = effort.within(memory)
     files = Disk(disk, effort.disk // neighbours)
+    _warn_of_others(comm, hosts)
     links = Links(comm, hidden)
     here = comm.exchange(kinds_here())
     kinds = tuple(kind for kind in here[0] if all(kind in other for other in here))

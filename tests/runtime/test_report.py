@@ -13,7 +13,7 @@ from mpsplit.runtime.report import parts_of, show, speed_of
 from tests.plan.test_shards import facts
 
 ACCOUNTS = (Account(10_000, 90 << 20, 5_000_000, 1_000_000, 9_000_000, 3_000_000),) * 2
-STATS = Stats(16, 4, 4, 100.0, 50.0, 0.1, 20_000, ACCOUNTS)
+STATS = Stats(16, 4, 4, 100.0, 50.0, 0.1, 20_000, (90 << 20,) * 2, ACCOUNTS)
 
 
 def placed(**machines) -> Placed:
