@@ -101,7 +101,7 @@ def loop_of(engine: str | None, manifest: Manifest, trial: Trial, comm: Communic
 
 def verify(loop: TokenLoop, comm: Communicator, trial: Trial) -> Agreement | None:
     """What all ranks find together, on rank 0; None on the others."""
-    prompts = comm.exchange(_prompts(loop.facts, trial) if comm.rank == LEAD else None)[0]
+    prompts = comm.exchange(_prompts(loop.engine.manifest, trial) if comm.rank == LEAD else None)[0]
     states = None
     if trial.layers:
         longest = max((prompt.tokens for prompt in prompts), key=len)
@@ -157,9 +157,9 @@ class _Reference:
         return self.original.logits(self.hidden[sequence][start : start + CHUNK]).numpy()
 
 
-def _prompts(facts: ModelFacts, trial: Trial) -> tuple[Prompt, ...]:
+def _prompts(manifest: Manifest, trial: Trial) -> tuple[Prompt, ...]:
     """Room is left for the answer."""
-    text = load_package_text(trial.package, trial.keys)
+    text, facts = load_package_text(trial.package, manifest, trial.keys), manifest.facts
     if trial.texts and text is None:
         raise RunError("--prompts needs a tokenizer, and this package has none; leave it out")
     room = max(1, facts.context - new_tokens(facts) - 1)

@@ -17,6 +17,7 @@ from mpsplit.package.anatomy import anatomy
 from mpsplit.package.manifest import GRAPH, QUANTISED, WEIGHTS, File, Manifest, rank_folder
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import LAYER, QLinear, Quantisation
+from mpsplit.package.recipe import Recipe
 from mpsplit.package.weights import ALIGNMENT, read_weights, write_weights
 from mpsplit.parting import first_parting
 from mpsplit.runtime.load import load_loop
@@ -31,7 +32,8 @@ WHERE = [None, *(n for n in range(3) for _ in "am"), None]
 
 
 def run(world, package, folder, layers=True):
-    trial = Trial(package, folder, stored_kind(package, world), layers=layers)
+    trial = Trial(package, folder, layers=layers)
+    trial = replace(trial, kind=stored_kind(Manifest.load(package), trial, world))
     return world.exchange(verify(load_loop(package, world), world, trial))[0]
 
 
@@ -117,7 +119,7 @@ def quantised(package_of, tmp_path_factory):
         out = tmp_path_factory.getbasetemp() / f"tiny-{kind}"
         if not out.exists():
             shutil.copytree(package_of(EXAMPLE, 1, 1), out)
-            convert(out, Alone(), find_pnnx(), Quantisation.named(kind, 32))
+            convert(out, Alone(), find_pnnx(), Recipe(Quantisation.named(kind, 32)))
         return out
 
     return make

@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from mpsplit.package.anatomy import EMBEDDING, anatomy_of
-from mpsplit.package.files import NUMPY_TYPES
+from mpsplit.package.embedding import stored_row
 from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
 from mpsplit.package.param import Layer
 from mpsplit.package.quantisation import LAYER as QLINEAR
@@ -74,7 +74,7 @@ def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Cont
                 cache,
                 sum(len(str(layer)) + 1 for text in (graph, fused) for layer in text.of(name)),
                 embedding_elements(manifest, rank) if name == EMBEDDING else 0,
-                NUMPY_TYPES[manifest.dtype]().itemsize,
+                stored_row(manifest.dtype, manifest.facts.hidden) / manifest.facts.hidden,
             )
             for name in graph.in_order
         ),

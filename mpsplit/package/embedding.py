@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes
 PREFIX, LARGEST, HALF = "Q8-", 127, np.finfo(np.float16)
 
 
@@ -23,6 +24,12 @@ def block_of(dtype: str) -> int | None:
 
 def row_bytes(width: int, block: int) -> int:
     return width + 2 * (width // block)
+
+
+def stored_row(dtype: str, width: int) -> int:
+    """Bytes of a row of `width` numbers in embed.bin."""
+    block = block_of(dtype)
+    return row_bytes(width, block) if block else width * FLOATS[dtype]
 
 
 def stored(rows: np.ndarray, block: int) -> np.ndarray:

@@ -14,10 +14,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from mpsplit.errors import PackageError
-from mpsplit.package.files import NUMPY_TYPES, read_text
+from mpsplit.package.embedding import stored_row
+from mpsplit.package.files import read_text
 from mpsplit.package.graph import check_graphs
 from mpsplit.package.keys import KeySource
 from mpsplit.package.manifest import EMBED, File, Manifest, rank_folder
@@ -74,7 +73,7 @@ def opened_rank(package: Path, manifest: Manifest, rank: int, keys: KeySource = 
 
 
 def _check_embedding(manifest: Manifest, rank: int, size: int) -> None:
-    shard, width = manifest.plan.shards[rank], manifest.facts.hidden * np.dtype(NUMPY_TYPES[manifest.dtype]).itemsize
+    shard, width = manifest.plan.shards[rank], stored_row(manifest.dtype, manifest.facts.hidden)
     if shard.stage == 0 and size != len(shard.embed) * width:
         raise PackageError(
             f"{EMBED} of rank {rank} has {size} bytes, {len(shard.embed)} rows take {len(shard.embed) * width}; {REMEDY}"

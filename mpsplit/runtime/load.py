@@ -61,10 +61,11 @@ def load_loop(
     greet(loaded, comm, DUMPING if dump else VERSION)
     if dump:
         loaded = Dumping(loaded, package, comm, dump)
-    return TokenLoop(loaded, comm, load_package_text(package, keys) if comm.rank == LEAD else None, chunk)
+    return TokenLoop(
+        loaded, comm, load_package_text(package, loaded.manifest, keys) if comm.rank == LEAD else None, chunk
+    )
 
 
-def load_package_text(package: Path, keys: KeySource) -> Text | None:
-    manifest = Manifest.load(package)
+def load_package_text(package: Path, manifest: Manifest, keys: KeySource) -> Text | None:
     with opened(package, manifest, manifest.tokenizer, keys) as folder:
         return load_text(folder)

@@ -19,6 +19,7 @@ from mpsplit.export import stream
 from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.contents import Array
 from mpsplit.export.convert import convert
+from mpsplit.export.encode import Encoder
 from mpsplit.export.origin import Origin
 from mpsplit.export.partition import partition
 from mpsplit.export.pnnx import find_pnnx
@@ -132,7 +133,8 @@ def test_every_piece_can_be_made_alone(model, tmp_path, monkeypatch, kind, bits)
     name, part = "model.layers.0.mlp.gate_proj.weight", Part(0, Range(13, 200))  # no multiple of a panel
     rows = checkpoint.stored(name, part) if kind == "own" else checkpoint.floats(name, part)
     data = native.kernels().pack(rows, bits, 32) if bits else rows
-    array = Array(name, part, rows.shape, kind, data.nbytes, bits, 32, b"flag", 3)
+    encoder = Encoder(Quantisation(bits, 32)) if bits else None
+    array = Array(name, part, rows.shape, kind, data.nbytes, encoder, b"flag", 3)
     assert len(list(array.pieces())) > 3
     tell = lambda name, count: None  # noqa: E731
     stream.write(tmp_path / "a", "k", [array], checkpoint, tell)

@@ -29,12 +29,12 @@ def test_they_are_the_whole_models(world, loop_of, family, index):  # noqa: F811
     cuts = splits(world.size)
     if index >= len(cuts):
         return  # one rank has one way to cut
-    loop, folder = loop_of(family, *cuts[index])
+    loop, trial = loop_of(family, *cuts[index])
     shard, facts = loop.engine.manifest.plan.shards[world.rank], loop.facts
     found = {}
     for _, layer in statistics(loop.engine, SEQUENCES):
         found |= layer
-    expected = whole(folder)
+    expected = whole(trial.folder)
     assert len(found) == 7 * len(shard.layers) + bool(len(shard.head))
     for name, mine in found.items():
         part = part_of(name, shard, facts)

@@ -24,6 +24,7 @@ from mpsplit.package.keys import Key, KeySource
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.opened import authenticate, opened_rank
 from mpsplit.package.quantisation import LAYER
+from mpsplit.package.recipe import Recipe
 from mpsplit.runtime.load import load_engine
 from mpsplit.runtime.text import load_text
 from tests.conftest import EXAMPLE
@@ -42,7 +43,7 @@ def original(package_of, tmp_path_factory):
     from mpsplit.package.quantisation import Quantisation
 
     out = shutil.copytree(package_of(EXAMPLE, 1, 1), tmp_path_factory.mktemp("hostile") / "package")
-    convert(out, Alone(), find_pnnx(), Quantisation.named("q4", 32))
+    convert(out, Alone(), find_pnnx(), Recipe(Quantisation.named("q4", 32)))
     for path in ("passes", "partition.json"):
         for found in (*out.glob(path), *out.glob(f"rank-*/{path}"), *out.glob("rank-*/*.pt")):
             shutil.rmtree(found) if found.is_dir() else found.unlink()
