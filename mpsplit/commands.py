@@ -108,10 +108,10 @@ def run_command(args: argparse.Namespace) -> int:
     from mpsplit.runtime.dump import Dump
 
     manifest = _package_for_ranks(args)
-    placed = _placed(args, manifest)
     if args.dump_per_rank and not args.dump:
         raise RunError("--dump-per-rank says how, not where; give --dump DIR with it")
     dump = Dump(Path(args.dump), args.dump_per_rank).check() if args.dump else None
+    placed = _placed(args, manifest) if args.report or args.cluster else None
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.runtime import report
@@ -248,11 +248,8 @@ def _to_verify(args: argparse.Namespace) -> argparse.Namespace:
 def bench_command(args: argparse.Namespace) -> int:
     if bool(args.package) == bool(args.random):
         raise RunError("measure what? give either a PACKAGE or --random SHAPE")
-    for name in ("ranks", "threads", "repeat", "chunk"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise RunError(f"--{name} {value} is out of range; it must be at least 1")
-    if args.threads:
-        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of this process or the ranks it starts
+    _at_least_one(args, "ranks", "threads", "repeat", "chunk")
+    _take_threads(args)
     if args.random:
         args.package = _random_package(args)
     manifest = _package_for_ranks(args)
@@ -286,14 +283,11 @@ def bench_command(args: argparse.Namespace) -> int:
 
 
 def probe_command(args: argparse.Namespace) -> int:
-    for name in ("ranks", "threads", "hidden"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise RunError(f"--{name} {value} is out of range; it must be at least 1")
+    _at_least_one(args, "ranks", "threads", "hidden")
     out = Path(args.out)
     if mpi_rank() in (None, 0):
         _check_writable(out)
-    if args.threads:
-        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of this process or the ranks it starts
+    _take_threads(args)
     if (code := _under_mpirun(args.ranks or 1, args)) is not None:
         return code
     from mpsplit.package.files import beside
@@ -366,6 +360,18 @@ def _under_mpirun(ranks: int, args: argparse.Namespace, reads_input: bool = Fals
     if ranks == 1 or mpi_rank() is not None:
         return None
     return launch.start(ranks, args.given, args.hostfile, reads_input)
+
+
+def _at_least_one(args: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise RunError(f"--{name} {value} is out of range; it must be at least 1")
+
+
+def _take_threads(args: argparse.Namespace) -> None:
+    """--threads, of this process or the ranks it starts."""
+    if args.threads:
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)
 
 
 def _check_writable(out: Path) -> None:

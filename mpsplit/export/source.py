@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ def find_model(model: str) -> Path:
     return _find(model, CONFIG + WEIGHTS)
 
 
+@functools.cache
 def find_config(model: str) -> Path:
     """A directory with MODEL's config.json; of a hub id nothing else is downloaded but the index of its weights."""
     return _find(model, ["config.json", "*.index.json"])

@@ -150,7 +150,7 @@ class Cluster:
 # Without a probe: a small computer of today, gigabit Ethernet. What a plan made of these says of time is a guess, and it says so.
 ASSUMED_READ, ASSUMED_FLOP = 15e9, 100e9  # bytes and flop a second of one machine
 ASSUMED_LATENCY, ASSUMED_BANDWIDTH = 100e-6, 117e6
-KINDS = ("f32", "bf16", "q8", "q6", "q4")
+KINDS = ("f32", "bf16", "q8", "q6", "q4")  # from large to small
 
 
 def described(

@@ -15,7 +15,7 @@ from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.cost import Cost, price
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
-from mpsplit.plan.sizes import Job
+from mpsplit.plan.sizes import Job, memory
 
 PLAN = "plan.json"
 GIB = 2**30
@@ -33,7 +33,8 @@ class Placed:
 
     def check_room(self, facts: ModelFacts) -> Placed:
         """Itself, when every rank has the memory that it needs."""
-        for rank, (need, device) in enumerate(zip(self.price(facts).memory, self.cluster.devices, strict=True)):
+        for rank, (shard, device) in enumerate(zip(self.plan.shards, self.cluster.devices, strict=True)):
+            need = memory(facts, shard, device, self.job)
             if need.total > device.memory_bytes:
                 raise PlanError(
                     f"rank {rank} on {device.name} needs {need.total / GIB:.2f} GiB ({need.weights / GIB:.2f} of weights, "
@@ -51,7 +52,8 @@ class Placed:
     @classmethod
     def load(cls, path: Path) -> Placed | None:
         """None where the file has a plan alone."""
-        plan, data = Plan.load(path), json.loads(Path(path).read_text(encoding="utf-8"))
+        data = Plan.read(path)
+        plan = Plan.from_json(data)
         if "cluster" not in data:
             return None
         cluster = cluster_json.from_json(data["cluster"], str(path))

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mpsplit.plan.cluster import ASSUMED_BANDWIDTH, ASSUMED_LATENCY, Cluster, Link
+from mpsplit.plan.cluster import ASSUMED_BANDWIDTH, ASSUMED_LATENCY, KINDS, Cluster, Link
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Range, Shard
 from mpsplit.plan.sizes import Job, memory
 
-KINDS = ("f32", "bf16", "q8", "q6", "q4")  # from large to small
 SHORTEST = 256  # context worth a suggestion
 PIECE = (1 << 30) // 10  # bytes by which one more machine is made larger
 LARGER = 1.06  # and at least by so much

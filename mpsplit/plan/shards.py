@@ -141,8 +141,13 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path) -> Plan:
+        return cls.from_json(cls.read(path))
+
+    @staticmethod
+    def read(path: Path) -> dict:
+        """What is in a plan's file, the plan and what else `mpsplit plan` put there."""
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise PlanError(f"there is no plan at {path}; make one with `mpsplit plan MODEL --out {path}`") from None
         except json.JSONDecodeError as wrong:

@@ -1,7 +1,7 @@
 """How many bytes a plan takes on each rank, before anything runs. In: a model, a Shard, a Job. Out: bytes of weights, cache and the rest.
 
 What the package stores, what a running rank holds of it, and what comes on top. Invariant: sums of these are what the files and
-the process of a real rank show (tests/plan/test_sizes.py, tests/runtime/test_predicted.py).
+the process of a real rank show (tests/plan/test_cost.py, tests/runtime/test_predicted.py).
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def _chain(cluster: Cluster, start: int, speed: Sequence[float]) -> list[int]:
     return chain
 
 
-def _token(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
-    return _searched(facts, cluster, job, most, Goal(1, job.position))
+def _token(facts: ModelFacts, cluster: Cluster, job: Job, most: int, rounds: int = ROUNDS) -> Solution | None:
+    return _searched(facts, cluster, job, most, Goal(1, job.position), rounds=rounds)
 
 
 def _throughput(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
@@ -139,8 +139,7 @@ def _memory(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solutio
     for slack in SLACKS if cluster.size <= FEW_DEVICES else SLACKS[-1:]:
         part = min(fullest(least, cluster) * (1 + slack), 1.0)
         smaller = tuple(replace(d, memory_bytes=round(d.memory_bytes * part)) for d in cluster.devices)
-        goal, cluster_of_it = Goal(1, job.position), replace(cluster, devices=smaller)
-        if found := _searched(facts, cluster_of_it, job, most, goal, rounds=ROUNDS // 2):
+        if found := _token(facts, replace(cluster, devices=smaller), job, most, rounds=ROUNDS // 2):
             return replace(found, exact=found.exact and least.exact and not slack)
     return replace(least, exact=False)
 
