@@ -50,10 +50,13 @@ def plan_command(args: argparse.Namespace) -> int:
 
 def partition_command(args: argparse.Namespace) -> int:
     from mpsplit.export.source import find_config, find_model
+    from mpsplit.export.unfinished import forget
 
     folder = (find_config if args.structure_only else find_model)(args.model)
     plan = _plan_for(args, folder, _started_ranks(args))
     if not args.serial and (code := _under_mpirun(plan.ranks, args)) is not None:
+        if code:
+            forget(Path(args.out), range(plan.ranks))  # of ranks that mpirun killed in the middle of a long call
         return code
     from mpsplit.export.partition import partition
 

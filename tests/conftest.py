@@ -6,10 +6,13 @@ The suite runs on one rank, and its mpi-marked tests again on 2 and 4. A test th
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import io
+import os
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,8 +117,28 @@ def pytest_unconfigure(config):
         print(f"== rank {mpi_rank()}\n{report._tw._file.getvalue()}", file=sys.__stderr__, flush=True)
 
 
+@contextmanager
+def turn(folder: Path, alone: bool):
+    """While the block runs, no test that asked to be alone runs beside it; who waits to be alone keeps the door shut for the others."""
+    with open(folder / "door", "w") as door, open(folder / "room", "w") as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def time_limit(request):
+def taking_turns(request, tmp_path_factory):
+    """Between the workers of pytest-xdist; ranks run the same test at the same time, and must."""
+    if not os.environ.get("PYTEST_XDIST_WORKER"):
+        yield
+        return
+    with turn(tmp_path_factory.getbasetemp().parent, request.node.get_closest_marker("alone") is not None):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def time_limit(request, taking_turns):
     """Ends this rank with the stacks of its threads when a test hangs; mpirun then ends the others."""
     marker = request.node.get_closest_marker("seconds")
     faulthandler.dump_traceback_later(marker.args[0] if marker else 120, exit=True, file=sys.__stderr__)

@@ -40,7 +40,7 @@ def test_the_commands_work(run, block):
     said = {line.split("mpsplit ")[1].split()[0]: run(line) for line in block.strip().splitlines() if "mpsplit" in line}
     if "verify" in said:
         assert said["run"].strip() == "7+6=13, 5+8+1=14. The answer is 143."
-        assert said["verify"].startswith("the same: logits at most ")
+        assert said["verify"].startswith("the same: f32 on native: logits at most ")
     elif "probe" in said:
         assert "memory reads" in said["probe"] and "tok/s" in said["plan"]
     elif "bench" in said:

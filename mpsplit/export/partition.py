@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ from mpsplit.export.slicing import IGNORABLE, build_whole, expected_weights, rop
 from mpsplit.export.source import read_config
 from mpsplit.export.structure import Shapes, Structure
 from mpsplit.export.tokenizer import copy_tokenizer, eos_ids
+from mpsplit.export.unfinished import forget, partial_folder
 from mpsplit.package.files import NUMPY_TYPES, write_json
 from mpsplit.package.manifest import FORM, MANIFEST, PARTITION, File, Manifest, RankPart, rank_folder
 from mpsplit.plan.cuts import EMBEDDING, HEAD, Part, source_of
@@ -133,10 +134,7 @@ def _all_or_nothing(out: Path, ranks: Iterable[int]):
         out.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        for rank in ranks:
-            shutil.rmtree(_partial(out, rank), ignore_errors=True)
-        with suppress(OSError):  # it holds something else, or another rank was faster
-            out.rmdir()
+        forget(out, ranks)
         raise
 
 
@@ -148,7 +146,7 @@ def _put_in_place(out: Path, ranks: Iterable[int], plan: Plan, comm: Communicato
     comm.exchange(None)
     for rank in ranks:
         shutil.rmtree(rank_folder(out, rank), ignore_errors=True)
-        os.replace(_partial(out, rank), rank_folder(out, rank))
+        os.replace(partial_folder(out, rank), rank_folder(out, rank))
     comm.exchange(None)
     if comm.host_lead:
         current = {rank_folder(out, rank).name for rank in range(plan.ranks)}
@@ -158,7 +156,7 @@ def _put_in_place(out: Path, ranks: Iterable[int], plan: Plan, comm: Communicato
 
 
 def _partition_rank(model: Model, plan: Plan, rank: int, out: Path, form: str) -> RankPart:
-    folder = _partial(out, rank)
+    folder = partial_folder(out, rank)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)  # a rank that fails early may have taken `out` away
     stage = slice_model(build_whole(model.folder), plan, rank, model.facts, shapes_alone)
@@ -179,10 +177,6 @@ def _partition_rank(model: Model, plan: Plan, rank: int, out: Path, form: str) -
 
 def _filled(name: str, part: Part, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(fingerprint(name, shape))
-
-
-def _partial(out: Path, rank: int) -> Path:
-    return out / f".rank-{rank}.partial"
 
 
 def _check_out(out: Path) -> None:

@@ -73,17 +73,12 @@ def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Cont
                 graph.of(name),
                 cache,
                 sum(len(str(layer)) + 1 for text in (graph, fused) for layer in text.of(name)),
-                embedding_elements(manifest, rank) if name == EMBEDDING else 0,
-                stored_row(manifest.dtype, manifest.facts.hidden) / manifest.facts.hidden,
+                len(shard.embed) if name == EMBEDDING else 0,
+                manifest,
             )
             for name in graph.in_order
         ),
     )
-
-
-def embedding_elements(manifest: Manifest, rank: int) -> int:
-    """Of embed.bin."""
-    return len(manifest.plan.shards[rank].embed) * manifest.facts.hidden
 
 
 def stored(layer: Layer) -> tuple[int, int]:
@@ -106,15 +101,17 @@ def stored_as(layer: Layer) -> tuple[str, int] | None:
     return None
 
 
-def _part(name: str, layers: tuple[Layer, ...], cache: int, graph: int, rows: int, row_bytes: int) -> Part:
+def _part(name: str, layers: tuple[Layer, ...], cache: int, graph: int, rows: int, manifest: Manifest) -> Part:
+    """`rows` of the embedding are its own as well."""
+    hidden = manifest.facts.hidden
     held = [stored(layer) for layer in layers]
     kinds: Counter[str] = Counter()
     for found in filter(None, map(stored_as, layers)):
         kinds[found[0]] += found[1]
     return Part(
         name,
-        rows + sum(weights for weights, _ in held),
-        rows * row_bytes + sum(size for _, size in held),
+        rows * hidden + sum(weights for weights, _ in held),
+        rows * stored_row(manifest.dtype, hidden) + sum(size for _, size in held),
         cache * sum(layer.type == ATTENTION for layer in layers),
         graph,
         dict(kinds),

@@ -17,6 +17,7 @@ from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.shards import Plan
 
 RUN = ("mpsplit", "run", "PACKAGE")
+UNREADABLE = (":", "pe")  # in a rankfile's path Open MPI 5.0 takes them for options of --map-by
 INVENTED = (
     "# These names were made up with the description of the machines: write the real ones, here and in the {other}.\n"
 )
@@ -36,8 +37,11 @@ def write(plan: Plan, cluster: Cluster, folder: Path, program: Sequence[str] = R
     assert plan.ranks == cluster.size, f"{plan.ranks} ranks on {cluster.size} devices"
     folder = Path(folder)
     hostfile, rankfile = folder / "hostfile", folder / "rankfile"
-    if ":" in str(rankfile):
-        raise LaunchError(f"mpirun reads no rankfile with a colon in its path, as in {rankfile}; use another folder")
+    for taken in UNREADABLE:
+        if taken in str(rankfile).lower():
+            raise LaunchError(
+                f"mpirun reads no rankfile with {taken!r} in its path, as in {rankfile}; use another folder, or its path from here"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     hostfile.write_text(hostfile_text(cluster), encoding="utf-8")
     rankfile.write_text(rankfile_text(cluster), encoding="utf-8")

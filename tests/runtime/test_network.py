@@ -17,6 +17,7 @@ def needed():
         pytest.skip(reason)
 
 
+@pytest.mark.alone
 @pytest.mark.seconds(200)
 @pytest.mark.parametrize("tensor, pipeline", [(2, 1), (1, 2)])
 @pytest.mark.parametrize("delay_ms", [1, 5])

@@ -35,7 +35,7 @@ def package(tmp_path_factory):
     make_model(model)
     facts = ModelFacts.from_config(read_config(model))
     partition(model, even_plan(facts, 2, 1), out, Alone())
-    convert(out, Alone(), find_pnnx(), Recipe.named("q8", 32))
+    convert(out, Alone(), find_pnnx(), Recipe.parse("q8", 32))
     return out
 
 
