@@ -82,7 +82,7 @@ def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Cont
 
 
 def embedding_elements(manifest: Manifest, rank: int) -> int:
-    """Of embed.bin."""
+    """Of its rows of the embedding."""
     return len(manifest.plan.shards[rank].embed) * manifest.facts.hidden
 
 
