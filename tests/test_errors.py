@@ -15,7 +15,7 @@ from mpsplit import launch
 from mpsplit.errors import LaunchError
 from mpsplit.launch import OPEN_MPI, explain
 from mpsplit.package.manifest import FORMAT_VERSION
-from tests.conftest import make_model
+from tests.conftest import make_model, weight_path
 
 MPSPLIT = [sys.executable, "-m", "mpsplit"]
 

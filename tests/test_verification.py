@@ -91,7 +91,8 @@ def damage(package, rank, layer, matrix):
         data.base.flush()
     else:
         weights = {
-            key: [np.array(array) for array in arrays] for key, arrays in read_weights(graph, folder / files.floats).items()
+            key: [np.array(array) for array in arrays]
+            for key, arrays in read_weights(graph, folder / files.floats).items()
         }
         weights[name][0].reshape(-1)[:100].view(np.uint32)[:] ^= 0x80000000
         write_weights(graph, weights, folder / files.floats)

@@ -154,9 +154,9 @@ def _texts(rank: int, graphs: Graphs, vault: Vault | None, facts: str | None = N
 def _check_room(package: Path, comm: Communicator, stores: dict[int, Store]) -> None:
     here = platform.node()
     needs = comm.exchange((here, _missing(stores)))
-    needed, free = sum(size for host, size in needs if host == here), shutil.disk_usage(package).free
-    if needed > free:
-        raise _no_room(package, needed, free)
+    needed = sum(size for host, size in needs if host == here)
+    if needed > shutil.disk_usage(package).free:
+        raise _no_room(package, needed)
 
 
 @contextmanager
@@ -166,16 +166,17 @@ def _full_disk_is_told(package: Path, stores: dict[int, Store]) -> Iterator[None
     except OSError as wrong:
         if wrong.errno not in NO_ROOM:
             raise
-        raise _no_room(package, _missing(stores), shutil.disk_usage(package).free) from None
+        raise _no_room(package, _missing(stores)) from None
 
 
 def _missing(stores: dict[int, Store]) -> int:
     return sum(store.missing for store in stores.values())
 
 
-def _no_room(package: Path, missing: int, free: int) -> ConvertError:
+def _no_room(package: Path, missing: int) -> ConvertError:
+    needed = f"the weights need {missing:,} bytes more" if missing else "the graphs do not fit"
     return ConvertError(
-        f"the weights need {missing:,} bytes more in {package.resolve()}, where {free:,} are free; make room there, or choose fewer bits "
+        f"{needed} in {package.resolve()}, where {shutil.disk_usage(package).free:,} are free; make room there, or choose fewer bits "
         "with --quant. What is there stays, and converting again goes on from it"
     )
 
