@@ -131,6 +131,13 @@ def build_parser() -> argparse.ArgumentParser:
         default="minmax",
         help="scale of a block by its largest weight, or by least squared error",
     )
+    p.add_argument(
+        "--share-with", metavar="PACKAGE", help="take weight files that are the same from there, one copy for both"
+    )
+    p.add_argument(
+        "--encrypt", action="store_true", help="seal all but the manifest; plain weights never reach the disk"
+    )
+    _add_keys(p)
     p.add_argument("--pnnx", metavar="PATH", help="another pnnx than the installed one")
     p.add_argument("--customop", metavar="LIB", help="operator library, for a pnnx built against the same libtorch")
     p.add_argument("--verify", metavar="MODEL", help="then compare with this model, as `mpsplit verify` does")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from mpsplit import launch
 from mpsplit.comm import mpi_rank, mpi_size, world
-from mpsplit.errors import PlanError, RunError
-from mpsplit.package.keys import KeySource
+from mpsplit.errors import ConvertError, PlanError, RunError
+from mpsplit.package.keys import Key, KeySource
 from mpsplit.package.manifest import GRAPH, MANIFEST, PARTITION, Manifest, rank_folder
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import KINDS, Quantisation, kind_of
@@ -89,20 +89,22 @@ def convert_command(args: argparse.Namespace) -> int:
 
     if args.verify:
         _check_original(partition, args.verify)  # before the work, not after it
+    key = _key_to_encrypt_with(args)
     recipe = Recipe.parse(args.quant, args.block, ",".join(args.quant_for), args.scales)
     pnnx = find_pnnx(args.pnnx, args.customop)
     if not args.serial and (code := _under_mpirun(ranks, args)) is not None:
         return code
     comm = world()
     began = time.perf_counter()
-    made = convert(package, comm, pnnx, recipe, Path(args.model) if args.model else None)
+    model, other = (Path(given) if given else None for given in (args.model, args.share_with))
+    made = convert(package, comm, pnnx, recipe, model, share_with=other, key=key)
     if comm.rank == 0 and made.manifest is None:
         print(f"made the graphs of {ranks} ranks in {package}, no weights: it was partitioned with --structure-only")
         print(f"next: mpsplit convert {package} --model DIR, where the weights are")
     elif comm.rank == 0:
         for part, read in zip(made.manifest.ranks, made.read, strict=True):
-            files = ", ".join(f"{file.path} {file.size:,} bytes" for file in part.files)
-            print(f"{files}; read {read:,} of {part.weight_bytes:,} bytes of weights")
+            size = sum(file.size for file in part.files)
+            print(f"{len(part.files)} files, {size:,} bytes; read {read:,} of {part.weight_bytes:,} bytes of weights")
         print(f"converted {package} in {time.perf_counter() - began:.1f} s; next: mpsplit run {package} --prompt Hello")
     return verify_command(_to_verify(args)) if args.verify else 0
 
@@ -229,6 +231,17 @@ def verify_command(args: argparse.Namespace) -> int:
     )
 
 
+def _key_to_encrypt_with(args: argparse.Namespace) -> Key | None:
+    keys = _keys(args)
+    if not args.encrypt and keys.asked:
+        raise ConvertError("a key was given, but not to encrypt with; add --encrypt, or leave the key out")
+    if args.encrypt and args.share_with:
+        raise ConvertError(
+            "encrypted packages share no files: each has its own way to write them; leave --share-with out"
+        )
+    return keys.find() if args.encrypt else None
+
+
 def _check_original(manifest: Manifest, model: str) -> Path:
     """The directory of a model that the package can have been made of."""
     from mpsplit.export.source import find_model
@@ -242,10 +255,11 @@ def _check_original(manifest: Manifest, model: str) -> Path:
 def _to_verify(args: argparse.Namespace) -> argparse.Namespace:
     """What `verify` is to do after `convert --verify MODEL`: what it does without options."""
     given = ["verify", args.package, args.verify]
-    options = dict.fromkeys(("engine", "prompts", "layers", "json", "key_file", "key_command", *GATED))
-    return argparse.Namespace(
-        package=args.package, model=args.verify, ranks=args.ranks, hostfile=args.hostfile, given=given, **options
-    )
+    for name in ("key_file", "key_command"):
+        given += [f"--{name.replace('_', '-')}", value] if (value := getattr(args, name)) else []
+    options = dict.fromkeys(("engine", "prompts", "layers", "json", *GATED))
+    same = {name: getattr(args, name) for name in ("package", "ranks", "hostfile", "key_file", "key_command")}
+    return argparse.Namespace(model=args.verify, given=given, **same, **options)
 
 
 def bench_command(args: argparse.Namespace) -> int:

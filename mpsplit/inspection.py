@@ -97,7 +97,7 @@ def twice(inspected: Inspected) -> list[str]:
         embedded = sum(part.weight_bytes for held in inspected.ranks if (part := held.part(EMBEDDING)))
         heads = sum(part.weight_bytes for held in inspected.ranks if (part := held.part(HEAD)))
         said.append(
-            f"the head is tied to the embedding and stored beside it: {embedded:,} bytes of {manifest.dtype} rows in embed.bin, "
+            f"the head is tied to the embedding and stored beside it: {embedded:,} bytes of {manifest.dtype} rows, "
             f"{heads:,} bytes of head and norm in the weights"
         )
     for group in manifest.plan.stages:

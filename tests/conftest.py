@@ -104,6 +104,14 @@ def transformers_answer(folder: Path, prompt: tuple[int, ...], new: int):
         return model(ids).logits[0].numpy(), tuple(model.generate(ids, **asked)[0, len(prompt) :].tolist())
 
 
+def weight_path(folder: Path, role: str = "floats", number: int = 0) -> Path:
+    """A weight file of a rank: its floats, its embedding, or one of the packed."""
+    from mpsplit.package.weight_files import WeightFiles
+
+    files = WeightFiles.load(folder)
+    return folder / (files.packed[number][1] if role == "packed" else getattr(files, role))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
     """Under mpirun rank 0 reports; the others keep their report to themselves unless something failed."""

@@ -11,6 +11,7 @@ from mpsplit import __version__, native
 from mpsplit.cli import build_parser
 from mpsplit.inspection import describe, inspect
 from mpsplit.package.manifest import Manifest
+from mpsplit.package.weight_files import WeightFiles
 from mpsplit.plan.shards import Plan
 from tests.conftest import EXAMPLE, make_model
 from tests.test_errors import CLEAN, MPSPLIT, refused
@@ -115,8 +116,8 @@ def test_inspect(package):
         "embed": "256..512",
         "head": "256..512",
     }
-    names = ("model.param", "fused.param", "model.bin", "embed.bin", "rank.txt")
-    assert set(told["ranks"][0]["files"]) == {f"rank-0/{name}" for name in names}
+    names = ("model.param", "fused.param", "rank.txt", *WeightFiles.load(package / "rank-0").names)
+    assert set(told["ranks"][0]["files"]) == {f"rank-0/{name}" for name in names} and len(names) == 5
     said = mpsplit("inspect", package)
     assert "LlamaForCausalLM" in said and "layer 0 .. 4, each" in said and "made without a cluster" in said
 

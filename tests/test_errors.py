@@ -15,7 +15,7 @@ from mpsplit import launch
 from mpsplit.errors import LaunchError
 from mpsplit.launch import OPEN_MPI, explain
 from mpsplit.package.manifest import FORMAT_VERSION
-from tests.conftest import make_model
+from tests.conftest import make_model, weight_path
 
 MPSPLIT = [sys.executable, "-m", "mpsplit"]
 
@@ -173,7 +173,7 @@ def test_more_or_fewer_ranks_than_the_package_has(package, started):
     [("change", "was changed: its sha256 differs"), ("cut", "bytes, the manifest says"), ("unlink", "is missing")],
 )
 def test_one_rank_with_a_damaged_file_ends_all(package, harm, message):
-    path = package / "rank-1" / "model.bin"
+    path = weight_path(package / "rank-1")
     data = path.read_bytes()
     path.unlink()
     if harm != "unlink":
@@ -268,7 +268,7 @@ def test_a_rank_killed_while_probing_is_named_and_the_old_file_stays(tmp_path):
     )  # fmt: skip
     victims = []
     while not victims and child.poll() is None:  # a rank that has begun to measure
-        victims = [pid for pid, _ in descendants(child.pid) if "memfd:quantised.bin" in maps(pid)]
+        victims = [pid for pid, _ in descendants(child.pid) if "memfd:packed.bin" in maps(pid)]
     os.kill(victims[-1], signal.SIGKILL)
     said = [line for line in child.communicate(timeout=20)[1].splitlines() if "other processes use" not in line]
     assert child.returncode == 2 and len(said) == 1 and said[0].startswith("mpsplit: rank ")

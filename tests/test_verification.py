@@ -14,10 +14,11 @@ from mpsplit.comm import Alone
 from mpsplit.gate import LIMITS, failures
 from mpsplit.package.agreement import Agreement, PartAgreement
 from mpsplit.package.anatomy import anatomy
-from mpsplit.package.manifest import GRAPH, QUANTISED, WEIGHTS, File, Manifest, rank_folder
+from mpsplit.package.manifest import GRAPH, File, Manifest, rank_folder
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import LAYER, QLinear, Quantisation
 from mpsplit.package.recipe import Recipe
+from mpsplit.package.weight_files import WeightFiles, inside
 from mpsplit.package.weights import ALIGNMENT, read_weights, write_weights
 from mpsplit.parting import first_parting
 from mpsplit.runtime.load import load_loop
@@ -83,18 +84,28 @@ def damage(package, rank, layer, matrix):
     parts = anatomy(graph, manifest.plan.shards[rank].layers.start)
     found = [part for part in parts.of(f"layer {layer}") if part.type in (LAYER, "Gemm")]
     name = dict(zip(MATRICES, found, strict=True))[matrix].name
-    if (folder / QUANTISED).is_file():
-        data, q = bytearray((folder / QUANTISED).read_bytes()), QLinear.of(graph_layer(graph, name))
-        for place in range(q.offset * ALIGNMENT, q.offset * ALIGNMENT + q.bytes // 2, 3):
-            data[place] ^= 0x35
-        (folder / QUANTISED).write_bytes(data)
+    files = WeightFiles.load(folder)
+    if files.packed:
+        data = matrix_of(folder, QLinear.of(graph_layer(graph, name)))
+        data[: len(data) // 2 : 3] ^= 0x35
+        data.base.flush()
     else:
         weights = {
-            key: [np.array(array) for array in arrays] for key, arrays in read_weights(graph, folder / WEIGHTS).items()
+            key: [np.array(array) for array in arrays]
+            for key, arrays in read_weights(graph, folder / files.floats).items()
         }
         weights[name][0].reshape(-1)[:100].view(np.uint32)[:] ^= 0x80000000
-        write_weights(graph, weights, folder / WEIGHTS)
+        write_weights(graph, weights, folder / files.floats)
     rehash(package, manifest)
+
+
+def matrix_of(folder, q):
+    """The bytes of a packed matrix, to be written to."""
+    files = WeightFiles.load(folder)
+    number = inside(files.spans(folder), q.offset, q.bytes)
+    begin, name = files.packed[number]
+    start = (q.offset - begin) * ALIGNMENT
+    return np.memmap(folder / name, np.uint8, "r+")[start : start + q.bytes]
 
 
 def graph_layer(graph, name):
@@ -143,10 +154,10 @@ def test_a_damaged_layer_of_4_bits_is_named_and_one_that_is_not_finite_too(quant
     damage(package, 0, 3, "up")
     found = run(Alone(), package, EXAMPLE)
     assert first_parting(found.parts, LIMITS["q4"].own).where == "layer 3 (mlp)"
-    graph, data = Param.load(package / "rank-0" / GRAPH), bytearray((package / "rank-0" / QUANTISED).read_bytes())
-    q = QLinear.of([part for part in anatomy(graph, 0).of("layer 1") if part.type == LAYER][0])
-    data[q.offset * ALIGNMENT : q.offset * ALIGNMENT + q.bytes] = b"\x7f" * q.bytes
-    (package / "rank-0" / QUANTISED).write_bytes(data)
+    graph = Param.load(package / "rank-0" / GRAPH)
+    data = matrix_of(package / "rank-0", QLinear.of([p for p in anatomy(graph, 0).of("layer 1") if p.type == LAYER][0]))
+    data[:] = 0x7F
+    data.base.flush()
     rehash(package, Manifest.load(package))
     found = run(Alone(), package, EXAMPLE)
     assert first_parting(found.parts, LIMITS["q4"].own).where == "layer 1 (attention)"

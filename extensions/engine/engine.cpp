@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 
 #include "failure.h"
 #include "top_k.h"
@@ -34,18 +33,21 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
             sin_.push_back(float(std::sin(angle)) * facts_.rope_scaling);
         }
     setting_.rotation = {cos_.data(), sin_.data()};
-    if (std::ifstream(folder + "/quantised.bin")) packed_ = Mapped(folder + "/quantised.bin", Reading::whole);
-    setting_.packed = packed_.data;
-    setting_.packed_bytes = packed_.bytes;
+    std::vector<Mapped::Placed> placed;
+    for (const auto& [offset, name] : facts_.packed) placed.push_back({folder + "/" + name, size_t(offset) * 64});
+    packed_ = Mapped(placed, Reading::whole);
+    setting_.packed.data = packed_.data;
+    for (const auto& [begin, bytes] : packed_.pieces) setting_.packed.pieces.push_back({int64_t(begin), int64_t(bytes)});
     if (facts_.first_stage) {
-        embedding_ = Mapped(folder + "/embed.bin", Reading::here_and_there);
+        const std::string path = folder + "/" + facts_.embedding;
+        embedding_ = Mapped(path, Reading::here_and_there);
         format_.emplace(facts_.dtype, facts_.hidden);
         const size_t needed = size_t(facts_.embed_rows) * format_->row_bytes();
         if (embedding_.bytes < needed)
-            throw Failure(folder + "/embed.bin has " + std::to_string(embedding_.bytes) + " bytes, " + std::to_string(facts_.embed_rows) +
+            throw Failure(path + " has " + std::to_string(embedding_.bytes) + " bytes, " + std::to_string(facts_.embed_rows) +
                           " rows take " + std::to_string(needed) + "; copy it again or convert again");
     }
-    graph_ = std::make_unique<Graph>(folder + "/fused.param", folder + "/model.bin", setting_);
+    graph_ = std::make_unique<Graph>(folder + "/fused.param", folder + "/" + facts_.floats, setting_);
     hidden_in_ = graph_->blob("hidden");
     hidden_out_ = graph_->blob("hidden_out");
     logits_ = graph_->blob("logits");

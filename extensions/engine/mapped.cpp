@@ -2,13 +2,14 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
 #include <utility>
 
 #include "failure.h"
@@ -16,7 +17,7 @@
 namespace mpsplit {
 namespace {
 
-constexpr size_t huge = size_t(2) << 20;
+constexpr size_t huge = Mapped::large_page;
 constexpr int populate_read = 22;  // MADV_POPULATE_READ, which older headers lack
 constexpr size_t piece = size_t(32) << 20;
 
@@ -46,44 +47,60 @@ size_t in_large_pages() {
 // A file that only memory has, made for one reader to use up: a memfd that may still be sealed. Others, those of tmpfs too, may not.
 bool is_used_up(int file) { return fcntl(file, F_GET_SEALS) == 0; }
 
-// The file's bytes in anonymous memory, which the kernel gives in large pages. What is used up is not held twice.
+// The file's bytes in anonymous memory, which the kernel gives in large pages: all but its end, behind which there is no memory that a
+// large page could take. What is used up is not held twice.
 bool copy(const std::string& path, int file, uint8_t* to, size_t bytes) {
     const int emptied = is_used_up(file) ? open(path.c_str(), O_RDWR | O_CLOEXEC) : -1;
-    if (mmap(to, rounded_up(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) return false;
-    madvise(to, rounded_up(bytes), MADV_HUGEPAGE);
+    if (mmap(to, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) return false;
+    madvise(to, bytes, MADV_HUGEPAGE);
     size_t at = 0;
     for (ssize_t got = 1; got > 0 && at < bytes; at += size_t(std::max<ssize_t>(got, 0))) {
         got = pread(file, to + at, std::min(bytes - at, piece), off_t(at));
         if (got > 0 && emptied >= 0) fallocate(emptied, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(at), off_t(got));
     }
     if (emptied >= 0) close(emptied);
-    return at == bytes && mprotect(to, rounded_up(bytes), PROT_READ) == 0;
+    return at == bytes && mprotect(to, bytes, PROT_READ) == 0;
+}
+
+bool map(const std::string& path, int file, uint8_t* to, size_t bytes, Reading reading) {
+    if (mmap(to, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) return false;
+    if (reading != Reading::whole || bytes < huge) return true;
+    const size_t before = in_large_pages();
+    // what is not in memory yet is read in large pages where kernel and file system can; what is there already stays as it is
+    madvise(to, bytes, MADV_HUGEPAGE);
+    madvise(to, bytes, populate_read);
+    const size_t possible = bytes / huge * huge;  // the end lies in small pages
+    return in_large_pages() - before >= possible / 32 * 31 || copy(path, file, to, bytes);
+}
+
+void map(const std::string& path, uint8_t* to, size_t bytes, Reading reading) {
+    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    const bool fine = file >= 0 && map(path, file, to, bytes, reading);
+    const int why = errno;
+    if (file >= 0) close(file);
+    if (!fine) throw Failure(path + " cannot be read: " + std::strerror(why));
 }
 
 }  // namespace
 
-Mapped::Mapped(const std::string& path, Reading reading) {
-    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    struct stat found = {};
-    bool fine = file >= 0 && fstat(file, &found) == 0;
-    bytes = fine ? size_t(found.st_size) : 0;
-    uint8_t* memory = nullptr;
-    if (fine && bytes) {
-        const size_t before = in_large_pages();
-        memory = addresses(bytes);
-        fine = memory && mmap(memory, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) != MAP_FAILED;
-        if (fine && reading == Reading::whole && bytes >= huge) {
-            // what is not in memory yet is read in large pages where kernel and file system can; what is there already stays as it is
-            madvise(memory, bytes, MADV_HUGEPAGE);
-            madvise(memory, bytes, populate_read);
-            copied = in_large_pages() - before < bytes / 32 * 31;  // the last page is a small one
-            fine = !copied || copy(path, file, memory, bytes);
-        }
+Mapped::Mapped(const std::vector<Placed>& files, Reading reading) {
+    std::vector<Piece> found;
+    size_t end = 0;
+    for (const auto& [path, begin] : files) {
+        std::error_code wrong;
+        const size_t size = std::filesystem::file_size(path, wrong);
+        if (wrong) throw Failure(path + " cannot be read: " + wrong.message());
+        if (begin % huge || begin < end) throw Failure(path + " lies where another file does; convert the package again");
+        found.push_back({begin, size});
+        end = begin + size;
     }
-    const int why = errno;
-    if (file >= 0) close(file);
-    data = memory;
-    if (!fine) throw Failure(path + " cannot be read: " + std::strerror(why));
+    Mapped room;  // gives the addresses back when a file cannot be mapped
+    room.bytes = end;
+    if (end && !(room.data = addresses(end))) throw Failure(files.back().path + " cannot be read: no addresses for " + std::to_string(end) + " bytes");
+    for (size_t i = 0; i < files.size(); i++)
+        if (found[i].bytes) map(files[i].path, const_cast<uint8_t*>(room.data) + found[i].begin, found[i].bytes, reading);
+    room.pieces = std::move(found);
+    *this = std::move(room);
 }
 
 Mapped::~Mapped() {
@@ -95,7 +112,7 @@ Mapped::Mapped(Mapped&& other) noexcept { *this = std::move(other); }
 Mapped& Mapped::operator=(Mapped&& other) noexcept {
     std::swap(data, other.data);
     std::swap(bytes, other.bytes);
-    std::swap(copied, other.copied);
+    std::swap(pieces, other.pieces);
     return *this;
 }
 

@@ -1,9 +1,10 @@
-// A file as memory. Processes that map the same file share its pages.
+// Files as memory, one or several in one range of addresses. Processes that map the same file share its pages.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace mpsplit {
 
@@ -13,15 +14,26 @@ enum class Reading { here_and_there, whole };
 
 class Mapped {
   public:
+    static constexpr size_t large_page = size_t(2) << 20;
+
+    struct Placed {
+        std::string path;
+        size_t begin = 0;  // bytes from the first address, a multiple of large_page
+    };
+    struct Piece {
+        size_t begin, bytes;
+    };
+
     Mapped() = default;
-    Mapped(const std::string& path, Reading reading);  // throws a Failure that names the path
+    Mapped(const std::vector<Placed>& files, Reading reading);  // in ascending order; throws a Failure that names the path
+    Mapped(const std::string& path, Reading reading) : Mapped(std::vector<Placed>{{path}}, reading) {}
     ~Mapped();
     Mapped(Mapped&& other) noexcept;
     Mapped& operator=(Mapped&& other) noexcept;
 
     const uint8_t* data = nullptr;
-    size_t bytes = 0;
-    bool copied = false;  // the page cache has the file in small pages, so this is a copy in large ones
+    size_t bytes = 0;           // from the first address to the end of the last file
+    std::vector<Piece> pieces;  // where the files lie; there is nothing to read between them
 };
 
 }  // namespace mpsplit

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <regex>
 #include <sstream>
 #include <utility>
 
@@ -28,6 +29,8 @@ std::vector<T> all(std::istream& words) {
 bool possible(const RankFacts& f) {
     for (int count : {f.window, f.embed_start, f.embed_rows, f.head_start, f.head_rows})
         if (count < 0 || count > most) return false;
+    for (const auto& [offset, name] : f.packed)
+        if (offset < 0) return false;
     for (int member : f.group)
         if (member < 0 || member >= f.ranks) return false;
     for (float frequency : f.inverse_frequencies)
@@ -35,6 +38,12 @@ bool possible(const RankFacts& f) {
     return f.ranks > 0 && f.rank >= 0 && f.rank < f.ranks && f.hidden > 0 && f.hidden <= most && f.context > 0 && f.context <= most &&
            !f.group.empty() && f.group.size() <= size_t(f.ranks) && !f.inverse_frequencies.empty() && std::isfinite(f.rope_scaling) &&
            int64_t(f.context) * int64_t(f.inverse_frequencies.size()) <= most_angles;
+}
+
+// No way out of the folder; mpsplit/package/weight_files.py has the same.
+bool stays_inside(const std::string& name) {
+    static const std::regex plain("weights/[A-Za-z0-9_-]{1,64}[.]bin");
+    return name.size() < 100 && std::regex_match(name, plain);
 }
 
 }  // namespace
@@ -47,8 +56,10 @@ RankFacts RankFacts::load(const std::string& path) {
         throw Failure(path + " is encrypted, and mpsplit-rank has no keys; start `mpsplit run` with --key-file on every rank instead");
     file.clear();
     file.seekg(0);
+    std::map<std::string, std::string> text;  // what stands behind a name; "packed" stands on several lines
+    for (std::string name, line; file >> name && std::getline(file, line);) text[name] += line;
     std::map<std::string, std::istringstream> lines;
-    for (std::string name, line; file >> name && std::getline(file, line);) lines[name] = std::istringstream(line);
+    for (const auto& [name, words] : text) lines[name] = std::istringstream(words);
     RankFacts facts;
     auto read = [&](const char* name, auto& value) {
         if (!lines.count(name) || !(lines[name] >> value)) throw Failure(path + " has no " + name + "; convert the package again");
@@ -64,6 +75,19 @@ RankFacts RankFacts::load(const std::string& path) {
     read("dtype", facts.dtype);
     read("first_stage", facts.first_stage);
     read("rope_scaling", facts.rope_scaling);
+    auto check = [&](const std::string& name) {
+        if (!stays_inside(name)) throw Failure(path + " is damaged: weights are said to be in " + name + "; convert the package again");
+    };
+    read("floats", facts.floats);
+    check(facts.floats);
+    if (facts.first_stage) {
+        read("embedding", facts.embedding);
+        check(facts.embedding);
+    }
+    for (RankFacts::Placed file; lines["packed"] >> file.offset >> file.name;) {
+        check(file.name);
+        facts.packed.push_back(file);
+    }
     facts.group = all<int>(lines["group"]);
     facts.inverse_frequencies = all<float>(lines["inverse_frequencies"]);
     if (!possible(facts)) throw Failure(path + " is damaged: its numbers cannot be; convert the package again");

@@ -17,6 +17,13 @@ struct RankFacts {
     std::vector<float> inverse_frequencies;
     float rope_scaling = 1;
 
+    struct Placed {
+        int offset;  // in units of 64 bytes, a multiple of 2 MB
+        std::string name;
+    };
+    std::string floats, embedding;  // files beside rank.txt: what ncnn's own layers have, and the embedding of a first stage
+    std::vector<Placed> packed;     // the matrices of QLinear, as they lie one behind the other
+
     static RankFacts load(const std::string& path);  // throws a Failure
 };
 

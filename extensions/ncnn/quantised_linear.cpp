@@ -3,16 +3,6 @@
 #include <stdexcept>
 
 namespace mpsplit {
-namespace {
-
-// `bytes` of quantised.bin at `offset`, nullptr where there are not so many
-const uint8_t* at(const Setting& setting, int64_t offset, int64_t bytes) {
-    constexpr int64_t unit = 64;
-    bool inside = offset >= 0 && bytes >= 0 && offset * unit + bytes <= int64_t(setting.packed_bytes);
-    return inside ? setting.packed + offset * unit : nullptr;
-}
-
-}  // namespace
 
 int QuantisedLinear::load_param(const ncnn::ParamDict& params) {
     setting = static_cast<Setting*>(userdata);
@@ -22,8 +12,8 @@ int QuantisedLinear::load_param(const ncnn::ParamDict& params) {
         auto param = [&](int id) { return params.get(10 * count + id, -1); };
         const Shape shape = {param(0), param(1), param(2), param(3)};
         const int bytes = param(5), bias = param(6);
-        const uint8_t* packed = at(*setting, param(4), bytes);
-        biases[count] = bias < 0 ? nullptr : reinterpret_cast<const float*>(at(*setting, bias, 4 * int64_t(shape.n)));
+        const uint8_t* packed = setting->packed.at(param(4), bytes);
+        biases[count] = bias < 0 ? nullptr : reinterpret_cast<const float*>(setting->packed.at(bias, 4 * int64_t(shape.n)));
         if (!packed || (bias >= 0 && !biases[count])) return -1;
         try {
             weights[count] = view(shape, packed, bytes);

@@ -12,10 +12,26 @@
 
 namespace mpsplit {
 
+// Packed weights: one space of addresses in which several files lie, with nothing between them.
+struct Packed {
+    struct Piece {
+        int64_t begin, bytes;
+    };
+    const uint8_t* data = nullptr;
+    std::vector<Piece> pieces;
+
+    // `bytes` at an offset in units of 64, nullptr where they are not all of one file
+    const uint8_t* at(int64_t offset, int64_t bytes) const {
+        const int64_t begin = offset * 64;
+        for (const Piece& piece : pieces)
+            if (begin >= piece.begin && bytes >= 0 && begin + bytes <= piece.begin + piece.bytes) return data + begin;
+        return nullptr;
+    }
+};
+
 struct Setting {
     std::map<int, std::shared_ptr<Comm>> groups;  // by the ids of the graph
-    const uint8_t* packed = nullptr;              // quantised.bin
-    size_t packed_bytes = 0;
+    Packed packed;
     int threads = 1;
     int context = 0, window = 0;  // tokens; 0: no window
     Rotation rotation = {};

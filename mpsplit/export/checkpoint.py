@@ -76,12 +76,7 @@ class Checkpoint:
 
     def floats(self, name: str, part: Part = WHOLE, start: int = 0, stop: int | None = None) -> np.ndarray:
         """The same in float32."""
-        piece = self.stored(name, part, start, stop)
-        if self.entries[name].dtype == "BF16":
-            wide = piece.astype(np.uint32)
-            wide <<= 16
-            return wide.view(np.float32)
-        return piece.astype(np.float32, copy=False)
+        return widened(self.stored(name, part, start, stop), self.entries[name].dtype)
 
     def check(self, expected: dict[str, tuple[int, ...]], ignorable: tuple[str, ...]) -> tuple[str, ...]:
         """The names nobody needs, when all others are there in the right shape."""
@@ -122,6 +117,15 @@ class Checkpoint:
             if entry.dtype not in NUMPY_TYPES:
                 raise ModelError(f"{name} has type {entry.dtype}; weights must be {', '.join(NUMPY_TYPES)}")
         return found
+
+
+def widened(stored: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 of what `stored` gave."""
+    if dtype == "BF16":
+        wide = stored.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    return stored.astype(np.float32, copy=False)
 
 
 def _rows(entry: Entry, part: Part, start: int, stop: int | None) -> tuple[int, tuple[int, ...]]:

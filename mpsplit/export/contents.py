@@ -1,34 +1,36 @@
-"""What is in a rank's weight files, byte by byte, before there are any. In: the final Param. Out: each file as a list of Arrays.
+"""What is in a rank's weight files, byte by byte, before there are any. In: the final Param. Out: each file as Arrays.
 
-quantised.bin holds the matrices of QLinear layers and their biases, model.bin what other layers own as ncnn reads it, embed.bin rows of
-the embedding as the checkpoint has them. Invariant: the bytes of a file follow from the graph and the checkpoint alone, and any
-of its pieces can be made without the others.
+Packed files hold the matrices of a decoder layer's QLinear layers and their biases, one has rows of the embedding as the checkpoint has them,
+one what other layers own, as ncnn reads it. Invariant: the bytes of a file follow from its arrays' names, cuts and encodings and from the
+checkpoint alone, and any of its pieces can be made without the others.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
-from mpsplit.export.checkpoint import Checkpoint
+from mpsplit.export.checkpoint import Checkpoint, widened
 from mpsplit.export.encode import Encoder
 from mpsplit.native import kernels
 from mpsplit.package import embedding
-from mpsplit.package.manifest import EMBED, QUANTISED, WEIGHTS
-from mpsplit.package.param import Param
+from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import LAYER as QLINEAR
 from mpsplit.package.quantisation import QLinear, Quantisation
 from mpsplit.package.recipe import Recipe
 from mpsplit.package.weights import ALIGNMENT, FLAG, FLOAT_BYTES, arrays_of, weights_of
-from mpsplit.plan.cuts import EMBEDDING, Part, part_of, source_of
+from mpsplit.plan.cuts import EMBEDDING, Part, layer_of, part_of, source_of
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Shard
 
 ROWS_AT_ONCE = 8 << 20  # bytes of float32 that are held at a time
 PANEL = 16  # rows that are packed together: more at a time give the same bytes
+LAYOUT = 1  # another number where the same arrays give other bytes than before
 
 
 @dataclass(frozen=True)
@@ -61,36 +63,62 @@ class Array:
             else:
                 yield start, stop, self.bytes // rows * (stop - start)
 
-    def make(self, checkpoint: Checkpoint, start: int, stop: int) -> np.ndarray:
+    @property
+    def outline(self) -> str:
+        """All that decides the bytes, but for those of the checkpoint."""
+        how = self.encoder.text if self.encoder else ""
+        return f"{self.name} {self.part.axis} {self.part.range} {self.shape} {self.kind} {how} {self.before.hex()} {self.after}"
+
+    def make(self, stored: np.ndarray, dtype: str, start: int) -> np.ndarray:
+        """What is written of rows `start` and following, which the checkpoint has as `stored` in `dtype`."""
         if self.kind == "own":
-            return checkpoint.stored(self.name, self.part, start, stop)
-        rows = checkpoint.floats(self.name, self.part, start, stop)
+            return stored
+        rows = widened(stored, dtype)
         if self.kind == "rows":
             return embedding.stored(rows, self.encoder.how.block)
         return self.encoder(rows, start) if self.kind == "packed" else rows
 
 
-def contents(
-    param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, recipe: Recipe
-) -> dict[str, list[Array]]:
-    """File name -> its arrays in order."""
-    files: dict[str, list[Array]] = {WEIGHTS: [], QUANTISED: [], EMBED: []}
-    for layer in param.layers:
-        names = weights_of(layer)
-        parts = [(source_of(name, facts), part_of(name, shard, facts)) for name in names]
-        if layer.type == QLINEAR:
-            files[QUANTISED] += _of_linear(QLinear.of(layer), parts, recipe.scales)
-            continue
-        for (name, part), (shape, flagged) in zip(parts, arrays_of(layer), strict=True):
-            size = FLOAT_BYTES * math.prod(shape)
-            files[WEIGHTS].append(Array(name, part, shape, "float", size, before=FLAG * flagged))
+@dataclass(frozen=True)
+class WeightFile:
+    """`role`: "packed", "embedding" or "floats"; `offset`: where a packed one lies among them."""
+
+    role: str
+    arrays: tuple[Array, ...]
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        return sum(array.total for array in self.arrays)
+
+    @property
+    def outline(self) -> str:
+        """A hash: files of one outline differ only where their checkpoints do."""
+        return hashlib.sha256("\n".join([str(LAYOUT), *(a.outline for a in self.arrays)]).encode()).hexdigest()[:32]
+
+
+def contents(param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, recipe: Recipe) -> list[WeightFile]:
+    """In the order in which they are made."""
+    files = []
+    linears = [layer for layer in param.layers if layer.type == QLINEAR]
+    for _, run in groupby(linears, lambda layer: layer_of(f"{layer.name}.weight")):
+        layers = list(run)
+        arrays = [a for layer in layers for a in _of_linear(layer, _parts(layer, shard, facts), recipe.scales)]
+        files.append(WeightFile("packed", tuple(arrays), QLinear.of(layers[0]).offset))
     if shard.stage == 0:
-        files[EMBED].append(_embedding(shard, facts, checkpoint, recipe.embedding))
-    else:
-        del files[EMBED]
-    if not files[QUANTISED]:
-        del files[QUANTISED]
-    return files
+        files.append(WeightFile("embedding", (_embedding(shard, facts, checkpoint, recipe.embedding),)))
+    floats = [
+        Array(*source, shape, "float", FLOAT_BYTES * math.prod(shape), before=FLAG * flagged)
+        for layer in param.layers
+        if layer.type != QLINEAR
+        for source, (shape, flagged) in zip(_parts(layer, shard, facts), arrays_of(layer), strict=True)
+    ]
+    return [*files, WeightFile("floats", tuple(floats))]
+
+
+def _parts(layer: Layer, shard: Shard, facts: ModelFacts) -> list[tuple[str, Part]]:
+    """The tensors of the checkpoint that a layer owns parts of."""
+    return [(source_of(name, facts), part_of(name, shard, facts)) for name in weights_of(layer)]
 
 
 def _embedding(shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, how: Quantisation | None) -> Array:
@@ -102,7 +130,8 @@ def _embedding(shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, how: Qua
     return Array(EMBEDDING, part, shape, "own", checkpoint.entries[EMBEDDING].itemsize * math.prod(shape))
 
 
-def _of_linear(q: QLinear, parts: list[tuple[str, Part]], scales: str) -> list[Array]:
+def _of_linear(layer: Layer, parts: list[tuple[str, Part]], scales: str) -> list[Array]:
+    q = QLinear.of(layer)
     encoder = Encoder(Quantisation(q.bits, q.block), scales)
     matrix = Array(*parts[0], (q.n, q.k), "packed", q.bytes, encoder, after=-q.bytes % ALIGNMENT)
     size = FLOAT_BYTES * q.n

@@ -1,56 +1,45 @@
 """`mpsplit convert`: every rank turns its trace into graphs and streams its weights beside them. In: a partition. Out: a package.
 
-Invariant: what was there before stays whole until every rank has made all of its files; then they take their names, and
-manifest.json is written last. Interrupted at any moment and started again, it does what is missing, and the bytes are the same.
+Invariant: what was there before stays whole until every rank has all of its weights, under names that say what is in them, and its texts beside
+their places; then these take their names, and manifest.json is the last. Interrupted at any moment and started again, it does what is
+missing, and the bytes are the same. With a key, no plain byte of what is made touches the disk.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
-import os
 import platform
 import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError
-from mpsplit.export import stream
 from mpsplit.export.checkpoint import Checkpoint
-from mpsplit.export.contents import Array, contents
+from mpsplit.export.contents import contents
 from mpsplit.export.graphs import Graphs, make_graphs
 from mpsplit.export.origin import Origin, open_model
 from mpsplit.export.pnnx import Pnnx
 from mpsplit.export.schedule import check_schedules
+from mpsplit.export.store import Index, Store
 from mpsplit.package.embedding import dtype_of
-from mpsplit.package.files import beside, write_json
-from mpsplit.package.manifest import (
-    EMBED,
-    FORM,
-    FUSED,
-    GRAPH,
-    MANIFEST,
-    PARTITION,
-    QUANTISED,
-    RANK_TEXT,
-    WEIGHTS,
-    File,
-    Manifest,
-    rank_folder,
-)
+from mpsplit.package.files import beside, json_text
+from mpsplit.package.keys import Key
+from mpsplit.package.manifest import FORM, FUSED, GRAPH, MANIFEST, PARTITION, RANK_TEXT, File, Manifest, rank_folder
 from mpsplit.package.rank_text import rank_text
 from mpsplit.package.recipe import Recipe
-from mpsplit.package.verified import read_sha256
+from mpsplit.package.sealed import MAGIC, Vault
 from mpsplit.plan.cuts import EMBEDDING, linears_of
 from mpsplit.progress import bytes_bar, track
 
-FILES = (GRAPH, FUSED, WEIGHTS, QUANTISED, EMBED, RANK_TEXT)
 FLOAT = Recipe()
-STAMP = "weights.json"  # which weight files are whole, and the key they were made under
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+Texts = dict[str, bytes]  # by path in the package, as they will be on the disk
 
 
 @dataclass(frozen=True)
@@ -61,80 +50,55 @@ class Conversion:
     read: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Work:
-    """One rank's weight files, by name; `key` stands for all that decides their bytes."""
-
-    folder: Path
-    key: str
-    files: dict[str, list[Array]]
-
-    @property
-    def missing(self) -> int:
-        """Bytes that are not on the disk yet."""
-        if self.hashes() is not None:
-            return 0
-        return sum(stream.size_of(a) - stream.done_of(self.folder / n, self.key) for n, a in self.files.items())
-
-    def hashes(self) -> dict[str, str] | None:
-        """Of the files, when all of them are whole, whether they have their names already or not."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            stamp = json.loads((self.folder / STAMP).read_text(encoding="utf-8"))
-            if stamp["key"] == self.key and all(read_sha256(self._newest(n)) == stamp["files"][n] for n in self.files):
-                return stamp["files"]
-        return None
-
-    def _newest(self, name: str) -> Path:
-        partial = stream.partial_path(self.folder / name, self.key)
-        return partial if partial.exists() else self.folder / name
-
-    def forget_others(self) -> None:
-        """What an interrupted conversion of another kind left."""
-        ours = {stream.partial_path(self.folder / name, self.key) for name in FILES}
-        for name in FILES:
-            for old in self.folder.glob(f".{name}.*.partial"):
-                if old not in ours:
-                    old.unlink()
-
-
 def convert(
-    package: Path, comm: Communicator, pnnx: Pnnx, recipe: Recipe = FLOAT, model: Path | None = None
+    package: Path,
+    comm: Communicator,
+    pnnx: Pnnx,
+    recipe: Recipe = FLOAT,
+    model: Path | None = None,
+    *,
+    share_with: Path | None = None,
+    key: Key | None = None,
 ) -> Conversion:
-    """Converts the slice of this rank, or of all ranks when there is only this process. `model`: where the checkpoint is by now."""
+    """Converts the slice of this rank, or of all ranks when there is only this process. `model`: where the checkpoint is by now;
+    `share_with`: a package to take weight files from; `key`: what to encrypt with."""
     partition = Manifest.load(package, PARTITION)
     if partition.tools[FORM] != pnnx.form:
         raise ConvertError(
             f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form {pnnx.form}"
         )
     recipe.check(linears_of(partition.facts), partition.facts.hidden)
+    mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
+    vault = _vault(rank_folder(package, mine[0]), comm, key)
+    tokenizer = _tokenizer(package, partition, comm, vault)
     origin, checkpoint = Origin.load(package), None
     if origin or model:
         checkpoint, origin = open_model(origin, model)
         own = checkpoint.entries[EMBEDDING].dtype
         partition = replace(partition, dtype=dtype_of(recipe.embedding.block) if recipe.embedding else own)
-    mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
-    graphs = {rank: make_graphs(partition, package, rank, pnnx, recipe) for rank in track(mine, "graphs")}
-    schedules = _of_everybody(comm, {rank: made.schedule for rank, made in graphs.items()})
-    check_schedules(partition.plan, schedules)
-    texts = {rank: _texts(partition, rank, made) for rank, made in graphs.items()}
+    stores: dict[int, Store] = {}
+    with _full_disk_is_told(package, stores):
+        graphs = {
+            rank: make_graphs(partition, package, rank, pnnx, recipe, not vault) for rank in track(mine, "graphs")
+        }
+    check_schedules(partition.plan, _of_everybody(comm, {rank: made.schedule for rank, made in graphs.items()}))
     if checkpoint is None:
-        for rank in mine:
-            _write(rank_folder(package, rank), texts[rank])
-        comm.exchange(None)
+        texts = {name: text for rank in mine for name, text in _texts(rank, graphs[rank], vault).items()}
+        with _beside(package, texts):
+            comm.exchange(None)
         return Conversion(None, (0,) * partition.plan.ranks)
-    work = {rank: _work(partition, package, rank, graphs[rank], checkpoint, origin, recipe) for rank in mine}
-    _check_space(package, comm, work.values())
-    read = {rank: _stream(rank, work[rank], checkpoint) for rank in mine}
-    checkpoint.close()
-    comm.exchange(None)  # everybody has everything
-    if comm.host_lead:
-        (package / MANIFEST).unlink(missing_ok=True)
-    comm.exchange(None)
-    files = _of_everybody(comm, {rank: _put_in_place(package, work[rank], texts[rank]) for rank in mine})
-    made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": str(recipe)}
-    manifest = partition.with_files(files, made_with)
-    if comm.host_lead:
-        manifest.save(package)
+    others = _ranks_of(share_with) if share_with else []
+    for rank in mine:
+        files = contents(graphs[rank].param, partition.plan.shards[rank], partition.facts, checkpoint, recipe)
+        stores[rank] = Store(package, rank, files, checkpoint, origin, vault, others)
+    _check_room(package, comm, stores)
+    with _full_disk_is_told(package, stores):
+        read = {rank: _fill(rank, store, checkpoint) for rank, store in stores.items()}
+        checkpoint.close()
+        texts = {r: _texts(r, graphs[r], vault, rank_text(partition, r, stores[r].weight_files)) for r in mine}
+        manifest = _commit(package, comm, partition, recipe, stores, texts, tokenizer, vault)
+    for store in stores.values():
+        store.forget_others()
     return Conversion(manifest, tuple(_of_everybody(comm, read)))
 
 
@@ -144,72 +108,127 @@ def _of_everybody(comm: Communicator, own: dict[int, object]) -> list:
     return [found[rank] for rank in sorted(found)]
 
 
-def _texts(partition: Manifest, rank: int, graphs: Graphs) -> dict[str, str]:
-    return {GRAPH: str(graphs.param), FUSED: str(graphs.fused), RANK_TEXT: rank_text(partition, rank)}
+def _ranks_of(package: Path) -> list[Path]:
+    """The folders of its ranks."""
+    if not (found := sorted(package.glob("rank-*"))):
+        raise ConvertError(f"{package} has no ranks to share weights with; name a converted package, or leave it out")
+    return found
 
 
-def _work(
-    partition: Manifest,
-    package: Path,
-    rank: int,
-    graphs: Graphs,
-    checkpoint: Checkpoint,
-    origin: Origin,
-    recipe: Recipe,
-) -> Work:
-    shard = partition.plan.shards[rank]
-    files = contents(graphs.param, shard, partition.facts, checkpoint, recipe)
-    decisive = (str(graphs.param), shard, partition.facts, origin.files, recipe)
-    return Work(rank_folder(package, rank), hashlib.sha256(repr(decisive).encode()).hexdigest()[:16], files)
+def _vault(folder: Path, comm: Communicator, key: Key | None) -> Vault | None:
+    """What seals the files: for all ranks the same, and for a conversion that goes on the one that it began with."""
+    if key is None:
+        return None
+    package, name = Index.load(folder).seal or ("", "")
+    vault = Vault(key, package) if name == key.name else Vault.new(key)
+    return Vault(key, comm.exchange(vault.package)[0])
 
 
-def _check_space(package: Path, comm: Communicator, work: Iterable[Work]) -> None:
+def _tokenizer(package: Path, partition: Manifest, comm: Communicator, vault: Vault | None) -> Texts | None:
+    """The tokenizer's files, sealed; None where they stay what partition made them."""
+    found: Texts = {}
+    for path in (package / file.path for file in partition.tokenizer if comm.rank == 0):
+        name, data = path.relative_to(package).as_posix(), path.read_bytes()
+        if data.startswith(MAGIC) and not vault:
+            raise ConvertError(f"{path} is encrypted; convert with --encrypt and its key, or partition again")
+        if data.startswith(MAGIC):
+            vault.open(path, name).close()  # an error where another key sealed it
+        found[name] = data if data.startswith(MAGIC) or not vault else _sealed(vault, name, data)
+    return comm.exchange(found)[0] if vault else None
+
+
+def _sealed(vault: Vault, name: str, data: bytes) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "sealed")
+        with vault.create(path, name) as file:
+            file.write(data)
+        return path.read_bytes()
+
+
+def _texts(rank: int, graphs: Graphs, vault: Vault | None, facts: str | None = None) -> Texts:
+    texts = {GRAPH: str(graphs.param), FUSED: str(graphs.fused)} | ({RANK_TEXT: facts} if facts else {})
+    paths = {(rank_folder(Path(), rank) / name).as_posix(): text.encode() for name, text in texts.items()}
+    return {name: _sealed(vault, name, data) for name, data in paths.items()} if vault else paths
+
+
+def _check_room(package: Path, comm: Communicator, stores: dict[int, Store]) -> None:
     here = platform.node()
-    for each in work:
-        each.forget_others()
-    needs = comm.exchange((here, sum(each.missing for each in work)))
-    needed, free = sum(size for host, size in needs if host == here), shutil.disk_usage(package).free
-    if needed > free:
-        raise ConvertError(
-            f"the weights need {needed / 1e9:,.2f} GB more in {package.resolve()}, where {free / 1e9:,.2f} GB are free; "
-            "make room there, or choose fewer bits with --quant"
-        )
+    needs = comm.exchange((here, _missing(stores)))
+    needed = sum(size for host, size in needs if host == here)
+    if needed > shutil.disk_usage(package).free:
+        raise _no_room(package, needed)
 
 
-def _stream(rank: int, work: Work, checkpoint: Checkpoint) -> int:
-    """Makes the rank's weight files whole, under their partial names; the bytes that it read."""
-    before = checkpoint.bytes_read
-    if work.hashes() is None:
-        (work.folder / STAMP).unlink(missing_ok=True)
-        total = sum(map(stream.size_of, work.files.values()))
-        with bytes_bar(f"rank {rank}", total) as tell:
-            for name, arrays in work.files.items():
-                stream.write(work.folder / name, work.key, arrays, checkpoint, tell)
-        made = {name: read_sha256(stream.partial_path(work.folder / name, work.key)) for name in work.files}
-        write_json(work.folder / STAMP, {"key": work.key, "files": made})
-    return checkpoint.bytes_read - before
+@contextmanager
+def _full_disk_is_told(package: Path, stores: dict[int, Store]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as wrong:
+        if wrong.errno not in NO_ROOM:
+            raise
+        raise _no_room(package, _missing(stores)) from None
 
 
-def _put_in_place(package: Path, work: Work, texts: dict[str, str]) -> tuple[File, ...]:
-    """The files take their names; what an earlier conversion left and this one has not goes."""
-    known = json.loads((work.folder / STAMP).read_text(encoding="utf-8"))["files"]
-    _write(work.folder, texts)
-    for name in (WEIGHTS, QUANTISED, EMBED):
-        partial = stream.partial_path(work.folder / name, work.key)
-        if partial.exists():
-            os.replace(partial, work.folder / name)
-        elif name not in work.files:
-            (work.folder / name).unlink(missing_ok=True)
-    return tuple(
-        File(path.relative_to(package).as_posix(), path.stat().st_size, known[name])
-        if name in known
-        else File.of(package, path)
-        for name in FILES
-        if (path := work.folder / name).is_file()
+def _missing(stores: dict[int, Store]) -> int:
+    return sum(store.missing for store in stores.values())
+
+
+def _no_room(package: Path, missing: int) -> ConvertError:
+    needed = f"the weights need {missing:,} bytes more" if missing else "the graphs do not fit"
+    return ConvertError(
+        f"{needed} in {package.resolve()}, where {shutil.disk_usage(package).free:,} are free; make room there, or choose fewer bits "
+        "with --quant. What is there stays, and converting again goes on from it"
     )
 
 
-def _write(folder: Path, texts: dict[str, str]) -> None:
-    for name, text in texts.items():
-        with beside(folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+def _fill(rank: int, store: Store, checkpoint: Checkpoint) -> int:
+    """The bytes that it read."""
+    before = checkpoint.bytes_read
+    with bytes_bar(f"rank {rank}", store.missing) as tell:
+        store.fill(tell)
+    return checkpoint.bytes_read - before
+
+
+def _commit(
+    package: Path,
+    comm: Communicator,
+    partition: Manifest,
+    recipe: Recipe,
+    stores: dict[int, Store],
+    texts: dict[int, Texts],
+    tokenizer: Texts | None,
+    vault: Vault | None,
+) -> Manifest:
+    """The texts take their names, then the manifest, on each host."""
+    files = _of_everybody(comm, {rank: (*map(_file, texts[rank].items()), *stores[rank].listed) for rank in stores})
+    made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": str(recipe)}
+    manifest = partition.with_files(files, made_with)
+    if vault:
+        manifest = replace(manifest, tokenizer=tuple(map(_file, tokenizer.items()))).signed(vault)
+    own = {name: data for each in texts.values() for name, data in each.items()}
+    with ExitStack() as last, ExitStack() as first:
+        if comm.host_lead:
+            last.enter_context(_beside(package, {MANIFEST: json_text(manifest.to_json()).encode()}))
+            own |= tokenizer or {}
+        first.enter_context(_beside(package, own))
+        comm.exchange(None)  # everybody has everything
+        if comm.host_lead:
+            (package / MANIFEST).unlink(missing_ok=True)
+        comm.exchange(None)
+        first.close()
+        comm.exchange(None)
+    return manifest
+
+
+@contextmanager
+def _beside(package: Path, texts: Texts) -> Iterator[None]:
+    """They lie beside their places, and take them when the block ends well."""
+    with ExitStack() as places:
+        for name, data in texts.items():
+            places.enter_context(beside(package / name)).write_bytes(data)
+        yield
+
+
+def _file(named: tuple[str, bytes]) -> File:
+    name, data = named
+    return File(name, len(data), hashlib.sha256(data).hexdigest())

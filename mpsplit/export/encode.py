@@ -1,4 +1,4 @@
-"""Rows of a weight as they are stored, by every method. In: float32 rows and a Quantisation. Out: bytes of quantised.bin.
+"""Rows of a weight as they are stored, by every method. In: float32 rows and a Quantisation. Out: bytes of a packed file.
 
 Invariant: rows are independent, and panels of 16 follow each other: what comes of pieces of 16 m rows (the last may be shorter), one after
 the other, is what comes of all at once.
@@ -13,6 +13,7 @@ import numpy as np
 
 from mpsplit.native import kernels
 from mpsplit.package.quantisation import BFLOAT, Quantisation
+from mpsplit.package.recipe import text_of
 
 if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does not load
     from mpsplit.export.awq import Scaling
@@ -27,6 +28,12 @@ class Encoder:
     scales: str = "minmax"
     scaling: Scaling | None = None
     u: np.ndarray | None = None
+
+    @property
+    def text(self) -> str:
+        """All that decides the bytes, but for the rows."""
+        assert self.scaling is None and self.u is None, "what was calibrated has no name yet"
+        return f"{text_of(self.how)} {self.scales}"
 
     def __call__(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
         """uint8, of rows `first` and following of the rank's slice"""

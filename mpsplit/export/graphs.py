@@ -39,7 +39,10 @@ class Graphs:
         return schedule_of(self.param)
 
 
-def make_graphs(partition: Manifest, package: Path, rank: int, pnnx: Pnnx, recipe: Recipe) -> Graphs:
+def make_graphs(
+    partition: Manifest, package: Path, rank: int, pnnx: Pnnx, recipe: Recipe, readable: bool = True
+) -> Graphs:
+    """`readable`: what was rewritten stays in passes/."""
     folder = rank_folder(package, rank)
     shard = partition.plan.shards[rank]
     passes, partial = folder / PASSES, folder / f".{PASSES}.partial"
@@ -50,10 +53,11 @@ def make_graphs(partition: Manifest, package: Path, rank: int, pnnx: Pnnx, recip
         for rewrite in REWRITES:
             steps[rewrite.__name__] = rewrite(list(steps.values())[-1], context)
         steps["quantise"] = param = quantise(list(steps.values())[-1], recipe)
-        for number, (name, step) in enumerate(steps.items()):
-            (partial / f"{number:02}-{name}.param").write_text(str(step), encoding="utf-8")
         shutil.rmtree(passes, ignore_errors=True)
-        os.replace(partial, passes)
+        if readable:
+            for number, (name, step) in enumerate(steps.items()):
+                (partial / f"{number:02}-{name}.param").write_text(str(step), encoding="utf-8")
+            os.replace(partial, passes)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     graphs = Graphs(param, fuse(param, shard.head.start))

@@ -34,6 +34,7 @@ from mpsplit.export.tokenizer import copy_tokenizer, eos_ids
 from mpsplit.export.unfinished import forget, partial_folder
 from mpsplit.package.files import NUMPY_TYPES, write_json
 from mpsplit.package.manifest import FORM, MANIFEST, PARTITION, File, Manifest, RankPart, rank_folder
+from mpsplit.package.weight_files import FOLDER
 from mpsplit.plan.cuts import EMBEDDING, HEAD, Part, source_of
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.placed import PLAN, Placed
@@ -145,6 +146,8 @@ def _put_in_place(out: Path, ranks: Iterable[int], plan: Plan, comm: Communicato
             (out / stale).unlink(missing_ok=True)
     comm.exchange(None)
     for rank in ranks:
+        with suppress(FileNotFoundError):  # weights of before, of which convert keeps what fits
+            os.replace(rank_folder(out, rank) / FOLDER, _partial(out, rank) / FOLDER)
         shutil.rmtree(rank_folder(out, rank), ignore_errors=True)
         os.replace(partial_folder(out, rank), rank_folder(out, rank))
     comm.exchange(None)

@@ -1,7 +1,7 @@
-"""Linears become QLinear: the weights of every Gemm leave model.bin, packed, for quantised.bin. The last rewrite of a graph.
+"""Linears become QLinear: the weights of every Gemm leave the file of floats, packed, for others. The last rewrite of a graph.
 
 In: the final Param and how to store. Out: a Param with QLinear layers. Where each matrix will lie follows from the shapes before it, so
-no weight is needed to know it.
+no weight is needed to know it. Every decoder layer has a file of its own, and what stands outside of them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from mpsplit.native import kernels
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import BLOCKS, LAYER, QLinear, Quantisation
 from mpsplit.package.recipe import Recipe
+from mpsplit.package.weight_files import next_file
 from mpsplit.package.weights import ALIGNMENT, FLOAT_BYTES, arrays_of, gemm_shape
+from mpsplit.plan.cuts import layer_of
 
 
 def quantise(param: Param, recipe: Recipe) -> Param:
-    layers, end = [], 0
+    layers, end, last = [], 0, None
     for layer in param.layers:
-        how = recipe.kind_of(f"{layer.name}.weight")
+        weight = f"{layer.name}.weight"
+        how = recipe.kind_of(weight)
         if layer.type == "Gemm" and how.bits:
-            layer, end = _packed(layer, end, how)
+            layer, end = _packed(layer, end if layer_of(weight) == last else next_file(end), how)
+            last = layer_of(weight)
         layers.append(layer)
     return Param(tuple(layers))
 

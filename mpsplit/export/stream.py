@@ -1,75 +1,105 @@
-"""Weight files, written piece by piece from the checkpoint. In: a list of Arrays. Out: the file; memory of a piece, never of a tensor.
+"""Weight files, written piece by piece from the checkpoint. In: Arrays. Out: the file, and the address of what is in it; memory of a
+piece, never of a tensor.
 
-While it grows, a file is called .NAME.KEY.partial, where KEY stands for all that decides its bytes. Its size is its journal: a piece
-is only written once all before it are on the disk, so that of a file found after an interruption, at any moment, everything but the
-last piece is right, and that is made again. Invariant: resumed or not, the bytes are the same.
+An address is the hash of the arrays' outlines and of the checkpoint's bytes that they are made of. A plain file's size is its journal: a piece is
+only written once all before it are on the disk, so that of a file found after an interruption, at any moment, everything but the last
+piece is right, and that is made again. A sealed file is begun anew. Invariant: resumed or not, the bytes are the same; each slice is
+read once, also what only the address needs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.contents import Array
-from mpsplit.package.weights import PIECE
+from mpsplit.package.weights import PIECE, Create
 
 Tell = Callable[[str, int], None]  # a tensor's name, bytes written
 
 
-def partial_path(path: Path, key: str) -> Path:
-    return path.with_name(f".{path.name}.{key}.partial")
-
-
-def size_of(arrays: list[Array]) -> int:
-    return sum(array.total for array in arrays)
-
-
-def done_of(path: Path, key: str) -> int:
-    """Bytes of the partial file that can be kept."""
-    partial = partial_path(path, key)
-    size = partial.stat().st_size if partial.exists() else 0
+def done_of(path: Path) -> int:
+    """Bytes of an interrupted file that can be kept."""
+    size = path.stat().st_size if path.exists() else 0
     return max(0, size - 1) // PIECE * PIECE
 
 
-def write(path: Path, key: str, arrays: list[Array], checkpoint: Checkpoint, tell: Tell) -> None:
-    """Makes the partial file whole."""
-    done = done_of(path, key)
+def write(
+    path: Path,
+    arrays: Sequence[Array],
+    checkpoint: Checkpoint,
+    tell: Tell,
+    create: Create | None = None,
+    salt: bytes = b"",
+) -> str:
+    """Makes the file whole; its address. `create`: what seals it; `salt`: so that nobody else can tell the address."""
+    digest, done = hashlib.sha256(salt), 0 if create else done_of(path)
     tell("", done)
-    descriptor = os.open(partial_path(path, key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.truncate(descriptor, done)
-        os.lseek(descriptor, done, os.SEEK_SET)
+    with create(path) if create else _Continued(path, done) as file:
         held = bytearray()
-        for name, data in _bytes_from(arrays, checkpoint, done):
+        for name, data in _bytes_from(arrays, checkpoint, digest, done):
             held += data
             while len(held) >= PIECE:
-                _append(descriptor, memoryview(held)[:PIECE])
+                file.write(memoryview(held)[:PIECE])
                 held = held[PIECE:]
             tell(name, len(data))
-        _append(descriptor, memoryview(held))
-    finally:
-        os.close(descriptor)
+        file.write(memoryview(held))
+    return digest.hexdigest()[:32]
 
 
-def _append(descriptor: int, data: memoryview) -> None:
-    while len(data):
-        data = data[os.write(descriptor, data) :]
-    os.fdatasync(descriptor)
+def address_of(arrays: Sequence[Array], checkpoint: Checkpoint, salt: bytes = b"") -> str:
+    """Where the file would be, without making it."""
+    digest = hashlib.sha256(salt)
+    for _ in _bytes_from(arrays, checkpoint, digest, sys.maxsize):
+        pass
+    return digest.hexdigest()[:32]
 
 
-def _bytes_from(arrays: list[Array], checkpoint: Checkpoint, begin: int) -> Iterator[tuple[str, bytes | memoryview]]:
-    """The file's bytes from `begin` on; what lies before it is not even read."""
+class _Continued:
+    """A plain file that goes on behind its first `done` bytes."""
+
+    def __init__(self, path: Path, done: int):
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.truncate(self.descriptor, done)
+        os.lseek(self.descriptor, done, os.SEEK_SET)
+
+    def __enter__(self) -> _Continued:
+        return self
+
+    def __exit__(self, *_) -> None:
+        os.close(self.descriptor)
+
+    def write(self, data: memoryview) -> None:
+        while len(data):
+            data = data[os.write(self.descriptor, data) :]
+        os.fdatasync(self.descriptor)
+
+
+def _bytes_from(
+    arrays: Sequence[Array], checkpoint: Checkpoint, digest, begin: int
+) -> Iterator[tuple[str, bytes | memoryview]]:
+    """The file's bytes from `begin` on; what lies before it is only read, for the digest."""
     at = 0
     for array in arrays:
-        pieces = [(len(array.before), lambda a=array: a.before)]
-        for start, stop, size in array.pieces():
-            pieces.append((size, lambda a=array, r=(start, stop): memoryview(a.make(checkpoint, *r)).cast("B")))
-        pieces.append((array.after, lambda a=array: bytes(a.after)))
-        for size, make in pieces:
+        for size, make in _pieces(array, checkpoint, digest):
             if size and at + size > begin:
                 data = make()
                 assert len(data) == size, f"{array.name}: {len(data)} bytes instead of {size}"
                 yield array.name, data[max(0, begin - at) :]
             at += size
+
+
+def _pieces(array: Array, checkpoint: Checkpoint, digest) -> Iterator[tuple[int, Callable[[], bytes | memoryview]]]:
+    """(bytes, what makes them) one after the other. What they are made of is read and goes through `digest` in any case."""
+    dtype = checkpoint.entries[array.name].dtype
+    digest.update(f"{array.outline} {dtype}\n".encode())
+    yield len(array.before), lambda: array.before
+    for start, stop, size in array.pieces():
+        stored = checkpoint.stored(array.name, array.part, start, stop)
+        digest.update(stored)
+        yield size, lambda stored=stored, start=start: memoryview(array.make(stored, dtype, start)).cast("B")
+    yield array.after, lambda: bytes(array.after)

@@ -1,7 +1,7 @@
 """A graph without its names and order. In: an Anatomy. Out: lines, numbered along the data flow, that are equal when the graphs are.
 
 Layers are taken depth first behind the outputs, in the order of their names, which are the interface and stay. Where packed matrices lie
-in quantised.bin is left out: what they hold is compared by content.
+among the packed weights is left out: what they hold is compared by content.
 """
 
 from __future__ import annotations

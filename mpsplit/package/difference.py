@@ -14,18 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mpsplit.package.anatomy import anatomy_of
+from mpsplit.package.anatomy import EMBEDDING, anatomy_of
 from mpsplit.package.canonical import Line, canonical
 from mpsplit.package.contents import stored
-from mpsplit.package.files import mapped
-from mpsplit.package.manifest import EMBED, FUSED, GRAPH, QUANTISED, WEIGHTS, Manifest, rank_folder
+from mpsplit.package.manifest import FUSED, GRAPH, RANK_TEXT, Manifest, rank_folder
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import LAYER as QLINEAR
 from mpsplit.package.quantisation import QLinear
-from mpsplit.package.weights import ALIGNMENT, read_weights
+from mpsplit.package.weight_files import Packed, WeightFiles
+from mpsplit.package.weights import FLOAT_BYTES, read_weights
 
+FLOATS, PACKED = "floats", "packed"
 LISTED = 6  # lines a rank about weights that differ, before the others are only counted
-FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,12 @@ class Side:
         return cls(folder, manifest)
 
     def hashes(self, rank: int) -> dict[str, str]:
-        """The files of a rank by the names that they have in its folder."""
-        return {Path(file.path).name: file.sha256 for file in self.manifest.ranks[rank].files}
+        """Of a rank's files, by what they are to it."""
+        files = WeightFiles.load(rank_folder(self.folder, rank))
+        roles = {files.floats: FLOATS, files.embedding: EMBEDDING}
+        roles |= {name: f"{PACKED} {number}" for number, (_, name) in enumerate(files.packed)}
+        found = {file.path.partition("/")[2]: file.sha256 for file in self.manifest.ranks[rank].files}
+        return {roles.get(name, name): digest for name, digest in found.items() if name != RANK_TEXT}
 
     def graph(self, rank: int, name: str) -> tuple[Line, ...]:
         path = rank_folder(self.folder, rank) / name
@@ -53,8 +57,8 @@ class Side:
     def weights(self, rank: int) -> Iterator[tuple[Line, str]]:
         """The layers of a rank that have weights, along the data flow, and the hash of what they hold."""
         folder = rank_folder(self.folder, rank)
-        floats = read_weights(Param.load(folder / GRAPH), folder / WEIGHTS)
-        packed = mapped(folder / QUANTISED, np.uint8) if (folder / QUANTISED).is_file() else None
+        files = WeightFiles.load(folder)
+        floats, packed = read_weights(Param.load(folder / GRAPH), folder / files.floats), Packed.load(folder, files)
         for line in self.graph(rank, GRAPH):
             if stored(line.layer)[0]:
                 held = _packed(line.layer, packed) if line.layer.type == QLINEAR else floats[line.layer.name]
@@ -107,13 +111,13 @@ def _of_ropes(a: Manifest, b: Manifest) -> Iterator[str]:
 def _of_ranks(a: Side, b: Side, rank: int) -> Iterator[str]:
     mine, theirs = a.hashes(rank), b.hashes(rank)
     changed = {name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
-    if EMBED in changed:
+    if EMBEDDING in changed:
         yield f"rank {rank}: the rows of the embedding differ"
     for name in (GRAPH, FUSED):  # one is made of the other: the first that differs says it
         if name in changed and (apart := _of_graphs(a.graph(rank, name), b.graph(rank, name))):
             yield f"rank {rank}, {name}: {apart}"
             break
-    if changed & {GRAPH, WEIGHTS, QUANTISED}:
+    if changed - {EMBEDDING, FUSED}:
         yield from _of_weights(rank, list(a.weights(rank)), list(b.weights(rank)))
 
 
@@ -150,7 +154,7 @@ def _which(differ: list[bool]) -> str:
     return f"weights {', '.join(str(i) for i, other in enumerate(differ, start=1) if other)} of {len(differ)} differ"
 
 
-def _packed(layer: Layer, packed: np.ndarray) -> list[np.ndarray]:
+def _packed(layer: Layer, packed: Packed) -> list[np.ndarray]:
     q = QLinear.of(layer)
-    pieces = [(q.offset, q.bytes)] + ([(q.bias, FLOAT * q.n)] if q.bias >= 0 else [])
-    return [packed[place * ALIGNMENT : place * ALIGNMENT + size] for place, size in pieces]
+    pieces = [(q.offset, q.bytes)] + ([(q.bias, FLOAT_BYTES * q.n)] if q.bias >= 0 else [])
+    return [packed.at(*piece) for piece in pieces]

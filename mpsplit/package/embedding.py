@@ -1,4 +1,4 @@
-"""Rows of the embedding in 8 bits. In: float32 rows. Out: bytes of embed.bin, and back. extensions/engine/embedding.h reads the same.
+"""Rows of the embedding in 8 bits. In: float32 rows. Out: bytes of their file, and back. extensions/engine/embedding.h reads the same.
 
 A row is int8 [width], then float16 [width / block], a scale for every block. Invariant: a row depends on itself alone, so a table may be
 stored and read in any pieces.
@@ -27,7 +27,7 @@ def row_bytes(width: int, block: int) -> int:
 
 
 def stored_row(dtype: str, width: int) -> int:
-    """Bytes of a row of `width` numbers in embed.bin."""
+    """Bytes of a row of `width` numbers as stored."""
     block = block_of(dtype)
     return row_bytes(width, block) if block else width * FLOATS[dtype]
 

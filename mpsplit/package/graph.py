@@ -1,4 +1,4 @@
-"""Whether a rank's graph can be given to an engine. In: a Param, the sizes of its weight files. Out: nothing, or a PackageError.
+"""Whether a rank's graph can be given to an engine. In: a rank's folder. Out: nothing, or a PackageError.
 
 ncnn believes what a .param says: counts, shapes, blobs. Invariant: what passes has only layers that mpsplit writes, every blob made
 once before its one reader, and weights that lie in their files.
@@ -12,10 +12,11 @@ from pathlib import Path
 
 from mpsplit.errors import PackageError
 from mpsplit.package.collectives import COLLECTIVES
-from mpsplit.package.manifest import FUSED, GRAPH, QUANTISED, WEIGHTS
+from mpsplit.package.manifest import FUSED, GRAPH
 from mpsplit.package.param import REMEDY, Layer, Param, integer
 from mpsplit.package.quantisation import BLOCKS, KINDS, LAYER, QLinear
-from mpsplit.package.weights import ALIGNMENT, weight_bytes
+from mpsplit.package.weight_files import WeightFiles, inside
+from mpsplit.package.weights import FLOAT_BYTES, weight_bytes
 
 MANY = range(1, 1 << 16)
 # type -> how many blobs it reads and makes
@@ -50,19 +51,18 @@ MOST = len(BLOBS[LAYER][1])  # linears that fuse.py makes one layer of
 STEP = 10  # between the parameter ids of a fused layer's linears
 
 
-def check_graphs(folder: Path, sizes: dict[str, int]) -> None:
-    """Both graphs of a rank, with the sizes of its files by name."""
+def check_graphs(folder: Path, files: WeightFiles) -> None:
+    """Both graphs of a rank."""
+    floats, packed = (folder / files.floats).stat().st_size, files.spans(folder)
     for name in (GRAPH, FUSED):
-        if name not in sizes:
-            continue
         param = Param.load(folder / name)
         try:
-            _check(param, sizes.get(WEIGHTS, 0), sizes.get(QUANTISED, 0))
+            _check(param, floats, packed)
         except PackageError as wrong:
             raise PackageError(f"{folder / name} is damaged ({wrong}); {REMEDY}") from None
 
 
-def _check(param: Param, weights: int, quantised: int) -> None:
+def _check(param: Param, floats: int, packed: list[range]) -> None:
     unread: set[str] = set()
     made: set[str] = set()
     for layer in param.layers:
@@ -77,9 +77,9 @@ def _check(param: Param, weights: int, quantised: int) -> None:
         unread.update(layer.tops)
         if layer.type == LAYER:
             for linear in linears_of(layer):
-                _check_linear(layer, linear, quantised)
-    if (needed := weight_bytes(param)) != weights:
-        raise PackageError(f"its weights take {needed} bytes, {WEIGHTS} has {weights}")
+                _check_linear(layer, linear, packed)
+    if (needed := weight_bytes(param)) != floats:
+        raise PackageError(f"its floats take {needed} bytes, their file has {floats}")
 
 
 def _check_layer(layer: Layer) -> None:
@@ -113,19 +113,17 @@ def linears_of(layer: Layer) -> list[QLinear]:
     return found
 
 
-def _check_linear(layer: Layer, linear: QLinear, quantised: int) -> None:
-    start, bias = linear.offset * ALIGNMENT, linear.bias * ALIGNMENT
+def _check_linear(layer: Layer, linear: QLinear, packed: list[range]) -> None:
     good = (
         linear.n > 0
         and linear.k > 0
         and linear.bits in KINDS.values()
         and linear.block in BLOCKS
-        and linear.offset >= 0
         and linear.bytes > 0
-        and start + linear.bytes <= quantised
+        and inside(packed, linear.offset, linear.bytes) is not None
         and linear.n * linear.k * linear.bits // 8 <= linear.bytes
         and linear.bias >= -1
-        and (linear.bias < 0 or bias + 4 * linear.n <= quantised)
+        and (linear.bias < 0 or inside(packed, linear.bias, FLOAT_BYTES * linear.n) is not None)
     )
     if not good:
-        raise PackageError(f"{layer.name!a} is {linear}, and {QUANTISED} has {quantised} bytes")
+        raise PackageError(f"{layer.name!a} is {linear}, which lies in none of {len(packed)} files of packed weights")

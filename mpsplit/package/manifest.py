@@ -24,15 +24,14 @@ from mpsplit.package.verified import read_sha256, remembered_sha256
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 PARTITION = "partition.json"  # the manifest as `partition` leaves it, before there are files to run
-# in rank-R/: the graph that any ncnn can run and the native engine's, their weights, and what C++ knows of the package
-GRAPH, FUSED, WEIGHTS, QUANTISED = "model.param", "fused.param", "model.bin", "quantised.bin"
-EMBED, RANK_TEXT = "embed.bin", "rank.txt"
+# in rank-R/: the graph that any ncnn can run and the native engine's, and what C++ knows of the package, which names the files of weights
+GRAPH, FUSED, RANK_TEXT = "model.param", "fused.param", "rank.txt"
 FORM = "torchscript form"  # in `tools`: how the collectives stand in what was traced
 TOKENIZER, TEMPLATE, SPECIAL = "tokenizer.json", "chat_template.jinja", "special_tokens.json"
-RANK_FILES, TOKENIZER_FILES = (GRAPH, FUSED, WEIGHTS, QUANTISED, EMBED, RANK_TEXT), (TOKENIZER, TEMPLATE, SPECIAL)
+RANK_FILES, TOKENIZER_FILES = (GRAPH, FUSED, RANK_TEXT), (TOKENIZER, TEMPLATE, SPECIAL)
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,7 @@ class Manifest:
                 )
 
     def _check_unlisted(self, package: Path, rank: int, listed: set[str]) -> None:
-        """No file is there that an engine would read and nobody vouches for."""
+        """No file is there that an engine would read and nobody vouches for; opened.py sees to those of weights."""
         own = rank_folder(package, rank)
         for path in (*(own / name for name in RANK_FILES), *(package / name for name in TOKENIZER_FILES)):
             if path.relative_to(package).as_posix() not in listed and os.path.lexists(path):

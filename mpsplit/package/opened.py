@@ -19,9 +19,10 @@ from mpsplit.package.embedding import stored_row
 from mpsplit.package.files import read_text
 from mpsplit.package.graph import check_graphs
 from mpsplit.package.keys import KeySource
-from mpsplit.package.manifest import EMBED, File, Manifest, rank_folder
+from mpsplit.package.manifest import File, Manifest, rank_folder
 from mpsplit.package.param import REMEDY
 from mpsplit.package.sealed import Vault
+from mpsplit.package.weight_files import WeightFiles
 
 ENVIRONMENT = KeySource()
 
@@ -63,20 +64,22 @@ def opened_rank(package: Path, manifest: Manifest, rank: int, keys: KeySource = 
     """As above, with the files of a rank, whose graphs were looked over."""
     files = manifest.ranks[rank].files
     with opened(package, manifest, files, keys) as folder:
-        own = Path(rank_folder(Path(), rank))
-        sizes = {
-            Path(file.path).name: (folder / file.path).stat().st_size for file in files if Path(file.path).parent == own
-        }
-        check_graphs(rank_folder(folder, rank), sizes)
-        _check_embedding(manifest, rank, sizes.get(EMBED, 0))
+        own = rank_folder(folder, rank)
+        weights, listed = WeightFiles.load(own), {folder / file.path for file in files}
+        for name in weights.names:
+            if own / name not in listed:
+                raise PackageError(f"{own / name} is not in the manifest; run `mpsplit convert {package}` again")
+        check_graphs(own, weights)
+        _check_embedding(manifest, rank, own, weights)
         yield folder
 
 
-def _check_embedding(manifest: Manifest, rank: int, size: int) -> None:
+def _check_embedding(manifest: Manifest, rank: int, folder: Path, weights: WeightFiles) -> None:
     shard, width = manifest.plan.shards[rank], stored_row(manifest.dtype, manifest.facts.hidden)
+    size = (folder / weights.embedding).stat().st_size if weights.embedding else 0
     if shard.stage == 0 and size != len(shard.embed) * width:
         raise PackageError(
-            f"{EMBED} of rank {rank} has {size} bytes, {len(shard.embed)} rows take {len(shard.embed) * width}; {REMEDY}"
+            f"the embedding of rank {rank} has {size} bytes, {len(shard.embed)} rows take {len(shard.embed) * width}; {REMEDY}"
         )
 
 

@@ -1,14 +1,15 @@
 """rank.txt: what one rank must know of its package, a name and numbers a line, for C++ that reads no JSON.
 
-In: a manifest. Out: text; extensions/engine/rank_facts.h reads it. It says nothing that the manifest does not.
+In: a manifest, the names of the rank's weight files. Out: text; extensions/engine/rank_facts.h reads it.
 """
 
 from __future__ import annotations
 
 from mpsplit.package.manifest import Manifest
+from mpsplit.package.weight_files import WeightFiles
 
 
-def rank_text(manifest: Manifest, rank: int) -> str:
+def rank_text(manifest: Manifest, rank: int, files: WeightFiles) -> str:
     plan, facts = manifest.plan, manifest.facts
     shard = plan.shards[rank]
     lines = {
@@ -27,4 +28,4 @@ def rank_text(manifest: Manifest, rank: int) -> str:
         "rope_scaling": [manifest.rope.scaling],
         "inverse_frequencies": manifest.rope.inverse_frequencies,
     }
-    return "".join(f"{name} {' '.join(map(str, values))}\n" for name, values in lines.items())
+    return "".join(f"{name} {' '.join(map(str, values))}\n" for name, values in lines.items()) + str(files)

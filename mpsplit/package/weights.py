@@ -1,8 +1,8 @@
 """The weights of a graph in files. In: a Param and its .bin, as ncnn lays it out. Out: arrays by layer, and what their weights are called.
 
-A layer is named for the weights it owns, as Hugging Face calls them: the Gemm model.layers.0.mlp.up_proj has up_proj.weight. Two files
-hold a rank's weights: model.bin, which ncnn reads in the order of the .param, and quantised.bin, where QLinear layers find their packed
-matrices by offset, so that the file can be mapped. Invariant: model.bin is read to its last byte.
+A layer is named for the weights it owns, as Hugging Face calls them: the Gemm model.layers.0.mlp.up_proj has up_proj.weight. ncnn
+reads the file of floats in the order of the .param; QLinear layers find their packed matrices by offset in other files (weight_files.py).
+Invariant: the file of floats is read to its last byte.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path
 
 
 class PackedFile:
-    """Writes arrays one after the other at aligned offsets, in units of the alignment.
+    """Writes arrays one after the other at aligned offsets, in units of the alignment: a file of packed matrices.
 
     It writes in large pieces: so the page cache has the file in large pages, which the first run finds there.
     """

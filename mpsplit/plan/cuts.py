@@ -71,11 +71,17 @@ def module_of(weight: str) -> str:
     return re.sub(r"\.\d+\.", ".*.", weight.rpartition(".")[0])
 
 
+def layer_of(weight: str) -> int | None:
+    """The number of the decoder layer that has it."""
+    found = re.search(r"layers\.(\d+)\.", weight)
+    return int(found[1]) if found else None
+
+
 def part_of(weight: str, shard: Shard, facts: ModelFacts) -> Part | None:
     """What `shard` owns of `weight`; None when it owns nothing of it."""
     cut = CUTS[module_of(weight)]
-    layer = re.search(r"layers\.(\d+)\.", weight)
-    if layer and not shard.layers.start <= int(layer[1]) < shard.layers.stop:
+    layer = layer_of(weight)
+    if layer is not None and not shard.layers.start <= layer < shard.layers.stop:
         return None
     if cut.style == "rowwise" and weight.endswith(".bias"):
         return Part(None, None)

@@ -16,7 +16,8 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.native import kernels
 from mpsplit.package.collectives import STAGE, WORLD, Call
-from mpsplit.package.manifest import QUANTISED, WEIGHTS, Manifest
+from mpsplit.package.embedding import stored_row
+from mpsplit.package.manifest import Manifest
 from mpsplit.progress import console, track
 from mpsplit.runtime.account import peak_rss_bytes
 from mpsplit.runtime.engine import Engine
@@ -160,7 +161,9 @@ def meetings(manifest: Manifest, rank: int) -> list[Call | None]:
 
 def weight_bytes(manifest: Manifest, rank: int) -> int:
     """What a step of this rank reads of weights; of the embedding it reads a row."""
-    return sum(f.size for f in manifest.ranks[rank].files if f.path.endswith((f"/{WEIGHTS}", f"/{QUANTISED}")))
+    shard, row = manifest.plan.shards[rank], stored_row(manifest.dtype, manifest.facts.hidden)
+    weights = sum(file.size for file in manifest.ranks[rank].files if file.path.endswith(".bin"))
+    return weights - len(shard.embed) * row * (shard.stage == 0)
 
 
 def measure(bench: Bench, repeat: int, **named) -> Speed:

@@ -15,15 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from mpsplit.native import kernels
-from mpsplit.package.manifest import EMBED, FUSED, GRAPH, QUANTISED, RANK_TEXT, WEIGHTS, Manifest, Rope, rank_folder
+from mpsplit.package.manifest import FUSED, GRAPH, RANK_TEXT, Manifest, Rope, rank_folder
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import KINDS, LAYER, QLinear
 from mpsplit.package.rank_text import rank_text
+from mpsplit.package.weight_files import WeightFiles
 from mpsplit.package.weights import PackedFile, gemm_shape, write_weights
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import even_plan
 
 BLOCK, VOCABULARY = 32, 64
+FLOATS, EMBED, PACKED = (f"weights/{name}.bin" for name in ("floats", "embedding", "packed"))
 
 # Lines of a .param: {x} and {next} are the hidden states before and after layer {i}, {q} ... {down} stand for a linear's parameters.
 FUSED_LAYER = """
@@ -101,14 +103,14 @@ def scratch_folder(*large: str) -> Iterator[Path]:
         for path in (folder / file for file in large):
             memory = os.memfd_create(path.name)
             open_files.callback(os.close, memory)
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(f"/proc/{os.getpid()}/fd/{memory}")
         yield folder
 
 
 def large_files(kind: str) -> tuple[str, ...]:
     """The large ones of a package."""
-    return tuple(f"{rank_folder(Path(), 0)}/{name}" for name in ((QUANTISED, WEIGHTS) if KINDS[kind] else (WEIGHTS,)))
+    return tuple(f"{rank_folder(Path(), 0)}/{name}" for name in ((PACKED, FLOATS) if KINDS[kind] else (FLOATS,)))
 
 
 def facts_of(hidden: int, mlp: int, heads: int, kv_heads: int, head_dim: int, layers: int, context: int) -> ModelFacts:
@@ -136,18 +138,19 @@ def write_package(package: Path, facts: ModelFacts, kind: str) -> Manifest:
         eos=(), ranks=(), tokenizer=(), unused=(), tools={},
     )  # fmt: skip
     folder = rank_folder(package, 0)
-    folder.mkdir(exist_ok=True)
-    (folder / RANK_TEXT).write_text(rank_text(manifest, 0), encoding="utf-8")
+    (folder / FLOATS).parent.mkdir(parents=True, exist_ok=True)
+    files = WeightFiles(FLOATS, EMBED, ((0, PACKED),) if KINDS[kind] else ())
+    (folder / RANK_TEXT).write_text(rank_text(manifest, 0, files), encoding="utf-8")
     matrices = _Matrices(facts)
     (folder / EMBED).write_bytes(matrices.floats(VOCABULARY, facts.hidden).tobytes())
-    linears = _packed(folder / QUANTISED, facts, kind, matrices) if KINDS[kind] else _floats(facts)
+    linears = _packed(folder / PACKED, facts, kind, matrices) if KINDS[kind] else _floats(facts)
     fused, stock = _fused(facts, kind, linears), _stock(facts, kind, linears)
     fused_path, stock_path = folder / FUSED, folder / GRAPH
     fused_path.write_text(str(fused), encoding="utf-8")
     stock_path.write_text(str(stock), encoding="utf-8")
     norms = {layer.name: [np.ones(facts.hidden, np.float32)] for layer in fused.of_type("RMSNorm")}
     gemms = {layer.name: [matrices.floats(*gemm_shape(layer))] for layer in fused.of_type("Gemm")}
-    write_weights(fused, norms | gemms, folder / WEIGHTS)
+    write_weights(fused, norms | gemms, folder / FLOATS)
     return manifest
 
 

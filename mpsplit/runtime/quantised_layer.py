@@ -1,41 +1,40 @@
-"""QLinear as an ncnn layer in Python, for the stock engine: the kernels of extensions/ over the mapped file of packed weights.
+"""QLinear as an ncnn layer in Python, for the stock engine: the kernels of extensions/ over the mapped files of packed weights.
 
-In: a net, quantised.bin. Out: the net knows QLinear. The weights are never copied: a rank's slice is read from the page cache.
+In: a net, the rank's Packed. Out: the net knows QLinear. The weights are never copied: a rank's slice is read from the page cache.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 
 import ncnn
 import numpy as np
 
 from mpsplit.native import kernels
-from mpsplit.package.files import mapped
 from mpsplit.package.quantisation import LAYER, QLinear
-from mpsplit.package.weights import ALIGNMENT
+from mpsplit.package.weight_files import Packed
+from mpsplit.package.weights import FLOAT_BYTES
 from mpsplit.runtime.collective_layers import give
 
 
 class QLinearLayer(ncnn.Layer):
     """y [rows, n] = x [rows, k] W^T + bias"""
 
-    def __init__(self, packed: np.ndarray, threads: int):
+    def __init__(self, packed: Packed, threads: int):
         ncnn.Layer.__init__(self)
         self.one_blob_only = True
         self.packed, self.threads = packed, threads
 
     def load_param(self, params: ncnn.ParamDict) -> int:
         q = QLinear(*(params.get(i, -1) for i in range(len(fields(QLinear)))))
-        start, bias = q.offset * ALIGNMENT, q.bias * ALIGNMENT
-        if min(q.offset, q.bytes) < 0 or max(start + q.bytes, bias + 4 * q.n) > len(self.packed):
+        matrix, bias = self.packed.at(q.offset, q.bytes), self.packed.at(q.bias, FLOAT_BYTES * q.n)
+        if matrix is None or (q.bias >= 0 and bias is None):
             return -1  # ncnn then refuses the graph
         try:  # n, k, bits and block must make just so many bytes
-            self.weights = kernels().Weights(self.packed[start : start + q.bytes], q.n, q.k, q.bits, q.block)
+            self.weights = kernels().Weights(matrix, q.n, q.k, q.bits, q.block)
         except ValueError:
             return -1
-        self.bias = None if q.bias < 0 else self.packed[bias : bias + 4 * q.n].view(np.float32)
+        self.bias = None if bias is None else bias.view(np.float32)
         return 0
 
     def forward(self, bottom: ncnn.Mat, top: ncnn.Mat, option: ncnn.Option) -> int:
@@ -43,9 +42,8 @@ class QLinearLayer(ncnn.Layer):
         return 0
 
 
-def register(net: ncnn.Net, path: Path, threads: int) -> list[ncnn.Layer]:
+def register(net: ncnn.Net, packed: Packed, threads: int) -> list[ncnn.Layer]:
     """Makes the net know QLinear; returns the list that keeps the layers alive as long as the net."""
-    packed = mapped(path, np.uint8)
     alive: list[ncnn.Layer] = []
 
     def create() -> ncnn.Layer:

@@ -16,7 +16,8 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import PackageError, RunError
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.files import EmbeddingRows
-from mpsplit.package.manifest import EMBED, GRAPH, QUANTISED, WEIGHTS, Manifest, rank_folder
+from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
+from mpsplit.package.weight_files import Packed, WeightFiles
 from mpsplit.runtime import collective_layers, quantised_layer
 from mpsplit.runtime.positions import causal_mask, rope_tables
 
@@ -34,18 +35,20 @@ class StockEngine:
         self.caches = [f"{kind}{i}" for i in range(shard.attentions) for kind in "kv"]
         self.groups = {WORLD: comm, STAGE: comm.group(manifest.plan.group(comm.rank))}
         folder = rank_folder(package, comm.rank)
+        files = WeightFiles.load(folder)
         if self.first_stage:
-            self.embedding = EmbeddingRows(folder / EMBED, manifest.dtype, shard.embed.start, manifest.facts.hidden)
+            self.embedding = EmbeddingRows(
+                folder / files.embedding, manifest.dtype, shard.embed.start, manifest.facts.hidden
+            )
         self.cos, self.sin = rope_tables(manifest.rope, manifest.facts.context)
 
         self.net = ncnn.Net()
-        quantised = (folder / QUANTISED).is_file()
         # the kernels and the wheel each have an OpenMP of their own: two sets of threads would fight for the same cores
-        _exact(self.net.opt, 1 if quantised else threads)
+        _exact(self.net.opt, 1 if files.packed else threads)
         self._layers = collective_layers.register(self.net, self.groups)
-        if quantised:
-            self._layers += quantised_layer.register(self.net, folder / QUANTISED, threads)
-        for name, load in ((GRAPH, self.net.load_param), (WEIGHTS, self.net.load_model)):
+        if files.packed:
+            self._layers += quantised_layer.register(self.net, Packed.load(folder, files), threads)
+        for name, load in ((GRAPH, self.net.load_param), (files.floats, self.net.load_model)):
             if load(str(folder / name)) != 0:
                 raise PackageError(f"ncnn cannot load {folder / name}; convert the package again")
         self._forget()

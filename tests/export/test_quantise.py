@@ -14,10 +14,11 @@ from mpsplit.package.manifest import Manifest
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import QLinear, Quantisation
 from mpsplit.package.recipe import Recipe
+from mpsplit.package.weight_files import Packed, WeightFiles
 from mpsplit.package.weights import read_weights
 from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import load_loop
-from tests.conftest import EXAMPLE, splits
+from tests.conftest import EXAMPLE, splits, weight_path
 from tests.runtime.test_families import lead
 
 pytestmark = [
@@ -53,12 +54,13 @@ def test_what_is_stored(world, quantised, kind, block, bits_a_weight):
     shard = Manifest.load(package).plan.shards[world.rank]
     linears = 7 * len(shard.layers) + bool(len(shard.head))
     assert not param.of_type("Gemm") and len(param.of_type("QLinear")) == len(was.of_type("Gemm")) == linears
-    weights = read_weights(was, floats / folder / "model.bin")
-    data = np.memmap(package / folder / "quantised.bin", np.uint8, "r")
+    weights = read_weights(was, weight_path(floats / folder))
+    packed = Packed.load(package / folder, WeightFiles.load(package / folder))
+    assert len(packed.arrays) == len(shard.layers) + bool(len(shard.head))
     for layer, before in zip(param.of_type("QLinear"), was.of_type("Gemm"), strict=True):
         q = QLinear.of(layer)
         assert q.bytes * 8 / (q.n * q.k) == bits_a_weight
-        held = native.kernels().Weights(data[64 * q.offset : 64 * q.offset + q.bytes], q.n, q.k, q.bits, q.block)
+        held = native.kernels().Weights(packed.at(q.offset, q.bytes), q.n, q.k, q.bits, q.block)
         blocks = weights[before.name][0].reshape(q.n, -1, q.block)
         step = np.abs(blocks).max(axis=-1, keepdims=True) / (2 ** (q.bits - 1) - 1)
         error = np.abs(held.unpack().reshape(blocks.shape) - blocks)

@@ -7,8 +7,9 @@ import pytest
 from mpsplit.errors import RunError
 from mpsplit.inspection import describe, inspect
 from mpsplit.package.anatomy import anatomy
-from mpsplit.package.manifest import EMBED, FUSED, GRAPH, WEIGHTS, Manifest, rank_folder
+from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
 from mpsplit.package.param import Param
+from mpsplit.package.weight_files import WeightFiles
 from mpsplit.package.weights import FLAG, arrays_of
 from tests.conftest import FAMILIES
 
@@ -21,7 +22,7 @@ def test_the_parts_add_up_to_the_files(package_of, family):
         folder = rank_folder(package, held.rank)
         graph = Param.load(folder / GRAPH)
         flags = len(FLAG) * sum(flagged for layer in graph.layers for _, flagged in arrays_of(layer))
-        stored = (folder / WEIGHTS).stat().st_size - flags + (folder / EMBED).stat().st_size
+        stored = sum((folder / name).stat().st_size for name in WeightFiles.load(folder).names) - flags
         assert held.total.weight_bytes == stored
         assert held.total.bits == 32
         layers = [part for part in held.parts if part.name.startswith("layer")]

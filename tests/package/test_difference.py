@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mpsplit.package.difference import differences
-from mpsplit.package.manifest import FUSED, GRAPH, MANIFEST, WEIGHTS, File, Manifest
+from mpsplit.package.manifest import FUSED, GRAPH, MANIFEST, File, Manifest
 from mpsplit.package.param import Layer, Param
+from tests.conftest import weight_path
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_a_package_is_the_same_as_itself_under_other_names(package, other):
 
 
 def test_a_changed_weight_is_found_in_its_layer(package, other):
-    path = other / "rank-0" / WEIGHTS
+    path = weight_path(other / "rank-0")
     data = np.fromfile(path, np.uint8)
     data[-1] ^= 1  # the last array of the file: the head
     data.tofile(path)

@@ -10,6 +10,7 @@ from mpsplit.package.encryption import decrypt, encrypt
 from mpsplit.package.keys import Key, KeySource
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.opened import authenticate, opened, opened_rank, text_of
+from tests.conftest import weight_path
 
 KEY = Key(b"\x07" * 32)
 
@@ -32,12 +33,12 @@ def keys(tmp_path):
 
 
 def windows(package: Path) -> set[bytes]:
-    """Pieces of every file of a package: what must be nowhere else."""
-    found = set()
+    """Pieces of every file of a package: what must be nowhere else, but for names, which the manifest has too."""
+    found, manifest = set(), (package / "manifest.json").read_bytes()
     for file in Manifest.load(package).files:
         data = (package / file.path).read_bytes()
         found |= {data[i : i + 24] for i in range(0, len(data) - 24, max(1, len(data) // 20))}
-    return {piece for piece in found if len(set(piece)) > 8}
+    return {piece for piece in found if len(set(piece)) > 8 and piece not in manifest}
 
 
 def test_there_and_back(plain, sealed, tmp_path):
@@ -64,7 +65,7 @@ def test_no_plain_bytes_are_on_disk(plain, sealed, keys, tmp_path, monkeypatch):
                     assert not [piece for piece in pieces if piece in data], path
 
     with opened_rank(sealed, manifest, 1, keys) as folder:
-        assert folder.parent == tmp_path and (folder / "rank-1" / "model.bin").is_symlink()
+        assert folder.parent == tmp_path and weight_path(folder / "rank-1").is_symlink()
         for file in manifest.ranks[1].files:
             assert (folder / file.path).read_bytes() == (plain / file.path).read_bytes()
         scan()
@@ -90,16 +91,19 @@ def test_a_wrong_key_is_told_at_once(sealed, tmp_path):
 
 def test_a_changed_file_is_named(plain, sealed, keys, tmp_path):
     """Even where whoever changed it mended the manifest's sha256."""
-    manifest, path = Manifest.load(sealed), sealed / "rank-1" / "model.bin"
+    manifest, path = (
+        Manifest.load(sealed),
+        sealed / "rank-1" / weight_path(plain / "rank-1").relative_to(plain / "rank-1"),
+    )
     data = bytearray(path.read_bytes())
     data[5000] ^= 4
     path.write_bytes(data)
-    with pytest.raises(PackageError, match=r"rank-1/model.bin was changed: its sha256"):
+    with pytest.raises(PackageError, match=r"rank-1/weights/\w+.bin was changed: its sha256"):
         decrypt(sealed, tmp_path / "back", KEY)
-    with pytest.raises(PackageError, match=r"rank-1/model.bin cannot be decrypted"):
+    with pytest.raises(PackageError, match=r"rank-1/weights/\w+.bin cannot be decrypted"):
         authenticate(sealed, manifest, keys)
     with (
-        pytest.raises(PackageError, match=r"rank-1/model.bin cannot be decrypted"),
+        pytest.raises(PackageError, match=r"rank-1/weights/\w+.bin cannot be decrypted"),
         opened_rank(sealed, manifest, 1, keys),
     ):
         pass

@@ -25,9 +25,10 @@ from mpsplit.package.manifest import Manifest
 from mpsplit.package.opened import authenticate, opened_rank
 from mpsplit.package.quantisation import LAYER
 from mpsplit.package.recipe import Recipe
+from mpsplit.package.weight_files import WeightFiles
 from mpsplit.runtime.load import load_engine
 from mpsplit.runtime.text import load_text
-from tests.conftest import EXAMPLE
+from tests.conftest import EXAMPLE, weight_path
 from tests.test_errors import refused
 
 HUGE = 10**9
@@ -127,7 +128,7 @@ MANIFESTS = [
     (put("model", "\x1b[2J"), "it must be text of one line"),
     (put("tools", []), "an object"),
     (put("sealed", {"algorithm": "rot13"}), "has no chunk|one of AES"),
-    (put("format_version", "2"), "format version 2"),
+    (put("format_version", "3"), "format version 3"),
 ]
 
 
@@ -165,15 +166,15 @@ def test_a_manifest_of_gigabytes_is_not_read(package):
 
 
 def test_links_and_things_that_are_no_files(package, tmp_path):
-    path = package / "rank-0" / "model.bin"
+    path = weight_path(package / "rank-0")
     shutil.copy(path, tmp_path / "outside")
     path.unlink()
     path.symlink_to(tmp_path / "outside")
-    with pytest.raises(PackageError, match=f"model.bin leads out of the package, to {tmp_path}/outside"):
+    with pytest.raises(PackageError, match=f"{path.name} leads out of the package, to {tmp_path}/outside"):
         load(package)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(PackageError, match=r"model.bin is missing"):
+    with pytest.raises(PackageError, match=rf"{path.name} is missing"):
         load(package)
     path.unlink()
     shutil.move(package / "rank-0", tmp_path / "elsewhere")
@@ -183,8 +184,9 @@ def test_links_and_things_that_are_no_files(package, tmp_path):
 
 
 def test_a_file_that_nobody_vouches_for(package):
-    edit(package, lambda data: data["ranks"][0]["files"].remove(next(f for f in data["ranks"][0]["files"] if f["path"].endswith("quantised.bin"))))  # fmt: skip
-    with pytest.raises(PackageError, match=r"quantised.bin is not in the manifest"):
+    name = weight_path(package / "rank-0", "packed").name
+    edit(package, lambda data: data["ranks"][0]["files"].remove(next(f for f in data["ranks"][0]["files"] if f["path"].endswith(name))))  # fmt: skip
+    with pytest.raises(PackageError, match=f"{name} is not in the manifest"):
         load(package)
 
 
@@ -261,6 +263,43 @@ def test_a_rank_text_that_cannot_be(package, old, new):
         load_engine(package, Alone(), "native")
 
 
+FILES = [
+    ("floats weights/", "floats ../rank-0/weights/", "is no place for weights"),
+    ("floats weights/", "floats /etc/", "is no place for weights"),
+    ("floats weights/", "floats weights/../", "is no place for weights"),
+    ("floats weights/", "floats weights/." + 60 * "x", "is no place for weights"),
+    ("floats weights/", "embedding weights/", "it must name one file of floats"),
+    ("packed 32768 weights/", "packed 32768 1 weights/", "is no place for weights"),
+    ("packed 32768 ", "packed 32769 ", "packed files cannot lie at"),
+    ("packed 32768 ", "packed -32768 ", "packed files cannot lie at"),
+    ("packed 32768 ", "packed 0 ", "packed files cannot lie at"),
+    ("packed 32768 ", f"packed {10**30} ", "is no whole number"),
+    ("packed 32768 ", "packed 98304 ", "packed files cannot lie at"),
+    ("packed 163840 ", "packed 196608 ", "which lies in none of 6 files"),
+]
+
+
+@pytest.mark.parametrize("old, new, told", FILES)
+def test_weights_that_lie_elsewhere(package, old, new, told):
+    path = package / "rank-0" / "rank.txt"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    vouch(package)
+    with pytest.raises(PackageError, match=told):
+        load(package)
+    if native.load("_engine"):
+        with pytest.raises(PackageError):
+            native.load("_engine").Engine(str(package / "rank-0"), native.load("_comm").null(), 1)
+
+
+def test_a_file_that_reaches_into_the_next(package):
+    with open(weight_path(package / "rank-0", "packed"), "r+b") as file:
+        file.truncate((2 << 20) + 1)
+    vouch(package)
+    with pytest.raises(PackageError, match="reaches into the next file"):
+        load(package)
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "special_tokens.json"])
 @pytest.mark.parametrize("data", [b"", b"\xff\xfe", b"{% for", b'{"a": NaN}'])
 def test_a_tokenizer_that_is_none(package, name, data):
@@ -307,7 +346,7 @@ def resident() -> int:
 MUTATE = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "rank-0/model.param", "rank-0/fused.param"])
+@pytest.mark.parametrize("name", ["manifest.json", "rank-0/model.param", "rank-0/fused.param", "rank-0/rank.txt"])
 @MUTATE
 @given(seed=st.integers(0, 2**32))
 def test_whatever_is_changed_it_is_refused_or_right(original, name, seed):
@@ -319,8 +358,7 @@ def test_whatever_is_changed_it_is_refused_or_right(original, name, seed):
             manifest = Manifest.load(original)
             if name == "manifest.json":
                 manifest.check_files(original, 0)
-            files = {p.name: p.stat().st_size for p in (original / "rank-0").iterdir()}
-            check_graphs(original / "rank-0", files)
+            check_graphs(original / "rank-0", WeightFiles.load(original / "rank-0"))
     finally:
         path.write_bytes(data)
     assert resident() - before < GROWTH
@@ -334,12 +372,12 @@ def sealed(original, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "rank-0/quantised.bin", "rank-0/rank.txt"])
+@pytest.mark.parametrize("name", ["manifest.json", "rank-0/weights", "rank-0/rank.txt"])
 @MUTATE
 @given(seed=st.integers(0, 2**32))
 def test_whatever_is_changed_of_a_sealed_package_is_noticed(sealed, name, seed):
     package = sealed / "package"
-    path = package / name
+    path = min((package / name).glob("*.bin")) if name.endswith("weights") else package / name
     data, before, whole = path.read_bytes(), resident(), Manifest.load(package)
     try:
         path.write_bytes(changed := mutated(data, seed))
@@ -355,7 +393,7 @@ def test_whatever_is_changed_of_a_sealed_package_is_noticed(sealed, name, seed):
 
 
 @pytest.mark.skipif(native.load("_engine") is None, reason="the native engine is not built")
-@pytest.mark.parametrize("name", ["rank-0/fused.param", "rank-0/rank.txt", "rank-0/model.bin"])
+@pytest.mark.parametrize("name", ["fused.param", "rank.txt", "floats"])
 def test_the_engine_in_its_own_process_does_not_crash(package, name):
     """Its C++ alone, as mpsplit-rank runs it: without Python's look at the files before."""
     program = """
@@ -365,16 +403,18 @@ from mpsplit.errors import PackageError
 from pathlib import Path
 from tests.package.test_hostile import mutated
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-folder, name = Path(sys.argv[1]), sys.argv[2]
-path, engine, null = folder / name, native.load("_engine").Engine, native.load("_comm").null
+path, folder = Path(sys.argv[1]), Path(sys.argv[2])
+engine, null = native.load("_engine").Engine, native.load("_comm").null
 data = path.read_bytes()
 for seed in range(150):
     path.write_bytes(mutated(data, seed))
     print(seed, flush=True)
     try:
-        engine(str(path.parent), null(), 1)
+        engine(str(folder), null(), 1)
     except (PackageError, MemoryError):
         pass
 """
-    done = subprocess.run([sys.executable, "-c", program, package, name], capture_output=True, text=True, check=False)
+    folder = package / "rank-0"
+    path = weight_path(folder) if name == "floats" else folder / name
+    done = subprocess.run([sys.executable, "-c", program, path, folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout.split()[-1:], done.stderr[-500:])

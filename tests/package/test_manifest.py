@@ -5,6 +5,7 @@ import pytest
 
 from mpsplit.errors import PackageError
 from mpsplit.package.manifest import FORMAT_VERSION, Manifest
+from tests.conftest import weight_path
 
 
 @pytest.fixture
@@ -20,18 +21,18 @@ def test_round_trip(package):
 
 
 def test_a_changed_byte_is_found(package):
-    path = package / "rank-1" / "model.bin"
+    path = weight_path(package / "rank-1")
     data = bytearray(path.read_bytes())
     data[1000] ^= 1
     path.write_bytes(data)
     manifest = Manifest.load(package)
     manifest.check_files(package, 0)
-    with pytest.raises(PackageError, match=r"rank-1/model.bin was changed: its sha256 differs"):
+    with pytest.raises(PackageError, match=r"rank-1/weights/\w+.bin was changed: its sha256 differs"):
         manifest.check_files(package, 1)
 
 
 def test_a_file_cut_short_is_found(package):
-    path = package / "rank-0" / "model.bin"
+    path = weight_path(package / "rank-0")
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(PackageError, match=rf"has {size - 7} bytes, the manifest says {size}"):

@@ -5,6 +5,7 @@ from mpsplit.errors import ConvertError, PackageError
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import QLinear, Quantisation
 from mpsplit.package.weights import FLAG, read_weights, weights_of
+from tests.conftest import weight_path
 
 PARAM = Param(
     (
@@ -18,7 +19,7 @@ PARAM = Param(
 
 def test_weights_of_a_real_package_are_all_accounted_for(package_of):
     folder = package_of("llama-bias", 2, 1) / "rank-0"
-    weights = read_weights(Param.load(folder / "model.param"), folder / "model.bin")
+    weights = read_weights(Param.load(folder / "model.param"), weight_path(folder))
     assert {"model.norm", "lm_head"} <= set(weights)
     assert len(weights["model.layers.0.self_attn.q_proj"]) == 2  # weight and bias; the rest raises
 

@@ -13,8 +13,9 @@ from mpsplit.package import embedding
 from mpsplit.package.manifest import File, Manifest
 from mpsplit.package.rank_text import rank_text
 from mpsplit.package.recipe import Recipe
+from mpsplit.package.weight_files import WeightFiles
 from mpsplit.runtime.load import ENGINES, load_engine
-from tests.conftest import splits
+from tests.conftest import splits, weight_path
 
 pytestmark = pytest.mark.skipif(
     native.load("_engine") is None, reason="the native engine is not built: no C++ compiler, cmake or ncnn's sources"
@@ -77,19 +78,19 @@ def test_an_embedding_of_8_bits(package_of, tmp_path, block):
     for name in ("rounded", "stored"):
         package = shutil.copytree(package_of("llama", 1, 1), tmp_path / name)
         folder, manifest = package / "rank-0", Manifest.load(package)
-        table = embedding.stored(np.fromfile(folder / "embed.bin", np.float32).reshape(-1, width), block)
+        table = embedding.stored(np.fromfile(weight_path(folder, "embedding"), np.float32).reshape(-1, width), block)
         if name == "stored":
             manifest = replace(manifest, dtype=embedding.dtype_of(block))
         else:
             table = embedding.floats(table, width, block)
-        table.tofile(folder / "embed.bin")
-        (folder / "rank.txt").write_text(rank_text(manifest, 0), encoding="utf-8")
+        table.tofile(weight_path(folder, "embedding"))
+        (folder / "rank.txt").write_text(rank_text(manifest, 0, WeightFiles.load(folder)), encoding="utf-8")
         manifest.with_files([tuple(File.of(package, package / f.path) for f in manifest.ranks[0].files)], {}).save(
             package
         )
         logits += [load_engine(package, Alone(), engine).step(PROMPT, 0, True) for engine in ("native", "stock")]
     assert np.array_equal(logits[0], logits[2]) and np.array_equal(logits[1], logits[3])
-    with open(folder / "embed.bin", "r+b") as file:
+    with open(weight_path(folder, "embedding"), "r+b") as file:
         file.truncate(table.size - 1)
     with pytest.raises(PackageError, match=f"rows take {table.size}"):
         ENGINES["native"](package, Manifest.load(package), Alone(), 1)
@@ -126,12 +127,13 @@ def in_use() -> int:
     return mallinfo2().n7
 
 
-@pytest.mark.parametrize("name", ["model.bin", "quantised.bin", "embed.bin"])
+@pytest.mark.parametrize("role", ["floats", "packed", "embedding"])
 @pytest.mark.parametrize("left", [0, 0.5, -1])
-def test_a_truncated_file_is_refused(damaged, name, left):
+def test_a_truncated_file_is_refused(damaged, role, left):
     package, load = damaged
-    data = (package / "rank-0" / name).read_bytes()
-    (package / "rank-0" / name).write_bytes(data[: left if left < 0 else int(left * len(data))])
+    path = weight_path(package / "rank-0", role)
+    data = path.read_bytes()
+    path.write_bytes(data[: left if left < 0 else int(left * len(data))])
     with pytest.raises(PackageError, match="convert"):
         load()
 
@@ -146,6 +148,15 @@ def test_a_truncated_file_is_refused(damaged, name, left):
         ("rank.txt", "hidden 64", "hidden 64000"),
         ("rank.txt", "context", "contest"),
         ("rank.txt", "rank 0", "rank 1"),
+        ("rank.txt", "packed 32768 weights/", "packed 32768 ../weights/"),
+        ("rank.txt", "packed 32768 ", "packed 32769 "),
+        ("rank.txt", "packed 32768 ", "packed 0 "),
+        ("rank.txt", "packed 32768 ", "packed -32768 "),
+        ("rank.txt", "packed 32768 ", "packed 2147483647 "),
+        ("rank.txt", "packed 32768 ", "packed 65536 "),
+        ("rank.txt", "floats weights/", "floats /"),
+        ("rank.txt", "floats weights/", "float weights/"),
+        ("rank.txt", "embedding weights/", "embedding weights/../"),
     ],
 )
 def test_a_damaged_text_is_refused(damaged, name, old, new):

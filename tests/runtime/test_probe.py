@@ -103,7 +103,7 @@ def test_stored_bytes_are_those_of_the_file(kind, tmp_path):
     facts = facts_of(64, 96, 8, 4, 8, layers=3, context=32)
     write_package(tmp_path, facts, kind)
     head = stored_bytes(facts_of(64, 96, 8, 4, 8, layers=1, context=32), kind)  # more than a head of 64 rows has
-    assert 0 < (tmp_path / "rank-0" / "quantised.bin").stat().st_size - stored_bytes(facts, kind) < head
+    assert 0 < (tmp_path / "rank-0" / "weights" / "packed.bin").stat().st_size - stored_bytes(facts, kind) < head
 
 
 def test_memory_limits_the_effort():

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpsplit.package.quantisation import QLinear
+from mpsplit.package.weight_files import LARGE_PAGE, Packed
 from mpsplit.package.weights import ALIGNMENT, PackedFile
 from mpsplit.runtime.quantised_layer import QLinearLayer
 from tests.extensions.conftest import kernels  # noqa: F401 (a fixture)
@@ -32,7 +33,7 @@ class Params:
 @pytest.fixture
 def whole(kernels, tmp_path):  # noqa: F811
     """(the file's bytes, the layer that lies in it, with something before it and its bias behind)"""
-    path = tmp_path / "quantised.bin"
+    path = tmp_path / "packed.bin"
     with PackedFile(path) as file:
         file.append(np.zeros(1, np.uint8))
         packed = kernels.pack(np.ones((N, K), np.float32), BITS, BLOCK)
@@ -42,7 +43,7 @@ def whole(kernels, tmp_path):  # noqa: F811
 
 def loads(file: np.ndarray, q: QLinear) -> bool:
     """Whether the layer takes it; if so, it computes with what lies in the file."""
-    layer = QLinearLayer(file, 1)
+    layer = QLinearLayer(Packed([range(len(file))], [file]), 1)
     if layer.load_param(Params(q)) != 0:
         return False
     layer.weights.unpack()
@@ -55,6 +56,15 @@ def loads(file: np.ndarray, q: QLinear) -> bool:
 
 def test_the_whole_one_loads(whole):
     assert loads(*whole)
+
+
+def test_what_lies_in_the_second_file_or_between_the_two(whole):
+    file, q = whole
+    spans = [range(len(file)), range(LARGE_PAGE * ALIGNMENT, LARGE_PAGE * ALIGNMENT + len(file))]
+    packed = Packed(spans, [file, file])
+    at = lambda place: QLinearLayer(packed, 1).load_param(Params(replace(q, offset=place + q.offset, bias=-1)))  # noqa: E731
+    assert at(0) == at(LARGE_PAGE) == 0
+    assert at(LARGE_PAGE - 2) == at(2 * LARGE_PAGE) == -1
 
 
 @bounded
