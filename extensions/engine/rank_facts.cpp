@@ -34,8 +34,7 @@ bool possible(const RankFacts& f) {
         if (!std::isfinite(frequency)) return false;
     return f.ranks > 0 && f.rank >= 0 && f.rank < f.ranks && f.hidden > 0 && f.hidden <= most && f.context > 0 && f.context <= most &&
            !f.group.empty() && f.group.size() <= size_t(f.ranks) && !f.inverse_frequencies.empty() && std::isfinite(f.rope_scaling) &&
-           int64_t(f.context) * int64_t(f.inverse_frequencies.size()) <= most_angles &&
-           (f.dtype == "F32" || f.dtype == "F16" || f.dtype == "BF16");
+           int64_t(f.context) * int64_t(f.inverse_frequencies.size()) <= most_angles;
 }
 
 }  // namespace

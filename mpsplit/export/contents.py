@@ -17,6 +17,7 @@ from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.encode import Encoder
 from mpsplit.native import kernels
 from mpsplit.package import embedding
+from mpsplit.package.embedding import HEAD_ROWS
 from mpsplit.package.manifest import EMBED, QUANTISED, WEIGHTS
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import LAYER as QLINEAR
@@ -71,9 +72,9 @@ class Array:
 
 
 def contents(
-    param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, recipe: Recipe
+    param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, recipe: Recipe, dtype: str
 ) -> dict[str, list[Array]]:
-    """File name -> its arrays in order."""
+    """File name -> its arrays in order. `dtype`: of the embedding, as the manifest has it."""
     files: dict[str, list[Array]] = {WEIGHTS: [], QUANTISED: [], EMBED: []}
     for layer in param.layers:
         names = weights_of(layer)
@@ -84,7 +85,13 @@ def contents(
         for (name, part), (shape, flagged) in zip(parts, arrays_of(layer), strict=True):
             size = FLOAT_BYTES * math.prod(shape)
             files[WEIGHTS].append(Array(name, part, shape, "float", size, before=FLAG * flagged))
-    if shard.stage == 0:
+    if dtype == HEAD_ROWS:
+        last = [arrays[-1].name for arrays in files.values() if arrays]
+        assert not len(shard.head) or EMBEDDING in last, (
+            f"the head is not the last of its file: {last}"
+        )  # graph.h finds it there
+        del files[EMBED]
+    elif shard.stage == 0:
         files[EMBED].append(_embedding(shard, facts, checkpoint, recipe.embedding))
     else:
         del files[EMBED]

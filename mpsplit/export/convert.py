@@ -26,7 +26,7 @@ from mpsplit.export.graphs import Graphs, make_graphs
 from mpsplit.export.origin import Origin, open_model
 from mpsplit.export.pnnx import Pnnx
 from mpsplit.export.schedule import check_schedules
-from mpsplit.package.embedding import dtype_of
+from mpsplit.package.embedding import HEAD_ROWS, dtype_of
 from mpsplit.package.files import beside, write_json
 from mpsplit.package.manifest import (
     EMBED,
@@ -45,7 +45,7 @@ from mpsplit.package.manifest import (
 from mpsplit.package.rank_text import rank_text
 from mpsplit.package.recipe import Recipe
 from mpsplit.package.verified import read_sha256
-from mpsplit.plan.cuts import EMBEDDING, linears_of
+from mpsplit.plan.cuts import EMBEDDING, linears_of, one_matrix
 from mpsplit.progress import bytes_bar, track
 
 FILES = (GRAPH, FUSED, WEIGHTS, QUANTISED, EMBED, RANK_TEXT)
@@ -107,11 +107,11 @@ def convert(
             f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form {pnnx.form}"
         )
     recipe.check(linears_of(partition.facts), partition.facts.hidden)
+    recipe = recipe.for_tied() if partition.facts.tied else recipe
     origin, checkpoint = Origin.load(package), None
     if origin or model:
         checkpoint, origin = open_model(origin, model)
-        own = checkpoint.entries[EMBEDDING].dtype
-        partition = replace(partition, dtype=dtype_of(recipe.embedding.block) if recipe.embedding else own)
+        partition = replace(partition, dtype=_embedding_type(partition, checkpoint, recipe))
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
     graphs = {rank: make_graphs(partition, package, rank, pnnx, recipe) for rank in track(mine, "graphs")}
     schedules = _of_everybody(comm, {rank: made.schedule for rank, made in graphs.items()})
@@ -138,6 +138,12 @@ def convert(
     return Conversion(manifest, tuple(_of_everybody(comm, read)))
 
 
+def _embedding_type(partition: Manifest, checkpoint: Checkpoint, recipe: Recipe) -> str:
+    if one_matrix(partition.plan, partition.facts) and recipe.one_kind:
+        return HEAD_ROWS
+    return dtype_of(recipe.embedding.block) if recipe.embedding else checkpoint.entries[EMBEDDING].dtype
+
+
 def _of_everybody(comm: Communicator, own: dict[int, object]) -> list:
     """What each rank has, in order."""
     found = {rank: value for shared in comm.exchange(own) for rank, value in shared.items()}
@@ -158,8 +164,8 @@ def _work(
     recipe: Recipe,
 ) -> Work:
     shard = partition.plan.shards[rank]
-    files = contents(graphs.param, shard, partition.facts, checkpoint, recipe)
-    decisive = (str(graphs.param), shard, partition.facts, origin.files, recipe)
+    files = contents(graphs.param, shard, partition.facts, checkpoint, recipe, partition.dtype)
+    decisive = (str(graphs.param), shard, partition.facts, origin.files, recipe, partition.dtype)
     return Work(rank_folder(package, rank), hashlib.sha256(repr(decisive).encode()).hexdigest()[:16], files)
 
 

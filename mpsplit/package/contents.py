@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from mpsplit.package.anatomy import EMBEDDING, anatomy_of
-from mpsplit.package.embedding import stored_row
+from mpsplit.package.embedding import HEAD_ROWS, stored_row
 from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
 from mpsplit.package.param import Layer
 from mpsplit.package.quantisation import LAYER as QLINEAR
@@ -83,7 +83,7 @@ def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Cont
 
 def embedding_elements(manifest: Manifest, rank: int) -> int:
     """Of embed.bin."""
-    return len(manifest.plan.shards[rank].embed) * manifest.facts.hidden
+    return 0 if manifest.dtype == HEAD_ROWS else len(manifest.plan.shards[rank].embed) * manifest.facts.hidden
 
 
 def stored(layer: Layer) -> tuple[int, int]:

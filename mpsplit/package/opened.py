@@ -15,13 +15,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mpsplit.errors import PackageError
-from mpsplit.package.embedding import stored_row
+from mpsplit.package.embedding import HEAD_ROWS, stored_row
+from mpsplit.package.embedding_rows import head_of
 from mpsplit.package.files import read_text
 from mpsplit.package.graph import check_graphs
 from mpsplit.package.keys import KeySource
-from mpsplit.package.manifest import EMBED, File, Manifest, rank_folder
-from mpsplit.package.param import REMEDY
+from mpsplit.package.manifest import EMBED, FUSED, GRAPH, File, Manifest, rank_folder
+from mpsplit.package.param import REMEDY, Param
 from mpsplit.package.sealed import Vault
+from mpsplit.plan.cuts import one_matrix
 
 ENVIRONMENT = KeySource()
 
@@ -68,16 +70,27 @@ def opened_rank(package: Path, manifest: Manifest, rank: int, keys: KeySource = 
             Path(file.path).name: (folder / file.path).stat().st_size for file in files if Path(file.path).parent == own
         }
         check_graphs(rank_folder(folder, rank), sizes)
-        _check_embedding(manifest, rank, sizes.get(EMBED, 0))
+        _check_embedding(manifest, rank, rank_folder(folder, rank), sizes)
         yield folder
 
 
-def _check_embedding(manifest: Manifest, rank: int, size: int) -> None:
-    shard, width = manifest.plan.shards[rank], stored_row(manifest.dtype, manifest.facts.hidden)
+def _check_embedding(manifest: Manifest, rank: int, folder: Path, sizes: dict[str, int]) -> None:
+    shard, size = manifest.plan.shards[rank], sizes.get(EMBED, 0)
+    width = stored_row(manifest.dtype, manifest.facts.hidden)
     if shard.stage == 0 and size != len(shard.embed) * width:
         raise PackageError(
             f"{EMBED} of rank {rank} has {size} bytes, {len(shard.embed)} rows take {len(shard.embed) * width}; {REMEDY}"
         )
+    if manifest.dtype == HEAD_ROWS:
+        if not one_matrix(manifest.plan, manifest.facts):
+            raise PackageError(
+                f"the head is said to be the embedding too, and is not tied or not divided like it; {REMEDY}"
+            )
+        for name in (GRAPH, FUSED) if len(shard.head) else ():
+            try:
+                head_of(Param.load(folder / name), len(shard.head), manifest.facts.hidden)
+            except PackageError as wrong:
+                raise PackageError(f"{folder / name} is damaged ({wrong}); {REMEDY}") from None
 
 
 def text_of(package: Path, manifest: Manifest, path: str, keys: KeySource = ENVIRONMENT) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.errors import PackageError, RunError
 from mpsplit.package.collectives import STAGE, WORLD
-from mpsplit.package.files import EmbeddingRows
-from mpsplit.package.manifest import EMBED, GRAPH, QUANTISED, WEIGHTS, Manifest, rank_folder
+from mpsplit.package.embedding_rows import embedding_rows
+from mpsplit.package.manifest import GRAPH, QUANTISED, WEIGHTS, Manifest, rank_folder
 from mpsplit.runtime import collective_layers, quantised_layer
 from mpsplit.runtime.positions import causal_mask, rope_tables
 
@@ -35,7 +35,7 @@ class StockEngine:
         self.groups = {WORLD: comm, STAGE: comm.group(manifest.plan.group(comm.rank))}
         folder = rank_folder(package, comm.rank)
         if self.first_stage:
-            self.embedding = EmbeddingRows(folder / EMBED, manifest.dtype, shard.embed.start, manifest.facts.hidden)
+            self.embedding = embedding_rows(package, manifest, comm.rank)
         self.cos, self.sin = rope_tables(manifest.rope, manifest.facts.context)
 
         self.net = ncnn.Net()
