@@ -17,7 +17,6 @@ from mpsplit.package.param import Param
 from mpsplit.package.rank_text import rank_text
 from mpsplit.package.recipe import Recipe
 from mpsplit.runtime.load import load_engine
-from tests.conftest import splits
 
 ENGINES = ("native", "stock") if native.load("_engine") else ("stock",)
 PROMPT = np.random.default_rng(5).integers(0, 131, 29)
@@ -35,7 +34,7 @@ def once_and_twice(world, package_of, shared_folder):
     """(kind, overrides) -> a package without embed.bin, and one with the same rows in it as float32."""
 
     def make(kind, overrides):
-        floats = package_of("qwen2-tied", *splits(world.size)[0])
+        floats = package_of("qwen2-tied", world.size, 1)
         once, twice = (shared_folder / f"{floats.name}-{kind}-{overrides}-{times}" for times in ("once", "twice"))
         if world.rank == 0:
             shutil.copytree(floats, once)
