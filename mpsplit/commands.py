@@ -86,6 +86,7 @@ def convert_command(args: argparse.Namespace) -> int:
         )
     from mpsplit.export.convert import convert
     from mpsplit.export.pnnx import find_pnnx
+    from mpsplit.inspection import tied
 
     if args.verify:
         _check_original(partition, args.verify)  # before the work, not after it
@@ -105,6 +106,8 @@ def convert_command(args: argparse.Namespace) -> int:
         for part, read in zip(made.manifest.ranks, made.read, strict=True):
             size = sum(file.size for file in part.files)
             print(f"{len(part.files)} files, {size:,} bytes; read {read:,} of {part.weight_bytes:,} bytes of weights")
+        if made.manifest.facts.tied:
+            print(f"{tied(made.manifest)}; stored as {made.manifest.tools['recipe']}")
         print(f"converted {package} in {time.perf_counter() - began:.1f} s; next: mpsplit run {package} --prompt Hello")
     return verify_command(_to_verify(args)) if args.verify else 0
 

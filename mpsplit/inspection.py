@@ -18,7 +18,9 @@ from mpsplit.package.chart_dot import dot
 from mpsplit.package.chart_svg import svg
 from mpsplit.package.contents import Contents, Part, contents
 from mpsplit.package.difference import differences
+from mpsplit.package.embedding import HEAD_ROWS
 from mpsplit.package.manifest import FUSED, Manifest, rank_folder
+from mpsplit.plan.cuts import one_matrix
 from mpsplit.plan.placed import PLAN, Placed
 
 SHORT = 12  # digits of a hash
@@ -92,12 +94,12 @@ def _sum(inspected: Inspected) -> Part:
 
 def twice(inspected: Inspected) -> list[str]:
     """What several ranks, or two files, hold of the same weights."""
-    manifest, facts, said = inspected.manifest, inspected.manifest.facts, []
-    if facts.tied:
+    manifest, said = inspected.manifest, []
+    if manifest.facts.tied and manifest.dtype != HEAD_ROWS:
         embedded = sum(part.weight_bytes for held in inspected.ranks if (part := held.part(EMBEDDING)))
         heads = sum(part.weight_bytes for held in inspected.ranks if (part := held.part(HEAD)))
         said.append(
-            f"the head is tied to the embedding and stored beside it: {embedded:,} bytes of {manifest.dtype} rows, "
+            f"{tied(manifest)}: {embedded:,} bytes of {manifest.dtype} rows, "
             f"{heads:,} bytes of head and norm in the weights"
         )
     for group in manifest.plan.stages:
@@ -109,6 +111,14 @@ def twice(inspected: Inspected) -> list[str]:
         if len(group) > 1 and len(manifest.plan.shards[group[0]].layers):
             said.append(f"ranks {', '.join(map(str, group))} each hold the norms of their layers")
     return said
+
+
+def tied(manifest: Manifest) -> str:
+    """Of a model with a tied head: how often the matrix is stored, and why."""
+    if manifest.dtype == HEAD_ROWS:
+        return "the head is tied to the embedding: one matrix is both"
+    why = "as asked" if one_matrix(manifest.plan, manifest.facts) else "ranks have other rows of one than of the other"
+    return f"the head is tied to the embedding and stored beside it ({why})"
 
 
 def show(inspected: Inspected) -> None:
@@ -136,6 +146,8 @@ def show(inspected: Inspected) -> None:
     total = _sum(inspected)
     print(f"\nall ranks: {total.weight_bytes:,} bytes of {total.weights:,} weights, {total.bits:.2f} bits a weight; "
           f"cache {total.cache_bytes:,}")  # fmt: skip
+    if manifest.dtype == HEAD_ROWS:
+        print(tied(manifest))
     for line in twice(inspected):
         print(line)
     if manifest.unused:

@@ -38,15 +38,6 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
     packed_ = Mapped(placed, Reading::whole);
     setting_.packed.data = packed_.data;
     for (const auto& [begin, bytes] : packed_.pieces) setting_.packed.pieces.push_back({int64_t(begin), int64_t(bytes)});
-    if (facts_.first_stage) {
-        const std::string path = folder + "/" + facts_.embedding;
-        embedding_ = Mapped(path, Reading::here_and_there);
-        format_.emplace(facts_.dtype, facts_.hidden);
-        const size_t needed = size_t(facts_.embed_rows) * format_->row_bytes();
-        if (embedding_.bytes < needed)
-            throw Failure(path + " has " + std::to_string(embedding_.bytes) + " bytes, " + std::to_string(facts_.embed_rows) +
-                          " rows take " + std::to_string(needed) + "; copy it again or convert again");
-    }
     graph_ = std::make_unique<Graph>(folder + "/fused.param", folder + "/" + facts_.floats, setting_);
     hidden_in_ = graph_->blob("hidden");
     hidden_out_ = graph_->blob("hidden_out");
@@ -54,9 +45,26 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
     top_ = graph_->blob("top");
     if (hidden_in_ < 0 || hidden_out_ < 0 || (facts_.head_rows && (logits_ < 0 || top_ < 0)))
         throw Failure(folder + "/fused.param has no hidden, hidden_out, logits or top; convert the package again");
+    if (facts_.first_stage && facts_.dtype != head_rows)
+        embed_ = rows_of_file(folder + "/" + facts_.embedding);
+    else if (facts_.first_stage && facts_.embed_rows) {
+        if (facts_.embed_start != facts_.head_start || facts_.embed_rows != facts_.head_rows)
+            throw Failure(folder + "/rank.txt takes the embedding from the head, which has other rows; convert the package again");
+        embed_ = graph_->matrix_of("logits", facts_.head_rows, facts_.hidden);
+    }
     if (logits_ >= 0) graph_->keep(logits_);  // TopK reads them too
     body_ = graph_->until("hidden_out");
     head_ = graph_->from("hidden_out");
+}
+
+Graph::Row Engine::rows_of_file(const std::string& path) {
+    embedding_ = Mapped(path, Reading::here_and_there);
+    const EmbeddingFormat format(facts_.dtype, facts_.hidden);
+    const size_t needed = size_t(facts_.embed_rows) * format.row_bytes();
+    if (embedding_.bytes < needed)
+        throw Failure(path + " has " + std::to_string(embedding_.bytes) + " bytes, " + std::to_string(facts_.embed_rows) + " rows take " +
+                      std::to_string(needed) + "; copy it again or convert again");
+    return [format, data = embedding_.data](int row, float* y) { format.read(data + row * format.row_bytes(), y); };
 }
 
 Engine::Logits Engine::step(const int64_t* tokens, int count, int position, bool every_row) {
@@ -89,7 +97,7 @@ void Engine::hidden_in(const int64_t* tokens, int count) {
         if (at < 0 || at >= facts_.embed_rows)
             std::fill_n(row, facts_.hidden, 0.f);
         else
-            format_->read(embedding_.data + size_t(at) * format_->row_bytes(), row);
+            embed_(int(at), row);
     }
 }
 

@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,6 +46,7 @@ class Engine {
     const RankFacts& facts() const { return facts_; }
 
   private:
+    Graph::Row rows_of_file(const std::string& path);
     void hidden_in(const int64_t* tokens, int count);
     int index_of(const std::string& blob) const;  // throws a Failure
 
@@ -54,8 +54,8 @@ class Engine {
     Setting setting_;
     std::vector<float> cos_, sin_;
     Mapped packed_, embedding_;
-    std::optional<EmbeddingFormat> format_;  // of the first stage's embedding
     std::unique_ptr<Graph> graph_;
+    Graph::Row embed_;  // a row of this rank's part of the embedding, on the first stage
     Graph::Part body_ = {}, head_ = {};
     int hidden_in_ = -1, hidden_out_ = -1, logits_ = -1, top_ = -1;
     int position_ = 0;

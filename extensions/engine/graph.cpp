@@ -9,6 +9,7 @@
 #include "failure.h"
 #include "layers.h"
 #include "param_text.h"
+#include "quantised_linear.h"
 
 namespace mpsplit {
 namespace {
@@ -28,15 +29,18 @@ class MappedReader : public ncnn::DataReader {
     size_t reference(size_t size, const void** data) const override {
         if (size > file_.bytes - at_) return 0;
         *data = file_.data + at_;
+        last_ = {file_.data + at_, size};
         at_ += size;
         return size;
     }
 
     bool at_end() const { return at_ == file_.bytes; }
+    std::span<const uint8_t> last() const { return last_; }
 
   private:
     const Mapped& file_;
     mutable size_t at_ = 0;
+    mutable std::span<const uint8_t> last_;
 };
 
 // float32 throughout, and every blob laid out plainly
@@ -63,6 +67,7 @@ Graph::Graph(const std::string& param, const std::string& weights, Setting& sett
         throw Failure(param + " does not fit its weights, or this version; convert the package again");
     if (net_.load_model(reader) != 0 || !reader.at_end())
         throw Failure(weights + " does not fit " + param + "; convert the package again");
+    last_ = reader.last();
     blobs_.resize(net_.blobs().size());
     kept_.resize(blobs_.size());
     for (const ncnn::Layer* layer : net_.layers()) {
@@ -83,6 +88,20 @@ Graph::Part Graph::until(const std::string& name) const {
 }
 
 Graph::Part Graph::from(const std::string& name) const { return {until(name).end, int(net_.layers().size())}; }
+
+Graph::Row Graph::matrix_of(const std::string& name, int n, int k) const {
+    const int index = blob(name);
+    const ncnn::Layer* layer = index < 0 ? nullptr : net_.layers()[net_.blobs()[index].producer];
+    if (layer && layer->type == "QLinear") {
+        const Weights& matrix = static_cast<const QuantisedLinear*>(layer)->matrix();
+        if (matrix.shape.n == n && matrix.shape.k == k) return [matrix](int row, float* y) { unpack(matrix, row, y); };
+    }
+    const size_t width = size_t(k) * sizeof(float);
+    if (layer && layer->type == "Gemm" && last_.size() == n * width)
+        return [first = last_.data(), width](int row, float* y) { std::memcpy(y, first + row * width, width); };
+    throw Failure("the graph has no linear of " + std::to_string(n) + " x " + std::to_string(k) + " that makes " + name +
+                  "; convert the package again");
+}
 
 void Graph::run(Part part) {
     for (int i = part.begin; i < part.end; i++) {

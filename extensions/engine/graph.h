@@ -6,6 +6,8 @@
 
 #include <ncnn/net.h>
 
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,6 +29,10 @@ class Graph {
     Part from(const std::string& blob) const;   // and the others
     void run(Part part);
 
+    using Row = std::function<void(int row, float* y)>;
+    // Reads rows [k] of the matrix [n, k] of the linear that makes the blob, where they are mapped. One of float32 is model.bin's last array.
+    Row matrix_of(const std::string& blob, int n, int k) const;
+
     int blob(const std::string& name) const;  // -1: the graph has none
     void keep(int blob) { kept_[blob] = true; }  // it stays after its consumer has run
     ncnn::Mat take(int blob);                    // what it holds; it is empty then, unless it is kept
@@ -37,6 +43,7 @@ class Graph {
     void run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out);
 
     Mapped weights_;
+    std::span<const uint8_t> last_;  // array in weights_
     Pool pool_;
     ncnn::Net net_;
     std::vector<ncnn::Mat> blobs_;

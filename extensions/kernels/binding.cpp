@@ -88,6 +88,17 @@ Out<float> unpack_rows(const Held& held) {
     return rows;
 }
 
+Out<float> unpack_some(const Held& held, In<int64_t, nb::ndim<1>> picked) {
+    const Shape& s = held.weights.shape;
+    auto rows = array<float>({picked.shape(0), size_t(s.k)});
+    for (size_t i = 0; i < picked.shape(0); i++) {
+        const int64_t row = picked.data()[i];
+        expect(row >= 0 && row < s.n, "there is no such row");
+        unpack(held.weights, int(row), rows.data() + i * s.k);
+    }
+    return rows;
+}
+
 const Path* chosen(const std::string& name) {
     const Path* path = name.empty() ? best_path() : path_named(name);
     if (!path) throw std::invalid_argument("no path " + name + " on this machine");
@@ -161,7 +172,8 @@ NB_MODULE(_kernels, m) {
     m.def("pack_values", pack_values, "values"_a, "scales"_a, "bits"_a, "block"_a, "threads"_a = 1);
     nb::class_<Held>(m, "Weights")
         .def(nb::init<In<uint8_t, nb::ndim<1>>, int, int, int, int>(), "packed"_a, "n"_a, "k"_a, "bits"_a, "block"_a)
-        .def("unpack", unpack_rows);
+        .def("unpack", unpack_rows)
+        .def("unpack", unpack_some, "rows"_a, "Some of them.");
     m.def("linear", linear, "x"_a, "weights"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "threads"_a = 1,
           "path"_a = "");
     m.def("linears", linears, "x"_a, "weights"_a, "threads"_a = 1, "path"_a = "");

@@ -72,10 +72,11 @@ static void encode(const Groups& g, uint8_t* chunk) {
     }
 }
 
+// bytes begin to end - 1 of every line
 template <int bits>
-static void decode(const uint8_t* chunk, Groups& g) {
+static void decode(const uint8_t* chunk, Groups& g, int begin = 0, int end = line) {
     for (int j = 0; j < 4; j++)
-        for (int i = 0; i < line; i++) {
+        for (int i = begin; i < end; i++) {
             if constexpr (bits == 8) {
                 g[j][i] = chunk[j * line + i];
                 g[j + 4][i] = chunk[(j + 4) * line + i];

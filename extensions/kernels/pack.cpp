@@ -30,8 +30,12 @@ void encode(int bits, const Groups& g, uint8_t* chunk) {
     bits == 4 ? mpsplit::encode<4>(g, chunk) : bits == 6 ? mpsplit::encode<6>(g, chunk) : mpsplit::encode<8>(g, chunk);
 }
 
-void decode(int bits, const uint8_t* chunk, Groups& g) {
-    bits == 4 ? mpsplit::decode<4>(chunk, g) : bits == 6 ? mpsplit::decode<6>(chunk, g) : mpsplit::decode<8>(chunk, g);
+// output o alone
+void decode(int bits, const uint8_t* chunk, Groups& g, int o) {
+    const int begin = 4 * o, end = begin + 4;
+    bits == 4   ? mpsplit::decode<4>(chunk, g, begin, end)
+    : bits == 6 ? mpsplit::decode<6>(chunk, g, begin, end)
+                : mpsplit::decode<8>(chunk, g, begin, end);
 }
 
 // One block of a panel: values [16, block] and scales [16].
@@ -82,14 +86,12 @@ void pack_bfloats(const Shape& s, const float* rows, void* packed, int threads) 
     }
 }
 
-void unpack_bfloats(const Weights& weights, float* rows) {
-    const Shape& s = weights.shape;
-    for (int row = 0; row < s.n; row++)
-        for (int i = 0; i < s.k; i++) {
-            uint16_t value;
-            std::memcpy(&value, weights.data + row / panel_rows * panel_bytes(s) + bfloat_at(row % panel_rows, i), sizeof value);
-            rows[size_t(row) * s.k + i] = from_bfloat(value);
-        }
+void unpack_bfloats(const uint8_t* panel, int o, int k, float* y) {
+    for (int i = 0; i < k; i++) {
+        uint16_t value;
+        std::memcpy(&value, panel + bfloat_at(o, i), sizeof value);
+        y[i] = from_bfloat(value);
+    }
 }
 
 }  // namespace
@@ -131,22 +133,23 @@ void pack(const Shape& s, const int8_t* values, const float* scales, void* packe
     });
 }
 
-void unpack(const Weights& weights, float* rows) {
+void unpack(const Weights& weights, int row, float* y) {
     const Shape& s = weights.shape;
-    if (is_float(s.bits)) return unpack_bfloats(weights, rows);
-    for (int row = 0; row < s.n; row++) {
-        const uint8_t* panel = weights.data + row / panel_rows * panel_bytes(s);
-        int o = row % panel_rows;
-        for (int k = 0; k < s.k; k += chunk_inputs) {
-            int b = k / s.block;
-            uint16_t scale;
-            std::memcpy(&scale, panel + scales_at(s, b) + o * sizeof scale, sizeof scale);
-            Groups g;
-            decode(s.bits, panel + chunks_at(s, b) + k % s.block / chunk_inputs * chunk_bytes(s.bits), g);
-            for (int i = 0; i < chunk_inputs; i++)
-                rows[size_t(row) * s.k + k + i] = (g[i / 4][4 * o + i % 4] - zero_point(s.bits)) * from_half(scale);
-        }
+    const uint8_t* panel = weights.data + row / panel_rows * panel_bytes(s);
+    const int o = row % panel_rows;
+    if (is_float(s.bits)) return unpack_bfloats(panel, o, s.k, y);
+    for (int k = 0; k < s.k; k += chunk_inputs) {
+        int b = k / s.block;
+        uint16_t scale;
+        std::memcpy(&scale, panel + scales_at(s, b) + o * sizeof scale, sizeof scale);
+        Groups g;
+        decode(s.bits, panel + chunks_at(s, b) + k % s.block / chunk_inputs * chunk_bytes(s.bits), g, o);
+        for (int i = 0; i < chunk_inputs; i++) y[k + i] = (g[i / 4][4 * o + i % 4] - zero_point(s.bits)) * from_half(scale);
     }
+}
+
+void unpack(const Weights& weights, float* rows) {
+    for (int row = 0; row < weights.shape.n; row++) unpack(weights, row, rows + size_t(row) * weights.shape.k);
 }
 
 Weights view(const Shape& s, const void* packed, size_t bytes) {

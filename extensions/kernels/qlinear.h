@@ -40,6 +40,7 @@ struct Weights {
 Weights view(const Shape& shape, const void* packed, size_t bytes);
 // back to rows [n, k] float32
 void unpack(const Weights& weights, float* rows);
+void unpack(const Weights& weights, int row, float* y);  // one of them, [k]
 
 // y = x W^T, + bias, + residual, where they are given; or, with a gate, y = silu(x gate^T) * (x W^T) and nothing else.
 struct Product {

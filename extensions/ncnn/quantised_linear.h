@@ -19,6 +19,7 @@ class QuantisedLinear : public ncnn::Layer {
   public:
     QuantisedLinear() { one_blob_only = false; }
     int load_param(const ncnn::ParamDict& params) override;
+    const Weights& matrix() const { return weights[0]; }
     int forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out, const ncnn::Option& option) const override;
 
   private:

@@ -19,6 +19,7 @@ from mpsplit.export.checkpoint import Checkpoint, widened
 from mpsplit.export.encode import Encoder
 from mpsplit.native import kernels
 from mpsplit.package import embedding
+from mpsplit.package.embedding import HEAD_ROWS
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import LAYER as QLINEAR
 from mpsplit.package.quantisation import QLinear, Quantisation
@@ -97,15 +98,17 @@ class WeightFile:
         return hashlib.sha256("\n".join([str(LAYOUT), *(a.outline for a in self.arrays)]).encode()).hexdigest()[:32]
 
 
-def contents(param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, recipe: Recipe) -> list[WeightFile]:
-    """In the order in which they are made."""
+def contents(
+    param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, recipe: Recipe, dtype: str
+) -> list[WeightFile]:
+    """In the order in which they are made. `dtype`: of the embedding, as the manifest has it."""
     files = []
     linears = [layer for layer in param.layers if layer.type == QLINEAR]
     for _, run in groupby(linears, lambda layer: layer_of(f"{layer.name}.weight")):
         layers = list(run)
         arrays = [a for layer in layers for a in _of_linear(layer, _parts(layer, shard, facts), recipe.scales)]
         files.append(WeightFile("packed", tuple(arrays), QLinear.of(layers[0]).offset))
-    if shard.stage == 0:
+    if shard.stage == 0 and dtype != HEAD_ROWS:
         files.append(WeightFile("embedding", (_embedding(shard, facts, checkpoint, recipe.embedding),)))
     floats = [
         Array(*source, shape, "float", FLOAT_BYTES * math.prod(shape), before=FLAG * flagged)
@@ -113,7 +116,12 @@ def contents(param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoi
         if layer.type != QLINEAR
         for source, (shape, flagged) in zip(_parts(layer, shard, facts), arrays_of(layer), strict=True)
     ]
-    return [*files, WeightFile("floats", tuple(floats))]
+    files.append(WeightFile("floats", tuple(floats)))
+    last = [file.arrays[-1].name for file in files if file.arrays]
+    assert dtype != HEAD_ROWS or not len(shard.head) or EMBEDDING in last, (
+        f"the head is not the last of its file: {last}"
+    )
+    return files
 
 
 def _parts(layer: Layer, shard: Shard, facts: ModelFacts) -> list[tuple[str, Part]]:

@@ -27,14 +27,14 @@ from mpsplit.export.origin import Origin, open_model
 from mpsplit.export.pnnx import Pnnx
 from mpsplit.export.schedule import check_schedules
 from mpsplit.export.store import Index, Store
-from mpsplit.package.embedding import dtype_of
+from mpsplit.package.embedding import HEAD_ROWS, dtype_of
 from mpsplit.package.files import beside, json_text
 from mpsplit.package.keys import Key
 from mpsplit.package.manifest import FORM, FUSED, GRAPH, MANIFEST, PARTITION, RANK_TEXT, File, Manifest, rank_folder
 from mpsplit.package.rank_text import rank_text
 from mpsplit.package.recipe import Recipe
 from mpsplit.package.sealed import MAGIC, Vault
-from mpsplit.plan.cuts import EMBEDDING, linears_of
+from mpsplit.plan.cuts import EMBEDDING, linears_of, one_matrix
 from mpsplit.progress import bytes_bar, track
 
 FLOAT = Recipe()
@@ -68,14 +68,14 @@ def convert(
             f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form {pnnx.form}"
         )
     recipe.check(linears_of(partition.facts), partition.facts.hidden)
+    recipe = recipe.for_tied() if partition.facts.tied else recipe
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
     vault = _vault(rank_folder(package, mine[0]), comm, key)
     tokenizer = _tokenizer(package, partition, comm, vault)
     origin, checkpoint = Origin.load(package), None
     if origin or model:
         checkpoint, origin = open_model(origin, model)
-        own = checkpoint.entries[EMBEDDING].dtype
-        partition = replace(partition, dtype=dtype_of(recipe.embedding.block) if recipe.embedding else own)
+        partition = replace(partition, dtype=_embedding_type(partition, checkpoint, recipe))
     stores: dict[int, Store] = {}
     with _full_disk_is_told(package, stores):
         graphs = {
@@ -89,7 +89,8 @@ def convert(
         return Conversion(None, (0,) * partition.plan.ranks)
     others = _ranks_of(share_with) if share_with else []
     for rank in mine:
-        files = contents(graphs[rank].param, partition.plan.shards[rank], partition.facts, checkpoint, recipe)
+        shard = partition.plan.shards[rank]
+        files = contents(graphs[rank].param, shard, partition.facts, checkpoint, recipe, partition.dtype)
         stores[rank] = Store(package, rank, files, checkpoint, origin, vault, others)
     _check_room(package, comm, stores)
     with _full_disk_is_told(package, stores):
@@ -100,6 +101,12 @@ def convert(
     for store in stores.values():
         store.forget_others()
     return Conversion(manifest, tuple(_of_everybody(comm, read)))
+
+
+def _embedding_type(partition: Manifest, checkpoint: Checkpoint, recipe: Recipe) -> str:
+    if one_matrix(partition.plan, partition.facts) and recipe.one_kind:
+        return HEAD_ROWS
+    return dtype_of(recipe.embedding.block) if recipe.embedding else checkpoint.entries[EMBEDDING].dtype
 
 
 def _of_everybody(comm: Communicator, own: dict[int, object]) -> list:

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -147,7 +147,7 @@ def _put_in_place(out: Path, ranks: Iterable[int], plan: Plan, comm: Communicato
     comm.exchange(None)
     for rank in ranks:
         with suppress(FileNotFoundError):  # weights of before, of which convert keeps what fits
-            os.replace(rank_folder(out, rank) / FOLDER, _partial(out, rank) / FOLDER)
+            os.replace(rank_folder(out, rank) / FOLDER, partial_folder(out, rank) / FOLDER)
         shutil.rmtree(rank_folder(out, rank), ignore_errors=True)
         os.replace(partial_folder(out, rank), rank_folder(out, rank))
     comm.exchange(None)

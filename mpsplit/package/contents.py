@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from mpsplit.package.anatomy import EMBEDDING, anatomy_of
-from mpsplit.package.embedding import stored_row
+from mpsplit.package.embedding import HEAD_ROWS, stored_row
 from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
 from mpsplit.package.param import Layer
 from mpsplit.package.quantisation import LAYER as QLINEAR
@@ -73,7 +73,7 @@ def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Cont
                 graph.of(name),
                 cache,
                 sum(len(str(layer)) + 1 for text in (graph, fused) for layer in text.of(name)),
-                len(shard.embed) if name == EMBEDDING else 0,
+                len(shard.embed) if name == EMBEDDING and manifest.dtype != HEAD_ROWS else 0,
                 manifest,
             )
             for name in graph.in_order

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes
+HEAD_ROWS = "HEAD"  # the manifest's dtype where there is no embed.bin: a tied head's matrix is the embedding too
 PREFIX, LARGEST, HALF = "Q8-", 127, np.finfo(np.float16)
 
 
@@ -27,7 +28,9 @@ def row_bytes(width: int, block: int) -> int:
 
 
 def stored_row(dtype: str, width: int) -> int:
-    """Bytes of a row of `width` numbers as stored."""
+    """Bytes of a row of `width` numbers as stored; of HEAD_ROWS the head has them."""
+    if dtype == HEAD_ROWS:
+        return 0
     block = block_of(dtype)
     return row_bytes(width, block) if block else width * FLOATS[dtype]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from mpsplit.errors import PackageError
-from mpsplit.package import embedding
 
 # dtype names as safetensors spells them; BF16 has no numpy type and is kept as its 16 bits
 NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -115,35 +114,3 @@ def mapped(path: Path, kind: type) -> np.ndarray:
             f"{path} has {size} bytes, which are no whole numbers of {each}; copy it again or convert again"
         )
     return np.memmap(path, kind, "r") if size else np.empty(0, kind)
-
-
-class EmbeddingRows:
-    """Rows of the embedding, read from the mapped file in the checkpoint's own 16 or 32 bits, or in 8, never held as a float table."""
-
-    def __init__(self, path: Path, dtype: str, first_row: int, width: int):
-        self.first, self.width, self.dtype = first_row, width, dtype
-        self.block = embedding.block_of(dtype)
-        if self.block is None and dtype not in NUMPY_TYPES or self.block and width % self.block:
-            raise PackageError(
-                f"embeddings of {width} numbers of type {dtype} are not known; convert the package again"
-            )
-        columns = embedding.row_bytes(width, self.block) if self.block else width
-        table = mapped(path, NUMPY_TYPES.get(dtype, np.uint8))
-        if len(table) % columns:
-            raise PackageError(
-                f"{path} has {len(table)} numbers, which are no rows of {columns}; copy it again or convert again"
-            )
-        self.table = table.reshape(-1, columns)
-
-    def __call__(self, tokens: np.ndarray) -> np.ndarray:
-        """float32 [tokens, width]; zeros for tokens whose rows another rank owns, so that a sum over ranks is the lookup."""
-        local = tokens - self.first
-        mine = (local >= 0) & (local < len(self.table))
-        rows = np.zeros((len(tokens), self.width), np.float32)
-        rows[mine] = self._floats(self.table[local[mine]])
-        return rows
-
-    def _floats(self, picked: np.ndarray) -> np.ndarray:
-        if self.block:
-            return embedding.floats(picked, self.width, self.block)
-        return (picked.astype(np.uint32) << 16).view(np.float32) if self.dtype == "BF16" else picked

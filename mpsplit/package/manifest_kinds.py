@@ -9,7 +9,7 @@ from typing import Any
 
 from mpsplit.errors import PackageError
 from mpsplit.package.collectives import BY_OPERATOR
-from mpsplit.package.embedding import dtype_of
+from mpsplit.package.embedding import HEAD_ROWS, dtype_of
 from mpsplit.package.files import NUMPY_TYPES
 from mpsplit.package.kinds import Kind, flag, many, mapping, number, one_of, record, text, whole
 from mpsplit.package.quantisation import BLOCKS
@@ -86,7 +86,7 @@ MANIFEST = record(
         "facts": FACTS,
         "plan": record({"shards": many(SHARD, RANKS)}),
         "rope": record({"inverse_frequencies": many(number(1e6), 1 << 16), "scaling": number(1e6)}),
-        "dtype": one_of((*NUMPY_TYPES, *map(dtype_of, BLOCKS))),
+        "dtype": one_of((*NUMPY_TYPES, *map(dtype_of, BLOCKS), HEAD_ROWS)),
         "eos": many(whole(0, SIZES), 4096),
         "ranks": many(RANK, RANKS),
         "tokenizer": FILES,

@@ -15,14 +15,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mpsplit.errors import PackageError
-from mpsplit.package.embedding import stored_row
+from mpsplit.package.embedding import HEAD_ROWS, stored_row
+from mpsplit.package.embedding_rows import head_of
 from mpsplit.package.files import read_text
 from mpsplit.package.graph import check_graphs
 from mpsplit.package.keys import KeySource
-from mpsplit.package.manifest import File, Manifest, rank_folder
-from mpsplit.package.param import REMEDY
+from mpsplit.package.manifest import FUSED, GRAPH, File, Manifest, rank_folder
+from mpsplit.package.param import REMEDY, Param
 from mpsplit.package.sealed import Vault
 from mpsplit.package.weight_files import WeightFiles
+from mpsplit.plan.cuts import one_matrix
 
 ENVIRONMENT = KeySource()
 
@@ -81,6 +83,16 @@ def _check_embedding(manifest: Manifest, rank: int, folder: Path, weights: Weigh
         raise PackageError(
             f"the embedding of rank {rank} has {size} bytes, {len(shard.embed)} rows take {len(shard.embed) * width}; {REMEDY}"
         )
+    if manifest.dtype == HEAD_ROWS:
+        if not one_matrix(manifest.plan, manifest.facts):
+            raise PackageError(
+                f"the head is said to be the embedding too, and is not tied or not divided like it; {REMEDY}"
+            )
+        for name in (GRAPH, FUSED) if len(shard.head) else ():
+            try:
+                head_of(Param.load(folder / name), len(shard.head), manifest.facts.hidden)
+            except PackageError as wrong:
+                raise PackageError(f"{folder / name} is damaged ({wrong}); {REMEDY}") from None
 
 
 def text_of(package: Path, manifest: Manifest, path: str, keys: KeySource = ENVIRONMENT) -> str:

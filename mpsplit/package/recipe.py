@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpsplit.errors import ConvertError
-from mpsplit.package.quantisation import Quantisation
+from mpsplit.package.quantisation import KINDS, Quantisation
+from mpsplit.plan.cuts import HEAD
+from mpsplit.plan.sizes import TIED
 
 SCALES = ("minmax", "mse")
 EMBEDDING = ("embed", "embed_tokens", "model.embed_tokens")  # what names it; no pattern for linears does so by chance
@@ -71,6 +73,18 @@ class Recipe:
     def embedding(self) -> Quantisation | None:
         """How the embedding is stored; None for the checkpoint's own type."""
         return next((rule.how for rule in reversed(self.rules) if rule.names_embedding), None)
+
+    def for_tied(self) -> Recipe:
+        """The same for a model whose head is the embedding too: in fewer than 8 bits only where a pattern asks for it."""
+        if not 0 < self.default.bits < KINDS[TIED]:
+            return self
+        how = self.embedding or Quantisation.named(TIED, self.default.block)
+        return replace(self, rules=(Rule(HEAD.removesuffix(".weight"), how), *self.rules))
+
+    @property
+    def one_kind(self) -> bool:
+        """Whether one matrix can be a tied head and the embedding: nobody wants the embedding to be stored otherwise."""
+        return self.embedding in (None, self.kind_of(HEAD))
 
     def check(self, linears: Collection[str], hidden: int) -> None:
         """`linears`: the names of all linear weights of the model, not of one rank alone."""

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from mpsplit.plan.model import ModelFacts
-from mpsplit.plan.shards import Range, Shard
+from mpsplit.plan.shards import Plan, Range, Shard
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,13 @@ def linears_of(facts: ModelFacts) -> list[str]:
 def source_of(weight: str, facts: ModelFacts) -> str:
     """The tensor of the checkpoint that a weight is: a tied head is the embedding."""
     return EMBEDDING if facts.tied and weight == HEAD else weight
+
+
+def one_matrix(plan: Plan, facts: ModelFacts) -> bool:
+    """Whether the head is tied, and each rank has the same rows of it as of the embedding: never with several stages."""
+    return facts.tied and all(
+        shard.embed == shard.head or not len(shard.embed) + len(shard.head) for shard in plan.shards
+    )
 
 
 def module_of(weight: str) -> str:

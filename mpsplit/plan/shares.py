@@ -3,8 +3,9 @@
 A stage has parts (query heads, MLP columns, rows of the head) that are divided in whole steps, and tables that say what so many
 steps cost each device; every number in them comes from cost.py and sizes.py. Where the fastest division of each part fits the memory
 it is the answer. Where it does not, scipy's milp divides all parts at once: exactly for parts of few steps, and along a straight line
-just above the table for parts of many. Rows of the embedding cost no time and little memory: they are divided evenly. Every rank takes
-a step of heads and of columns at least. Invariant: a share that comes out of here fits its device by sizes.memory.
+just above the table for parts of many. Rows of the embedding cost no time and little memory: they are divided evenly, or as the
+head where it is tied. Every rank takes a step of heads and of columns at least. Invariant: a share that comes out of here fits its
+device by sizes.memory.
 """
 
 from __future__ import annotations
@@ -177,5 +178,7 @@ def _shares(
     for part, given in zip(parts, counts, strict=True):
         for i, elements in zip(part.members, in_elements([int(k) for k in given], *wholes[part.name]), strict=True):
             taken[part.name][i] = elements
-    taken["embed"] = tables.embed_rows(len(group)) if first else [0] * len(group)
+    tied = facts.tied and any(part.name == "head" for part in parts)
+    rows = taken["head"] if tied else tables.embed_rows(len(group))
+    taken["embed"] = rows if first else [0] * len(group)
     return tuple(Share(**{name: counts[i] for name, counts in taken.items()}) for i in range(len(group)))

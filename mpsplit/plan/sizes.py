@@ -7,7 +7,7 @@ the process of a real rank show (tests/plan/test_cost.py, tests/runtime/test_pre
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpsplit.plan.cluster import Device
 from mpsplit.plan.model import ModelFacts
@@ -15,6 +15,7 @@ from mpsplit.plan.shards import Shard
 from mpsplit.plan.steps import BLOCK
 
 BITS = {"q8": 8, "q6": 6, "q4": 4}
+TIED = "q8"  # a tied head is the embedding too, and in no fewer bits unless somebody asks (package/recipe.py)
 FLOAT, BFLOAT = "f32", "bf16"
 FLOAT_BYTES = 4
 PANEL, LINE, CHUNK = 16, 64, 32  # of the packed form: extensions/kernels/layout.h
@@ -83,7 +84,8 @@ def mlp_bytes(facts: ModelFacts, columns: int, job: Job) -> int:
 
 
 def head_bytes(facts: ModelFacts, rows: int, job: Job) -> int:
-    return matrix_bytes(rows, facts.hidden, job)
+    more = facts.tied and BITS.get(job.kind, BITS[TIED]) < BITS[TIED]
+    return matrix_bytes(rows, facts.hidden, replace(job, kind=TIED) if more else job)
 
 
 def norm_bytes(facts: ModelFacts) -> int:
@@ -97,9 +99,10 @@ def cache_bytes(facts: ModelFacts, kv_heads: int, positions: int) -> int:
     return -(-positions // 32) * 32 * kv_heads * (facts.head_dim + width) * ACTIVATION
 
 
-def embedding_bytes(facts: ModelFacts, rows: int, job: Job) -> int:
-    """What is in memory of a mapped embedding of 16 bits once the job's tokens have touched it."""
-    pieces = rows * facts.hidden * 2 / FAULT
+def embedding_bytes(facts: ModelFacts, shard: Shard, job: Job) -> int:
+    """What is in memory of a mapped embedding of 16 bits once the job's tokens have touched it; none where it is the head."""
+    own = 0 if facts.tied and shard.embed == shard.head else len(shard.embed)
+    pieces = own * facts.hidden * 2 / FAULT
     return int(pieces * FAULT * -math.expm1(-(job.prompt + job.new) / max(pieces, 1.0)))
 
 
@@ -121,7 +124,7 @@ def memory(facts: ModelFacts, shard: Shard, device: Device, job: Job) -> Memory:
         + norm_bytes(facts)
     )
     return Memory(
-        weights=weights + head_bytes(facts, len(shard.head), job) + embedding_bytes(facts, len(shard.embed), job),
+        weights=weights + head_bytes(facts, len(shard.head), job) + embedding_bytes(facts, shard, job),
         cache=layers * cache_bytes(facts, len(shard.kv_heads), job.context),
         staging=staging_bytes(facts, shard, job),
         graph=layers * LAYER_GRAPH + SLACK,

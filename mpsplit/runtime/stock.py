@@ -15,7 +15,7 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.errors import PackageError, RunError
 from mpsplit.package.collectives import STAGE, WORLD
-from mpsplit.package.files import EmbeddingRows
+from mpsplit.package.embedding_rows import embedding_rows
 from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
 from mpsplit.package.weight_files import Packed, WeightFiles
 from mpsplit.runtime import collective_layers, quantised_layer
@@ -37,9 +37,7 @@ class StockEngine:
         folder = rank_folder(package, comm.rank)
         files = WeightFiles.load(folder)
         if self.first_stage:
-            self.embedding = EmbeddingRows(
-                folder / files.embedding, manifest.dtype, shard.embed.start, manifest.facts.hidden
-            )
+            self.embedding = embedding_rows(package, manifest, comm.rank)
         self.cos, self.sin = rope_tables(manifest.rope, manifest.facts.context)
 
         self.net = ncnn.Net()

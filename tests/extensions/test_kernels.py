@@ -142,6 +142,10 @@ def test_all_paths_agree_on_a_real_size(kernels):
 def test_integers_and_scales_survive_packing(kernels, shape, seed):
     weights, w = matrix(kernels, np.random.default_rng(seed), shape)
     assert np.array_equal(weights.unpack(), w.astype(np.float32))
+    picked = np.arange(len(w))[::-3].copy()
+    assert np.array_equal(weights.unpack(picked), w[picked].astype(np.float32))
+    with pytest.raises(ValueError, match="there is no such row"):
+        weights.unpack(np.array([len(w)]))
 
 
 @bounded

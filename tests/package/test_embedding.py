@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mpsplit.errors import PackageError
 from mpsplit.package.embedding import block_of, dtype_of, floats, row_bytes, stored
-from mpsplit.package.files import EmbeddingRows
+from mpsplit.package.embedding_rows import EmbeddingRows
 
 tables = st.tuples(st.integers(1, 9), st.integers(1, 4), st.sampled_from([32, 64, 128]), st.integers(0, 2**32 - 1))
 
@@ -40,7 +40,7 @@ def test_zeros_and_what_is_too_large():
 def test_types_that_are_not_known(tmp_path, dtype, width):
     (tmp_path / "0").write_bytes(bytes(999))
     with pytest.raises(PackageError, match=f"embeddings of {width} numbers of type {dtype} are not known"):
-        EmbeddingRows(tmp_path / "0", dtype, 0, width)
+        EmbeddingRows.of_file(tmp_path / "0", dtype, 0, width)
 
 
 @pytest.mark.parametrize("block", [32, 64, 128])
@@ -50,6 +50,22 @@ def test_two_ranks_add_up_to_the_lookup(tmp_path, block):
     bytes_[:3].tofile(tmp_path / "0")
     bytes_[3:].tofile(tmp_path / "1")
     assert block_of(dtype_of(block)) == block and block_of("BF16") is None
-    ranks = [EmbeddingRows(tmp_path / str(i), dtype_of(block), first, width) for i, first in enumerate((0, 3))]
+    ranks = [EmbeddingRows.of_file(tmp_path / str(i), dtype_of(block), first, width) for i, first in enumerate((0, 3))]
     tokens = np.array([6, 0, 3, 3, 2])
     assert np.array_equal(sum(rank(tokens) for rank in ranks), floats(bytes_, width, block)[tokens])
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_embedding_rows_of_two_ranks_add_up_to_the_lookup(tmp_path, dtype):
+    table = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
+    if dtype == "BF16":
+        stored = (table.view(np.uint32) >> 16).astype(np.uint16)
+        table = (stored.astype(np.uint32) << 16).view(np.float32)
+    else:
+        stored = table.astype({"F32": np.float32, "F16": np.float16}[dtype])
+        table = stored.astype(np.float32)
+    stored[:3].tofile(tmp_path / "0")
+    stored[3:].tofile(tmp_path / "1")
+    tokens = np.array([6, 0, 3, 3, 2])
+    ranks = [EmbeddingRows.of_file(tmp_path / "0", dtype, 0, 4), EmbeddingRows.of_file(tmp_path / "1", dtype, 3, 4)]
+    assert np.array_equal(sum(rank(tokens) for rank in ranks), table[tokens])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mpsplit.errors import ConvertError
 from mpsplit.package.quantisation import BLOCKS, KINDS, Quantisation
-from mpsplit.package.recipe import SCALES, Recipe, Rule
+from mpsplit.package.recipe import SCALES, Recipe, Rule, text_of
 
 LINEARS = [
     f"model.layers.{layer}.{name}.weight"
@@ -44,6 +44,32 @@ def test_the_last_pattern_decides():
     assert recipe.embedding == Quantisation(8, 32) and Recipe.parse("q4", 32).embedding is None
     recipe.check(LINEARS, 64)
     assert Recipe.parse("q4", 32, "*=q6").embedding is None, "a star stands for linears"
+
+
+@pytest.mark.parametrize(
+    "kind, overrides, head, one",
+    [
+        ("f32", "", "f32/64", True),
+        ("bf16", "", "bf16/32", True),
+        ("q8", "", "q8/64", True),
+        ("q6", "", "q8/64", True),
+        ("q4", "", "q8/64", True),
+        ("q4", "lm_head=q4", "q4/64", True),
+        ("q4", "lm_head=q6/32", "q6/32", True),
+        ("q4", "*=q4", "q4/64", True),
+        ("q4", "mlp.up_proj=q6", "q8/64", True),
+        ("q4", "embed=q8/32", "q8/32", True),
+        ("q4", "embed=q8,lm_head=q4", "q4/64", False),
+        ("q8", "embed=q8/32", "q8/64", False),
+        ("f32", "embed=q8", "f32/64", False),
+    ],
+)
+def test_a_tied_head_has_8_bits_or_what_is_asked(kind, overrides, head, one):
+    recipe = Recipe.parse(kind, 64, overrides).for_tied()
+    assert (text_of(recipe.kind_of("lm_head.weight")), recipe.one_kind) == (head, one)
+    assert recipe.kind_of("model.layers.0.mlp.down_proj.weight") == Recipe.parse(kind, 64, overrides).kind_of(
+        "model.layers.0.mlp.down_proj.weight"
+    )
 
 
 @pytest.mark.parametrize(

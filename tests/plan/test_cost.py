@@ -12,7 +12,7 @@ from mpsplit.package.quantisation import Quantisation
 from mpsplit.plan.cluster import Cluster, Link, Measured, described
 from mpsplit.plan.cost import price
 from mpsplit.plan.messages import all_reduce_rounds, all_reduce_seconds, handover_seconds, order_seconds
-from mpsplit.plan.shards import even_plan
+from mpsplit.plan.shards import Range, even_plan
 from mpsplit.plan.sizes import Job, cache_bytes, matrix_bytes, memory
 from tests.plan.test_shards import facts
 
@@ -51,6 +51,18 @@ def test_shares_add_up_to_the_whole(tensor, pipeline):
     )
     embedding = sum(p.weights for p in parts) - 4 * matrices - norms - replicated * per_kv_head
     assert 0 <= embedding <= 2 * f.hidden * f.vocabulary
+
+
+@given(st.integers(1, 16), st.integers(1, 3), st.sampled_from(["f32", "bf16", "q8", "q6", "q4"]))
+def test_a_tied_head_is_counted_once_and_in_8_bits_at_least(tensor, pipeline, kind):
+    untied, device, job = facts(**WIDE), described([1 << 40]).devices[0], replace(JOB, kind=kind)
+    head = replace(job, kind={"q6": "q8", "q4": "q8"}.get(kind, kind))
+    for shard in even_plan(untied, tensor, pipeline).shards:
+        own, tied = (memory(replace(untied, tied=t), shard, device, job).weights for t in (False, True))
+        more = matrix_bytes(len(shard.head), untied.hidden, head) - matrix_bytes(len(shard.head), untied.hidden, job)
+        table = memory(untied, replace(shard, head=Range(0, 0)), device, job).weights
+        table -= memory(untied, replace(shard, head=Range(0, 0), embed=Range(0, 0)), device, job).weights
+        assert tied == own + more - table * (pipeline == 1)
 
 
 def test_decoding_alone_is_reading_the_weights():

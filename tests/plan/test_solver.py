@@ -14,6 +14,7 @@ from mpsplit.export.shapes import find_shape
 from mpsplit.plan.alternatives import alternatives, fewer_are_faster
 from mpsplit.plan.cluster import Cluster, Device, Link, Measured, Rate, described
 from mpsplit.plan.cost import attention_seconds, head_seconds, mlp_seconds, price
+from mpsplit.plan.cuts import one_matrix
 from mpsplit.plan.messages import ANSWER, all_reduce_seconds, handover_seconds, order_seconds
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.remedies import remedies
@@ -250,6 +251,15 @@ def test_no_device_is_overfilled(machines, kind, latency):
             assert solution.cost == price(VICUNA, solution.plan, own, job)
             assert all(m.total <= d.memory_bytes for m, d in zip(solution.cost.memory, own.devices, strict=True))
             assert sorted(solution.devices + solution.left_out) == list(range(cluster.size))
+
+
+def test_a_tied_head_is_divided_with_the_embedding():
+    facts, memories = find_shape("qwen3-0.6b").facts, [1 * GIB, GIB // 2]
+    cluster = described(memories, [15e9, 8e9], latency=1e-5)
+    solution = solve(facts, cluster, Job())
+    rows = [len(shard.head) for shard in solution.plan.shards]
+    assert widths(solution) == [2] and rows[0] > rows[1] and one_matrix(solution.plan, facts)
+    assert all(m.total <= size for m, size in zip(solution.cost.memory, memories, strict=True))
 
 
 def test_a_weak_device_is_left_out():
