@@ -15,14 +15,15 @@ import numpy as np
 
 from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.encode import Encoder
+from mpsplit.export.gemm_blocks import GemmBlocks
 from mpsplit.native import kernels
 from mpsplit.package import embedding
 from mpsplit.package.manifest import EMBED, QUANTISED, WEIGHTS
-from mpsplit.package.param import Param
+from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import LAYER as QLINEAR
 from mpsplit.package.quantisation import QLinear, Quantisation
 from mpsplit.package.recipe import Recipe
-from mpsplit.package.weights import ALIGNMENT, FLAG, FLOAT_BYTES, arrays_of, weights_of
+from mpsplit.package.weights import ALIGNMENT, FLAG, FLOAT_BYTES, Owned, arrays_of, gemm_shape, weights_of
 from mpsplit.plan.cuts import EMBEDDING, Part, part_of, source_of
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Shard
@@ -33,8 +34,8 @@ PANEL = 16  # rows that are packed together: more at a time give the same bytes
 
 @dataclass(frozen=True)
 class Array:
-    """A slice of a checkpoint's tensor as it is written. `kind`: "packed" by an Encoder, "rows" of an embedding in 8 bits, "float", or
-    "own" as it is stored. `before` and `after`: bytes that stand around it."""
+    """A slice of a checkpoint's tensor as it is written. `kind`: "packed" by an Encoder, "integers" or "scales" of GemmBlocks, "rows" of an
+    embedding in 8 bits, "float", or "own" as it is stored. `before` and `after`: bytes that stand around it."""
 
     name: str
     part: Part
@@ -42,6 +43,7 @@ class Array:
     kind: str
     bytes: int
     encoder: Encoder | None = None
+    blocks: GemmBlocks | None = None
     before: bytes = b""
     after: int = 0
 
@@ -64,6 +66,9 @@ class Array:
     def make(self, checkpoint: Checkpoint, start: int, stop: int) -> np.ndarray:
         if self.kind == "own":
             return checkpoint.stored(self.name, self.part, start, stop)
+        if self.blocks:
+            make = self.blocks.integers if self.kind == "integers" else self.blocks.scales
+            return make(lambda: checkpoint.floats(self.name, self.part, start, stop), start)
         rows = checkpoint.floats(self.name, self.part, start, stop)
         if self.kind == "rows":
             return embedding.stored(rows, self.encoder.how.block)
@@ -80,10 +85,8 @@ def contents(
         parts = [(source_of(name, facts), part_of(name, shard, facts)) for name in names]
         if layer.type == QLINEAR:
             files[QUANTISED] += _of_linear(QLinear.of(layer), parts, recipe.scales)
-            continue
-        for (name, part), (shape, flagged) in zip(parts, arrays_of(layer), strict=True):
-            size = FLOAT_BYTES * math.prod(shape)
-            files[WEIGHTS].append(Array(name, part, shape, "float", size, before=FLAG * flagged))
+        else:
+            files[WEIGHTS] += _of_ncnn(layer, parts, recipe.scales)
     if shard.stage == 0:
         files[EMBED].append(_embedding(shard, facts, checkpoint, recipe.embedding))
     else:
@@ -107,3 +110,22 @@ def _of_linear(q: QLinear, parts: list[tuple[str, Part]], scales: str) -> list[A
     matrix = Array(*parts[0], (q.n, q.k), "packed", q.bytes, encoder, after=-q.bytes % ALIGNMENT)
     size = FLOAT_BYTES * q.n
     return [matrix, *(Array(*part, (q.n,), "float", size, after=-size % ALIGNMENT) for part in parts[1:])]
+
+
+def _of_ncnn(layer: Layer, parts: list[tuple[str, Part]], scales: str) -> list[Array]:
+    owned, how = arrays_of(layer), Quantisation.of(layer)
+    if not (how and how.bits):
+        return _floats(parts, owned)
+    blocks, (integers, *bias, divisors) = GemmBlocks(Encoder(how, scales)), owned
+    first, last = (
+        Array(*parts[0], gemm_shape(layer), kind, own.bytes, blocks=blocks)
+        for kind, own in (("integers", integers), ("scales", divisors))
+    )
+    return [first, *_floats(parts[1:], bias), last]
+
+
+def _floats(parts: list[tuple[str, Part]], owned: list[Owned]) -> list[Array]:
+    return [
+        Array(*part, own.shape, "float", own.bytes, before=FLAG * own.flagged)
+        for part, own in zip(parts, owned, strict=True)
+    ]

@@ -1,7 +1,7 @@
 """Linears become QLinear: the weights of every Gemm leave model.bin, packed, for quantised.bin. The last rewrite of a graph.
 
 In: the final Param and how to store. Out: a Param with QLinear layers. Where each matrix will lie follows from the shapes before it, so
-no weight is needed to know it.
+no weight is needed to know it. In ncnn's own layout a Gemm stays a Gemm, and its weights stay in model.bin.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ from dataclasses import replace
 from mpsplit.errors import ConvertError
 from mpsplit.native import kernels
 from mpsplit.package.param import Layer, Param
-from mpsplit.package.quantisation import BLOCKS, LAYER, QLinear, Quantisation
-from mpsplit.package.recipe import Recipe
-from mpsplit.package.weights import ALIGNMENT, FLOAT_BYTES, arrays_of, gemm_shape
+from mpsplit.package.quantisation import BLOCKS, GEMM, LAYER, TERM, QLinear, Quantisation
+from mpsplit.package.recipe import NCNN, Recipe
+from mpsplit.package.weights import ALIGNMENT, FLOAT_BYTES, gemm_shape, has_bias
 
 
 def quantise(param: Param, recipe: Recipe) -> Param:
     layers, end = [], 0
     for layer in param.layers:
         how = recipe.kind_of(f"{layer.name}.weight")
-        if layer.type == "Gemm" and how.bits:
-            layer, end = _packed(layer, end, how)
+        if layer.type == GEMM and how.bits:
+            _check_fits(layer, how)
+            if recipe.layout == NCNN:
+                layer = replace(layer, params=layer.params | {TERM: str(how.term)})
+            else:
+                layer, end = _packed(layer, end, how)
         layers.append(layer)
     return Param(tuple(layers))
 
 
-def _packed(layer: Layer, offset: int, how: Quantisation) -> tuple[Layer, int]:
-    """The QLinear whose matrix begins at `offset`, and where the next one does; both in units of the alignment."""
-    n, k = gemm_shape(layer)
+def _check_fits(layer: Layer, how: Quantisation) -> None:
+    _, k = gemm_shape(layer)
     if not how.fits(k):
         fitting = [block for block in BLOCKS if k % block == 0]
         remedy = (
@@ -39,8 +42,12 @@ def _packed(layer: Layer, offset: int, how: Quantisation) -> tuple[Layer, int]:
         raise ConvertError(
             f"{layer.name} has {k} inputs on this rank, which are no multiple of the block of {how.block}; {remedy}"
         )
+
+
+def _packed(layer: Layer, offset: int, how: Quantisation) -> tuple[Layer, int]:
+    """The QLinear whose matrix begins at `offset`, and where the next one does; both in units of the alignment."""
+    n, k = gemm_shape(layer)
     size = kernels().packed_bytes(n, k, how.bits, how.block)
     end = offset + -(-size // ALIGNMENT)
-    has_bias = len(arrays_of(layer)) > 1
-    params = QLinear(n, k, how.bits, how.block, offset, size, end if has_bias else -1).params()
-    return replace(layer, type=LAYER, params=params), end + has_bias * -(-n * FLOAT_BYTES // ALIGNMENT)
+    params = QLinear(n, k, how.bits, how.block, offset, size, end if has_bias(layer) else -1).params()
+    return replace(layer, type=LAYER, params=params), end + has_bias(layer) * -(-n * FLOAT_BYTES // ALIGNMENT)
