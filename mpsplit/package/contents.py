@@ -106,7 +106,8 @@ def stored_as(layer: Layer) -> tuple[str, int] | None:
     if not how:
         return None
     n, k = (QLinear.of(layer).n, QLinear.of(layer).k) if layer.type == QLINEAR else gemm_shape(layer)
-    return f"{how.bits} bits x {how.block}" if how.bits else "float32", n * k
+    whose = ", ncnn" if layer.type == GEMM else ""
+    return f"{how.bits} bits x {how.block}{whose}" if how.bits else "float32", n * k
 
 
 def _part(name: str, layers: tuple[Layer, ...], cache: int, graph: int, rows: int, row_bytes: int) -> Part:
