@@ -113,6 +113,7 @@ def _of_linear(q: QLinear, parts: list[tuple[str, Part]], scales: str) -> list[A
 
 
 def _of_ncnn(layer: Layer, parts: list[tuple[str, Part]], scales: str) -> list[Array]:
+    """What the layer has in model.bin."""
     owned, how = arrays_of(layer), Quantisation.of(layer)
     if not (how and how.bits):
         return _floats(parts, owned)

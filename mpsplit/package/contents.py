@@ -94,9 +94,9 @@ def stored(layer: Layer) -> tuple[int, int]:
         return q.n * q.k + bias, q.bytes + FLOAT * bias
     arrays = arrays_of(layer)
     size = sum(array.bytes for array in arrays)
-    if layer.type == GEMM:
+    if layer.type == GEMM:  # several weights may be in a byte
         n, k = gemm_shape(layer)
-        return n * k + n * has_bias(layer), size
+        return n * (k + has_bias(layer)), size
     return sum(prod(array.shape) for array in arrays), size
 
 

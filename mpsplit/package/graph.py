@@ -49,12 +49,8 @@ MOST_BYTES = (1 << 31) - 1  # of integers: ncnn counts them in an int
 IDS = 100  # of one layer: three linears in one take 30
 MOST = len(BLOBS[LAYER][1])  # linears that fuse.py makes one layer of
 STEP = 10  # between the parameter ids of a fused layer's linears
-OF_BLOCKS = {
-    "2": 0,
-    "3": 1,
-    "4": 0,
-    "5": 1,
-}  # what ncnn wants of a Gemm in blocks: B is a constant, [n, k], and A is not
+# what ncnn wants of a Gemm in blocks: B is a constant, [n, k], and A is not
+OF_BLOCKS = {"2": 0, "3": 1, "4": 0, "5": 1}
 
 
 def check_graphs(folder: Path, sizes: dict[str, int]) -> None:
