@@ -19,7 +19,7 @@ from mpsplit.errors import MpsplitError
 from mpsplit.export.shapes import SHAPES
 from mpsplit.gate import LIMITS
 from mpsplit.package.quantisation import BLOCKS, KINDS
-from mpsplit.package.recipe import SCALES
+from mpsplit.package.recipe import LAYOUTS, NATIVE, SCALES
 from mpsplit.planning import GOALS
 
 NETRON = (
@@ -130,6 +130,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=SCALES,
         default="minmax",
         help="scale of a block by its largest weight, or by least squared error",
+    )
+    p.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default=NATIVE,
+        help="whose kernels read the quantised weights: ours, or those of any ncnn, which are slower (default: native)",
     )
     p.add_argument(
         "--share-with", metavar="PACKAGE", help="take weight files that are the same from there, one copy for both"

@@ -91,7 +91,7 @@ def convert_command(args: argparse.Namespace) -> int:
     if args.verify:
         _check_original(partition, args.verify)  # before the work, not after it
     key = _key_to_encrypt_with(args)
-    recipe = Recipe.parse(args.quant, args.block, ",".join(args.quant_for), args.scales)
+    recipe = Recipe.parse(args.quant, args.block, ",".join(args.quant_for), args.scales, args.layout)
     pnnx = find_pnnx(args.pnnx, args.customop)
     if not args.serial and (code := _under_mpirun(ranks, args)) is not None:
         return code

@@ -22,7 +22,7 @@ from mpsplit.package.keys import KeySource
 from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
 from mpsplit.package.opened import ENVIRONMENT, text_of
 from mpsplit.package.param import Param
-from mpsplit.package.quantisation import KINDS, LAYER, QLinear
+from mpsplit.package.quantisation import KINDS, Quantisation
 from mpsplit.parting import States, Witness, package_states
 from mpsplit.plan.model import ModelFacts
 from mpsplit.progress import track
@@ -85,7 +85,7 @@ def stored_kind(manifest: Manifest, trial: Trial, comm: Communicator) -> str:
     """The coarsest kind in which any rank stores a linear."""
     name = (rank_folder(trial.package, comm.rank) / GRAPH).relative_to(trial.package).as_posix()
     graph = Param.parse(text_of(trial.package, manifest, name, trial.keys))
-    own = {QLinear.of(layer).bits for layer in graph.layers if layer.type == LAYER}
+    own = {how.bits for how in map(Quantisation.of, graph.layers) if how and how.bits}
     bits = min(set().union(*comm.exchange(own)), default=0)
     return next(kind for kind, number in KINDS.items() if number == bits)
 

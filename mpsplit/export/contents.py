@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from mpsplit.export.checkpoint import Checkpoint, widened
 from mpsplit.export.encode import Encoder
+from mpsplit.export.gemm_blocks import GemmBlocks
 from mpsplit.native import kernels
 from mpsplit.package import embedding
 from mpsplit.package.embedding import HEAD_ROWS
@@ -24,7 +25,7 @@ from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import LAYER as QLINEAR
 from mpsplit.package.quantisation import QLinear, Quantisation
 from mpsplit.package.recipe import Recipe
-from mpsplit.package.weights import ALIGNMENT, FLAG, FLOAT_BYTES, arrays_of, weights_of
+from mpsplit.package.weights import ALIGNMENT, FLAG, FLOAT_BYTES, Owned, arrays_of, gemm_shape, weights_of
 from mpsplit.plan.cuts import EMBEDDING, Part, layer_of, part_of, source_of
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Shard
@@ -36,8 +37,8 @@ LAYOUT = 1  # another number where the same arrays give other bytes than before
 
 @dataclass(frozen=True)
 class Array:
-    """A slice of a checkpoint's tensor as it is written. `kind`: "packed" by an Encoder, "rows" of an embedding in 8 bits, "float", or
-    "own" as it is stored. `before` and `after`: bytes that stand around it."""
+    """A slice of a checkpoint's tensor as it is written. `kind`: "packed" by an Encoder, "integers" or "scales" of GemmBlocks, "rows" of an
+    embedding in 8 bits, "float", or "own" as it is stored. `before` and `after`: bytes that stand around it."""
 
     name: str
     part: Part
@@ -45,6 +46,7 @@ class Array:
     kind: str
     bytes: int
     encoder: Encoder | None = None
+    blocks: GemmBlocks | None = None
     before: bytes = b""
     after: int = 0
 
@@ -67,14 +69,23 @@ class Array:
     @property
     def outline(self) -> str:
         """All that decides the bytes, but for those of the checkpoint."""
-        how = self.encoder.text if self.encoder else ""
+        encoder = self.blocks.encoder if self.blocks else self.encoder
+        how = encoder.text if encoder else ""
         return f"{self.name} {self.part.axis} {self.part.range} {self.shape} {self.kind} {how} {self.before.hex()} {self.after}"
 
-    def make(self, stored: np.ndarray, dtype: str, start: int) -> np.ndarray:
-        """What is written of rows `start` and following, which the checkpoint has as `stored` in `dtype`."""
+    @property
+    def is_derived(self) -> bool:
+        """Whether another array was made of the same rows, which need not be read again."""
+        return self.kind == "scales"
+
+    def make(self, read: Callable[[], np.ndarray], dtype: str, start: int) -> np.ndarray:
+        """What is written of rows `start` and following, which `read` gives as the checkpoint has them, in `dtype`."""
         if self.kind == "own":
-            return stored
-        rows = widened(stored, dtype)
+            return read()
+        if self.blocks:
+            make = self.blocks.integers if self.kind == "integers" else self.blocks.scales
+            return make(lambda: widened(read(), dtype), start)
+        rows = widened(read(), dtype)
         if self.kind == "rows":
             return embedding.stored(rows, self.encoder.how.block)
         return self.encoder(rows, start) if self.kind == "packed" else rows
@@ -111,10 +122,10 @@ def contents(
     if shard.stage == 0 and dtype != HEAD_ROWS:
         files.append(WeightFile("embedding", (_embedding(shard, facts, checkpoint, recipe.embedding),)))
     floats = [
-        Array(*source, shape, "float", FLOAT_BYTES * math.prod(shape), before=FLAG * flagged)
+        array
         for layer in param.layers
         if layer.type != QLINEAR
-        for source, (shape, flagged) in zip(_parts(layer, shard, facts), arrays_of(layer), strict=True)
+        for array in _of_ncnn(layer, _parts(layer, shard, facts), recipe.scales)
     ]
     files.append(WeightFile("floats", tuple(floats)))
     last = [file.arrays[-1].name for file in files if file.arrays]
@@ -144,3 +155,23 @@ def _of_linear(layer: Layer, parts: list[tuple[str, Part]], scales: str) -> list
     matrix = Array(*parts[0], (q.n, q.k), "packed", q.bytes, encoder, after=-q.bytes % ALIGNMENT)
     size = FLOAT_BYTES * q.n
     return [matrix, *(Array(*part, (q.n,), "float", size, after=-size % ALIGNMENT) for part in parts[1:])]
+
+
+def _of_ncnn(layer: Layer, parts: list[tuple[str, Part]], scales: str) -> list[Array]:
+    """What the layer has in model.bin."""
+    owned, how = arrays_of(layer), Quantisation.of(layer)
+    if not (how and how.bits):
+        return _floats(parts, owned)
+    blocks, (integers, *bias, divisors) = GemmBlocks(Encoder(how, scales)), owned
+    first, last = (
+        Array(*parts[0], gemm_shape(layer), kind, own.bytes, blocks=blocks)
+        for kind, own in (("integers", integers), ("scales", divisors))
+    )
+    return [first, *_floats(parts[1:], bias), last]
+
+
+def _floats(parts: list[tuple[str, Part]], owned: list[Owned]) -> list[Array]:
+    return [
+        Array(*part, own.shape, "float", own.bytes, before=FLAG * own.flagged)
+        for part, own in zip(parts, owned, strict=True)
+    ]

@@ -37,8 +37,14 @@ class Encoder:
 
     def __call__(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
         """uint8, of rows `first` and following of the rank's slice"""
-        scaled = self.scaling(rows, first) if self.scaling else rows
-        return encoded(scaled, self.how, self.scales, self.u)
+        return encoded(self._scaled(rows, first), self.how, self.scales, self.u)
+
+    def integers(self, rows: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The same before they are packed: int8 [rows, k] and float32 scales [rows, k / block]."""
+        return integers(self._scaled(rows, first), self.how, self.scales, self.u)
+
+    def _scaled(self, rows: np.ndarray, first: int) -> np.ndarray:
+        return self.scaling(rows, first) if self.scaling else rows
 
 
 def encoded(rows: np.ndarray, how: Quantisation, scales: str = "minmax", u: np.ndarray | None = None) -> np.ndarray:
@@ -46,7 +52,15 @@ def encoded(rows: np.ndarray, how: Quantisation, scales: str = "minmax", u: np.n
     rows = np.ascontiguousarray(rows, np.float32)
     if u is None or how.bits == BFLOAT:
         return kernels().pack(rows, how.bits, how.block, scales=scales)
+    return kernels().pack_values(*integers(rows, how, scales, u), how.bits, how.block)
+
+
+def integers(
+    rows: np.ndarray, how: Quantisation, scales: str = "minmax", u: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.ascontiguousarray(rows, np.float32)
+    if u is None:
+        return kernels().integers(rows, how.bits, how.block, scales)
     from mpsplit.export.gptq import gptq
 
-    values, steps = gptq(rows, u, how, scales)
-    return kernels().pack_values(values, steps, how.bits, how.block)
+    return gptq(rows, u, how, scales)

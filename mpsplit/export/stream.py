@@ -13,6 +13,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from mpsplit.export.checkpoint import Checkpoint
@@ -99,7 +100,9 @@ def _pieces(array: Array, checkpoint: Checkpoint, digest) -> Iterator[tuple[int,
     digest.update(f"{array.outline} {dtype}\n".encode())
     yield len(array.before), lambda: array.before
     for start, stop, size in array.pieces():
-        stored = checkpoint.stored(array.name, array.part, start, stop)
-        digest.update(stored)
-        yield size, lambda stored=stored, start=start: memoryview(array.make(stored, dtype, start)).cast("B")
+        read = partial(checkpoint.stored, array.name, array.part, start, stop)
+        if not array.is_derived:
+            digest.update(stored := read())
+            read = partial(lambda held: held, stored)
+        yield size, lambda read=read, start=start: memoryview(array.make(read, dtype, start)).cast("B")
     yield array.after, lambda: bytes(array.after)

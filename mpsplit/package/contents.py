@@ -14,9 +14,9 @@ from mpsplit.package.anatomy import EMBEDDING, anatomy_of
 from mpsplit.package.embedding import HEAD_ROWS, stored_row
 from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
 from mpsplit.package.param import Layer
+from mpsplit.package.quantisation import GEMM, QLinear, Quantisation
 from mpsplit.package.quantisation import LAYER as QLINEAR
-from mpsplit.package.quantisation import QLinear
-from mpsplit.package.weights import arrays_of
+from mpsplit.package.weights import arrays_of, gemm_shape, has_bias
 from mpsplit.plan.sizes import cache_bytes
 
 ATTENTION = "SDPA"
@@ -87,18 +87,22 @@ def stored(layer: Layer) -> tuple[int, int]:
         q = QLinear.of(layer)
         bias = q.n if q.bias >= 0 else 0
         return q.n * q.k + bias, q.bytes + FLOAT * bias
-    count = sum(prod(shape) for shape, _ in arrays_of(layer))
-    return count, FLOAT * count
+    arrays = arrays_of(layer)
+    size = sum(array.bytes for array in arrays)
+    if layer.type == GEMM:  # several weights may be in a byte
+        n, k = gemm_shape(layer)
+        return n * (k + has_bias(layer)), size
+    return sum(prod(array.shape) for array in arrays), size
 
 
 def stored_as(layer: Layer) -> tuple[str, int] | None:
     """How the matrix of a layer is stored, and its elements; None where there is none."""
-    if layer.type == QLINEAR:
-        q = QLinear.of(layer)
-        return f"{q.bits} bits x {q.block}", q.n * q.k
-    if layer.type == "Gemm":
-        return "float32", prod(arrays_of(layer)[0][0])
-    return None
+    how = Quantisation.of(layer)
+    if not how:
+        return None
+    n, k = (QLinear.of(layer).n, QLinear.of(layer).k) if layer.type == QLINEAR else gemm_shape(layer)
+    whose = ", ncnn" if layer.type == GEMM else ""
+    return f"{how.bits} bits x {how.block}{whose}" if how.bits else "float32", n * k
 
 
 def _part(name: str, layers: tuple[Layer, ...], cache: int, graph: int, rows: int, manifest: Manifest) -> Part:

@@ -14,9 +14,9 @@ from mpsplit.errors import PackageError
 from mpsplit.package.collectives import COLLECTIVES
 from mpsplit.package.manifest import FUSED, GRAPH
 from mpsplit.package.param import REMEDY, Layer, Param, integer
-from mpsplit.package.quantisation import BLOCKS, KINDS, LAYER, QLinear
+from mpsplit.package.quantisation import BLOCKS, GEMM, KINDS, LAYER, QLinear, Quantisation
 from mpsplit.package.weight_files import WeightFiles, inside
-from mpsplit.package.weights import FLOAT_BYTES, weight_bytes
+from mpsplit.package.weights import FLOAT_BYTES, arrays_of, gemm_shape, weight_bytes
 
 MANY = range(1, 1 << 16)
 # type -> how many blobs it reads and makes
@@ -25,7 +25,7 @@ BLOBS = {
     "BinaryOp": (range(1, 3), range(1, 2)),
     "Concat": (MANY, range(1, 2)),
     "Crop": (range(1, 3), range(1, 2)),
-    "Gemm": (range(1, 3), range(1, 2)),
+    GEMM: (range(1, 3), range(1, 2)),
     "Input": (range(1), range(1, 2)),
     "MemoryData": (range(1), range(1, 2)),
     "Noop": (range(1 << 16), range(1 << 16)),
@@ -46,9 +46,12 @@ NUMERAL = re.compile(r"[-+]?\d[\d.e+-]{0,30}", re.ASCII)
 SCALAR = re.compile(
     NUMERAL.pattern + r'|"[\w,.*/+() -]{0,250}"', re.ASCII
 )  # quoted: Reshape's sizes, of those of its blob
+MOST_BYTES = (1 << 31) - 1  # of integers: ncnn counts them in an int
 IDS = 100  # of one layer: three linears in one take 30
 MOST = len(BLOBS[LAYER][1])  # linears that fuse.py makes one layer of
 STEP = 10  # between the parameter ids of a fused layer's linears
+# what ncnn wants of a Gemm in blocks: B is a constant, [n, k], and A is not
+OF_BLOCKS = {"2": 0, "3": 1, "4": 0, "5": 1}
 
 
 def check_graphs(folder: Path, files: WeightFiles) -> None:
@@ -78,6 +81,8 @@ def _check(param: Param, floats: int, packed: list[range]) -> None:
         if layer.type == LAYER:
             for linear in linears_of(layer):
                 _check_linear(layer, linear, packed)
+        if layer.type == GEMM and Quantisation.of(layer).bits:
+            _check_blocks(layer)
     if (needed := weight_bytes(param)) != floats:
         raise PackageError(f"its floats take {needed} bytes, their file has {floats}")
 
@@ -127,3 +132,10 @@ def _check_linear(layer: Layer, linear: QLinear, packed: list[range]) -> None:
     )
     if not good:
         raise PackageError(f"{layer.name!a} is {linear}, which lies in none of {len(packed)} files of packed weights")
+
+
+def _check_blocks(gemm: Layer) -> None:
+    (n, k), how = gemm_shape(gemm), Quantisation.of(gemm)
+    turned = any(gemm.number(key, 0) != value for key, value in OF_BLOCKS.items())
+    if turned or n <= 0 or k <= 0 or not how.fits(k) or arrays_of(gemm)[0].bytes > MOST_BYTES:
+        raise PackageError(f"{gemm.name!a} ({gemm}) is no matrix in blocks of {how.block}")

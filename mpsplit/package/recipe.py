@@ -1,5 +1,7 @@
 """Which weight is stored how. In: "q4" and "lm_head=q8,layers.0.*=q6/64" from the command line. Out: a Recipe.
 
+The layout says whose kernels read what is quantised: ours ("native"), or those of any ncnn, which have no bfloat16.
+
 A pattern names whole words of a module's name, as `mlp.down_proj` does of model.layers.3.mlp.down_proj; `*` stands for any letters, `embed`
 for the embedding. Invariant: the last pattern that names a weight decides, and every pattern names one.
 """
@@ -11,11 +13,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from mpsplit.errors import ConvertError
-from mpsplit.package.quantisation import KINDS, Quantisation
+from mpsplit.package.quantisation import BFLOAT, KINDS, Quantisation
 from mpsplit.plan.cuts import HEAD
 from mpsplit.plan.sizes import TIED
 
 SCALES = ("minmax", "mse")
+LAYOUTS = NATIVE, NCNN = ("native", "ncnn")
 EMBEDDING = ("embed", "embed_tokens", "model.embed_tokens")  # what names it; no pattern for linears does so by chance
 EMBEDDING_KINDS = ("q8",)  # besides the checkpoint's own 16 or 32 bits, which it has without a pattern
 
@@ -51,19 +54,25 @@ class Recipe:
     default: Quantisation = Quantisation()
     rules: tuple[Rule, ...] = ()
     scales: str = "minmax"
+    layout: str = NATIVE
 
     @classmethod
-    def parse(cls, kind: str, block: int, overrides: str = "", scales: str = "minmax") -> Recipe:
+    def parse(cls, kind: str, block: int, overrides: str = "", scales: str = "minmax", layout: str = NATIVE) -> Recipe:
         """`overrides`: PATTERN=KIND[/BLOCK], with commas between them."""
         if scales not in SCALES:
             raise ConvertError(f"--scales {scales}: there are {' and '.join(SCALES)}")
+        if layout not in LAYOUTS:
+            raise ConvertError(f"--layout {layout}: there are {' and '.join(LAYOUTS)}")
         rules = []
         for word in filter(None, (word.strip() for word in overrides.split(","))):
             pattern, equals, text = word.partition("=")
             if not (pattern and equals and text):
                 raise ConvertError(f"--quant-for {word}: write PATTERN=KIND, as in lm_head=q8 or layers.0.*=q6/64")
             rules.append(Rule(pattern, quantisation_of(text, block)))
-        return cls(Quantisation.named(kind, block), tuple(rules), scales)
+        default = Quantisation.named(kind, block)
+        if layout == NCNN and any(how.bits == BFLOAT for how in (default, *(rule.how for rule in rules))):
+            raise ConvertError("ncnn's own layout has no bfloat16; use q8, q6, q4 or f32, or leave --layout ncnn out")
+        return cls(default, tuple(rules), scales, layout)
 
     def kind_of(self, weight: str) -> Quantisation:
         """How the linear of this name is stored."""
@@ -83,8 +92,9 @@ class Recipe:
 
     @property
     def one_kind(self) -> bool:
-        """Whether one matrix can be a tied head and the embedding: nobody wants the embedding to be stored otherwise."""
-        return self.embedding in (None, self.kind_of(HEAD))
+        """Whether one matrix can be a tied head and the embedding: nobody wants the embedding otherwise, and its rows can be read."""
+        head = self.kind_of(HEAD)
+        return self.embedding in (None, head) and not (self.layout == NCNN and head.bits)
 
     def check(self, linears: Collection[str], hidden: int) -> None:
         """`linears`: the names of all linear weights of the model, not of one rank alone."""
@@ -107,13 +117,14 @@ class Recipe:
 
     def __str__(self) -> str:
         rules = ", ".join(f"{rule.pattern}={text_of(rule.how)}" for rule in self.rules)
-        return f"{text_of(self.default)}{f', {rules}' if rules else ''}, {self.scales} scales"
+        layout = f", {self.layout} layout" if self.layout != NATIVE else ""
+        return f"{text_of(self.default)}{f', {rules}' if rules else ''}, {self.scales} scales{layout}"
 
     def to_json(self) -> dict:
         rules = [[rule.pattern, text_of(rule.how)] for rule in self.rules]
-        return {"default": text_of(self.default), "rules": rules, "scales": self.scales}
+        return {"default": text_of(self.default), "rules": rules, "scales": self.scales, "layout": self.layout}
 
     @classmethod
     def from_json(cls, data: dict) -> Recipe:
         rules = tuple(Rule(pattern, quantisation_of(text, 0)) for pattern, text in data["rules"])
-        return cls(quantisation_of(data["default"], 0), rules, data["scales"])
+        return cls(quantisation_of(data["default"], 0), rules, data["scales"], data["layout"])

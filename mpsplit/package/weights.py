@@ -2,13 +2,14 @@
 
 A layer is named for the weights it owns, as Hugging Face calls them: the Gemm model.layers.0.mlp.up_proj has up_proj.weight. ncnn
 reads the file of floats in the order of the .param; QLinear layers find their packed matrices by offset in other files (weight_files.py).
-Invariant: the file of floats is read to its last byte.
+A Gemm in blocks has its integers, its bias, then its scales there. Invariant: the file of floats is read to its last byte.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,13 +18,31 @@ import numpy as np
 from mpsplit.errors import PackageError
 from mpsplit.package.files import mapped
 from mpsplit.package.param import Layer, Param
+from mpsplit.package.quantisation import GEMM, QLinear, Quantisation
 from mpsplit.package.quantisation import LAYER as QLINEAR
-from mpsplit.package.quantisation import QLinear
 
 ALIGNMENT = 64  # bytes: packed matrices begin at multiples, as the kernels want them
 FLOAT_BYTES = 4
 PIECE = 32 << 20  # bytes of a write, a multiple of the largest page: so the page cache has the file in large pages
 FLAG = np.zeros(1, np.uint32).tobytes()  # ncnn's mark of plain float32 before an array
+
+
+@dataclass(frozen=True)
+class Owned:
+    """An array of a layer in the .bin; `flagged`: whether a FLAG stands before it."""
+
+    shape: tuple[int, ...]
+    flagged: bool = False
+    dtype: type = np.float32
+
+    @property
+    def bytes(self) -> int:
+        """In numbers that cannot overflow."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
+
+    @property
+    def total(self) -> int:
+        return len(FLAG) * self.flagged + self.bytes
 
 
 def gemm_shape(layer: Layer) -> tuple[int, int]:
@@ -37,46 +56,49 @@ def weights_of(layer: Layer) -> tuple[str, ...]:
         return (layer.name,)
     if layer.type == QLINEAR:
         return (f"{layer.name}.weight", f"{layer.name}.bias")[: 1 + (QLinear.of(layer).bias >= 0)]
-    return tuple(f"{layer.name}.{kind}" for kind, _ in zip(("weight", "bias"), arrays_of(layer), strict=False))
+    return (f"{layer.name}.weight",) * bool(arrays_of(layer)) + (f"{layer.name}.bias",) * has_bias(layer)
 
 
-def arrays_of(layer: Layer) -> list[tuple[tuple[int, ...], bool]]:
-    """(shape, whether a flag stands before it) of the arrays that a layer owns in the .bin."""
-    if layer.type == "Gemm":
+def has_bias(layer: Layer) -> bool:
+    """Of a Gemm."""
+    return layer.type == GEMM and layer.params.get("10") == "4"
+
+
+def arrays_of(layer: Layer) -> list[Owned]:
+    """The arrays that a layer owns in the .bin, in order."""
+    if layer.type == GEMM:
         n, k = gemm_shape(layer)
-        return [((n, k), True)] + ([((n,), True)] if layer.params.get("10") == "4" else [])
+        bias, how = [Owned((n,), flagged=True)] * has_bias(layer), Quantisation.of(layer)
+        if not how.bits:
+            return [Owned((n, k), flagged=True), *bias]
+        return [Owned((n, k * how.bits // 8), dtype=np.uint8), *bias, Owned((n, k // how.block))]
     if layer.type == "RMSNorm" and layer.params.get("2", "1") == "1":
-        return [((layer.number("0"),), False)]
+        return [Owned((layer.number("0"),))]
     if layer.type == "MemoryData":  # a bias that is added after the sum over the ranks
-        return [(tuple(size for key in ("2", "11", "1", "0") if (size := layer.number(key, 0))), False)]
+        return [Owned(tuple(size for key in ("2", "11", "1", "0") if (size := layer.number(key, 0))))]
     return []
 
 
 def weight_bytes(param: Param) -> int:
     """How long the .bin of a graph is."""
-    return sum(
-        len(FLAG) * flagged + _bytes(layer, shape) for layer in param.layers for shape, flagged in arrays_of(layer)
-    )
-
-
-def _bytes(layer: Layer, shape: tuple[int, ...]) -> int:
-    """Of an array of float32, in numbers that cannot overflow."""
-    if min(shape, default=1) < 0:
-        raise PackageError(f"{layer.name!a} ({layer.type}) has weights of shape {shape}")
-    return 4 * math.prod(shape)
+    total = 0
+    for layer in param.layers:
+        for array in arrays_of(layer):
+            if min(array.shape, default=1) < 0:
+                raise PackageError(f"{layer.name!a} ({layer.type}) has weights of shape {array.shape}")
+            total += array.total
+    return total
 
 
 def read_weights(param: Param, path: Path) -> dict[str, list[np.ndarray]]:
-    """layer name -> its float32 arrays, mapped."""
+    """layer name -> its arrays, mapped."""
     data, at, found = mapped(path, np.uint8), 0, {}
     if (needed := weight_bytes(param)) != len(data):
         raise PackageError(f"{path} has {len(data)} bytes, its .param accounts for {needed}; convert again")
     for layer in param.layers:
-        for shape, flagged in arrays_of(layer):
-            at += len(FLAG) * flagged
-            size = _bytes(layer, shape)
-            found.setdefault(layer.name, []).append(data[at : at + size].view(np.float32).reshape(shape))
-            at += size
+        for array in arrays_of(layer):
+            at += array.total
+            found.setdefault(layer.name, []).append(data[at - array.bytes : at].view(array.dtype).reshape(array.shape))
     return found
 
 
@@ -91,8 +113,8 @@ def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path
     with create(path) if create else open(path, "wb") as file:
         for layer in param.layers:
             if owned := arrays_of(layer):
-                for (_, flagged), array in zip(owned, weights[layer.name], strict=True):
-                    file.write(FLAG * flagged + array.tobytes())
+                for one, array in zip(owned, weights[layer.name], strict=True):
+                    file.write(FLAG * one.flagged + array.tobytes())
 
 
 class PackedFile:

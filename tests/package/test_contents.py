@@ -21,7 +21,7 @@ def test_the_parts_add_up_to_the_files(package_of, family):
     for held in inspect(package, manifest).ranks:
         folder = rank_folder(package, held.rank)
         graph = Param.load(folder / GRAPH)
-        flags = len(FLAG) * sum(flagged for layer in graph.layers for _, flagged in arrays_of(layer))
+        flags = len(FLAG) * sum(array.flagged for layer in graph.layers for array in arrays_of(layer))
         files = WeightFiles.load(folder)
         assert (files.embedding is None) == manifest.facts.tied
         stored = sum((folder / name).stat().st_size for name in files.names) - flags

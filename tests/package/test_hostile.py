@@ -235,6 +235,26 @@ def test_a_linear_that_lies_elsewhere(package, name, number, value):
         load(package)
 
 
+@pytest.mark.parametrize("name", ["model.param", "fused.param"])
+@pytest.mark.parametrize(
+    "number, value, told",
+    [(18, 440, "must be one of"), (18, 410, "must be one of"), (18, -1, "must be one of"), (18, 2, "must be one of"),
+     (18, 800, "its weights take"), (18, 0, "its weights take"), (8, -5, "no matrix"), (9, 100, "no matrix"),
+     (9, 1 << 40, "no matrix"), (3, 0, "no matrix"), (4, 1, "no matrix"), (5, 0, "no matrix")]
+)  # fmt: skip
+def test_a_matrix_in_blocks_that_cannot_be(package, name, number, value, told):
+    """The head becomes ncnn's; no file has its bytes."""
+    path = package / "rank-0" / name
+    head = next(line for line in path.read_text().split("\n") if line.startswith(LAYER) and "lm_head" in line)
+    blobs = head.split()[1:6]
+    params = {"2": 0, "3": 1, "4": 0, "5": 1, "6": 1, "8": 512, "9": 128, "10": -1, "18": 400, str(number): value}
+    gemm = " ".join(["Gemm", *blobs, *(f"{key}={value}" for key, value in params.items())])
+    path.write_text(path.read_text().replace(head, gemm))
+    vouch(package)
+    with pytest.raises(PackageError, match=f"rank-0/{name} is damaged .*{told}"):
+        load(package)
+
+
 @pytest.mark.parametrize("old, new", [(" 0=128 ", f" 0={HUGE} "), (" 0=128 ", " 0=-128 ")])
 def test_weights_longer_than_their_file(package, old, new):
     path = package / "rank-0" / "model.param"

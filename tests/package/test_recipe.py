@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mpsplit.errors import ConvertError
 from mpsplit.package.quantisation import BLOCKS, KINDS, Quantisation
-from mpsplit.package.recipe import SCALES, Recipe, Rule, text_of
+from mpsplit.package.recipe import LAYOUTS, SCALES, Recipe, Rule, text_of
 
 LINEARS = [
     f"model.layers.{layer}.{name}.weight"
@@ -96,10 +96,25 @@ def test_scales_that_do_not_exist():
         Recipe.parse("q4", 32, scales="best")
 
 
+def test_layouts():
+    with pytest.raises(ConvertError, match="--layout nonsense: there are native and ncnn"):
+        Recipe.parse("q4", 32, layout="nonsense")
+    for kind, overrides in (("bf16", ""), ("q4", "lm_head=bf16")):
+        with pytest.raises(ConvertError, match="ncnn's own layout has no bfloat16; use q8, q6, q4 or f32"):
+            Recipe.parse(kind, 32, overrides, layout="ncnn")
+    assert (
+        str(Recipe.parse("f32", 32, "lm_head=q8", layout="ncnn")) == "f32/32, lm_head=q8/32, minmax scales, ncnn layout"
+    )
+
+
 kinds = st.builds(Quantisation.named, st.sampled_from(list(KINDS)), st.sampled_from(BLOCKS))
 patterns = st.text("abz.*?_0", min_size=1, max_size=12)
 recipes = st.builds(
-    Recipe, kinds, st.lists(st.builds(Rule, patterns, kinds), max_size=4).map(tuple), st.sampled_from(SCALES)
+    Recipe,
+    kinds,
+    st.lists(st.builds(Rule, patterns, kinds), max_size=4).map(tuple),
+    st.sampled_from(SCALES),
+    st.sampled_from(LAYOUTS),
 )
 
 

@@ -4,7 +4,7 @@ import pytest
 from mpsplit.errors import ConvertError, PackageError
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import QLinear, Quantisation
-from mpsplit.package.weights import FLAG, read_weights, weights_of
+from mpsplit.package.weights import FLAG, read_weights, weight_bytes, weights_of
 from tests.conftest import weight_path
 
 PARAM = Param(
@@ -45,6 +45,9 @@ def test_layers_say_which_weights_they_own():
         ("norm.weight",), (), ("with_bias.weight", "with_bias.bias"), ("without.weight",),
     ]  # fmt: skip
     assert weights_of(Layer("MemoryData", "o_proj.bias", (), ("a",), {"0": "4"})) == ("o_proj.bias",)
+    blocks = [Layer("Gemm", "x", params={"8": "2", "9": "64", "10": bias, "18": "401"}) for bias in ("-1", "4")]
+    assert [weights_of(layer) for layer in blocks] == [("x.weight",), ("x.weight", "x.bias")]
+    assert [weight_bytes(Param((layer,))) for layer in blocks] == [2 * 32 + 8, 2 * 32 + 4 + 8 + 8]
     packed = [Layer("QLinear", "x", params=QLinear(64, 128, 4, 32, 7, 4608, bias).params()) for bias in (-1, 79)]
     assert [weights_of(layer) for layer in packed] == [("x.weight",), ("x.weight", "x.bias")]
 
