@@ -19,7 +19,7 @@ from mpsplit.errors import MpsplitError
 from mpsplit.export.shapes import SHAPES
 from mpsplit.gate import LIMITS
 from mpsplit.package.quantisation import BLOCKS, KINDS
-from mpsplit.package.recipe import SCALES
+from mpsplit.package.recipe import METHODS, SCALES
 from mpsplit.planning import GOALS
 
 NETRON = (
@@ -128,9 +128,19 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--scales",
         choices=SCALES,
-        default="minmax",
-        help="scale of a block by its largest weight, or by least squared error",
+        help="scale of a block by its largest weight, or by least squared error (default: minmax, mse with --calibrate)",
     )
+    p.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="text of the kind the model will see: it goes through the float model on all ranks, and rounding spares what it uses",
+    )
+    p.add_argument(
+        "--calibrate-method",
+        choices=METHODS,
+        help="scale the inputs before rounding, make up for errors after it, or both (default: awq+gptq)",
+    )
+    p.add_argument("--calibrate-tokens", type=int, metavar="N", help="how many of FILE's tokens (default: 4096)")
     p.add_argument("--pnnx", metavar="PATH", help="another pnnx than the installed one")
     p.add_argument("--customop", metavar="LIB", help="operator library, for a pnnx built against the same libtorch")
     p.add_argument("--verify", metavar="MODEL", help="then compare with this model, as `mpsplit verify` does")

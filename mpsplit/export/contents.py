@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpsplit.export.checkpoint import Checkpoint
-from mpsplit.export.encode import Encoder
+from mpsplit.export.encode import Encoder, EncoderOf
 from mpsplit.native import kernels
 from mpsplit.package import embedding
 from mpsplit.package.manifest import EMBED, QUANTISED, WEIGHTS
 from mpsplit.package.param import Param
+from mpsplit.package.quantisation import FLOAT, QLinear, Quantisation
 from mpsplit.package.quantisation import LAYER as QLINEAR
-from mpsplit.package.quantisation import QLinear, Quantisation
 from mpsplit.package.recipe import Recipe
 from mpsplit.package.weights import ALIGNMENT, FLAG, FLOAT_BYTES, arrays_of, weights_of
 from mpsplit.plan.cuts import EMBEDDING, Part, part_of, source_of
@@ -33,8 +33,8 @@ PANEL = 16  # rows that are packed together: more at a time give the same bytes
 
 @dataclass(frozen=True)
 class Array:
-    """A slice of a checkpoint's tensor as it is written. `kind`: "packed" by an Encoder, "rows" of an embedding in 8 bits, "float", or
-    "own" as it is stored. `before` and `after`: bytes that stand around it."""
+    """A slice of a checkpoint's tensor as it is written. `kind`: "packed" and "float" come from an Encoder, "rows" are of an embedding in
+    8 bits, "own" is as it is stored. `before` and `after`: bytes that stand around it."""
 
     name: str
     part: Part
@@ -67,23 +67,29 @@ class Array:
         rows = checkpoint.floats(self.name, self.part, start, stop)
         if self.kind == "rows":
             return embedding.stored(rows, self.encoder.how.block)
-        return self.encoder(rows, start) if self.kind == "packed" else rows
+        return self.encoder(rows, start)
 
 
 def contents(
-    param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, recipe: Recipe
+    param: Param,
+    shard: Shard,
+    facts: ModelFacts,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    encoder_of: EncoderOf | None = None,
 ) -> dict[str, list[Array]]:
-    """File name -> its arrays in order."""
-    files: dict[str, list[Array]] = {WEIGHTS: [], QUANTISED: [], EMBED: []}
+    """File name -> its arrays in order. The packed ones first: what calibration does to the others follows from them."""
+    encoder_of = encoder_of or (lambda name, how: Encoder(how, recipe.scales))
+    files: dict[str, list[Array]] = {QUANTISED: [], WEIGHTS: [], EMBED: []}
     for layer in param.layers:
         names = weights_of(layer)
         parts = [(source_of(name, facts), part_of(name, shard, facts)) for name in names]
         if layer.type == QLINEAR:
-            files[QUANTISED] += _of_linear(QLinear.of(layer), parts, recipe.scales)
+            files[QUANTISED] += _of_linear(QLinear.of(layer), names, parts, encoder_of)
             continue
-        for (name, part), (shape, flagged) in zip(parts, arrays_of(layer), strict=True):
-            size = FLOAT_BYTES * math.prod(shape)
-            files[WEIGHTS].append(Array(name, part, shape, "float", size, before=FLAG * flagged))
+        for name, part, (shape, flagged) in zip(names, parts, arrays_of(layer), strict=True):
+            size, encoder = FLOAT_BYTES * math.prod(shape), encoder_of(name, FLOAT)
+            files[WEIGHTS].append(Array(*part, shape, "float", size, encoder, before=FLAG * flagged))
     if shard.stage == 0:
         files[EMBED].append(_embedding(shard, facts, checkpoint, recipe.embedding))
     else:
@@ -102,8 +108,10 @@ def _embedding(shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, how: Qua
     return Array(EMBEDDING, part, shape, "own", checkpoint.entries[EMBEDDING].itemsize * math.prod(shape))
 
 
-def _of_linear(q: QLinear, parts: list[tuple[str, Part]], scales: str) -> list[Array]:
-    encoder = Encoder(Quantisation(q.bits, q.block), scales)
-    matrix = Array(*parts[0], (q.n, q.k), "packed", q.bytes, encoder, after=-q.bytes % ALIGNMENT)
-    size = FLOAT_BYTES * q.n
-    return [matrix, *(Array(*part, (q.n,), "float", size, after=-size % ALIGNMENT) for part in parts[1:])]
+def _of_linear(q: QLinear, names: tuple[str, ...], parts: list[tuple[str, Part]], encoder_of: EncoderOf) -> list[Array]:
+    encoder = encoder_of(names[0], Quantisation(q.bits, q.block))
+    arrays = [Array(*parts[0], (q.n, q.k), "packed", q.bytes, encoder, after=-q.bytes % ALIGNMENT)]
+    for name, part in zip(names[1:], parts[1:], strict=True):
+        size = FLOAT_BYTES * q.n
+        arrays.append(Array(*part, (q.n,), "float", size, encoder_of(name, FLOAT), after=-size % ALIGNMENT))
+    return arrays

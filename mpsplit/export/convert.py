@@ -16,10 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError
 from mpsplit.export import stream
+from mpsplit.export.calibration import Calibration, check_calibration
 from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.contents import Array, contents
 from mpsplit.export.graphs import Graphs, make_graphs
@@ -47,6 +49,9 @@ from mpsplit.package.recipe import Recipe
 from mpsplit.package.verified import read_sha256
 from mpsplit.plan.cuts import EMBEDDING, linears_of
 from mpsplit.progress import bytes_bar, track
+
+if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does not load
+    from mpsplit.export.calibrated import Calibrated
 
 FILES = (GRAPH, FUSED, WEIGHTS, QUANTISED, EMBED, RANK_TEXT)
 FLOAT = Recipe()
@@ -98,7 +103,12 @@ class Work:
 
 
 def convert(
-    package: Path, comm: Communicator, pnnx: Pnnx, recipe: Recipe = FLOAT, model: Path | None = None
+    package: Path,
+    comm: Communicator,
+    pnnx: Pnnx,
+    recipe: Recipe = FLOAT,
+    model: Path | None = None,
+    calibration: Calibration | None = None,
 ) -> Conversion:
     """Converts the slice of this rank, or of all ranks when there is only this process. `model`: where the checkpoint is by now."""
     partition = Manifest.load(package, PARTITION)
@@ -107,6 +117,8 @@ def convert(
             f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form {pnnx.form}"
         )
     recipe.check(linears_of(partition.facts), partition.facts.hidden)
+    if calibration:
+        check_calibration(recipe, partition, comm.size)
     origin, checkpoint = Origin.load(package), None
     if origin or model:
         checkpoint, origin = open_model(origin, model)
@@ -122,16 +134,27 @@ def convert(
             _write(rank_folder(package, rank), texts[rank])
         comm.exchange(None)
         return Conversion(None, (0,) * partition.plan.ranks)
-    work = {rank: _work(partition, package, rank, graphs[rank], checkpoint, origin, recipe) for rank in mine}
-    _check_space(package, comm, work.values())
-    read = {rank: _stream(rank, work[rank], checkpoint) for rank in mine}
+    calibrated = None
+    if calibration:
+        from mpsplit.export.calibrated import Calibrated
+
+        calibrated = Calibrated(calibration, recipe, partition, origin.folder, comm)
+    work = {
+        rank: _work(partition, package, rank, graphs[rank], checkpoint, origin, recipe, calibrated) for rank in mine
+    }
+    missing = _check_space(package, comm, work.values())
+    read = {rank: _stream(rank, work[rank], checkpoint, calibrated) for rank in mine}
+    if calibrated and missing:
+        calibrated.finish()
     checkpoint.close()
     comm.exchange(None)  # everybody has everything
     if comm.host_lead:
         (package / MANIFEST).unlink(missing_ok=True)
     comm.exchange(None)
     files = _of_everybody(comm, {rank: _put_in_place(package, work[rank], texts[rank]) for rank in mine})
-    made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": str(recipe)}
+    made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {
+        "recipe": ", ".join(map(str, filter(None, (recipe, calibration))))
+    }
     manifest = partition.with_files(files, made_with)
     if comm.host_lead:
         manifest.save(package)
@@ -156,14 +179,17 @@ def _work(
     checkpoint: Checkpoint,
     origin: Origin,
     recipe: Recipe,
+    calibrated: Calibrated | None,
 ) -> Work:
     shard = partition.plan.shards[rank]
-    files = contents(graphs.param, shard, partition.facts, checkpoint, recipe)
-    decisive = (str(graphs.param), shard, partition.facts, origin.files, recipe)
+    encoder_of = calibrated and calibrated.encoder_of
+    files = contents(graphs.param, shard, partition.facts, checkpoint, recipe, encoder_of)
+    decisive = (str(graphs.param), shard, partition.facts, origin.files, recipe, calibrated and calibrated.key)
     return Work(rank_folder(package, rank), hashlib.sha256(repr(decisive).encode()).hexdigest()[:16], files)
 
 
-def _check_space(package: Path, comm: Communicator, work: Iterable[Work]) -> None:
+def _check_space(package: Path, comm: Communicator, work: Iterable[Work]) -> int:
+    """Bytes that are still to be written, by all ranks."""
     here = platform.node()
     for each in work:
         each.forget_others()
@@ -174,15 +200,18 @@ def _check_space(package: Path, comm: Communicator, work: Iterable[Work]) -> Non
             f"the weights need {needed / 1e9:,.2f} GB more in {package.resolve()}, where {free / 1e9:,.2f} GB are free; "
             "make room there, or choose fewer bits with --quant"
         )
+    return sum(size for _, size in needs)
 
 
-def _stream(rank: int, work: Work, checkpoint: Checkpoint) -> int:
+def _stream(rank: int, work: Work, checkpoint: Checkpoint, calibrated: Calibrated | None) -> int:
     """Makes the rank's weight files whole, under their partial names; the bytes that it read."""
     before = checkpoint.bytes_read
     if work.hashes() is None:
         (work.folder / STAMP).unlink(missing_ok=True)
         total = sum(map(stream.size_of, work.files.values()))
         with bytes_bar(f"rank {rank}", total) as tell:
+            if calibrated:
+                calibrated.tell = tell
             for name, arrays in work.files.items():
                 stream.write(work.folder / name, work.key, arrays, checkpoint, tell)
         made = {name: read_sha256(stream.partial_path(work.folder / name, work.key)) for name in work.files}
