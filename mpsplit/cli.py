@@ -138,7 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--calibrate-method",
         choices=METHODS,
-        help="scale the inputs before rounding, make up for errors after it, or both (default: awq+gptq)",
+        help="make up for what rounding spoils, or scale inputs before it, or both (default: gptq)",
     )
     p.add_argument("--calibrate-tokens", type=int, metavar="N", help="how many of FILE's tokens (default: 4096)")
     p.add_argument("--pnnx", metavar="PATH", help="another pnnx than the installed one")

@@ -248,7 +248,7 @@ def _calibration(args: argparse.Namespace, recipe: Recipe, partition: Manifest):
 
     check_calibration(recipe, partition, 1 if args.serial and mpi_rank() is None else partition.plan.ranks)
     tokens = MOST if args.calibrate_tokens is None else args.calibrate_tokens
-    return Calibration.of(Path(args.calibrate), Path(args.package), args.calibrate_method or METHODS[-1], tokens)
+    return Calibration.of(Path(args.calibrate), Path(args.package), args.calibrate_method or METHODS[0], tokens)
 
 
 def _to_verify(args: argparse.Namespace) -> argparse.Namespace:

@@ -18,7 +18,7 @@ import torch
 
 from mpsplit.comm import Communicator
 from mpsplit.export import awq, operators
-from mpsplit.export.calibration import Calibration
+from mpsplit.export.calibration import Calibration, check_calibration
 from mpsplit.export.encode import Encoder
 from mpsplit.export.gptq import factor
 from mpsplit.export.slicing import shapes_alone
@@ -37,13 +37,9 @@ class Calibrated:
     """`tell` hears what is being worked on; `key` stands for all that decides what comes out, the machine's way of rounding included."""
 
     def __init__(self, calibration: Calibration, recipe: Recipe, partition: Manifest, model: Path, comm: Communicator):
-        self.calibration, self.recipe, self.partition, self.model, self.comm = (
-            calibration,
-            recipe,
-            partition,
-            model,
-            comm,
-        )
+        check_calibration(recipe, partition, comm.size)
+        self.calibration, self.recipe = calibration, recipe
+        self.partition, self.model, self.comm = partition, model, comm
         self.shard = partition.plan.shards[comm.rank]
         machine = torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
         self.key = repr((calibration, partition.plan, machine))

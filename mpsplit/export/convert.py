@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError
 from mpsplit.export import stream
-from mpsplit.export.calibration import Calibration, check_calibration
 from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.contents import Array, contents
 from mpsplit.export.graphs import Graphs, make_graphs
@@ -52,6 +51,7 @@ from mpsplit.progress import bytes_bar, track
 
 if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does not load
     from mpsplit.export.calibrated import Calibrated
+    from mpsplit.export.calibration import Calibration
 
 FILES = (GRAPH, FUSED, WEIGHTS, QUANTISED, EMBED, RANK_TEXT)
 FLOAT = Recipe()
@@ -117,13 +117,15 @@ def convert(
             f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form {pnnx.form}"
         )
     recipe.check(linears_of(partition.facts), partition.facts.hidden)
-    if calibration:
-        check_calibration(recipe, partition, comm.size)
     origin, checkpoint = Origin.load(package), None
     if origin or model:
         checkpoint, origin = open_model(origin, model)
         own = checkpoint.entries[EMBEDDING].dtype
         partition = replace(partition, dtype=dtype_of(recipe.embedding.block) if recipe.embedding else own)
+    elif calibration:
+        raise ConvertError(
+            f"{package} was partitioned with --structure-only; to calibrate, say where its weights are with --model DIR"
+        )
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
     graphs = {rank: make_graphs(partition, package, rank, pnnx, recipe) for rank in track(mine, "graphs")}
     schedules = _of_everybody(comm, {rank: made.schedule for rank, made in graphs.items()})

@@ -14,7 +14,7 @@ from mpsplit.errors import ConvertError
 from mpsplit.package.quantisation import Quantisation
 
 SCALES = ("minmax", "mse")
-METHODS = ("awq", "gptq", "awq+gptq")  # of calibration
+METHODS = ("gptq", "awq", "awq+gptq")  # of calibration, the first where none is asked for
 EMBEDDING = ("embed", "embed_tokens", "model.embed_tokens")  # what names it; no pattern for linears does so by chance
 EMBEDDING_KINDS = ("q8",)  # besides the checkpoint's own 16 or 32 bits, which it has without a pattern
 
