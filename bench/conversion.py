@@ -1,9 +1,10 @@
 """What converting a large model takes: memory and bytes of each rank, and time. In: a shape and a number of ranks. Out: a line each, or JSON.
 
-    python bench/conversion.py --shape vicuna-7b --dtype float16 --ranks 2 --quant q4 --dir /somewhere
+    python bench/conversion.py --shape vicuna-7b --dtype float16 --ranks 2 --quant q4 --dir /somewhere [--calibrate TEXT]
 
 Makes the random checkpoint if it is not in --dir (13.5 GB), runs `mpsplit partition`, `convert` and `run` on it as a user would, and
-meanwhile looks twenty times a second at each rank and all it has started. Memory is the sum of their resident pages at one moment.
+meanwhile looks twenty times a second at each rank and all it has started. Memory is the sum of their resident pages at one moment. To calibrate, the
+random model borrows the tokenizer of examples/tiny-vicuna.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mpsplit.export.random_model import folder, random_checkpoint
 
 RANK = b"OMPI_COMM_WORLD_RANK="
 EVERY = 0.05
+TOKENIZER = Path(__file__).parents[1] / "examples" / "tiny-vicuna" / "tokenizer.json"
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -43,15 +45,19 @@ def main() -> int:
     parser.add_argument("--layers", type=int, help="another number of layers than the shape has")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--quant", default="q4")
+    parser.add_argument("--calibrate", type=Path, help="a text, as for convert")
     parser.add_argument("--dir", type=Path, help="for checkpoint and package (default: the cache)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     model = random_checkpoint(args.shape, args.dtype, args.layers, args.dir)
     package = (args.dir or folder()) / f"converted-{model.name}-{args.ranks}"
     shutil.rmtree(package, ignore_errors=True)
+    if args.calibrate:
+        shutil.copy(TOKENIZER, model)
+    calibrate = ["--calibrate", args.calibrate] if args.calibrate else []
     steps = [
         run("partition", args.ranks, model, "--out", package, "--ranks", args.ranks),
-        run("convert", args.ranks, package, "--quant", args.quant),
+        run("convert", args.ranks, package, "--quant", args.quant, *calibrate),
         run("run", args.ranks, package, "--prompt-ids", "1,2,3,4", "--max-new-tokens", 8, "--ignore-eos"),
     ]
     read = [

@@ -19,7 +19,7 @@ from mpsplit.errors import MpsplitError
 from mpsplit.export.shapes import SHAPES
 from mpsplit.gate import LIMITS
 from mpsplit.package.quantisation import BLOCKS, KINDS
-from mpsplit.package.recipe import LAYOUTS, NATIVE, SCALES
+from mpsplit.package.recipe import LAYOUTS, METHODS, NATIVE, SCALES
 from mpsplit.planning import GOALS
 
 NETRON = (
@@ -128,8 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--scales",
         choices=SCALES,
-        default="minmax",
-        help="scale of a block by its largest weight, or by least squared error",
+        help="scale of a block by its largest weight, or by least squared error (default: minmax, mse with --calibrate)",
     )
     p.add_argument(
         "--layout",
@@ -137,6 +136,17 @@ def build_parser() -> argparse.ArgumentParser:
         default=NATIVE,
         help="whose kernels read the quantised weights: ours, or those of any ncnn, which are slower (default: native)",
     )
+    p.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="text of the kind the model will see: it goes through the float model on all ranks, and rounding spares what it uses",
+    )
+    p.add_argument(
+        "--calibrate-method",
+        choices=METHODS,
+        help="make up for what rounding spoils, or scale inputs before it, or both (default: gptq)",
+    )
+    p.add_argument("--calibrate-tokens", type=int, metavar="N", help="how many of FILE's tokens (default: 4096)")
     p.add_argument(
         "--share-with", metavar="PACKAGE", help="take weight files that are the same from there, one copy for both"
     )

@@ -20,7 +20,7 @@ from mpsplit.package.keys import Key, KeySource
 from mpsplit.package.manifest import GRAPH, MANIFEST, PARTITION, Manifest, rank_folder
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import KINDS, Quantisation, kind_of
-from mpsplit.package.recipe import Recipe
+from mpsplit.package.recipe import METHODS, Recipe
 from mpsplit.plan.cluster_json import load_cluster
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.placed import PLAN, Placed
@@ -91,14 +91,16 @@ def convert_command(args: argparse.Namespace) -> int:
     if args.verify:
         _check_original(partition, args.verify)  # before the work, not after it
     key = _key_to_encrypt_with(args)
-    recipe = Recipe.parse(args.quant, args.block, ",".join(args.quant_for), args.scales, args.layout)
+    scales = args.scales or ("mse" if args.calibrate else "minmax")
+    recipe = Recipe.parse(args.quant, args.block, ",".join(args.quant_for), scales, args.layout)
+    calibration = _calibration(args, recipe, partition)
     pnnx = find_pnnx(args.pnnx, args.customop)
     if not args.serial and (code := _under_mpirun(ranks, args)) is not None:
         return code
     comm = world()
     began = time.perf_counter()
     model, other = (Path(given) if given else None for given in (args.model, args.share_with))
-    made = convert(package, comm, pnnx, recipe, model, share_with=other, key=key)
+    made = convert(package, comm, pnnx, recipe, model, calibration=calibration, share_with=other, key=key)
     if comm.rank == 0 and made.manifest is None:
         print(f"made the graphs of {ranks} ranks in {package}, no weights: it was partitioned with --structure-only")
         print(f"next: mpsplit convert {package} --model DIR, where the weights are")
@@ -253,6 +255,19 @@ def _check_original(manifest: Manifest, model: str) -> Path:
     folder = find_model(model)
     check_model(manifest.facts, folder)
     return folder
+
+
+def _calibration(args: argparse.Namespace, recipe: Recipe, partition: Manifest):
+    """Of convert's options, checked before the work; None without."""
+    if args.calibrate is None:
+        if args.calibrate_method or args.calibrate_tokens is not None:
+            raise ConvertError("--calibrate-method and --calibrate-tokens say how; give the text with --calibrate FILE")
+        return None
+    from mpsplit.export.calibration import MOST, Calibration, check_calibration
+
+    check_calibration(recipe, partition, 1 if args.serial and mpi_rank() is None else partition.plan.ranks)
+    tokens = MOST if args.calibrate_tokens is None else args.calibrate_tokens
+    return Calibration.of(Path(args.calibrate), Path(args.package), args.calibrate_method or METHODS[0], tokens)
 
 
 def _to_verify(args: argparse.Namespace) -> argparse.Namespace:

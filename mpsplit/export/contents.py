@@ -16,14 +16,14 @@ from itertools import groupby
 import numpy as np
 
 from mpsplit.export.checkpoint import Checkpoint, widened
-from mpsplit.export.encode import Encoder
+from mpsplit.export.encode import Encoder, EncoderOf
 from mpsplit.export.gemm_blocks import GemmBlocks
 from mpsplit.native import kernels
 from mpsplit.package import embedding
 from mpsplit.package.embedding import HEAD_ROWS
 from mpsplit.package.param import Layer, Param
+from mpsplit.package.quantisation import FLOAT, QLinear, Quantisation
 from mpsplit.package.quantisation import LAYER as QLINEAR
-from mpsplit.package.quantisation import QLinear, Quantisation
 from mpsplit.package.recipe import Recipe
 from mpsplit.package.weights import ALIGNMENT, FLAG, FLOAT_BYTES, Owned, arrays_of, gemm_shape, weights_of
 from mpsplit.plan.cuts import EMBEDDING, Part, layer_of, part_of, source_of
@@ -88,7 +88,7 @@ class Array:
         rows = widened(read(), dtype)
         if self.kind == "rows":
             return embedding.stored(rows, self.encoder.how.block)
-        return self.encoder(rows, start) if self.kind == "packed" else rows
+        return self.encoder(rows, start) if self.encoder else rows
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,22 @@ class WeightFile:
 
 
 def contents(
-    param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, recipe: Recipe, dtype: str
+    param: Param,
+    shard: Shard,
+    facts: ModelFacts,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    dtype: str,
+    encoder_of: EncoderOf | None = None,
 ) -> list[WeightFile]:
-    """In the order in which they are made. `dtype`: of the embedding, as the manifest has it."""
+    """In the order in which they are made, the packed ones first: what calibration does to floats follows from them. `dtype`: of the
+    embedding, as the manifest has it."""
+    encoder_of = encoder_of or (lambda name, how: Encoder(how, recipe.scales) if how.bits else None)
     files = []
     linears = [layer for layer in param.layers if layer.type == QLINEAR]
     for _, run in groupby(linears, lambda layer: layer_of(f"{layer.name}.weight")):
         layers = list(run)
-        arrays = [a for layer in layers for a in _of_linear(layer, _parts(layer, shard, facts), recipe.scales)]
+        arrays = [a for layer in layers for a in _of_linear(layer, _parts(layer, shard, facts), encoder_of)]
         files.append(WeightFile("packed", tuple(arrays), QLinear.of(layers[0]).offset))
     if shard.stage == 0 and dtype != HEAD_ROWS:
         files.append(WeightFile("embedding", (_embedding(shard, facts, checkpoint, recipe.embedding),)))
@@ -125,7 +133,7 @@ def contents(
         array
         for layer in param.layers
         if layer.type != QLINEAR
-        for array in _of_ncnn(layer, _parts(layer, shard, facts), recipe.scales)
+        for array in _of_ncnn(layer, _parts(layer, shard, facts), encoder_of)
     ]
     files.append(WeightFile("floats", tuple(floats)))
     last = [file.arrays[-1].name for file in files if file.arrays]
@@ -133,11 +141,6 @@ def contents(
         f"the head is not the last of its file: {last}"
     )
     return files
-
-
-def _parts(layer: Layer, shard: Shard, facts: ModelFacts) -> list[tuple[str, Part]]:
-    """The tensors of the checkpoint that a layer owns parts of."""
-    return [(source_of(name, facts), part_of(name, shard, facts)) for name in weights_of(layer)]
 
 
 def _embedding(shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, how: Quantisation | None) -> Array:
@@ -149,29 +152,39 @@ def _embedding(shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, how: Qua
     return Array(EMBEDDING, part, shape, "own", checkpoint.entries[EMBEDDING].itemsize * math.prod(shape))
 
 
-def _of_linear(layer: Layer, parts: list[tuple[str, Part]], scales: str) -> list[Array]:
-    q = QLinear.of(layer)
-    encoder = Encoder(Quantisation(q.bits, q.block), scales)
-    matrix = Array(*parts[0], (q.n, q.k), "packed", q.bytes, encoder, after=-q.bytes % ALIGNMENT)
-    size = FLOAT_BYTES * q.n
-    return [matrix, *(Array(*part, (q.n,), "float", size, after=-size % ALIGNMENT) for part in parts[1:])]
+Parts = dict[str, tuple[str, Part]]  # by the name of a weight: the tensor of the checkpoint, and which part of it
 
 
-def _of_ncnn(layer: Layer, parts: list[tuple[str, Part]], scales: str) -> list[Array]:
-    """What the layer has in model.bin."""
+def _parts(layer: Layer, shard: Shard, facts: ModelFacts) -> Parts:
+    """Of what a layer owns."""
+    return {name: (source_of(name, facts), part_of(name, shard, facts)) for name in weights_of(layer)}
+
+
+def _of_linear(layer: Layer, parts: Parts, encoder_of: EncoderOf) -> list[Array]:
+    q, (name, *biases) = QLinear.of(layer), parts
+    encoder, size = encoder_of(name, Quantisation(q.bits, q.block)), FLOAT_BYTES * q.n
+    return [
+        Array(*parts[name], (q.n, q.k), "packed", q.bytes, encoder, after=-q.bytes % ALIGNMENT),
+        *(Array(*parts[b], (q.n,), "float", size, encoder_of(b, FLOAT), after=-size % ALIGNMENT) for b in biases),
+    ]
+
+
+def _of_ncnn(layer: Layer, parts: Parts, encoder_of: EncoderOf) -> list[Array]:
+    """What the layer has in the file of floats."""
     owned, how = arrays_of(layer), Quantisation.of(layer)
     if not (how and how.bits):
-        return _floats(parts, owned)
-    blocks, (integers, *bias, divisors) = GemmBlocks(Encoder(how, scales)), owned
+        return _floats(list(parts), parts, owned, encoder_of)
+    (name, *biases), (integers, *bias, divisors) = parts, owned
+    blocks = GemmBlocks(encoder_of(name, how))
     first, last = (
-        Array(*parts[0], gemm_shape(layer), kind, own.bytes, blocks=blocks)
+        Array(*parts[name], gemm_shape(layer), kind, own.bytes, blocks=blocks)
         for kind, own in (("integers", integers), ("scales", divisors))
     )
-    return [first, *_floats(parts[1:], bias), last]
+    return [first, *_floats(biases, parts, bias, encoder_of), last]
 
 
-def _floats(parts: list[tuple[str, Part]], owned: list[Owned]) -> list[Array]:
+def _floats(names: list[str], parts: Parts, owned: list[Owned], encoder_of: EncoderOf) -> list[Array]:
     return [
-        Array(*part, own.shape, "float", own.bytes, before=FLAG * own.flagged)
-        for part, own in zip(parts, owned, strict=True)
+        Array(*parts[name], own.shape, "float", own.bytes, encoder_of(name, FLOAT), before=FLAG * own.flagged)
+        for name, own in zip(names, owned, strict=True)
     ]

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError
@@ -36,6 +37,10 @@ from mpsplit.package.recipe import Recipe
 from mpsplit.package.sealed import MAGIC, Vault
 from mpsplit.plan.cuts import EMBEDDING, linears_of, one_matrix
 from mpsplit.progress import bytes_bar, track
+
+if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does not load
+    from mpsplit.export.calibrated import Calibrated
+    from mpsplit.export.calibration import Calibration
 
 FLOAT = Recipe()
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -57,6 +62,7 @@ def convert(
     recipe: Recipe = FLOAT,
     model: Path | None = None,
     *,
+    calibration: Calibration | None = None,
     share_with: Path | None = None,
     key: Key | None = None,
 ) -> Conversion:
@@ -76,6 +82,10 @@ def convert(
     if origin or model:
         checkpoint, origin = open_model(origin, model)
         partition = replace(partition, dtype=_embedding_type(partition, checkpoint, recipe))
+    elif calibration:
+        raise ConvertError(
+            f"{package} was partitioned with --structure-only; to calibrate, say where its weights are with --model DIR"
+        )
     stores: dict[int, Store] = {}
     with _full_disk_is_told(package, stores):
         graphs = {
@@ -87,17 +97,23 @@ def convert(
         with _beside(package, texts):
             comm.exchange(None)
         return Conversion(None, (0,) * partition.plan.ranks)
+    calibrated = _calibrated(calibration, recipe, partition, origin, comm) if calibration else None
+    encoder_of = calibrated and calibrated.encoder_of
     others = _ranks_of(share_with) if share_with else []
     for rank in mine:
         shard = partition.plan.shards[rank]
-        files = contents(graphs[rank].param, shard, partition.facts, checkpoint, recipe, partition.dtype)
+        files = contents(graphs[rank].param, shard, partition.facts, checkpoint, recipe, partition.dtype, encoder_of)
         stores[rank] = Store(package, rank, files, checkpoint, origin, vault, others)
     _check_room(package, comm, stores)
     with _full_disk_is_told(package, stores):
-        read = {rank: _fill(rank, store, checkpoint) for rank, store in stores.items()}
+        begins = calibrated and not all(comm.exchange(all(store.is_whole for store in stores.values())))
+        read = {rank: _fill(rank, store, checkpoint, calibrated) for rank, store in stores.items()}
+        if begins:
+            calibrated.finish()
         checkpoint.close()
         texts = {r: _texts(r, graphs[r], vault, rank_text(partition, r, stores[r].weight_files)) for r in mine}
-        manifest = _commit(package, comm, partition, recipe, stores, texts, tokenizer, vault)
+        made_with = ", ".join(map(str, filter(None, (recipe, calibration))))
+        manifest = _commit(package, comm, partition, made_with, stores, texts, tokenizer, vault)
     for store in stores.values():
         store.forget_others()
     return Conversion(manifest, tuple(_of_everybody(comm, read)))
@@ -107,6 +123,14 @@ def _embedding_type(partition: Manifest, checkpoint: Checkpoint, recipe: Recipe)
     if one_matrix(partition.plan, partition.facts) and recipe.one_kind:
         return HEAD_ROWS
     return dtype_of(recipe.embedding.block) if recipe.embedding else checkpoint.entries[EMBEDDING].dtype
+
+
+def _calibrated(
+    calibration: Calibration, recipe: Recipe, partition: Manifest, origin: Origin, comm: Communicator
+) -> Calibrated:
+    from mpsplit.export.calibrated import Calibrated
+
+    return Calibrated(calibration, recipe, partition, origin, comm)
 
 
 def _of_everybody(comm: Communicator, own: dict[int, object]) -> list:
@@ -188,10 +212,12 @@ def _no_room(package: Path, missing: int) -> ConvertError:
     )
 
 
-def _fill(rank: int, store: Store, checkpoint: Checkpoint) -> int:
+def _fill(rank: int, store: Store, checkpoint: Checkpoint, calibrated: Calibrated | None) -> int:
     """The bytes that it read."""
     before = checkpoint.bytes_read
     with bytes_bar(f"rank {rank}", store.missing) as tell:
+        if calibrated:
+            calibrated.tell = tell
         store.fill(tell)
     return checkpoint.bytes_read - before
 
@@ -200,7 +226,7 @@ def _commit(
     package: Path,
     comm: Communicator,
     partition: Manifest,
-    recipe: Recipe,
+    recipe: str,
     stores: dict[int, Store],
     texts: dict[int, Texts],
     tokenizer: Texts | None,
@@ -208,7 +234,7 @@ def _commit(
 ) -> Manifest:
     """The texts take their names, then the manifest, on each host."""
     files = _of_everybody(comm, {rank: (*map(_file, texts[rank].items()), *stores[rank].listed) for rank in stores})
-    made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": str(recipe)}
+    made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": recipe}
     manifest = partition.with_files(files, made_with)
     if vault:
         manifest = replace(manifest, tokenizer=tuple(map(_file, tokenizer.items()))).signed(vault)

@@ -20,6 +20,7 @@ from mpsplit.errors import ConvertError
 from mpsplit.export import operators
 from mpsplit.export.slicing import RowwiseLinear
 from mpsplit.package.collectives import STAGE, WORLD
+from mpsplit.plan.cuts import HEAD
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ class _Sums:
         self.count += len(x)
 
     def statistics(self) -> Statistics:
-        return Statistics((self.mean / self.count).numpy(), (self.hessian / self.count).numpy(), self.count)
+        """In the memory of the sums, which are none any more."""
+        mean, hessian = self.mean.numpy(), self.hessian.numpy()
+        mean /= self.count
+        hessian /= self.count
+        return Statistics(mean, hessian, self.count)
 
 
 @contextmanager
@@ -101,17 +106,18 @@ def statistics(
     engine, sequences: Sequence[Sequence[int]], around: Around = lambda module, prefix: nullcontext()
 ) -> Iterator[tuple[str, dict[str, Statistics]]]:
     """(module, its linears' Statistics) for "model.layers.N" of this rank and "lm_head"; all ranks call it, and go through it to the end.
-    Each of them, and "model.norm", runs within `around`, which may fill in its weights."""
+    Each layer, and "model.norm", runs within `around`, which may fill in its weights; the head itself need not run."""
     if not sum(map(len, sequences)):
         raise ConvertError("the calibration text has no tokens; give --calibrate a file with some pages of text")
     stage = engine.stage
     with torch.inference_mode():
         inputs = [engine.inputs(tokens) for tokens in sequences]
-        states = [_enter(stage, x[0]) for x in inputs]
+        states, places = [_enter(stage, hidden) for hidden, *_ in inputs], [rest for _, *rest in inputs]
+    del inputs
     for number, layer in stage.model.layers.items():
         name = f"model.layers.{number}"
         with around(layer, name), torch.inference_mode(), gathering(layer, name) as sums:
-            for i, (_, cos, sin, mask) in enumerate(inputs):
+            for i, (cos, sin, mask) in enumerate(places):
                 states[i] = layer(states[i], attention_mask=mask, position_embeddings=(cos, sin))
         yield name, _finished(sums)
     with torch.inference_mode():
@@ -120,11 +126,11 @@ def statistics(
                 hidden = operators.send(hidden, WORLD, peer)
         if not stage.head:
             return
-        norm, head = stage.model.norm, stage.lm_head
-        with around(norm, "model.norm"), around(head, "lm_head"), gathering(head, "lm_head") as sums:
+        norm, total = stage.model.norm, _Sums(engine.facts.hidden)
+        with around(norm, "model.norm"):
             for hidden in states:
-                head(norm(hidden))
-    yield "lm_head", _finished(sums)
+                total.add(norm(hidden)[0])
+    yield "lm_head", {HEAD: total.statistics()}
 
 
 def _enter(stage: nn.Module, hidden: torch.Tensor) -> torch.Tensor:

@@ -99,6 +99,11 @@ class Store:
                 partial.unlink()
 
     @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left to make."""
+        return all(key in self.entries and self.entries[key].is_whole(self.folder) for key in self.files)
+
+    @property
     def missing(self) -> int:
         """Bytes that have to be written, as far as can be told without reading."""
         return sum(

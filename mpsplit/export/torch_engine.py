@@ -1,7 +1,8 @@
 """One rank's sliced modules as an engine that `mpsplit verify` can step: the split alone, before it is traced and converted.
 
 In: a partition, the model's directory, a communicator. Out: what runtime's Engine promises. Every step computes the
-whole prefix again, which needs no cache and is right by construction; for comparing, not for talking.
+whole prefix again, which needs no cache and is right by construction; for comparing, not for talking. Rows of the embedding are read as they
+are asked for.
 """
 
 from __future__ import annotations
@@ -15,29 +16,27 @@ import torch
 from mpsplit.comm import Communicator
 from mpsplit.export import operators
 from mpsplit.export.checkpoint import Checkpoint
-from mpsplit.export.slicing import build_whole, from_checkpoint, slice_model
+from mpsplit.export.slicing import Fill, build_whole, from_checkpoint, slice_model
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import Manifest
-from mpsplit.plan.cuts import EMBEDDING, Part
+from mpsplit.plan.cuts import EMBEDDING, part_of
 
 
 class TorchEngine:
     name = "torch"
     seconds = 0.0  # between ranks: not counted, nobody measures this engine
 
-    def __init__(self, manifest: Manifest, folder: Path, comm: Communicator):
+    def __init__(self, manifest: Manifest, folder: Path, comm: Communicator, fill: Fill | None = None):
+        """`fill`: what the modules hold, None for their weights."""
         self.rank, self.manifest, self.facts = comm.rank, manifest, manifest.facts
-        shard = manifest.plan.shards[comm.rank]
+        self.shard = shard = manifest.plan.shards[comm.rank]
         self.vocabulary = shard.head
-        self.embedding = None  # outside the first stage
-        checkpoint = Checkpoint(folder)
-        if shard.stage == 0:
-            self.embedding = checkpoint.floats(EMBEDDING, Part(0, shard.embed))
+        self.checkpoint = Checkpoint(folder)
         operators.connect({WORLD: range(manifest.plan.ranks), STAGE: manifest.plan.group(comm.rank)})
         model = build_whole(folder)
         self.rotary = type(model.model.rotary_emb)(config=model.config)
-        self.stage = slice_model(model, manifest.plan, comm.rank, self.facts, from_checkpoint(checkpoint, self.facts))
-        checkpoint.close()
+        self._read = from_checkpoint(self.checkpoint, self.facts)
+        self.stage = slice_model(model, manifest.plan, comm.rank, self.facts, fill or self._read)
         self.tokens: list[int] = []
         halves = [f"{layer}.{half}" for layer in shard.layers for half in ("attention", "mlp")]
         self.stream = ("hidden", *halves)  # the hidden states: before the first layer, after each half of a layer
@@ -81,23 +80,26 @@ class TorchEngine:
             return np.zeros((self.position - first, 0), np.float32)
         return out[1][0, first:].numpy()
 
+    def weight(self, name: str) -> torch.Tensor:
+        """This rank's part, in float32, from the checkpoint."""
+        part = part_of(name, self.shard, self.facts)
+        return self._read(name, part, ())
+
     def close(self) -> None:
+        self.checkpoint.close()
         operators.connect({WORLD: (), STAGE: ()})
 
     def inputs(self, tokens: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the Stage takes: hidden, cos, sin and the mask."""
-        if self.embedding is None:
-            hidden = torch.zeros(1, len(tokens), self.facts.hidden)
-        else:
-            hidden = self._embedded(np.array(tokens))
+        hidden = self._embedded(tokens)
         return hidden, *self.rotary(hidden, torch.arange(len(tokens))[None]), self._mask(len(tokens))
 
-    def _embedded(self, tokens: np.ndarray) -> torch.Tensor:
+    def _embedded(self, tokens: Sequence[int]) -> torch.Tensor:
         """[1, length, hidden]; zeros for tokens whose rows another rank owns."""
-        local = tokens - self.manifest.plan.shards[self.rank].embed.start
-        mine = (local >= 0) & (local < len(self.embedding))
-        rows = np.zeros((len(tokens), self.facts.hidden), np.float32)
-        rows[mine] = self.embedding[local[mine]]
+        rows, mine = np.zeros((len(tokens), self.facts.hidden), np.float32), self.shard.embed
+        for i, token in enumerate(tokens):
+            if mine.start <= token < mine.stop:
+                rows[i] = self.checkpoint.floats(EMBEDDING, start=token, stop=token + 1)
         return torch.from_numpy(rows)[None]
 
     def _see(self, name: str, hidden: torch.Tensor) -> None:

@@ -19,6 +19,7 @@ from mpsplit.plan.sizes import TIED
 
 SCALES = ("minmax", "mse")
 LAYOUTS = NATIVE, NCNN = ("native", "ncnn")
+METHODS = ("gptq", "awq", "awq+gptq")  # of calibration, the first where none is asked for
 EMBEDDING = ("embed", "embed_tokens", "model.embed_tokens")  # what names it; no pattern for linears does so by chance
 EMBEDDING_KINDS = ("q8",)  # besides the checkpoint's own 16 or 32 bits, which it has without a pattern
 

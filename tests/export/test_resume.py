@@ -135,7 +135,7 @@ def test_every_piece_can_be_made_alone(model, tmp_path, monkeypatch, kind, bits)
     name, part = "model.layers.0.mlp.gate_proj.weight", Part(0, Range(13, 200))  # no multiple of a panel
     rows = checkpoint.stored(name, part) if kind == "own" else checkpoint.floats(name, part)
     data = native.kernels().pack(rows, bits, 32) if bits else rows
-    encoder = Encoder(Quantisation(bits, 32)) if bits else None
+    encoder = Encoder(Quantisation(bits, 32))
     array = Array(name, part, rows.shape, kind, data.nbytes, encoder, b"flag", 3)
     assert len(list(array.pieces())) > 3
     tell = lambda name, count: None  # noqa: E731

@@ -62,7 +62,7 @@ def test_layers_may_be_filled_one_at_a_time(world, loop_of):  # noqa: F811
     for _, layer in statistics(loop.engine, SEQUENCES, lambda module, prefix: filled(module, prefix, fill)):
         assert all(parameter.is_meta for parameter in stage.parameters()), "nothing is held between two layers"
         found |= layer
-    assert sorted(asked) == sorted(weights) and found.keys() == expected.keys()
+    assert sorted(asked) == sorted(set(weights) - {"lm_head.weight"}) and found.keys() == expected.keys()
     assert all(np.array_equal(of.hessian, expected[name].hessian) for name, of in found.items())
 
 
