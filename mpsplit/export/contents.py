@@ -46,9 +46,9 @@ class Array:
     kind: str
     bytes: int
     encoder: Encoder | None = None
-    blocks: GemmBlocks | None = None
     before: bytes = b""
     after: int = 0
+    blocks: GemmBlocks | None = None
 
     @property
     def total(self) -> int:
