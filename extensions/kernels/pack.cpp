@@ -92,6 +92,27 @@ void unpack_bfloats(const Weights& weights, float* rows) {
         }
 }
 
+// take(row, at, run, scale): the integers of inputs at .. at + 31 of every row, each chunk decoded once
+template <class Take>
+void each_run(const Weights& weights, Take take) {
+    const Shape& s = weights.shape;
+    for (int p = 0; p < panels(s.n); p++) {
+        const uint8_t* panel = weights.data + p * panel_bytes(s);
+        for (int at = 0; at < s.k; at += chunk_inputs) {
+            int b = at / s.block;
+            uint16_t scales[panel_rows];
+            std::memcpy(scales, panel + scales_at(s, b), sizeof scales);
+            Groups g;
+            decode(s.bits, panel + chunks_at(s, b) + at % s.block / chunk_inputs * chunk_bytes(s.bits), g);
+            for (int o = 0; o < std::min(panel_rows, s.n - p * panel_rows); o++) {
+                int8_t run[chunk_inputs];
+                for (int i = 0; i < chunk_inputs; i++) run[i] = int8_t(g[i / 4][4 * o + i % 4] - zero_point(s.bits));
+                take(p * panel_rows + o, at, run, from_half(scales[o]));
+            }
+        }
+    }
+}
+
 }  // namespace
 
 size_t packed_bytes(const Shape& s) {
@@ -134,19 +155,18 @@ void pack(const Shape& s, const int8_t* values, const float* scales, void* packe
 void unpack(const Weights& weights, float* rows) {
     const Shape& s = weights.shape;
     if (is_float(s.bits)) return unpack_bfloats(weights, rows);
-    for (int row = 0; row < s.n; row++) {
-        const uint8_t* panel = weights.data + row / panel_rows * panel_bytes(s);
-        int o = row % panel_rows;
-        for (int k = 0; k < s.k; k += chunk_inputs) {
-            int b = k / s.block;
-            uint16_t scale;
-            std::memcpy(&scale, panel + scales_at(s, b) + o * sizeof scale, sizeof scale);
-            Groups g;
-            decode(s.bits, panel + chunks_at(s, b) + k % s.block / chunk_inputs * chunk_bytes(s.bits), g);
-            for (int i = 0; i < chunk_inputs; i++)
-                rows[size_t(row) * s.k + k + i] = (g[i / 4][4 * o + i % 4] - zero_point(s.bits)) * from_half(scale);
-        }
-    }
+    each_run(weights, [&](int row, int at, const int8_t* run, float scale) {
+        for (int i = 0; i < chunk_inputs; i++) rows[size_t(row) * s.k + at + i] = run[i] * scale;
+    });
+}
+
+void integers(const Weights& weights, int8_t* values, float* scales) {
+    const Shape& s = weights.shape;
+    if (is_float(s.bits)) throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
+    each_run(weights, [&](int row, int at, const int8_t* run, float scale) {
+        std::memcpy(values + size_t(row) * s.k + at, run, chunk_inputs);
+        scales[size_t(row) * (s.k / s.block) + at / s.block] = scale;
+    });
 }
 
 Weights view(const Shape& s, const void* packed, size_t bytes) {

@@ -40,6 +40,8 @@ struct Weights {
 Weights view(const Shape& shape, const void* packed, size_t bytes);
 // back to rows [n, k] float32
 void unpack(const Weights& weights, float* rows);
+// back to values [n, k] and scales [n, k / block], which pack() makes the same bytes of; not 16 bits
+void integers(const Weights& weights, int8_t* values, float* scales);
 
 // y = x W^T, + bias, + residual, where they are given; or, with a gate, y = silu(x gate^T) * (x W^T) and nothing else.
 struct Product {

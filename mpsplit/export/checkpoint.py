@@ -12,13 +12,18 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpsplit.errors import ModelError
 from mpsplit.export.source import header
 from mpsplit.package.files import NUMPY_TYPES
-from mpsplit.plan.cuts import Part
+from mpsplit.plan.cuts import Part, source_of
+from mpsplit.plan.model import ModelFacts
+
+if TYPE_CHECKING:
+    from mpsplit.export.encode import Encoder
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LAYOUTS = (  # index of several files, one file; the first that exists wins
@@ -61,6 +66,12 @@ class Checkpoint:
                 os.close(source)
         self._open.clear()
 
+    def tensor_of(self, weight: str, facts: ModelFacts) -> str:
+        return source_of(weight, facts)
+
+    def type_of(self, name: str) -> str:
+        return self.entries[name].dtype
+
     def stored(self, name: str, part: Part = WHOLE, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows start..stop of a part, in the checkpoint's own type, of which BF16 is 16 bits without one of numpy's."""
         entry = self.entries[name]
@@ -82,6 +93,10 @@ class Checkpoint:
             wide <<= 16
             return wide.view(np.float32)
         return piece.astype(np.float32, copy=False)
+
+    def packed(self, name: str, part: Part, encoder: Encoder, start: int, stop: int) -> np.ndarray:
+        """The same as an Encoder stores it."""
+        return encoder(self.floats(name, part, start, stop), start)
 
     def check(self, expected: dict[str, tuple[int, ...]], ignorable: tuple[str, ...]) -> tuple[str, ...]:
         """The names nobody needs, when all others are there in the right shape."""
@@ -137,14 +152,14 @@ def _read_rows(descriptor: int, entry: Entry, part: Part, first: int, into: np.n
     width = math.prod(entry.shape[1:]) * entry.itemsize
     at = entry.offset + first * width
     if part.axis != 1:
-        _read(descriptor, memoryview(into).cast("B"), at, entry.file)
+        read_at(descriptor, memoryview(into).cast("B"), at, entry.file)
         return
     at += part.range.start * entry.itemsize
     for i in range(len(into)):
-        _read(descriptor, memoryview(into[i]).cast("B"), at + i * width, entry.file)
+        read_at(descriptor, memoryview(into[i]).cast("B"), at + i * width, entry.file)
 
 
-def _read(descriptor: int, into: memoryview, at: int, file: Path) -> None:
+def read_at(descriptor: int, into: memoryview, at: int, file: Path) -> None:
     while len(into):
         done = os.preadv(descriptor, [into], at)
         if not done:

@@ -1,7 +1,7 @@
 """What is in a rank's weight files, byte by byte, before there are any. In: the final Param. Out: each file as a list of Arrays.
 
 quantised.bin holds the matrices of QLinear layers and their biases, model.bin what other layers own as ncnn reads it, embed.bin rows of
-the embedding as the checkpoint has them. Invariant: the bytes of a file follow from the graph and the checkpoint alone, and any
+the embedding as the checkpoint has them. Invariant: the bytes of a file follow from the graph and the source alone, and any
 of its pieces can be made without the others.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.encode import Encoder
 from mpsplit.native import kernels
 from mpsplit.package import embedding
@@ -23,7 +23,7 @@ from mpsplit.package.quantisation import LAYER as QLINEAR
 from mpsplit.package.quantisation import QLinear, Quantisation
 from mpsplit.package.recipe import Recipe
 from mpsplit.package.weights import ALIGNMENT, FLAG, FLOAT_BYTES, arrays_of, weights_of
-from mpsplit.plan.cuts import EMBEDDING, Part, part_of, source_of
+from mpsplit.plan.cuts import EMBEDDING, Part, part_of
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Shard
 
@@ -31,9 +31,32 @@ ROWS_AT_ONCE = 8 << 20  # bytes of float32 that are held at a time
 PANEL = 16  # rows that are packed together: more at a time give the same bytes
 
 
+class Source(Protocol):
+    """What weights are read from: a checkpoint, or the package that another plan made of it (repacked.py)."""
+
+    bytes_read: int
+
+    def tensor_of(self, weight: str, facts: ModelFacts) -> str:
+        """The name that it has a weight under."""
+
+    def type_of(self, name: str) -> str:
+        """Of the embedding, as the manifest spells it."""
+
+    def stored(self, name: str, part: Part, start: int, stop: int) -> np.ndarray:
+        """Rows of a part in its own type."""
+
+    def floats(self, name: str, part: Part, start: int, stop: int) -> np.ndarray:
+        """Rows of a part in float32."""
+
+    def packed(self, name: str, part: Part, encoder: Encoder, start: int, stop: int) -> np.ndarray:
+        """Rows of a part as they are in quantised.bin; `start` is a multiple of PANEL."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Array:
-    """A slice of a checkpoint's tensor as it is written. `kind`: "packed" by an Encoder, "rows" of an embedding in 8 bits, "float", or
+    """A slice of a source's tensor as it is written. `kind`: "packed" by an Encoder, "rows" of an embedding in 8 bits, "float", or
     "own" as it is stored. `before` and `after`: bytes that stand around it."""
 
     name: str
@@ -61,23 +84,21 @@ class Array:
             else:
                 yield start, stop, self.bytes // rows * (stop - start)
 
-    def make(self, checkpoint: Checkpoint, start: int, stop: int) -> np.ndarray:
+    def make(self, source: Source, start: int, stop: int) -> np.ndarray:
         if self.kind == "own":
-            return checkpoint.stored(self.name, self.part, start, stop)
-        rows = checkpoint.floats(self.name, self.part, start, stop)
-        if self.kind == "rows":
-            return embedding.stored(rows, self.encoder.how.block)
-        return self.encoder(rows, start) if self.kind == "packed" else rows
+            return source.stored(self.name, self.part, start, stop)
+        if self.kind == "packed":
+            return source.packed(self.name, self.part, self.encoder, start, stop)
+        rows = source.floats(self.name, self.part, start, stop)
+        return embedding.stored(rows, self.encoder.how.block) if self.kind == "rows" else rows
 
 
-def contents(
-    param: Param, shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, recipe: Recipe
-) -> dict[str, list[Array]]:
+def contents(param: Param, shard: Shard, facts: ModelFacts, source: Source, recipe: Recipe) -> dict[str, list[Array]]:
     """File name -> its arrays in order."""
     files: dict[str, list[Array]] = {WEIGHTS: [], QUANTISED: [], EMBED: []}
     for layer in param.layers:
         names = weights_of(layer)
-        parts = [(source_of(name, facts), part_of(name, shard, facts)) for name in names]
+        parts = [(source.tensor_of(name, facts), part_of(name, shard, facts)) for name in names]
         if layer.type == QLINEAR:
             files[QUANTISED] += _of_linear(QLinear.of(layer), parts, recipe.scales)
             continue
@@ -85,7 +106,7 @@ def contents(
             size = FLOAT_BYTES * math.prod(shape)
             files[WEIGHTS].append(Array(name, part, shape, "float", size, before=FLAG * flagged))
     if shard.stage == 0:
-        files[EMBED].append(_embedding(shard, facts, checkpoint, recipe.embedding))
+        files[EMBED].append(_embedding(shard, facts, source, recipe.embedding))
     else:
         del files[EMBED]
     if not files[QUANTISED]:
@@ -93,13 +114,15 @@ def contents(
     return files
 
 
-def _embedding(shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, how: Quantisation | None) -> Array:
+def _embedding(shard: Shard, facts: ModelFacts, source: Source, how: Quantisation | None) -> Array:
     part, shape = Part(0, shard.embed), (len(shard.embed), facts.hidden)
     if how:
         return Array(
             EMBEDDING, part, shape, "rows", shape[0] * embedding.row_bytes(facts.hidden, how.block), Encoder(how)
         )
-    return Array(EMBEDDING, part, shape, "own", checkpoint.entries[EMBEDDING].itemsize * math.prod(shape))
+    return Array(
+        EMBEDDING, part, shape, "own", shape[0] * embedding.stored_row(source.type_of(EMBEDDING), facts.hidden)
+    )
 
 
 def _of_linear(q: QLinear, parts: list[tuple[str, Part]], scales: str) -> list[Array]:

@@ -20,8 +20,7 @@ from pathlib import Path
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError
 from mpsplit.export import stream
-from mpsplit.export.checkpoint import Checkpoint
-from mpsplit.export.contents import Array, contents
+from mpsplit.export.contents import Array, Source, contents
 from mpsplit.export.graphs import Graphs, make_graphs
 from mpsplit.export.origin import Origin, open_model
 from mpsplit.export.pnnx import Pnnx
@@ -55,10 +54,21 @@ STAMP = "weights.json"  # which weight files are whole, and the key they were ma
 
 @dataclass(frozen=True)
 class Conversion:
-    """`manifest` is None where there were no weights to convert; `read`: bytes of the checkpoint that each rank read."""
+    """`manifest` is None where there were no weights to convert; `read`: bytes of their source that each rank read."""
 
     manifest: Manifest | None
     read: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What weights are read from. `identity`: its repr tells them from others. `package`: the identity of the package that they are
+    moved from, `recipe` what it says of how they are stored; both None for a checkpoint."""
+
+    source: Source
+    identity: object
+    package: str | None = None
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,44 +108,59 @@ class Work:
 
 
 def convert(
-    package: Path, comm: Communicator, pnnx: Pnnx, recipe: Recipe = FLOAT, model: Path | None = None
+    package: Path,
+    comm: Communicator,
+    pnnx: Pnnx,
+    recipe: Recipe = FLOAT,
+    model: Path | None = None,
+    weights: Weights | None = None,
 ) -> Conversion:
-    """Converts the slice of this rank, or of all ranks when there is only this process. `model`: where the checkpoint is by now."""
+    """Converts the slice of this rank, or of all ranks when there is only this process. `model`: where the checkpoint is by now;
+    `weights`: what is read in its place."""
     partition = Manifest.load(package, PARTITION)
     if partition.tools[FORM] != pnnx.form:
         raise ConvertError(
             f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form {pnnx.form}"
         )
     recipe.check(linears_of(partition.facts), partition.facts.hidden)
-    origin, checkpoint = Origin.load(package), None
-    if origin or model:
-        checkpoint, origin = open_model(origin, model)
-        own = checkpoint.entries[EMBEDDING].dtype
-        partition = replace(partition, dtype=dtype_of(recipe.embedding.block) if recipe.embedding else own)
+    weights = weights or _checkpoint(package, model)
+    if weights:
+        own = weights.source.type_of(EMBEDDING)
+        dtype = dtype_of(recipe.embedding.block) if recipe.embedding else own
+        partition = replace(partition, dtype=dtype, repartitioned_from=weights.package)
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
     graphs = {rank: make_graphs(partition, package, rank, pnnx, recipe) for rank in track(mine, "graphs")}
     schedules = _of_everybody(comm, {rank: made.schedule for rank, made in graphs.items()})
     check_schedules(partition.plan, schedules)
     texts = {rank: _texts(partition, rank, made) for rank, made in graphs.items()}
-    if checkpoint is None:
+    if weights is None:
         for rank in mine:
             _write(rank_folder(package, rank), texts[rank])
         comm.exchange(None)
         return Conversion(None, (0,) * partition.plan.ranks)
-    work = {rank: _work(partition, package, rank, graphs[rank], checkpoint, origin, recipe) for rank in mine}
+    work = {rank: _work(partition, package, rank, graphs[rank], weights, recipe) for rank in mine}
     _check_space(package, comm, work.values())
-    read = {rank: _stream(rank, work[rank], checkpoint) for rank in mine}
-    checkpoint.close()
+    read = {rank: _stream(rank, work[rank], weights.source) for rank in mine}
+    weights.source.close()
     comm.exchange(None)  # everybody has everything
     if comm.host_lead:
         (package / MANIFEST).unlink(missing_ok=True)
     comm.exchange(None)
     files = _of_everybody(comm, {rank: _put_in_place(package, work[rank], texts[rank]) for rank in mine})
-    made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": str(recipe)}
+    made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": weights.recipe or str(recipe)}
     manifest = partition.with_files(files, made_with)
     if comm.host_lead:
         manifest.save(package)
     return Conversion(manifest, tuple(_of_everybody(comm, read)))
+
+
+def _checkpoint(package: Path, model: Path | None) -> Weights | None:
+    """None where partition saw a config alone, and nobody says where the model is."""
+    origin = Origin.load(package)
+    if not (origin or model):
+        return None
+    checkpoint, origin = open_model(origin, model)
+    return Weights(checkpoint, origin.files)
 
 
 def _of_everybody(comm: Communicator, own: dict[int, object]) -> list:
@@ -148,18 +173,10 @@ def _texts(partition: Manifest, rank: int, graphs: Graphs) -> dict[str, str]:
     return {GRAPH: str(graphs.param), FUSED: str(graphs.fused), RANK_TEXT: rank_text(partition, rank)}
 
 
-def _work(
-    partition: Manifest,
-    package: Path,
-    rank: int,
-    graphs: Graphs,
-    checkpoint: Checkpoint,
-    origin: Origin,
-    recipe: Recipe,
-) -> Work:
+def _work(partition: Manifest, package: Path, rank: int, graphs: Graphs, weights: Weights, recipe: Recipe) -> Work:
     shard = partition.plan.shards[rank]
-    files = contents(graphs.param, shard, partition.facts, checkpoint, recipe)
-    decisive = (str(graphs.param), shard, partition.facts, origin.files, recipe)
+    files = contents(graphs.param, shard, partition.facts, weights.source, recipe)
+    decisive = (str(graphs.param), shard, partition.facts, weights.identity, recipe)
     return Work(rank_folder(package, rank), hashlib.sha256(repr(decisive).encode()).hexdigest()[:16], files)
 
 
@@ -176,18 +193,18 @@ def _check_space(package: Path, comm: Communicator, work: Iterable[Work]) -> Non
         )
 
 
-def _stream(rank: int, work: Work, checkpoint: Checkpoint) -> int:
+def _stream(rank: int, work: Work, source: Source) -> int:
     """Makes the rank's weight files whole, under their partial names; the bytes that it read."""
-    before = checkpoint.bytes_read
+    before = source.bytes_read
     if work.hashes() is None:
         (work.folder / STAMP).unlink(missing_ok=True)
         total = sum(map(stream.size_of, work.files.values()))
         with bytes_bar(f"rank {rank}", total) as tell:
             for name, arrays in work.files.items():
-                stream.write(work.folder / name, work.key, arrays, checkpoint, tell)
+                stream.write(work.folder / name, work.key, arrays, source, tell)
         made = {name: read_sha256(stream.partial_path(work.folder / name, work.key)) for name in work.files}
         write_json(work.folder / STAMP, {"key": work.key, "files": made})
-    return checkpoint.bytes_read - before
+    return source.bytes_read - before
 
 
 def _put_in_place(package: Path, work: Work, texts: dict[str, str]) -> tuple[File, ...]:

@@ -1,4 +1,4 @@
-"""Weight files, written piece by piece from the checkpoint. In: a list of Arrays. Out: the file; memory of a piece, never of a tensor.
+"""Weight files, written piece by piece from their source. In: a list of Arrays. Out: the file; memory of a piece, never of a tensor.
 
 While it grows, a file is called .NAME.KEY.partial, where KEY stands for all that decides its bytes. Its size is its journal: a piece
 is only written once all before it are on the disk, so that of a file found after an interruption, at any moment, everything but the
@@ -11,8 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mpsplit.export.checkpoint import Checkpoint
-from mpsplit.export.contents import Array
+from mpsplit.export.contents import Array, Source
 from mpsplit.package.weights import PIECE
 
 Tell = Callable[[str, int], None]  # a tensor's name, bytes written
@@ -33,7 +32,7 @@ def done_of(path: Path, key: str) -> int:
     return max(0, size - 1) // PIECE * PIECE
 
 
-def write(path: Path, key: str, arrays: list[Array], checkpoint: Checkpoint, tell: Tell) -> None:
+def write(path: Path, key: str, arrays: list[Array], source: Source, tell: Tell) -> None:
     """Makes the partial file whole."""
     done = done_of(path, key)
     tell("", done)
@@ -42,7 +41,7 @@ def write(path: Path, key: str, arrays: list[Array], checkpoint: Checkpoint, tel
         os.truncate(descriptor, done)
         os.lseek(descriptor, done, os.SEEK_SET)
         held = bytearray()
-        for name, data in _bytes_from(arrays, checkpoint, done):
+        for name, data in _bytes_from(arrays, source, done):
             held += data
             while len(held) >= PIECE:
                 _append(descriptor, memoryview(held)[:PIECE])
@@ -59,13 +58,13 @@ def _append(descriptor: int, data: memoryview) -> None:
     os.fdatasync(descriptor)
 
 
-def _bytes_from(arrays: list[Array], checkpoint: Checkpoint, begin: int) -> Iterator[tuple[str, bytes | memoryview]]:
+def _bytes_from(arrays: list[Array], source: Source, begin: int) -> Iterator[tuple[str, bytes | memoryview]]:
     """The file's bytes from `begin` on; what lies before it is not even read."""
     at = 0
     for array in arrays:
         pieces = [(len(array.before), lambda a=array: a.before)]
         for start, stop, size in array.pieces():
-            pieces.append((size, lambda a=array, r=(start, stop): memoryview(a.make(checkpoint, *r)).cast("B")))
+            pieces.append((size, lambda a=array, r=(start, stop): memoryview(a.make(source, *r)).cast("B")))
         pieces.append((array.after, lambda a=array: bytes(a.after)))
         for size, make in pieces:
             if size and at + size > begin:

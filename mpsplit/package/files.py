@@ -54,9 +54,13 @@ def beside(path: Path):
         partial.unlink(missing_ok=True)
 
 
+def json_text(data: dict) -> str:
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, data: dict) -> None:
     with beside(path) as partial:
-        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json_text(data), encoding="utf-8")
 
 
 def read_json(path: Path, remedy: str) -> dict:
