@@ -48,7 +48,7 @@ def check_blocks(old: Plan, new: Plan, ranks: Iterable[int], facts: ModelFacts, 
     if first is None:
         return
     size = len(first.block)
-    more = f", and {len(others)} cuts more are like it" if others else ""
+    more = f", and {len(others)} more like it" if others else ""
     smaller = f" --block {BLOCKS[0]}" if size > BLOCKS[0] else ""
     raise PlanError(
         f"the plan cuts {first.weight} at input {first.at} (rank {first.rank}), inside the block {first.block} whose {size} weights share "
