@@ -189,7 +189,7 @@ def _check_space(package: Path, comm: Communicator, work: Iterable[Work]) -> Non
     if needed > free:
         raise ConvertError(
             f"the weights need {needed / 1e9:,.2f} GB more in {package.resolve()}, where {free / 1e9:,.2f} GB are free; "
-            "make room there, or choose fewer bits with --quant"
+            "make room there, or convert the model with fewer bits (--quant)"
         )
 
 
