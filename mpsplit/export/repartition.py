@@ -41,6 +41,10 @@ def repartition(
     check_blocks(old.plan, plan, mine, old.facts, recipe)
     if not all(comm.exchange(_begun(out, old, plan))):
         model = examine(package, structure_only=True)
+        if model.facts != old.facts:
+            raise PackageError(
+                f"{package / CONFIG} is of another model than the package's manifest; copy the package again"
+            )
         origin = Origin.load(package) if (package / PARTITION).is_file() else None
         known = dict(name=old.model, eos=old.eos, unused=old.unused, origin=origin, repartitioned_from=old.identity)
         partition_model(replace(model, **known), plan, out, comm, pnnx.form, placed)
@@ -57,7 +61,7 @@ def _check_places(package: Path, old: Manifest, out: Path) -> None:
         raise PackageError(
             f"{package} is encrypted, and what repartition writes is not: `mpsplit decrypt` it, repartition that, and encrypt what it makes"
         )
-    if old.config is None:
+    if old.config is None or old.config.path != CONFIG:
         raise PackageError(
             f"{package} keeps no {CONFIG}, as it was made by an earlier mpsplit; partition and convert the model again"
         )
