@@ -5,7 +5,7 @@
 Method: eval.jsonl's first 50 lines are the calibration text (awq, gptq; both with searched scales), the other 150 are what is measured on.
 Every row is a package of one rank as it would be stored, run by the native engine. Weight error is |W - Q| / |W| over all linear
 weights (after awq: of the weights that were rounded). KL (nats a token, float32 against this) and top-1 agreement are over all positions of
-prompts and the answers that float32 gave, what all prompts begin with counted once; "right" is how many of the 150 prompts are answered right, greedily. Bits a weight: quantised.bin over the
+prompts and the answers that float32 gave, what all prompts begin with counted once; "right" is how many of the 150 prompts are answered right, greedily. Bits a weight: packed weights over the
 number of weights in it.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 from mpsplit.comm import Alone
 from mpsplit.export import awq
 from mpsplit.export.checkpoint import Checkpoint
-from mpsplit.export.convert import FILES, convert
+from mpsplit.export.convert import convert
 from mpsplit.export.encode import encoded
 from mpsplit.export.fuse import fuse
 from mpsplit.export.gptq import factor
@@ -34,9 +34,11 @@ from mpsplit.export.source import read_config
 from mpsplit.export.statistics import Statistics, statistics
 from mpsplit.export.torch_engine import TorchEngine
 from mpsplit.native import kernels
-from mpsplit.package.manifest import FUSED, GRAPH, PARTITION, QUANTISED, WEIGHTS, File, Manifest, rank_folder
+from mpsplit.package.manifest import FUSED, GRAPH, PARTITION, RANK_TEXT, File, Manifest, rank_folder
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import LAYER, QLinear, Quantisation
+from mpsplit.package.rank_text import rank_text
+from mpsplit.package.weight_files import WeightFiles
 from mpsplit.package.weights import PackedFile, gemm_shape, read_weights, write_weights
 from mpsplit.plan.cuts import Part
 from mpsplit.plan.model import ModelFacts
@@ -80,8 +82,8 @@ class Row:
     right: float
 
 
-def make_whole(folder: Path) -> tuple[Whole, list[Line]]:
-    package = folder / "f32"
+def make_whole(scratch: Path) -> tuple[Whole, list[Line]]:
+    package = scratch / "f32"
     checkpoint, facts = Checkpoint(MODEL), ModelFacts.from_config(read_config(MODEL))
     partition(MODEL, even_plan(facts, 1, 1), package, Alone())
     engine = TorchEngine(Manifest.load(package, PARTITION), MODEL, Alone())
@@ -92,8 +94,9 @@ def make_whole(folder: Path) -> tuple[Whole, list[Line]]:
         of |= layer
     arrays = {name: checkpoint.read(name, EVERYTHING).float().numpy() for name in checkpoint.entries}
     by_content = {(a.shape, a.tobytes()): name for name, a in arrays.items() if "embed" not in name}
-    param = Param.load(rank_folder(package, 0) / GRAPH)
-    stored = read_weights(param, rank_folder(package, 0) / WEIGHTS)
+    folder = rank_folder(package, 0)
+    param = Param.load(folder / GRAPH)
+    stored = read_weights(param, folder / WeightFiles.load(folder).floats)
     names = {layer: by_content[own[0].shape, own[0].tobytes()] for layer, own in stored.items()}
     return Whole(package, {name: arrays[name] for name in names.values()}, of, names), said
 
@@ -133,7 +136,8 @@ def store(whole: Whole, out: Path, how: Quantisation, method: str) -> tuple[floa
     param = Param.load(folder / GRAPH)
     lost = size = weights = 0.0
     layers = []
-    with PackedFile(folder / QUANTISED) as file:
+    files = replace(WeightFiles.load(folder), packed=((0, "weights/packed.bin"),))
+    with PackedFile(folder / "weights/packed.bin") as file:
         for layer in param.layers:
             if layer.type == "Gemm":
                 (n, k), name = gemm_shape(layer), whole.names[layer.name]
@@ -147,12 +151,14 @@ def store(whole: Whole, out: Path, how: Quantisation, method: str) -> tuple[floa
             layers.append(layer)
     param = Param(tuple(layers))
     stored = {layer: [arrays[name]] for layer, name in whole.names.items()}
-    write_weights(param, stored, folder / WEIGHTS)
+    write_weights(param, stored, folder / files.floats)
     (folder / GRAPH).write_text(str(param), encoding="utf-8")
     (folder / FUSED).write_text(str(fuse(param, 0)), encoding="utf-8")
-    files = tuple(File.of(out, folder / name) for name in FILES if (folder / name).is_file())
-    Manifest.load(out).with_files([files], {}).save(out)
-    return (folder / QUANTISED).stat().st_size * 8 / weights, float(np.sqrt(lost / size))
+    manifest = Manifest.load(out)
+    (folder / RANK_TEXT).write_text(rank_text(manifest, 0, files), encoding="utf-8")
+    listed = tuple(File.of(out, folder / name) for name in (GRAPH, FUSED, RANK_TEXT, *files.names))
+    manifest.with_files([listed], {}).save(out)
+    return (folder / "weights/packed.bin").stat().st_size * 8 / weights, float(np.sqrt(lost / size))
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:

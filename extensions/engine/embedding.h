@@ -1,4 +1,4 @@
-// Rows of the embedding as embed.bin has them, one after another, read one by one:
+// Rows of the embedding as their file has them, one after another, read one by one:
 //   F32, F16, BF16          [hidden] numbers
 //   Q8-32, Q8-64, Q8-128    int8 [hidden], then float16 [hidden / block]: a scale for every block of so many
 #pragma once
