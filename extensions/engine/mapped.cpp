@@ -72,6 +72,7 @@ Mapped::Mapped(const std::string& path, Reading reading) {
         const size_t before = in_large_pages();
         memory = addresses(bytes);
         fine = memory && mmap(memory, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) != MAP_FAILED;
+        if (fine && reading == Reading::here_and_there) madvise(memory, bytes, MADV_NOHUGEPAGE);
         if (fine && reading == Reading::whole && bytes >= huge) {
             // what is not in memory yet is read in large pages where kernel and file system can; what is there already stays as it is
             madvise(memory, bytes, MADV_HUGEPAGE);

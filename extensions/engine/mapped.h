@@ -8,7 +8,8 @@
 namespace mpsplit {
 
 // How a file is read: a few rows of it now and then, or all of it for every token. What is read whole wants pages of 2 MB: with 4 KB
-// pages a core spends a quarter of its time looking up addresses.
+// pages a core spends a quarter of its time looking up addresses. A row wants small ones: a large page around each takes as much memory
+// as all of the file.
 enum class Reading { here_and_there, whole };
 
 class Mapped {
