@@ -37,7 +37,9 @@ LAYER = "model.layers."
 class Calibrated:
     """`tell` hears what is being worked on; `key` stands for all that decides what comes out, the machine's way of rounding included."""
 
-    def __init__(self, calibration: Calibration, recipe: Recipe, partition: Manifest, origin: Origin, comm: Communicator):
+    def __init__(
+        self, calibration: Calibration, recipe: Recipe, partition: Manifest, origin: Origin, comm: Communicator
+    ):
         check_calibration(recipe, partition, comm.size)
         self.calibration, self.recipe = calibration, recipe
         self.partition, self.model, self.comm = partition, origin.folder, comm
