@@ -5,7 +5,7 @@
 Method: eval.jsonl's first 50 lines are the calibration text (awq, gptq; both with searched scales), the other 150 are what is measured on.
 Every row is a package of one rank as `mpsplit convert` stores it, run by the native engine. Weight error is |W - Q| / |W| over all linear
 weights (not after awq, which stores other ones). KL (nats a token, float32 against this) and top-1 agreement are over all positions of
-prompts and the answers that float32 gave, what all prompts begin with counted once; "right" is how many of the 150 prompts are answered right, greedily. Bits a weight: quantised.bin over the
+prompts and the answers that float32 gave, what all prompts begin with counted once; "right" is how many of the 150 prompts are answered right, greedily. Bits a weight: packed weights over the
 number of weights in it.
 """
 
@@ -27,12 +27,11 @@ from mpsplit.export.partition import partition
 from mpsplit.export.pnnx import find_pnnx
 from mpsplit.export.source import read_config
 from mpsplit.native import kernels
-from mpsplit.package.files import mapped
-from mpsplit.package.manifest import GRAPH, QUANTISED, rank_folder
+from mpsplit.package.manifest import GRAPH, rank_folder
 from mpsplit.package.param import Param
 from mpsplit.package.quantisation import LAYER, QLinear, Quantisation
 from mpsplit.package.recipe import METHODS, SCALES, Recipe
-from mpsplit.package.weights import ALIGNMENT
+from mpsplit.package.weight_files import Packed, WeightFiles
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import even_plan
 from mpsplit.progress import track
@@ -81,16 +80,16 @@ def store(package: Path, how: Quantisation, method: str, said: list[Line]) -> No
 
 def stored(package: Path) -> tuple[float, float]:
     """(bits a weight, |W - Q| / |W|) of all linears."""
-    data, checkpoint = mapped(rank_folder(package, 0) / QUANTISED, np.uint8), Checkpoint(MODEL)
+    folder, checkpoint = rank_folder(package, 0), Checkpoint(MODEL)
+    packed = Packed.load(folder, WeightFiles.load(folder))
     lost = size = weights = 0.0
-    for layer in Param.load(rank_folder(package, 0) / GRAPH).layers:
+    for layer in Param.load(folder / GRAPH).layers:
         if layer.type == LAYER:
             q, w = QLinear.of(layer), checkpoint.floats(f"{layer.name}.weight")
-            packed = data[q.offset * ALIGNMENT :][: q.bytes]
-            again = kernels().Weights(packed, q.n, q.k, q.bits, q.block).unpack()
+            again = kernels().Weights(packed.at(q.offset, q.bytes), q.n, q.k, q.bits, q.block).unpack()
             lost, size, weights = lost + np.square(again - w).sum(), size + np.square(w).sum(), weights + w.size
     checkpoint.close()
-    return len(data) * 8 / weights, float(np.sqrt(lost / size))
+    return sum(map(len, packed.arrays)) * 8 / weights, float(np.sqrt(lost / size))
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:

@@ -23,8 +23,7 @@ from mpsplit.package.recipe import LAYOUTS, METHODS, NATIVE, SCALES
 from mpsplit.planning import GOALS
 
 NETRON = (
-    "In netron (netron.app), open PACKAGE/rank-R/fused.param: the graph of the native engine. model.param, the graph of the ncnn wheel,\n"
-    "opens too where no model.bin lies beside it, which netron would read without knowing RMSNorm."
+    "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of the ncnn wheel."
 )
 
 

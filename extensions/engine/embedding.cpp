@@ -31,7 +31,7 @@ EmbeddingFormat::EmbeddingFormat(const std::string& dtype, int hidden) : hidden_
         row_bytes_ = block ? hidden + size_t(2) * (hidden / block) : size_t(hidden) * (kind == Kind::f32 ? 4 : 2);
         return;
     }
-    throw Failure("embeddings of " + std::to_string(hidden) + " numbers of type " + dtype + " are not known; convert the package again");
+    throw Failure("embeddings of " + std::to_string(hidden) + " numbers of this type are not known; convert the package again");
 }
 
 void EmbeddingFormat::read(const uint8_t* row, float* y) const {

@@ -58,7 +58,7 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
 }
 
 Graph::Row Engine::rows_of_file(const std::string& path) {
-    embedding_ = Mapped(path, Reading::here_and_there);
+    embedding_ = Mapped(path, Reading::rows);
     const EmbeddingFormat format(facts_.dtype, facts_.hidden);
     const size_t needed = size_t(facts_.embed_rows) * format.row_bytes();
     if (embedding_.bytes < needed)

@@ -58,7 +58,7 @@ ncnn::Option plain(int threads, ncnn::Allocator& memory) {
 
 }  // namespace
 
-Graph::Graph(const std::string& param, const std::string& weights, Setting& setting) : weights_(weights, Reading::here_and_there) {
+Graph::Graph(const std::string& param, const std::string& weights, Setting& setting) : weights_(weights, Reading::unsaid) {
     net_.opt = plain(setting.threads, pool_);
     add_layers(net_, setting);
     const MappedReader reader(weights_);

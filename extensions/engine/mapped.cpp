@@ -64,6 +64,7 @@ bool copy(const std::string& path, int file, uint8_t* to, size_t bytes) {
 
 bool map(const std::string& path, int file, uint8_t* to, size_t bytes, Reading reading) {
     if (mmap(to, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) return false;
+    if (reading == Reading::rows) madvise(to, bytes, MADV_NOHUGEPAGE);
     if (reading != Reading::whole || bytes < huge) return true;
     const size_t before = in_large_pages();
     // what is not in memory yet is read in large pages where kernel and file system can; what is there already stays as it is

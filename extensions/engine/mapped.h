@@ -8,9 +8,10 @@
 
 namespace mpsplit {
 
-// How a file is read: a few rows of it now and then, or all of it for every token. What is read whole wants pages of 2 MB: with 4 KB
-// pages a core spends a quarter of its time looking up addresses.
-enum class Reading { here_and_there, whole };
+// How a file is read: a few rows of it now and then, all of it for every token, or nobody says. What is read whole wants pages of 2 MB: with
+// 4 KB pages a core spends a quarter of its time looking up addresses. A row wants small ones: a large page around each takes as much
+// memory as all of the file.
+enum class Reading { rows, whole, unsaid };
 
 class Mapped {
   public:

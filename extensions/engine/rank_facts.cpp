@@ -76,7 +76,7 @@ RankFacts RankFacts::load(const std::string& path) {
     read("first_stage", facts.first_stage);
     read("rope_scaling", facts.rope_scaling);
     auto check = [&](const std::string& name) {
-        if (!stays_inside(name)) throw Failure(path + " is damaged: weights are said to be in " + name + "; convert the package again");
+        if (!stays_inside(name)) throw Failure(path + " is damaged: it names no plain file in weights; convert the package again");
     };
     read("floats", facts.floats);
     check(facts.floats);

@@ -1,7 +1,7 @@
 """The graph of the native engine: fewer, larger layers. In: a rank's final Param. Out: the same graph with fused layers.
 
 model.param stays what any ncnn can run, with layers in Python for the rest; fused.param has the layers of extensions/ncnn. The weights
-are the same two files: no fusion may change which layers own arrays in model.bin, or their order.
+are the same two files: no fusion may change which layers own arrays in the file of floats, or their order.
 """
 
 from __future__ import annotations

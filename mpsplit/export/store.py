@@ -172,6 +172,7 @@ class Store:
         except OSError:  # another file system, or one without links
             shutil.copyfile(source, partial)
         os.replace(partial, target)
+        partial.unlink(missing_ok=True)  # of two links to one file, replace keeps both
 
     def _make(self, key: str, file: WeightFile, tell: stream.Tell) -> Entry:
         partial, name, create = self._partial(key), "", None

@@ -73,12 +73,17 @@ def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Cont
                 graph.of(name),
                 cache,
                 sum(len(str(layer)) + 1 for text in (graph, fused) for layer in text.of(name)),
-                len(shard.embed) if name == EMBEDDING and manifest.dtype != HEAD_ROWS else 0,
-                manifest,
+                *(_table(manifest, rank) if name == EMBEDDING else (0, 0)),
             )
             for name in graph.in_order
         ),
     )
+
+
+def _table(manifest: Manifest, rank: int) -> tuple[int, int]:
+    """(weights, bytes) of the rows of its embedding: none where the head is the embedding."""
+    rows, width = len(manifest.plan.shards[rank].embed), manifest.facts.hidden
+    return 0 if manifest.dtype == HEAD_ROWS else rows * width, rows * stored_row(manifest.dtype, width)
 
 
 def stored(layer: Layer) -> tuple[int, int]:
@@ -105,17 +110,15 @@ def stored_as(layer: Layer) -> tuple[str, int] | None:
     return f"{how.bits} bits x {how.block}{whose}" if how.bits else "float32", n * k
 
 
-def _part(name: str, layers: tuple[Layer, ...], cache: int, graph: int, rows: int, manifest: Manifest) -> Part:
-    """`rows` of the embedding are its own as well."""
-    hidden = manifest.facts.hidden
+def _part(name: str, layers: tuple[Layer, ...], cache: int, graph: int, weights: int, size: int) -> Part:
     held = [stored(layer) for layer in layers]
     kinds: Counter[str] = Counter()
     for found in filter(None, map(stored_as, layers)):
         kinds[found[0]] += found[1]
     return Part(
         name,
-        rows * hidden + sum(weights for weights, _ in held),
-        rows * stored_row(manifest.dtype, hidden) + sum(size for _, size in held),
+        weights + sum(own for own, _ in held),
+        size + sum(own for _, own in held),
         cache * sum(layer.type == ATTENTION for layer in layers),
         graph,
         dict(kinds),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes
-HEAD_ROWS = "HEAD"  # the manifest's dtype where there is no embed.bin: a tied head's matrix is the embedding too
+HEAD_ROWS = "HEAD"  # the manifest's dtype where the embedding has no file: a tied head's matrix is the embedding too
 PREFIX, LARGEST, HALF = "Q8-", 127, np.finfo(np.float16)
 
 
