@@ -37,8 +37,8 @@ LAYOUT = 1  # another number where the same arrays give other bytes than before
 
 @dataclass(frozen=True)
 class Array:
-    """A slice of a source's tensor as it is written. `kind`: "packed", by an Encoder where the source has not, "integers" or "scales" of GemmBlocks, "rows" of an
-    embedding in 8 bits, "float", or "own" as it is stored. `before` and `after`: bytes that stand around it."""
+    """A slice of a source's tensor as it is written. `kind`: "packed", by an Encoder where it is not already, "integers" or "scales" of
+    GemmBlocks, "rows" of an embedding in 8 bits, "float", or "own" as it is stored. `before` and `after`: bytes that stand around it."""
 
     name: str
     part: Part

@@ -100,7 +100,7 @@ def convert(
     source, origin = weights.source, weights.origin
     calibrated = _calibrated(calibration, recipe, partition, origin, comm) if calibration else None
     encoder_of = calibrated.encoder_of if calibrated else weights.encoder_of
-    others = _ranks_of(share_with) if share_with else []
+    others = _indices_of(share_with) if share_with else weights.unchanged
     for rank in mine:
         shard = partition.plan.shards[rank]
         files = contents(graphs[rank].param, shard, partition.facts, source, recipe, partition.dtype, encoder_of)
@@ -145,11 +145,11 @@ def _of_everybody(comm: Communicator, own: dict[int, object]) -> list:
     return [found[rank] for rank in sorted(found)]
 
 
-def _ranks_of(package: Path) -> list[Path]:
-    """The folders of its ranks."""
+def _indices_of(package: Path) -> dict[Path, Index]:
+    """By the folders of its ranks."""
     if not (found := sorted(package.glob("rank-*"))):
         raise ConvertError(f"{package} has no ranks to share weights with; name a converted package, or leave it out")
-    return found
+    return {folder: Index.load(folder) for folder in found}
 
 
 def _vault(folder: Path, comm: Communicator, key: Key | None) -> Vault | None:
@@ -213,8 +213,8 @@ def _missing(stores: dict[int, Store]) -> int:
 def _no_room(package: Path, missing: int) -> ConvertError:
     needed = f"the weights need {missing:,} bytes more" if missing else "the graphs do not fit"
     return ConvertError(
-        f"{needed} in {package.resolve()}, where {shutil.disk_usage(package).free:,} are free; make room there, or choose fewer bits "
-        "with --quant. What is there stays, and converting again goes on from it"
+        f"{needed} in {package.resolve()}, where {shutil.disk_usage(package).free:,} are free; make room there, or convert with fewer "
+        "bits (--quant). What is there stays, and the same command goes on from it"
     )
 
 

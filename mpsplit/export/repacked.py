@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +50,11 @@ class Slice:
 
 
 class Repacked:
-    """Weights of some ranks of a package, in the place of a Checkpoint."""
+    """Weights of some ranks of a package, in the place of a Checkpoint. `embedding`: the type that its rows have as a table, which the
+    head's can become where it is both; None where these ranks have none of it."""
 
-    def __init__(self, package: Path, manifest: Manifest, ranks: Iterable[int]):
-        self.bytes_read = 0
+    def __init__(self, package: Path, manifest: Manifest, ranks: list[int]):
+        self.ranks, self.bytes_read = ranks, 0
         self._facts = manifest.facts
         self._open: dict[Path, int] = {}
         self._slices: dict[str, list[Slice]] = defaultdict(list)
@@ -65,10 +66,10 @@ class Repacked:
                         f"rank {rank} has {name} of shape {list(shape)}, its plan says {part.range}; convert the model again"
                     )
                 self._slices[name].append(held)
-        self.embedding = manifest.dtype
-        if manifest.dtype == HEAD_ROWS:
+        self.embedding = None if manifest.dtype == HEAD_ROWS else manifest.dtype
+        if manifest.dtype == HEAD_ROWS and HEAD in self._slices:
             self._slices[EMBEDDING] = self._slices[HEAD]
-            self.embedding = _as_table(self._slices[HEAD][0].how) if self._slices[HEAD] else None
+            self.embedding = _as_table(self._slices[HEAD][0].how)
 
     def close(self) -> None:
         for descriptor in self._open.values():
@@ -97,8 +98,8 @@ class Repacked:
     def type_of(self, name: str) -> str:
         if name == EMBEDDING:
             return self.embedding
-        matrix = self._slices[name][0].matrix
-        return text_of(self._slices[name][0].how) if matrix else "F32"
+        how = self._slices[name][0].how
+        return text_of(how) if how.bits else "F32"
 
     def file_of(self, name: str) -> str:
         """It tells the hashes of all others."""

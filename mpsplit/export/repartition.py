@@ -16,9 +16,10 @@ from mpsplit.errors import PackageError
 from mpsplit.export.blocks import check_blocks
 from mpsplit.export.convert import Conversion, convert
 from mpsplit.export.origin import File, Origin
-from mpsplit.export.partition import examine, partition_model
+from mpsplit.export.partition import Model, examine, partition_model
 from mpsplit.export.pnnx import Pnnx
 from mpsplit.export.repacked import Repacked
+from mpsplit.export.unchanged import unchanged
 from mpsplit.export.weights import Weights
 from mpsplit.package.embedding import HEAD_ROWS
 from mpsplit.package.manifest import CONFIG, GRAPH, MANIFEST, PARTITION, Manifest, rank_folder
@@ -40,20 +41,27 @@ def repartition(
     recipe = source.recipe
     check_blocks(old.plan, plan, mine, old.facts, recipe)
     if not all(comm.exchange(_begun(out, old, plan))):
-        model = examine(package, structure_only=True)
-        if model.facts != old.facts:
-            raise PackageError(
-                f"{package / CONFIG} is of another model than the package's manifest; copy the package again"
-            )
-        origin = Origin.load(package) if (package / PARTITION).is_file() else None
-        known = dict(name=old.model, eos=old.eos, unused=old.unused, origin=origin, repartitioned_from=old.identity)
-        partition_model(replace(model, **known), plan, out, comm, pnnx.form, placed)
+        partition_model(_model(package, old), plan, out, comm, pnnx.form, placed)
     embedding = next(filter(None, comm.exchange(source.embedding)))
     if old.dtype == HEAD_ROWS and one_matrix(plan, old.facts):
         embedding = HEAD_ROWS
     origin = Origin(package, (File(MANIFEST, 0, 0, old.identity),))
     weights = Weights(source, origin, embedding, lambda name, how: None, old.identity, old.tools.get("recipe"))
+    weights = replace(weights, unchanged=unchanged(package, old, source.ranks, weights))
     return convert(out, comm, pnnx, recipe, weights=weights)
+
+
+def _model(package: Path, old: Manifest) -> Model:
+    """The model that the package was made of, as far as it keeps it."""
+    model = examine(package, structure_only=True)
+    if model.facts != old.facts:
+        raise PackageError(
+            f"{package / CONFIG} is of another model than the package's manifest; copy the package again"
+        )
+    origin = Origin.load(package) if (package / PARTITION).is_file() else None
+    return replace(
+        model, name=old.model, eos=old.eos, unused=old.unused, origin=origin, repartitioned_from=old.identity
+    )
 
 
 def _check_places(package: Path, old: Manifest, out: Path) -> None:

@@ -12,10 +12,11 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from mpsplit.export import stream
 from mpsplit.export.contents import WeightFile
@@ -72,7 +73,7 @@ class Index:
 
 
 class Store:
-    """Of one rank. `vault` seals what is made; `others`: folders of ranks of another package, to take files from."""
+    """Of one rank. `vault` seals what is made; `others`: of ranks of another package to take files from, by their folders."""
 
     def __init__(
         self,
@@ -82,15 +83,14 @@ class Store:
         source: Source,
         origin: Origin,
         vault: Vault | None = None,
-        others: Iterable[Path] = (),
+        others: Mapping[Path, Index] = MappingProxyType({}),
     ):
         self.package, self.rank, self.folder = package, rank, rank_folder(package, rank)
         self.source, self.vault = source, vault
         self.salt = vault.key.derive("address") if vault else b""
-        looks = {file.name: file for file in origin.files}
-        self.files = {_key(file, source, looks): file for file in files}
+        self.files = {key_of(file, source, origin): file for file in files}
         self.seal = (vault.package, vault.key.name) if vault else ()
-        known = {folder: Index.load(folder) for folder in (self.folder, *others)}
+        known = {self.folder: Index.load(self.folder), **others}
         self.known = {folder: index.entries for folder, index in known.items() if index.seal == self.seal}
         self.entries = self.known.setdefault(self.folder, {})
         (self.folder / FOLDER).mkdir(exist_ok=True)
@@ -189,7 +189,8 @@ class Store:
         return self.folder / FOLDER / f".{key}.partial"
 
 
-def _key(file: WeightFile, source: Source, looks: dict) -> str:
+def key_of(file: WeightFile, source: Source, origin: Origin) -> str:
     """What tells a file without a look into the source."""
+    looks = {file.name: file for file in origin.files}
     names = sorted({source.file_of(array.name) for array in file.arrays})
     return hashlib.sha256(repr((file.outline, [looks[name] for name in names])).encode()).hexdigest()[:32]

@@ -6,8 +6,10 @@ Invariant: reading is all that differs. What is hashed, written, resumed and put
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,6 +17,9 @@ from mpsplit.export.encode import EncoderOf
 from mpsplit.export.origin import Origin
 from mpsplit.plan.cuts import Part
 from mpsplit.plan.model import ModelFacts
+
+if TYPE_CHECKING:  # it is made of sources
+    from mpsplit.export.store import Index
 
 
 class Source(Protocol):
@@ -38,7 +43,7 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class Weights:
     """`embedding`: the type that its rows will have, as the manifest spells it. `encoder_of`: None where the recipe tells all. Of a package
-    also its `identity`, and the `recipe` that it was made with, in words."""
+    also its `identity`, the `recipe` that it was made with, in words, and which of its files may be `unchanged`, by the ranks' folders."""
 
     source: Source
     origin: Origin
@@ -46,3 +51,4 @@ class Weights:
     encoder_of: EncoderOf | None = None
     identity: str | None = None
     recipe: str | None = None
+    unchanged: Mapping[Path, Index] = field(default_factory=dict)

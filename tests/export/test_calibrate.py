@@ -45,10 +45,10 @@ def graphs_once(monkeypatch):
     """pnnx runs once for the conversions of a test that differ in no more than their weights."""
     known = {}
 
-    def make(told, package, rank, pnnx, recipe):
+    def make(told, package, rank, pnnx, recipe, readable):
         key = package.name, rank, str(recipe)
         if key not in known:
-            known[key] = make_graphs(told, package, rank, pnnx, recipe)
+            known[key] = make_graphs(told, package, rank, pnnx, recipe, readable)
         return known[key]
 
     monkeypatch.setattr(converting, "make_graphs", make)
@@ -91,7 +91,7 @@ def test_it_is_nearer_to_the_model_than_rounding_and_the_same_again(world, parti
     convert(package, world, find_pnnx(), Recipe(Quantisation(4, 32)))
     plain = kl(package, EXAMPLE, world)
     calibration = Calibration.of(text, package, "gptq", 1000)
-    convert(package, world, find_pnnx(), Q4, None, calibration)
+    convert(package, world, find_pnnx(), Q4, calibration=calibration)
     assert kl(package, EXAMPLE, world) < 0.9 * plain
     said = Manifest.load(package).tools["recipe"]
     assert said == f"q4/32, mse scales, gptq over 1,000 tokens of the text {calibration.text[:16]}"
@@ -100,7 +100,9 @@ def test_it_is_nearer_to_the_model_than_rounding_and_the_same_again(world, parti
     if world.rank == last:
         (rank_folder(package, last) / QUANTISED).unlink()
     world.exchange(None)
-    read = convert(package, world, find_pnnx(), Q4, None, calibration).read  # the others have everything, and help
+    read = convert(
+        package, world, find_pnnx(), Q4, calibration=calibration
+    ).read  # the others have everything, and help
     assert digests(package) == before and read[last] > 0 == sum(read[:last])
 
 
@@ -125,7 +127,7 @@ def test_folded_scales_cancel_out(world, partition_of, model_of, family, index):
     recipe = Recipe.parse("q8", 32, "q_proj=f32", "mse")
     if world.size == 4:  # 24 columns a rank are no block of 32
         recipe = Recipe.parse("q8", 32, "q_proj=f32,down_proj=bf16,o_proj=bf16", "mse")
-    convert(package, world, find_pnnx(), recipe, None, calibration)
+    convert(package, world, find_pnnx(), recipe, calibration=calibration)
     found = world.exchange(verify(load_loop(package, world), world, Trial(package, folder, "q8")))[0]
     assert not failures(found, LIMITS["q8"]), found
 
@@ -139,25 +141,25 @@ def test_interrupted_it_goes_on_with_the_same_bytes(partition_of, text, tmp_path
     package = partition_of(EXAMPLE, lambda facts: even_plan(facts, 1, 1), "whole")
     pristine = shutil.copytree(package, tmp_path / package.name)
     calibration = Calibration.of(text, package, "awq+gptq", 300)
-    convert(package, Alone(), find_pnnx(), Q4, None, calibration)
-    whole, append, room = digests(package), stream._append, [0]
+    convert(package, Alone(), find_pnnx(), Q4, calibration=calibration)
+    whole, write, room = digests(package), stream._Continued.write, [0]
 
-    def cut_off(descriptor, data):
+    def cut_off(file, data):
         room[0] -= 1
         if not room[0]:
-            append(descriptor, data[:5])
+            write(file, data[:5])
             raise PowerCut
-        append(descriptor, data)
+        write(file, data)
 
-    monkeypatch.setattr(stream, "_append", cut_off)
+    monkeypatch.setattr(stream._Continued, "write", cut_off)
     written = 0
     for pieces in (9, 14, 17):  # in a layer, and where its norms are written
         room[0] = pieces
         with pytest.raises(PowerCut):
-            convert(pristine, Alone(), find_pnnx(), Q4, None, calibration)
+            convert(pristine, Alone(), find_pnnx(), Q4, calibration=calibration)
         written += pieces - 1
     room[0] = -1
-    convert(pristine, Alone(), find_pnnx(), Q4, None, calibration)
+    convert(pristine, Alone(), find_pnnx(), Q4, calibration=calibration)
     assert digests(pristine) == whole
     assert -room[0] < written, "what was whole is not written again"
 

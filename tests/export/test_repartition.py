@@ -180,6 +180,14 @@ def embeddings(package):
     return sum(embedding_rows(package, manifest, rank)(every) for rank in manifest.plan.stages[0])
 
 
+def test_what_only_moves_is_linked(made, moved):
+    old = made("llama-bias", "1", Recipe.parse("q4", 32), "old")
+    new, told = moved("llama-bias", old, "a pipeline")
+    check_same(new, made("llama-bias", "a pipeline", Recipe.parse("q4", 32), "direct"), old)
+    assert weight_path(new / "rank-0", "packed").samefile(weight_path(old / "rank-0", "packed"))
+    assert told.read[0] < weight_path(old / "rank-0", "packed").stat().st_size
+
+
 def test_a_split_block_is_refused_before_the_work(made, tmp_path):
     old = made("llama-bias", "3", Recipe.parse("q4", 32, "down_proj=q4/128"), "old")
     facts, out = Manifest.load(old).facts, tmp_path / "out"
@@ -201,7 +209,7 @@ def test_killed_at_any_moment_and_started_again(made, moved, monkeypatch):
     killed = sum(killed_after(0.2 * i, lambda: moved("llama-bias", old, "3")) for i in range(1, 4))
     new, told = moved("llama-bias", old, "3")
     check_same(new, direct, old)
-    assert not list(new.glob("rank-*/**/.*.partial")) and killed
+    assert not list(new.glob("rank-*/weights/.*.partial")) and killed
     assert moved("llama-bias", old, "3")[1].read == (0, 0, 0)
 
 
