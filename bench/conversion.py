@@ -46,18 +46,23 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--quant", default="q4")
     parser.add_argument("--calibrate", type=Path, help="a text, as for convert")
+    parser.add_argument(
+        "--to", type=int, metavar="N", help="then repartition the package for N ranks, without the checkpoint"
+    )
     parser.add_argument("--dir", type=Path, help="for checkpoint and package (default: the cache)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     model = random_checkpoint(args.shape, args.dtype, args.layers, args.dir)
     package = (args.dir or folder()) / f"converted-{model.name}-{args.ranks}"
-    shutil.rmtree(package, ignore_errors=True)
+    again = package.with_name(f"{package.name}-to-{args.to}")
+    _remove(package, again)
     if args.calibrate:
         shutil.copy(TOKENIZER, model)
     calibrate = ["--calibrate", args.calibrate] if args.calibrate else []
     steps = [
         run("partition", args.ranks, model, "--out", package, "--ranks", args.ranks),
         run("convert", args.ranks, package, "--quant", args.quant, *calibrate),
+        *([run("repartition", args.to, package, "--ranks", args.to, "--out", again)] if args.to else []),
         run("run", args.ranks, package, "--prompt-ids", "1,2,3,4", "--max-new-tokens", 8, "--ignore-eos"),
     ]
     read = [
@@ -69,8 +74,13 @@ def main() -> int:
         print(json.dumps(told))
     else:
         show(told)
-    shutil.rmtree(package, ignore_errors=True)
+    _remove(package, again)
     return 0
+
+
+def _remove(*packages: Path) -> None:
+    for package in packages:
+        shutil.rmtree(package, ignore_errors=True)
 
 
 def show(told: dict) -> None:

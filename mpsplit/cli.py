@@ -158,6 +158,19 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--verify", metavar="MODEL", help="then compare with this model, as `mpsplit verify` does")
 
     p = command(
+        "repartition",
+        commands.repartition_command,
+        "Make a package for another plan out of one that is there, bit for bit, without the original model.",
+        "mpsplit repartition build/vicuna --ranks 3 --out build/vicuna-3",
+    )
+    _add_package(p)
+    _add_shape(p)
+    _add_ranks(p)
+    p.add_argument("--plan", help="a plan.json instead of --tensor and --pipeline")
+    p.add_argument("-o", "--out", required=True, metavar="DIR", help="the new package's directory")
+    p.add_argument("--serial", action="store_true", help="all ranks one after the other in this process, without MPI")
+
+    p = command(
         "run", commands.run_command, "Answer one prompt.", 'mpirun -np 2 mpsplit run build/vicuna --prompt "Hello"'
     )
     _add_package(p)

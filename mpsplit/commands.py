@@ -49,20 +49,15 @@ def plan_command(args: argparse.Namespace) -> int:
 
 
 def partition_command(args: argparse.Namespace) -> int:
-    from mpsplit.export.source import find_config, find_model
-    from mpsplit.export.unfinished import forget
+    from mpsplit.export.source import find_config, find_model, read_config
 
     folder = (find_config if args.structure_only else find_model)(args.model)
-    plan = _plan_for(args, folder, _started_ranks(args))
-    if not args.serial and (code := _under_mpirun(plan.ranks, args)) is not None:
-        if code:
-            forget(Path(args.out), range(plan.ranks))  # of ranks that mpirun killed in the middle of a long call
+    plan = _plan_for(args, ModelFacts.from_config(read_config(folder)), _started_ranks(args))
+    if not args.serial and (code := _partition_under_mpirun(plan, args)) is not None:
         return code
     from mpsplit.export.partition import partition
 
-    comm = world()
-    if comm.size not in (1, plan.ranks):
-        raise PlanError(f"the plan has {plan.ranks} ranks, {comm.size} were started; use `mpirun -np {plan.ranks}`")
+    comm = _world_of(plan)
     began = time.perf_counter()
     placed = Placed.load(Path(args.plan)) if args.plan else None
     manifest = partition(folder, plan, Path(args.out), comm, args.form, placed, args.structure_only)
@@ -112,6 +107,28 @@ def convert_command(args: argparse.Namespace) -> int:
             print(f"{tied(made.manifest)}; stored as {made.manifest.tools['recipe']}")
         print(f"converted {package} in {time.perf_counter() - began:.1f} s; next: mpsplit run {package} --prompt Hello")
     return verify_command(_to_verify(args)) if args.verify else 0
+
+
+def repartition_command(args: argparse.Namespace) -> int:
+    from mpsplit.export.pnnx import find_pnnx
+
+    package, out = Path(args.package), Path(args.out)
+    old = Manifest.load(package)
+    plan, pnnx = _plan_for(args, old.facts, _started_ranks(args)), find_pnnx()
+    if not args.serial and (code := _partition_under_mpirun(plan, args)) is not None:
+        return code
+    from mpsplit.export.repartition import needed, repartition
+
+    comm = _world_of(plan)
+    began = time.perf_counter()
+    made = repartition(package, plan, out, comm, pnnx, Placed.load(Path(args.plan)) if args.plan else None)
+    if comm.rank == 0:
+        for shard, part, read in zip(plan.shards, made.manifest.ranks, made.read, strict=True):
+            ranks = ", ".join(map(str, needed(old.plan, [shard])))
+            size = sum(file.size for file in part.files)
+            print(f"rank {shard.rank}: {size:,} bytes; read {read:,} of rank {ranks} of {package}")
+        print(f"repartitioned {package} into {out} in {time.perf_counter() - began:.1f} s, every weight as it was")
+    return 0
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -421,11 +438,26 @@ def _check_writable(out: Path) -> None:
         raise RunError(f"{out} cannot be written ({wrong.strerror}); give --out a file in a folder that can") from None
 
 
-def _plan_for(args: argparse.Namespace, folder: Path, started: int | None) -> Plan:
-    from mpsplit.export.source import read_config
+def _partition_under_mpirun(plan: Plan, args: argparse.Namespace) -> int | None:
+    from mpsplit.export.unfinished import forget
+
+    code = _under_mpirun(plan.ranks, args)
+    if code:
+        forget(Path(args.out), range(plan.ranks))  # of ranks that mpirun killed in the middle of a long call
+    return code
+
+
+def _world_of(plan: Plan):
+    """All ranks of the plan, or this process for all of them."""
+    comm = world()
+    if comm.size not in (1, plan.ranks):
+        raise PlanError(f"the plan has {plan.ranks} ranks, {comm.size} were started; use `mpirun -np {plan.ranks}`")
+    return comm
+
+
+def _plan_for(args: argparse.Namespace, facts: ModelFacts, started: int | None) -> Plan:
     from mpsplit.planning import factors
 
-    facts = ModelFacts.from_config(read_config(folder))
     if args.plan:
         return Plan.load(Path(args.plan)).check(facts)
     ranks = started or args.ranks

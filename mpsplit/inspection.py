@@ -56,6 +56,7 @@ def describe(inspected: Inspected) -> dict:
         "stages": [list(group) for group in manifest.plan.stages],
         "unused": list(manifest.unused),
         "tools": manifest.tools,
+        "repartitioned_from": manifest.repartitioned_from,
         "verified": manifest.verified.to_json() if manifest.verified else None,
         "context": inspected.context,
         "made_for": placed and {"devices": [d.name for d in placed.cluster.devices], "job": asdict(placed.job)},
@@ -131,6 +132,8 @@ def show(inspected: Inspected) -> None:
         f"vocabulary {facts.vocabulary}{' (tied)' if facts.tied else ''}, context {facts.context}"
     )
     print(_origin(inspected))
+    if manifest.repartitioned_from:
+        print(f"repartitioned from the package whose manifest.json had sha256 {manifest.repartitioned_from[:SHORT]}")
     print(
         f"verified: {manifest.verified}" if manifest.verified else "not verified; mpsplit verify PACKAGE MODEL does it"
     )

@@ -99,6 +99,14 @@ Out<float> unpack_some(const Held& held, In<int64_t, nb::ndim<1>> picked) {
     return rows;
 }
 
+std::pair<Out<int8_t>, Out<float>> integers_of_packed(const Held& held) {
+    const Shape& shape = held.weights.shape;
+    auto values = array<int8_t>({size_t(shape.n), size_t(shape.k)});
+    auto scales = array<float>({size_t(shape.n), size_t(shape.k / shape.block)});
+    integers(held.weights, values.data(), scales.data());
+    return {values, scales};
+}
+
 const Path* chosen(const std::string& name) {
     const Path* path = name.empty() ? best_path() : path_named(name);
     if (!path) throw std::invalid_argument("no path " + name + " on this machine");
@@ -173,7 +181,8 @@ NB_MODULE(_kernels, m) {
     nb::class_<Held>(m, "Weights")
         .def(nb::init<In<uint8_t, nb::ndim<1>>, int, int, int, int>(), "packed"_a, "n"_a, "k"_a, "bits"_a, "block"_a)
         .def("unpack", unpack_rows)
-        .def("unpack", unpack_some, "rows"_a, "Some of them.");
+        .def("unpack", unpack_some, "rows"_a, "Some of them.")
+        .def("integers", integers_of_packed);
     m.def("linear", linear, "x"_a, "weights"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "threads"_a = 1,
           "path"_a = "");
     m.def("linears", linears, "x"_a, "weights"_a, "threads"_a = 1, "path"_a = "");

@@ -94,6 +94,24 @@ void unpack_bfloats(const uint8_t* panel, int o, int k, float* y) {
     }
 }
 
+// take(at, values, scale): inputs at .. at + 31 of a row of integers
+template <class Take>
+void each_chunk(const Weights& weights, int row, Take take) {
+    const Shape& s = weights.shape;
+    const uint8_t* panel = weights.data + row / panel_rows * panel_bytes(s);
+    const int o = row % panel_rows;
+    for (int at = 0; at < s.k; at += chunk_inputs) {
+        int b = at / s.block;
+        uint16_t scale;
+        std::memcpy(&scale, panel + scales_at(s, b) + o * sizeof scale, sizeof scale);
+        Groups g;
+        decode(s.bits, panel + chunks_at(s, b) + at % s.block / chunk_inputs * chunk_bytes(s.bits), g, o);
+        int8_t values[chunk_inputs];
+        for (int i = 0; i < chunk_inputs; i++) values[i] = int8_t(g[i / 4][4 * o + i % 4] - zero_point(s.bits));
+        take(at, values, from_half(scale));
+    }
+}
+
 }  // namespace
 
 size_t packed_bytes(const Shape& s) {
@@ -135,21 +153,25 @@ void pack(const Shape& s, const int8_t* values, const float* scales, void* packe
 
 void unpack(const Weights& weights, int row, float* y) {
     const Shape& s = weights.shape;
-    const uint8_t* panel = weights.data + row / panel_rows * panel_bytes(s);
-    const int o = row % panel_rows;
-    if (is_float(s.bits)) return unpack_bfloats(panel, o, s.k, y);
-    for (int k = 0; k < s.k; k += chunk_inputs) {
-        int b = k / s.block;
-        uint16_t scale;
-        std::memcpy(&scale, panel + scales_at(s, b) + o * sizeof scale, sizeof scale);
-        Groups g;
-        decode(s.bits, panel + chunks_at(s, b) + k % s.block / chunk_inputs * chunk_bytes(s.bits), g, o);
-        for (int i = 0; i < chunk_inputs; i++) y[k + i] = (g[i / 4][4 * o + i % 4] - zero_point(s.bits)) * from_half(scale);
-    }
+    if (is_float(s.bits))
+        return unpack_bfloats(weights.data + row / panel_rows * panel_bytes(s), row % panel_rows, s.k, y);
+    each_chunk(weights, row, [&](int at, const int8_t* values, float scale) {
+        for (int i = 0; i < chunk_inputs; i++) y[at + i] = values[i] * scale;
+    });
 }
 
 void unpack(const Weights& weights, float* rows) {
     for (int row = 0; row < weights.shape.n; row++) unpack(weights, row, rows + size_t(row) * weights.shape.k);
+}
+
+void integers(const Weights& weights, int8_t* values, float* scales) {
+    const Shape& s = weights.shape;
+    if (is_float(s.bits)) throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
+    for (int row = 0; row < s.n; row++)
+        each_chunk(weights, row, [&](int at, const int8_t* chunk, float scale) {
+            std::memcpy(values + size_t(row) * s.k + at, chunk, chunk_inputs);
+            scales[size_t(row) * (s.k / s.block) + at / s.block] = scale;
+        });
 }
 
 Weights view(const Shape& s, const void* packed, size_t bytes) {

@@ -41,6 +41,8 @@ Weights view(const Shape& shape, const void* packed, size_t bytes);
 // back to rows [n, k] float32
 void unpack(const Weights& weights, float* rows);
 void unpack(const Weights& weights, int row, float* y);  // one of them, [k]
+// back to values [n, k] and scales [n, k / block], which pack() makes the same bytes of; not 16 bits
+void integers(const Weights& weights, int8_t* values, float* scales);
 
 // y = x W^T, + bias, + residual, where they are given; or, with a gate, y = silu(x gate^T) * (x W^T) and nothing else.
 struct Product {

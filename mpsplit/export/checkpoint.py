@@ -18,7 +18,8 @@ import numpy as np
 from mpsplit.errors import ModelError
 from mpsplit.export.source import header
 from mpsplit.package.files import NUMPY_TYPES
-from mpsplit.plan.cuts import Part
+from mpsplit.plan.cuts import Part, source_of
+from mpsplit.plan.model import ModelFacts
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LAYOUTS = (  # index of several files, one file; the first that exists wins
@@ -60,6 +61,15 @@ class Checkpoint:
             if isinstance(source, int):
                 os.close(source)
         self._open.clear()
+
+    def tensor_of(self, weight: str, facts: ModelFacts) -> str:
+        return source_of(weight, facts)
+
+    def type_of(self, name: str) -> str:
+        return self.entries[name].dtype
+
+    def file_of(self, name: str) -> str:
+        return self.entries[name].file.name
 
     def stored(self, name: str, part: Part = WHOLE, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows start..stop of a part, in the checkpoint's own type, of which BF16 is 16 bits without one of numpy's."""
@@ -141,14 +151,14 @@ def _read_rows(descriptor: int, entry: Entry, part: Part, first: int, into: np.n
     width = math.prod(entry.shape[1:]) * entry.itemsize
     at = entry.offset + first * width
     if part.axis != 1:
-        _read(descriptor, memoryview(into).cast("B"), at, entry.file)
+        read_at(descriptor, memoryview(into).cast("B"), at, entry.file)
         return
     at += part.range.start * entry.itemsize
     for i in range(len(into)):
-        _read(descriptor, memoryview(into[i]).cast("B"), at + i * width, entry.file)
+        read_at(descriptor, memoryview(into[i]).cast("B"), at + i * width, entry.file)
 
 
-def _read(descriptor: int, into: memoryview, at: int, file: Path) -> None:
+def read_at(descriptor: int, into: memoryview, at: int, file: Path) -> None:
     while len(into):
         done = os.preadv(descriptor, [into], at)
         if not done:

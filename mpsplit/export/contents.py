@@ -1,8 +1,8 @@
 """What is in a rank's weight files, byte by byte, before there are any. In: the final Param. Out: each file as Arrays.
 
-Packed files hold the matrices of a decoder layer's QLinear layers and their biases, one has rows of the embedding as the checkpoint has them,
+Packed files hold the matrices of a decoder layer's QLinear layers and their biases, one has rows of the embedding as their source has them,
 one what other layers own, as ncnn reads it. Invariant: the bytes of a file follow from its arrays' names, cuts and encodings and from the
-checkpoint alone, and any of its pieces can be made without the others.
+source alone, and any of its pieces can be made without the others.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from itertools import groupby
 
 import numpy as np
 
-from mpsplit.export.checkpoint import Checkpoint, widened
+from mpsplit.export.checkpoint import widened
 from mpsplit.export.encode import Encoder, EncoderOf
 from mpsplit.export.gemm_blocks import GemmBlocks
-from mpsplit.native import kernels
+from mpsplit.export.weights import Source
 from mpsplit.package import embedding
 from mpsplit.package.embedding import HEAD_ROWS
 from mpsplit.package.param import Layer, Param
@@ -37,7 +37,7 @@ LAYOUT = 1  # another number where the same arrays give other bytes than before
 
 @dataclass(frozen=True)
 class Array:
-    """A slice of a checkpoint's tensor as it is written. `kind`: "packed" by an Encoder, "integers" or "scales" of GemmBlocks, "rows" of an
+    """A slice of a source's tensor as it is written. `kind`: "packed", by an Encoder where the source has not, "integers" or "scales" of GemmBlocks, "rows" of an
     embedding in 8 bits, "float", or "own" as it is stored. `before` and `after`: bytes that stand around it."""
 
     name: str
@@ -58,17 +58,14 @@ class Array:
         """(first row, last row + 1, bytes) of what is read and written at a time."""
         rows, width = self.shape[0], math.prod(self.shape[1:])
         step = max(PANEL, ROWS_AT_ONCE // (FLOAT_BYTES * width) // PANEL * PANEL)
+        unit = PANEL if self.kind == "packed" else 1
         for start in range(0, rows, step):
             stop = min(start + step, rows)
-            if self.kind == "packed":
-                how = self.encoder.how
-                yield start, stop, kernels().packed_bytes(stop - start, width, how.bits, how.block)
-            else:
-                yield start, stop, self.bytes // rows * (stop - start)
+            yield start, stop, self.bytes // -(-rows // unit) * -(-(stop - start) // unit)
 
     @property
     def outline(self) -> str:
-        """All that decides the bytes, but for those of the checkpoint."""
+        """All that decides the bytes, but for those of the source."""
         encoder = self.blocks.encoder if self.blocks else self.encoder
         how = encoder.text if encoder else ""
         return f"{self.name} {self.part.axis} {self.part.range} {self.shape} {self.kind} {how} {self.before.hex()} {self.after}"
@@ -79,8 +76,8 @@ class Array:
         return self.kind == "scales"
 
     def make(self, read: Callable[[], np.ndarray], dtype: str, start: int) -> np.ndarray:
-        """What is written of rows `start` and following, which `read` gives as the checkpoint has them, in `dtype`."""
-        if self.kind == "own":
+        """What is written of rows `start` and following, which `read` gives as the source has them, in `dtype`."""
+        if self.kind == "own" or self.kind == "packed" and not self.encoder:
             return read()
         if self.blocks:
             make = self.blocks.integers if self.kind == "integers" else self.blocks.scales
@@ -105,7 +102,7 @@ class WeightFile:
 
     @property
     def outline(self) -> str:
-        """A hash: files of one outline differ only where their checkpoints do."""
+        """A hash: files of one outline differ only where their sources do."""
         return hashlib.sha256("\n".join([str(LAYOUT), *(a.outline for a in self.arrays)]).encode()).hexdigest()[:32]
 
 
@@ -113,7 +110,7 @@ def contents(
     param: Param,
     shard: Shard,
     facts: ModelFacts,
-    checkpoint: Checkpoint,
+    source: Source,
     recipe: Recipe,
     dtype: str,
     encoder_of: EncoderOf | None = None,
@@ -125,39 +122,39 @@ def contents(
     linears = [layer for layer in param.layers if layer.type == QLINEAR]
     for _, run in groupby(linears, lambda layer: layer_of(f"{layer.name}.weight")):
         layers = list(run)
-        arrays = [a for layer in layers for a in _of_linear(layer, _parts(layer, shard, facts), encoder_of)]
+        arrays = [a for layer in layers for a in _of_linear(layer, _parts(layer, shard, facts, source), encoder_of)]
         files.append(WeightFile("packed", tuple(arrays), QLinear.of(layers[0]).offset))
     if shard.stage == 0 and dtype != HEAD_ROWS:
-        files.append(WeightFile("embedding", (_embedding(shard, facts, checkpoint, recipe.embedding),)))
+        files.append(WeightFile("embedding", (_embedding(shard, facts, dtype, recipe.embedding),)))
     floats = [
         array
         for layer in param.layers
         if layer.type != QLINEAR
-        for array in _of_ncnn(layer, _parts(layer, shard, facts), encoder_of)
+        for array in _of_ncnn(layer, _parts(layer, shard, facts, source), encoder_of)
     ]
     files.append(WeightFile("floats", tuple(floats)))
-    last = [file.arrays[-1].name for file in files if file.arrays]
+    last = [source_of(file.arrays[-1].name, facts) for file in files if file.arrays]
     assert dtype != HEAD_ROWS or not len(shard.head) or EMBEDDING in last, (
         f"the head is not the last of its file: {last}"
     )
     return files
 
 
-def _embedding(shard: Shard, facts: ModelFacts, checkpoint: Checkpoint, how: Quantisation | None) -> Array:
+def _embedding(shard: Shard, facts: ModelFacts, dtype: str, how: Quantisation | None) -> Array:
     part, shape = Part(0, shard.embed), (len(shard.embed), facts.hidden)
     if how:
         return Array(
             EMBEDDING, part, shape, "rows", shape[0] * embedding.row_bytes(facts.hidden, how.block), Encoder(how)
         )
-    return Array(EMBEDDING, part, shape, "own", checkpoint.entries[EMBEDDING].itemsize * math.prod(shape))
+    return Array(EMBEDDING, part, shape, "own", shape[0] * embedding.stored_row(dtype, facts.hidden))
 
 
-Parts = dict[str, tuple[str, Part]]  # by the name of a weight: the tensor of the checkpoint, and which part of it
+Parts = dict[str, tuple[str, Part]]  # by the name of a weight: the tensor of the source, and which part of it
 
 
-def _parts(layer: Layer, shard: Shard, facts: ModelFacts) -> Parts:
+def _parts(layer: Layer, shard: Shard, facts: ModelFacts, source: Source) -> Parts:
     """Of what a layer owns."""
-    return {name: (source_of(name, facts), part_of(name, shard, facts)) for name in weights_of(layer)}
+    return {name: (source.tensor_of(name, facts), part_of(name, shard, facts)) for name in weights_of(layer)}
 
 
 def _of_linear(layer: Layer, parts: Parts, encoder_of: EncoderOf) -> list[Array]:

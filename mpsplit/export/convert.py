@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError
-from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.contents import contents
 from mpsplit.export.graphs import Graphs, make_graphs
 from mpsplit.export.origin import Origin, open_model
 from mpsplit.export.pnnx import Pnnx
 from mpsplit.export.schedule import check_schedules
 from mpsplit.export.store import Index, Store
+from mpsplit.export.weights import Source, Weights
 from mpsplit.package.embedding import HEAD_ROWS, dtype_of
 from mpsplit.package.files import beside, json_text
 from mpsplit.package.keys import Key
@@ -49,7 +49,7 @@ Texts = dict[str, bytes]  # by path in the package, as they will be on the disk
 
 @dataclass(frozen=True)
 class Conversion:
-    """`manifest` is None where there were no weights to convert; `read`: bytes of the checkpoint that each rank read."""
+    """`manifest` is None where there were no weights to convert; `read`: bytes of their source that each rank read."""
 
     manifest: Manifest | None
     read: tuple[int, ...]
@@ -65,9 +65,10 @@ def convert(
     calibration: Calibration | None = None,
     share_with: Path | None = None,
     key: Key | None = None,
+    weights: Weights | None = None,
 ) -> Conversion:
     """Converts the slice of this rank, or of all ranks when there is only this process. `model`: where the checkpoint is by now;
-    `share_with`: a package to take weight files from; `key`: what to encrypt with."""
+    `share_with`: a package to take weight files from; `key`: what to encrypt with; `weights`: what is read in the checkpoint's place."""
     partition = Manifest.load(package, PARTITION)
     if partition.tools[FORM] != pnnx.form:
         raise ConvertError(
@@ -77,11 +78,10 @@ def convert(
     recipe = recipe.for_tied() if partition.facts.tied else recipe
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
     vault = _vault(rank_folder(package, mine[0]), comm, key)
-    tokenizer = _tokenizer(package, partition, comm, vault)
-    origin, checkpoint = Origin.load(package), None
-    if origin or model:
-        checkpoint, origin = open_model(origin, model)
-        partition = replace(partition, dtype=_embedding_type(partition, checkpoint, recipe))
+    shared = _shared(package, partition, comm, vault)
+    weights = weights or _of_checkpoint(package, partition, recipe, model)
+    if weights:
+        partition = replace(partition, dtype=weights.embedding, repartitioned_from=weights.identity)
     elif calibration:
         raise ConvertError(
             f"{package} was partitioned with --structure-only; to calibrate, say where its weights are with --model DIR"
@@ -92,37 +92,43 @@ def convert(
             rank: make_graphs(partition, package, rank, pnnx, recipe, not vault) for rank in track(mine, "graphs")
         }
     check_schedules(partition.plan, _of_everybody(comm, {rank: made.schedule for rank, made in graphs.items()}))
-    if checkpoint is None:
+    if weights is None:
         texts = {name: text for rank in mine for name, text in _texts(rank, graphs[rank], vault).items()}
         with _beside(package, texts):
             comm.exchange(None)
         return Conversion(None, (0,) * partition.plan.ranks)
+    source, origin = weights.source, weights.origin
     calibrated = _calibrated(calibration, recipe, partition, origin, comm) if calibration else None
-    encoder_of = calibrated and calibrated.encoder_of
+    encoder_of = calibrated.encoder_of if calibrated else weights.encoder_of
     others = _ranks_of(share_with) if share_with else []
     for rank in mine:
         shard = partition.plan.shards[rank]
-        files = contents(graphs[rank].param, shard, partition.facts, checkpoint, recipe, partition.dtype, encoder_of)
-        stores[rank] = Store(package, rank, files, checkpoint, origin, vault, others)
+        files = contents(graphs[rank].param, shard, partition.facts, source, recipe, partition.dtype, encoder_of)
+        stores[rank] = Store(package, rank, files, source, origin, vault, others)
     _check_room(package, comm, stores)
     with _full_disk_is_told(package, stores):
         begins = calibrated and not all(comm.exchange(all(store.is_whole for store in stores.values())))
-        read = {rank: _fill(rank, store, checkpoint, calibrated) for rank, store in stores.items()}
+        read = {rank: _fill(rank, store, source, calibrated) for rank, store in stores.items()}
         if begins:
             calibrated.finish()
-        checkpoint.close()
+        source.close()
         texts = {r: _texts(r, graphs[r], vault, rank_text(partition, r, stores[r].weight_files)) for r in mine}
-        made_with = ", ".join(map(str, filter(None, (recipe, calibration))))
-        manifest = _commit(package, comm, partition, made_with, stores, texts, tokenizer, vault)
+        made_with = weights.recipe or ", ".join(map(str, filter(None, (recipe, calibration))))
+        manifest = _commit(package, comm, partition, made_with, stores, texts, shared, vault)
     for store in stores.values():
         store.forget_others()
     return Conversion(manifest, tuple(_of_everybody(comm, read)))
 
 
-def _embedding_type(partition: Manifest, checkpoint: Checkpoint, recipe: Recipe) -> str:
-    if one_matrix(partition.plan, partition.facts) and recipe.one_kind:
-        return HEAD_ROWS
-    return dtype_of(recipe.embedding.block) if recipe.embedding else checkpoint.entries[EMBEDDING].dtype
+def _of_checkpoint(package: Path, partition: Manifest, recipe: Recipe, model: Path | None) -> Weights | None:
+    """None where partition saw a config alone, and nobody says where the model is."""
+    origin = Origin.load(package)
+    if not (origin or model):
+        return None
+    checkpoint, origin = open_model(origin, model)
+    dtype = dtype_of(recipe.embedding.block) if recipe.embedding else checkpoint.type_of(EMBEDDING)
+    is_head = one_matrix(partition.plan, partition.facts) and recipe.one_kind
+    return Weights(checkpoint, origin, HEAD_ROWS if is_head else dtype)
 
 
 def _calibrated(
@@ -155,10 +161,10 @@ def _vault(folder: Path, comm: Communicator, key: Key | None) -> Vault | None:
     return Vault(key, comm.exchange(vault.package)[0])
 
 
-def _tokenizer(package: Path, partition: Manifest, comm: Communicator, vault: Vault | None) -> Texts | None:
-    """The tokenizer's files, sealed; None where they stay what partition made them."""
+def _shared(package: Path, partition: Manifest, comm: Communicator, vault: Vault | None) -> Texts | None:
+    """The files that belong to no rank, sealed; None where they stay what partition made them."""
     found: Texts = {}
-    for path in (package / file.path for file in partition.tokenizer if comm.rank == 0):
+    for path in (package / file.path for file in partition.shared if comm.rank == 0):
         name, data = path.relative_to(package).as_posix(), path.read_bytes()
         if data.startswith(MAGIC) and not vault:
             raise ConvertError(f"{path} is encrypted; convert with --encrypt and its key, or partition again")
@@ -212,14 +218,14 @@ def _no_room(package: Path, missing: int) -> ConvertError:
     )
 
 
-def _fill(rank: int, store: Store, checkpoint: Checkpoint, calibrated: Calibrated | None) -> int:
+def _fill(rank: int, store: Store, source: Source, calibrated: Calibrated | None) -> int:
     """The bytes that it read."""
-    before = checkpoint.bytes_read
+    before = source.bytes_read
     with bytes_bar(f"rank {rank}", store.missing) as tell:
         if calibrated:
             calibrated.tell = tell
         store.fill(tell)
-    return checkpoint.bytes_read - before
+    return source.bytes_read - before
 
 
 def _commit(
@@ -229,7 +235,7 @@ def _commit(
     recipe: str,
     stores: dict[int, Store],
     texts: dict[int, Texts],
-    tokenizer: Texts | None,
+    shared: Texts | None,
     vault: Vault | None,
 ) -> Manifest:
     """The texts take their names, then the manifest, on each host."""
@@ -237,12 +243,12 @@ def _commit(
     made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": recipe}
     manifest = partition.with_files(files, made_with)
     if vault:
-        manifest = replace(manifest, tokenizer=tuple(map(_file, tokenizer.items()))).signed(vault)
+        manifest = manifest.with_shared({name: _file((name, data)) for name, data in shared.items()}).signed(vault)
     own = {name: data for each in texts.values() for name, data in each.items()}
     with ExitStack() as last, ExitStack() as first:
         if comm.host_lead:
             last.enter_context(_beside(package, {MANIFEST: json_text(manifest.to_json()).encode()}))
-            own |= tokenizer or {}
+            own |= shared or {}
         first.enter_context(_beside(package, own))
         comm.exchange(None)  # everybody has everything
         if comm.host_lead:

@@ -48,7 +48,7 @@ class Encoder:
         return self.scaling(rows, first) if self.scaling else rows
 
 
-# of the weight of this name, or what is called like one; None for floats that stay what they are
+# of the weight of this name, or what is called like one; None for what stays as it is
 EncoderOf = Callable[[str, Quantisation], Encoder | None]
 
 

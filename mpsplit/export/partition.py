@@ -33,7 +33,7 @@ from mpsplit.export.structure import Shapes, Structure
 from mpsplit.export.tokenizer import copy_tokenizer, eos_ids
 from mpsplit.export.unfinished import forget, partial_folder
 from mpsplit.package.files import NUMPY_TYPES, write_json
-from mpsplit.package.manifest import FORM, MANIFEST, PARTITION, File, Manifest, RankPart, rank_folder
+from mpsplit.package.manifest import CONFIG, FORM, MANIFEST, PARTITION, File, Manifest, RankPart, Rope, rank_folder
 from mpsplit.package.weight_files import FOLDER
 from mpsplit.plan.cuts import EMBEDDING, HEAD, Part, source_of
 from mpsplit.plan.model import ModelFacts
@@ -46,14 +46,18 @@ TYPES = {"float16": "F16", "bfloat16": "BF16"}  # of config.json; anything else 
 
 @dataclass(frozen=True)
 class Model:
-    """What is known of a model before its weights are read: `types` of its tensors by name, `origin` None without weights."""
+    """What is known of a model before its weights are read: `types` of its tensors by name, `origin` None without weights; of a package
+    in its place also which one it is."""
 
     folder: Path
+    name: str
     facts: ModelFacts
-    weights: dict[str, tuple[int, ...]]
+    rope: Rope
+    eos: tuple[int, ...]
     types: dict[str, str]
     unused: tuple[str, ...]
     origin: Origin | None
+    repartitioned_from: str | None = None
 
     def slice_bytes(self, shapes: Shapes, embed_rows: int) -> int:
         """What convert will read of the checkpoint for slices of these shapes, and for rows of the embedding."""
@@ -81,11 +85,13 @@ def partition(
 ) -> Manifest:
     """Cuts and traces the shards of this rank, or of all ranks when there is only this process. The package keeps `placed`, which says
     on which machines the plan was meant to run. `structure_only`: of config.json alone."""
-    config = read_config(folder)
-    facts = ModelFacts.from_config(config)
-    plan.check(facts)
-    whole = build_whole(folder)
-    model = _examine(folder, config, facts, expected_weights(whole, facts), structure_only)
+    return partition_model(examine(folder, structure_only), plan, out, comm, form, placed)
+
+
+def partition_model(
+    model: Model, plan: Plan, out: Path, comm: Communicator, form: str = "module", placed: Placed | None = None
+) -> Manifest:
+    plan.check(model.facts)
     _check_out(out)
     mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
     with _all_or_nothing(out, mine):
@@ -93,17 +99,19 @@ def partition(
         everybody = {rank: part for shared in comm.exchange(parts) for rank, part in shared.items()}
     _put_in_place(out, mine, plan, comm)
     manifest = Manifest(
-        model=folder.resolve().name,
-        facts=facts,
+        model=model.name,
+        facts=model.facts,
         plan=plan,
-        rope=rope_of(whole),
+        rope=model.rope,
         dtype=model.types[EMBEDDING],
-        eos=eos_ids(folder, config),
+        eos=model.eos,
         ranks=tuple(everybody[rank] for rank in range(plan.ranks)),
-        tokenizer=tuple(File.of(out, path) for path in copy_tokenizer(folder, out)) if comm.host_lead else (),
+        tokenizer=tuple(File.of(out, path) for path in copy_tokenizer(model.folder, out)) if comm.host_lead else (),
         unused=model.unused,
         tools=tools("mpsplit", "torch", "transformers", "safetensors")
         | {"python": platform.python_version(), FORM: form},
+        config=_copy_config(model.folder, out) if comm.host_lead else None,
+        repartitioned_from=model.repartitioned_from,
     )
     manifest = comm.exchange(manifest)[0]
     if comm.host_lead:
@@ -114,18 +122,25 @@ def partition(
     return manifest
 
 
-def _examine(
-    folder: Path, config: dict, facts: ModelFacts, weights: dict[str, tuple[int, ...]], structure_only: bool
-) -> Model:
-    """The model by the headers of its files, which must hold what its config asks for."""
+def examine(folder: Path, structure_only: bool = False) -> Model:
+    """The model by its config and by the headers of its files, which must hold what the config asks for."""
+    config = read_config(folder)
+    facts = ModelFacts.from_config(config)
+    whole = build_whole(folder)
+    weights = expected_weights(whole, facts)
+    known = folder, folder.resolve().name, facts, rope_of(whole), eos_ids(folder, config)
     if structure_only:
         kind = TYPES.get(config.get("dtype") or config.get("torch_dtype"), "F32")
-        return Model(folder, facts, weights, dict.fromkeys(weights, kind), (), None)
+        return Model(*known, dict.fromkeys(weights, kind), (), None)
     checkpoint = Checkpoint(folder)
     unused = checkpoint.check(weights, (*IGNORABLE, *([HEAD] if facts.tied else [])))
     types = {name: entry.dtype for name, entry in checkpoint.entries.items()}
     checkpoint.close()
-    return Model(folder, facts, weights, types, unused, Origin.of(folder, checkpoint))
+    return Model(*known, types, unused, Origin.of(folder, checkpoint))
+
+
+def _copy_config(folder: Path, out: Path) -> File:
+    return File.of(out, Path(shutil.copyfile(folder / CONFIG, out / CONFIG)))
 
 
 @contextmanager

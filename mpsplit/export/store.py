@@ -1,7 +1,7 @@
-"""A rank's weight files, by content. In: WeightFiles to be, a checkpoint. Out: the files, whole, under names that say what is in them.
+"""A rank's weight files, by content. In: WeightFiles to be, their source. Out: the files, whole, under names that say what is in them.
 
 A plain file is called by its address (stream.py), a sealed one by chance. rank-R/weights/index.json knows the whole ones by two keys: one that is had
-without reading (outline, and what the checkpoint's files look like from outside), and the address. Invariant: a file that has
+without reading (outline, and what the source's files look like from outside), and the address. Invariant: a file that has
 its name never changes, so what is whole is neither read nor written again, whoever else names it.
 """
 
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpsplit.export import stream
-from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.contents import WeightFile
 from mpsplit.export.origin import Origin
+from mpsplit.export.weights import Source
 from mpsplit.package.files import write_json
 from mpsplit.package.manifest import File, rank_folder
 from mpsplit.package.sealed import Vault
@@ -79,16 +79,16 @@ class Store:
         package: Path,
         rank: int,
         files: Sequence[WeightFile],
-        checkpoint: Checkpoint,
+        source: Source,
         origin: Origin,
         vault: Vault | None = None,
         others: Iterable[Path] = (),
     ):
         self.package, self.rank, self.folder = package, rank, rank_folder(package, rank)
-        self.checkpoint, self.vault = checkpoint, vault
+        self.source, self.vault = source, vault
         self.salt = vault.key.derive("address") if vault else b""
         looks = {file.name: file for file in origin.files}
-        self.files = {_key(file, checkpoint, looks): file for file in files}
+        self.files = {_key(file, source, looks): file for file in files}
         self.seal = (vault.package, vault.key.name) if vault else ()
         known = {folder: Index.load(folder) for folder in (self.folder, *others)}
         self.known = {folder: index.entries for folder, index in known.items() if index.seal == self.seal}
@@ -149,13 +149,13 @@ class Store:
             yield from ((folder, entry) for entry in entries.values() if entry.outline == file.outline)
 
     def _find(self, key: str, file: WeightFile) -> Entry | None:
-        """The file where it is whole already. Only where the checkpoint's files look new are its slices read, to see whether they are."""
+        """The file where it is whole already. Only where the source's files look new are its slices read, to see whether they are."""
         address = None
         for folder, entry in self._alike(key, file):
             if not entry.is_whole(folder):
                 continue
             if self.known[folder].get(key) != entry:
-                address = address or stream.address_of(file.arrays, self.checkpoint, self.salt)
+                address = address or stream.address_of(file.arrays, self.source, self.salt)
                 if entry.address != address:
                     continue
             if folder != self.folder:
@@ -179,7 +179,7 @@ class Store:
         if self.vault:  # who seals a file must know its name, and the address is known at its end
             name = f"{FOLDER}/{secrets.token_hex(16)}.bin"
             create = lambda path: self.vault.create(path, f"{self.folder.name}/{name}")  # noqa: E731
-        address = stream.write(partial, file.arrays, self.checkpoint, tell, create, self.salt)
+        address = stream.write(partial, file.arrays, self.source, tell, create, self.salt)
         name = name or f"{FOLDER}/{address}.bin"
         path = self.folder / name
         os.replace(partial, path)
@@ -189,7 +189,7 @@ class Store:
         return self.folder / FOLDER / f".{key}.partial"
 
 
-def _key(file: WeightFile, checkpoint: Checkpoint, looks: dict) -> str:
-    """What tells a file without a look into the checkpoint."""
-    sources = sorted({checkpoint.entries[array.name].file.name for array in file.arrays})
-    return hashlib.sha256(repr((file.outline, [looks[name] for name in sources])).encode()).hexdigest()[:32]
+def _key(file: WeightFile, source: Source, looks: dict) -> str:
+    """What tells a file without a look into the source."""
+    names = sorted({source.file_of(array.name) for array in file.arrays})
+    return hashlib.sha256(repr((file.outline, [looks[name] for name in names])).encode()).hexdigest()[:32]

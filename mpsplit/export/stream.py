@@ -1,7 +1,7 @@
-"""Weight files, written piece by piece from the checkpoint. In: Arrays. Out: the file, and the address of what is in it; memory of a
+"""Weight files, written piece by piece from their source. In: Arrays. Out: the file, and the address of what is in it; memory of a
 piece, never of a tensor.
 
-An address is the hash of the arrays' outlines and of the checkpoint's bytes that they are made of. A plain file's size is its journal: a piece is
+An address is the hash of the arrays' outlines and of the source's bytes that they are made of. A plain file's size is its journal: a piece is
 only written once all before it are on the disk, so that of a file found after an interruption, at any moment, everything but the last
 piece is right, and that is made again. A sealed file is begun anew. Invariant: resumed or not, the bytes are the same; each slice is
 read once, also what only the address needs.
@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.contents import Array
+from mpsplit.export.weights import Source
 from mpsplit.package.weights import PIECE, Create
 
 Tell = Callable[[str, int], None]  # a tensor's name, bytes written
@@ -32,7 +32,7 @@ def done_of(path: Path) -> int:
 def write(
     path: Path,
     arrays: Sequence[Array],
-    checkpoint: Checkpoint,
+    source: Source,
     tell: Tell,
     create: Create | None = None,
     salt: bytes = b"",
@@ -42,7 +42,7 @@ def write(
     tell("", done)
     with create(path) if create else _Continued(path, done) as file:
         held = bytearray()
-        for name, data in _bytes_from(arrays, checkpoint, digest, done):
+        for name, data in _bytes_from(arrays, source, digest, done):
             held += data
             while len(held) >= PIECE:
                 file.write(memoryview(held)[:PIECE])
@@ -52,10 +52,10 @@ def write(
     return digest.hexdigest()[:32]
 
 
-def address_of(arrays: Sequence[Array], checkpoint: Checkpoint, salt: bytes = b"") -> str:
+def address_of(arrays: Sequence[Array], source: Source, salt: bytes = b"") -> str:
     """Where the file would be, without making it."""
     digest = hashlib.sha256(salt)
-    for _ in _bytes_from(arrays, checkpoint, digest, sys.maxsize):
+    for _ in _bytes_from(arrays, source, digest, sys.maxsize):
         pass
     return digest.hexdigest()[:32]
 
@@ -81,12 +81,12 @@ class _Continued:
 
 
 def _bytes_from(
-    arrays: Sequence[Array], checkpoint: Checkpoint, digest, begin: int
+    arrays: Sequence[Array], source: Source, digest, begin: int
 ) -> Iterator[tuple[str, bytes | memoryview]]:
     """The file's bytes from `begin` on; what lies before it is only read, for the digest."""
     at = 0
     for array in arrays:
-        for size, make in _pieces(array, checkpoint, digest):
+        for size, make in _pieces(array, source, digest):
             if size and at + size > begin:
                 data = make()
                 assert len(data) == size, f"{array.name}: {len(data)} bytes instead of {size}"
@@ -94,13 +94,13 @@ def _bytes_from(
             at += size
 
 
-def _pieces(array: Array, checkpoint: Checkpoint, digest) -> Iterator[tuple[int, Callable[[], bytes | memoryview]]]:
+def _pieces(array: Array, source: Source, digest) -> Iterator[tuple[int, Callable[[], bytes | memoryview]]]:
     """(bytes, what makes them) one after the other. What they are made of is read and goes through `digest` in any case."""
-    dtype = checkpoint.entries[array.name].dtype
+    dtype = source.type_of(array.name)
     digest.update(f"{array.outline} {dtype}\n".encode())
     yield len(array.before), lambda: array.before
     for start, stop, size in array.pieces():
-        read = partial(checkpoint.stored, array.name, array.part, start, stop)
+        read = partial(source.stored, array.name, array.part, start, stop)
         if not array.is_derived:
             digest.update(stored := read())
             read = partial(lambda held: held, stored)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mpsplit.package.manifest import SPECIAL, TEMPLATE, TOKENIZER
+from mpsplit.package.manifest import SPECIAL, TEMPLATE, TOKENIZER, TOKENIZER_FILES
 
 log = logging.getLogger("mpsplit")
 # Vicuna's own releases carry no template; this is the one of FastChat for v1.5
@@ -23,7 +23,10 @@ VICUNA_V1_5 = (
 
 
 def copy_tokenizer(model: Path, package: Path) -> list[Path]:
-    """Writes what there is of a tokenizer into the package; a model without one is run with --prompt-ids."""
+    """Writes what there is of a tokenizer into the package; a model without one is run with --prompt-ids. Of another package in the
+    place of the model its files as they are."""
+    if (model / SPECIAL).is_file():
+        return [Path(shutil.copyfile(model / name, package / name)) for name in TOKENIZER_FILES]
     with tempfile.TemporaryDirectory() as scratch:
         source = model
         if not (model / TOKENIZER).is_file():

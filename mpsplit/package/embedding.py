@@ -42,7 +42,12 @@ def stored(rows: np.ndarray, block: int) -> np.ndarray:
     steps = scales.astype(np.float32)[..., None]  # the integers fit the scales that are stored
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.where(steps > 0, np.clip(np.rint(blocks / steps), -LARGEST, LARGEST), 0).astype(np.int8)
-    return np.concatenate([values.reshape(len(rows), -1).view(np.uint8), scales.view(np.uint8)], axis=1)
+    return joined(values.reshape(len(rows), -1), scales)
+
+
+def joined(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """int8 [n, width] and float16 [n, width / block] -> uint8 [n, row_bytes]"""
+    return np.concatenate([values.view(np.uint8), scales.view(np.uint8)], axis=1)
 
 
 def floats(rows: np.ndarray, width: int, block: int) -> np.ndarray:

@@ -83,7 +83,7 @@ def _copied(manifest: Manifest, package: Path, out: Path, copy: Copy) -> Manifes
     if (package / PLAN).is_file():
         shutil.copyfile(package / PLAN, out / PLAN)
     ranks = tuple(replace(part, files=tuple(done[file.path] for file in part.files)) for part in manifest.ranks)
-    return replace(manifest, ranks=ranks, tokenizer=tuple(done[file.path] for file in manifest.tokenizer))
+    return replace(manifest.with_shared(done), ranks=ranks)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ as `verified`, and changes nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from mpsplit.errors import MpsplitError, PackageError
 from mpsplit.package.agreement import Agreement
 from mpsplit.package.collectives import Call
-from mpsplit.package.files import read_json, write_json
+from mpsplit.package.files import json_text, read_json, write_json
 from mpsplit.package.keys import Key
 from mpsplit.package.manifest_kinds import check_manifest
 from mpsplit.package.sealed import Vault
@@ -29,6 +30,7 @@ MANIFEST = "manifest.json"
 PARTITION = "partition.json"  # the manifest as `partition` leaves it, before there are files to run
 # in rank-R/: the graph that any ncnn can run and the native engine's, and what C++ knows of the package, which names the files of weights
 GRAPH, FUSED, RANK_TEXT = "model.param", "fused.param", "rank.txt"
+CONFIG = "config.json"  # the model's own: another plan traces from it (`mpsplit repartition`)
 FORM = "torchscript form"  # in `tools`: how the collectives stand in what was traced
 TOKENIZER, TEMPLATE, SPECIAL = "tokenizer.json", "chat_template.jinja", "special_tokens.json"
 RANK_FILES, TOKENIZER_FILES = (GRAPH, FUSED, RANK_TEXT), (TOKENIZER, TEMPLATE, SPECIAL)
@@ -78,6 +80,8 @@ class RankPart:
 
 @dataclass(frozen=True)
 class Manifest:
+    """`repartitioned_from`: the `identity` of the package that its weights were taken from, where that was no checkpoint."""
+
     model: str
     facts: ModelFacts
     plan: Plan
@@ -90,16 +94,33 @@ class Manifest:
     tools: dict[str, str]
     verified: Agreement | None = None
     sealed: Seal | None = None
+    config: File | None = None
+    repartitioned_from: str | None = None
+
+    @property
+    def shared(self) -> tuple[File, ...]:
+        """What belongs to no rank."""
+        return (*self.tokenizer, *([self.config] if self.config else []))
 
     @property
     def files(self) -> tuple[File, ...]:
         """All of them, each once: ranks may share some."""
         found = {file.path: file for part in self.ranks for file in part.files}
-        return (*self.tokenizer, *found.values())
+        return (*self.shared, *found.values())
+
+    @property
+    def identity(self) -> str:
+        """The sha256 of manifest.json as it was before `mpsplit verify` added what it found."""
+        return hashlib.sha256(json_text(replace(self, verified=None).to_json()).encode()).hexdigest()
 
     def with_files(self, files: list[tuple[File, ...]], tools: dict[str, str]) -> Manifest:
         parts = tuple(replace(part, files=own) for part, own in zip(self.ranks, files, strict=True))
         return replace(self, ranks=parts, tools={**self.tools, **tools})
+
+    def with_shared(self, made: dict[str, File]) -> Manifest:
+        """With other files in the place of those that belong to no rank, by path."""
+        tokenizer = tuple(made[file.path] for file in self.tokenizer)
+        return replace(self, tokenizer=tokenizer, config=self.config and made[self.config.path])
 
     def to_json(self) -> dict:
         return {
@@ -123,6 +144,8 @@ class Manifest:
             "tools": dict(sorted(self.tools.items())),
             **({"verified": self.verified.to_json()} if self.verified else {}),
             **({"sealed": asdict(self.sealed)} if self.sealed else {}),
+            **({"config": vars(self.config)} if self.config else {}),
+            **({"repartitioned_from": self.repartitioned_from} if self.repartitioned_from else {}),
         }
 
     @classmethod
@@ -144,6 +167,8 @@ class Manifest:
             tools=data["tools"],
             verified=Agreement.from_json(data["verified"]) if "verified" in data else None,
             sealed=Seal(**data["sealed"]) if "sealed" in data else None,
+            config=File(**data["config"]) if "config" in data else None,
+            repartitioned_from=data.get("repartitioned_from"),
         )
 
     def signed(self, vault: Vault) -> Manifest:
@@ -190,11 +215,11 @@ class Manifest:
         return manifest
 
     def check_files(self, package: Path, rank: int, *, hashes: bool = True, again: bool = False) -> None:
-        """Every file of this rank and the tokenizer is there, of its size and, with `hashes`, of its content.
+        """Every file of this rank and of what all share is there, of its size and, with `hashes`, of its content.
 
         Content that was found right before is not read `again` unless its file was touched since.
         """
-        listed = (*self.tokenizer, *self.ranks[rank].files)
+        listed = (*self.shared, *self.ranks[rank].files)
         self._check_unlisted(package, rank, {file.path for file in listed})
         for file in listed:
             path = package / file.path

@@ -93,7 +93,7 @@ MANIFEST = record(
         "unused": many(TEXT, 1 << 20),
         "tools": mapping(TEXT, 4096),
     },
-    {"sealed": SEAL, "verified": _object},
+    {"sealed": SEAL, "verified": _object, "config": FILE, "repartitioned_from": HASH},
 )
 
 

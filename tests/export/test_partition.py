@@ -14,7 +14,7 @@ from mpsplit.export.convert import convert
 from mpsplit.export.partition import partition
 from mpsplit.export.pnnx import Pnnx, find_pnnx
 from mpsplit.export.source import read_config
-from mpsplit.package.manifest import PARTITION, Manifest
+from mpsplit.package.manifest import CONFIG, PARTITION, Manifest
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import even_plan
 from tests.conftest import FAMILIES, make_model, splits
@@ -106,7 +106,7 @@ def test_a_failed_convert_leaves_no_package(tmp_path, monkeypatch):
     ) as caught:
         convert(out, Alone(), Pnnx(str(program)))
     assert "no such operator" in Path(str(caught.value).rpartition(" ")[2]).read_text()
-    assert sorted(path.name for path in out.iterdir()) == [PARTITION, "rank-0"]
+    assert sorted(path.name for path in out.iterdir()) == [CONFIG, PARTITION, "rank-0"]
     assert not list(out.glob("rank-0/.*")) and not (out / "rank-0" / "model.param").exists()
 
 

@@ -77,3 +77,5 @@ def test_what_cannot_be_is_refused(kernels):
         kernels.packed_bytes(16, 64, 16, 64)
     with pytest.raises(ValueError, match="4, 6 or 8 bits"):
         kernels.pack_values(np.ones((1, 32), np.int8), np.ones((1, 1), np.float32), 16, 32)
+    with pytest.raises(ValueError, match="4, 6 or 8 bits"):
+        floats.integers()

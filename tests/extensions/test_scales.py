@@ -50,7 +50,10 @@ def test_integers_are_those_that_are_packed(kernels, shape, method, seed):
     packed = kernels.pack(rows, bits, block, scales=method)
     assert np.array_equal(packed, kernels.pack_values(values, scales, bits, block))
     assert np.array_equal(packed, kernels.pack(rows, bits, block, threads=2, scales=method))
-    assert np.array_equal(kernels.Weights(packed, n, blocks * block, bits, block).unpack(), back(values, scales))
+    weights = kernels.Weights(packed, n, blocks * block, bits, block)
+    assert np.array_equal(weights.unpack(), back(values, scales))
+    for found, packed_from in zip(weights.integers(), (values, scales), strict=True):
+        assert np.array_equal(found, packed_from)
 
 
 @bounded
