@@ -22,9 +22,7 @@ from mpsplit.package.quantisation import BLOCKS, KINDS
 from mpsplit.package.recipe import LAYOUTS, METHODS, NATIVE, SCALES
 from mpsplit.planning import GOALS
 
-NETRON = (
-    "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of the ncnn wheel."
-)
+NETRON = "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of the ncnn wheel."
 
 
 class UsageError(MpsplitError):
