@@ -47,19 +47,22 @@ size_t in_large_pages() {
 // A file that only memory has, made for one reader to use up: a memfd that may still be sealed. Others, those of tmpfs too, may not.
 bool is_used_up(int file) { return fcntl(file, F_GET_SEALS) == 0; }
 
-// The file's bytes in anonymous memory, which the kernel gives in large pages: all but its end, behind which there is no memory that a
-// large page could take. What is used up is not held twice.
-bool copy(const std::string& path, int file, uint8_t* to, size_t bytes) {
+// Where memory for a file's end ends: with it, or with a large page that it fills at least half. Elsewhere no large page has room.
+size_t end_of(size_t bytes) { return bytes % huge < huge / 2 ? bytes : rounded_up(bytes); }
+
+// The file's bytes from `at` on in anonymous memory, which the kernel gives in large pages. What is used up is not held twice.
+bool copy(const std::string& path, int file, uint8_t* to, size_t at, size_t bytes) {
     const int emptied = is_used_up(file) ? open(path.c_str(), O_RDWR | O_CLOEXEC) : -1;
-    if (mmap(to, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) return false;
-    madvise(to, bytes, MADV_HUGEPAGE);
-    size_t at = 0;
+    uint8_t* const first = to + at;
+    const size_t room = end_of(bytes) - at;
+    if (mmap(first, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) return false;
+    madvise(first, room, MADV_HUGEPAGE);
     for (ssize_t got = 1; got > 0 && at < bytes; at += size_t(std::max<ssize_t>(got, 0))) {
         got = pread(file, to + at, std::min(bytes - at, piece), off_t(at));
         if (got > 0 && emptied >= 0) fallocate(emptied, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(at), off_t(got));
     }
     if (emptied >= 0) close(emptied);
-    return at == bytes && mprotect(to, bytes, PROT_READ) == 0;
+    return at == bytes && mprotect(first, room, PROT_READ) == 0;
 }
 
 bool map(const std::string& path, int file, uint8_t* to, size_t bytes, Reading reading) {
@@ -70,8 +73,9 @@ bool map(const std::string& path, int file, uint8_t* to, size_t bytes, Reading r
     // what is not in memory yet is read in large pages where kernel and file system can; what is there already stays as it is
     madvise(to, bytes, MADV_HUGEPAGE);
     madvise(to, bytes, populate_read);
-    const size_t possible = bytes / huge * huge;  // the end lies in small pages
-    return in_large_pages() - before >= possible / 32 * 31 || copy(path, file, to, bytes);
+    const size_t whole_pages = bytes / huge * huge;  // the page cache has the end in small ones
+    if (in_large_pages() - before < whole_pages / 32 * 31) return copy(path, file, to, 0, bytes);
+    return end_of(bytes) == bytes || copy(path, file, to, whole_pages, bytes);
 }
 
 void map(const std::string& path, uint8_t* to, size_t bytes, Reading reading) {

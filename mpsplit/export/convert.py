@@ -169,8 +169,10 @@ def _shared(package: Path, partition: Manifest, comm: Communicator, vault: Vault
         if data.startswith(MAGIC) and not vault:
             raise ConvertError(f"{path} is encrypted; convert with --encrypt and its key, or partition again")
         if data.startswith(MAGIC):
-            vault.open(path, name).close()  # an error where another key sealed it
-        found[name] = data if data.startswith(MAGIC) or not vault else _sealed(vault, name, data)
+            with vault.open(path, name):  # an error where another key sealed it
+                found[name] = data
+        elif vault:
+            found[name] = _sealed(vault, name, data)
     return comm.exchange(found)[0] if vault else None
 
 

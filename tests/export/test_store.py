@@ -22,7 +22,7 @@ from mpsplit.package.manifest import MANIFEST, Manifest
 from mpsplit.package.recipe import Recipe
 from mpsplit.package.weight_files import WeightFiles
 from mpsplit.runtime.load import load_engine
-from tests.conftest import weight_path
+from tests.conftest import EXAMPLE, weight_path
 from tests.export.test_partition import digests, make
 
 pytestmark = pytest.mark.skipif(native.kernels(required=False) is None, reason="the kernels are not built")
@@ -158,23 +158,28 @@ def test_a_disk_that_fills_up(whole, small_disk, monkeypatch, told_before):
     assert not names(package) and logits(package).shape == expected.shape
 
 
-def test_encrypted_as_it_is_converted(whole, model, tmp_path):
-    package, key = tmp_path / "package", tmp_path / "key"
+def test_encrypted_as_it_is_converted(package_of, tmp_path):
+    whole, package, key = package_of(EXAMPLE, 1, 1), tmp_path / "package", tmp_path / "key"
     key.write_bytes(KEY.secret)
-    make(model, package, 1, 1)
-    read = again(package, key=KEY)
+    make(EXAMPLE, package, 1, 1)
+    read = again(package, Recipe(), key=KEY)
     manifest = Manifest.load(package)
     assert read == manifest.ranks[0].weight_bytes and manifest.sealed.key == KEY.name
+    assert [file.path for file in manifest.tokenizer] == [file.path for file in Manifest.load(whole).tokenizer] != []
     np.testing.assert_array_equal(logits(package, KeySource(str(key))), logits(whole))
-    plain = [(whole / file.path).read_bytes() for part in Manifest.load(whole).ranks for file in part.files]
+    plain = [(whole / file.path).read_bytes() for file in Manifest.load(whole).files]
     pieces = {data[at : at + 24] for data in plain for at in range(0, len(data) - 24, max(1, len(data) // 50))}
     pieces = [piece for piece in pieces if len(set(piece)) > 12]
-    listed = [package / file.path for file in manifest.files]
-    assert len(pieces) > 100 and not [p for p in listed if any(piece in p.read_bytes() for piece in pieces)]
+    sealed = [(package / file.path).read_bytes() for file in manifest.files]
+    assert len(pieces) > 100 and not any(piece in data for data in sealed for piece in pieces)
     assert not (package / "rank-0" / "passes").exists()
     with pytest.raises(PackageError, match="was encrypted with another key"):
         load_engine(package, Alone(), "stock", KeySource(command=f"echo {'00' * 32}"))
-    assert again(package, key=KEY) == 0  # the same files under another signature
+    with pytest.raises(PackageError, match=r"tokenizer.json cannot be decrypted: .*give the key it was encrypted with"):
+        again(package, Recipe(), key=Key(bytes(32)))
+    with pytest.raises(ConvertError, match=r"tokenizer.json is encrypted; convert with --encrypt and its key"):
+        again(package, Recipe())
+    assert again(package, Recipe(), key=KEY) == 0  # the same files under another signature
     assert replace(Manifest.load(package).sealed, proof="") == replace(manifest.sealed, proof="")
     decrypt(package, tmp_path / "plain", KEY)
     np.testing.assert_array_equal(logits(tmp_path / "plain"), logits(whole))
