@@ -9,6 +9,7 @@
 #include <sstream>
 #include <utility>
 
+#include "embedding.h"
 #include "failure.h"
 
 namespace mpsplit {
@@ -80,7 +81,7 @@ RankFacts RankFacts::load(const std::string& path) {
     };
     read("floats", facts.floats);
     check(facts.floats);
-    if (facts.first_stage) {
+    if (facts.first_stage && facts.dtype != mpsplit::head_rows) {
         read("embedding", facts.embedding);
         check(facts.embedding);
     }
