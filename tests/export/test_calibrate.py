@@ -17,14 +17,14 @@ from mpsplit.export.partition import partition
 from mpsplit.export.pnnx import find_pnnx
 from mpsplit.export.source import read_config
 from mpsplit.gate import LIMITS, failures
-from mpsplit.package.manifest import QUANTISED, Manifest, rank_folder
+from mpsplit.package.manifest import Manifest, rank_folder
 from mpsplit.package.quantisation import Quantisation
 from mpsplit.package.recipe import Recipe
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
 from mpsplit.runtime.load import load_loop
 from mpsplit.verification import Trial, verify
-from tests.conftest import EXAMPLE, splits
+from tests.conftest import EXAMPLE, splits, weight_path
 from tests.export.test_partition import digests
 from tests.test_errors import refused
 
@@ -98,11 +98,10 @@ def test_it_is_nearer_to_the_model_than_rounding_and_the_same_again(world, parti
     before, last = digests(package), world.size - 1
     world.exchange(None)
     if world.rank == last:
-        (rank_folder(package, last) / QUANTISED).unlink()
+        weight_path(rank_folder(package, last), "packed").unlink()
     world.exchange(None)
-    read = convert(
-        package, world, find_pnnx(), Q4, calibration=calibration
-    ).read  # the others have everything, and help
+    again = convert(package, world, find_pnnx(), Q4, calibration=calibration)  # the others have everything, and help
+    read = again.read
     assert digests(package) == before and read[last] > 0 == sum(read[:last])
 
 
