@@ -29,7 +29,7 @@ from mpsplit.export.schedule import check_schedules
 from mpsplit.export.store import Index, Store
 from mpsplit.export.weights import Source, Weights
 from mpsplit.package.embedding import HEAD_ROWS, dtype_of
-from mpsplit.package.files import beside, json_text
+from mpsplit.package.files import beside, forget_unfinished, json_text
 from mpsplit.package.keys import Key
 from mpsplit.package.manifest import FORM, FUSED, GRAPH, MANIFEST, PARTITION, RANK_TEXT, File, Manifest, rank_folder
 from mpsplit.package.rank_text import rank_text
@@ -77,6 +77,8 @@ def convert(
     recipe.check(linears_of(partition.facts), partition.facts.hidden)
     recipe = recipe.for_tied() if partition.facts.tied else recipe
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
+    for rank in mine:
+        forget_unfinished(rank_folder(package, rank))
     vault = _vault(rank_folder(package, mine[0]), comm, key)
     shared = _shared(package, partition, comm, vault)
     weights = weights or _of_checkpoint(package, partition, recipe, model)

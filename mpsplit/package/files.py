@@ -57,6 +57,12 @@ def json_text(data: dict) -> str:
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
+def forget_unfinished(folder: Path) -> None:
+    """What `beside` could not take away, because the process was killed."""
+    for partial in folder.glob(".*.[0-9]*.partial"):
+        partial.unlink()
+
+
 def write_json(path: Path, data: dict) -> None:
     with beside(path) as partial:
         partial.write_text(json_text(data), encoding="utf-8")
