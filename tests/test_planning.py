@@ -1,6 +1,7 @@
 """`mpsplit plan` from the command line: what it says, writes and refuses."""
 
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -43,8 +44,9 @@ def test_weak_machines_are_left_out_and_named(capsys):
     assert "on 1 rank" in out and "without machine-1" in out
 
 
-def test_files(tmp_path, capsys):
-    out, svg, hosts = tmp_path / "plan.json", tmp_path / "plan.svg", tmp_path / "hosts"
+def test_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, svg, hosts = tmp_path / "plan.json", tmp_path / "plan.svg", Path("hosts")
     assert plan(*THREE, "--tensor", "3", "--out", str(out), "--draw", str(svg), "--hosts", str(hosts)) == 0
     placed = Placed.load(out)
     assert placed.plan == Plan.load(out) and placed.plan.ranks == placed.cluster.size == 3 and placed.job.context == 256

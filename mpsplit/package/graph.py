@@ -15,7 +15,7 @@ from mpsplit.package.collectives import COLLECTIVES
 from mpsplit.package.manifest import FUSED, GRAPH
 from mpsplit.package.param import REMEDY, Layer, Param, integer
 from mpsplit.package.quantisation import BLOCKS, GEMM, KINDS, LAYER, QLinear, Quantisation
-from mpsplit.package.weight_files import WeightFiles, inside
+from mpsplit.package.weight_files import WeightFiles, inside, size_of
 from mpsplit.package.weights import FLOAT_BYTES, arrays_of, gemm_shape, weight_bytes
 
 MANY = range(1, 1 << 16)
@@ -56,7 +56,7 @@ OF_BLOCKS = {"2": 0, "3": 1, "4": 0, "5": 1}
 
 def check_graphs(folder: Path, files: WeightFiles) -> None:
     """Both graphs of a rank."""
-    floats, packed = (folder / files.floats).stat().st_size, files.spans(folder)
+    floats, packed = size_of(folder / files.floats), files.spans(folder)
     for name in (GRAPH, FUSED):
         param = Param.load(folder / name)
         try:

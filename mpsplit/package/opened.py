@@ -23,7 +23,7 @@ from mpsplit.package.keys import KeySource
 from mpsplit.package.manifest import FUSED, GRAPH, File, Manifest, rank_folder
 from mpsplit.package.param import REMEDY, Param
 from mpsplit.package.sealed import Vault
-from mpsplit.package.weight_files import WeightFiles
+from mpsplit.package.weight_files import WeightFiles, size_of
 from mpsplit.plan.cuts import one_matrix
 
 ENVIRONMENT = KeySource()
@@ -78,7 +78,7 @@ def opened_rank(package: Path, manifest: Manifest, rank: int, keys: KeySource = 
 
 def _check_embedding(manifest: Manifest, rank: int, folder: Path, weights: WeightFiles) -> None:
     shard, width = manifest.plan.shards[rank], stored_row(manifest.dtype, manifest.facts.hidden)
-    size = (folder / weights.embedding).stat().st_size if weights.embedding else 0
+    size = size_of(folder / weights.embedding) if weights.embedding else 0
     if shard.stage == 0 and size != len(shard.embed) * width:
         raise PackageError(
             f"the embedding of rank {rank} has {size} bytes, {len(shard.embed)} rows take {len(shard.embed) * width}; {REMEDY}"

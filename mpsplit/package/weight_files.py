@@ -72,14 +72,21 @@ class WeightFiles:
 
     def spans(self, folder: Path) -> list[range]:
         """The bytes of the space of offsets that each packed file has."""
+        starts = [offset * ALIGNMENT for offset, _ in self.packed]
         found = [
-            range(offset * ALIGNMENT, offset * ALIGNMENT + (folder / name).stat().st_size)
-            for offset, name in self.packed
+            range(start, start + size_of(folder / name)) for start, (_, name) in zip(starts, self.packed, strict=True)
         ]
         for (_, name), one, other in zip(self.packed, found, found[1:], strict=False):
             if one.stop > other.start:
                 raise PackageError(f"{folder / name} reaches into the next file; {REMEDY}")
         return found
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        raise PackageError(f"{path} is missing; {REMEDY}") from None
 
 
 def inside(spans: list[range], offset: int, size: int) -> int | None:

@@ -239,7 +239,7 @@ def test_a_linear_that_lies_elsewhere(package, name, number, value):
 @pytest.mark.parametrize(
     "number, value, told",
     [(18, 440, "must be one of"), (18, 410, "must be one of"), (18, -1, "must be one of"), (18, 2, "must be one of"),
-     (18, 800, "its weights take"), (18, 0, "its weights take"), (8, -5, "no matrix"), (9, 100, "no matrix"),
+     (18, 800, "its floats take"), (18, 0, "its floats take"), (8, -5, "no matrix"), (9, 100, "no matrix"),
      (9, 1 << 40, "no matrix"), (3, 0, "no matrix"), (4, 1, "no matrix"), (5, 0, "no matrix")]
 )  # fmt: skip
 def test_a_matrix_in_blocks_that_cannot_be(package, name, number, value, told):
