@@ -20,7 +20,9 @@ FLOAT, BFLOAT = "f32", "bf16"
 FLOAT_BYTES = 4
 PANEL, LINE, CHUNK = 16, 64, 32  # of the packed form: extensions/kernels/layout.h
 ACTIVATION = 4  # bytes: activations and the cache of keys and values are float32
-FAULT = 512 << 10  # bytes of a mapped embedding that a row brings into memory: the page cache keeps it in folios, up to so large
+FAULT = (
+    512 << 10
+)  # bytes of a mapped embedding that a row brings into memory: the page cache keeps it in folios, up to so large
 LAYER_GRAPH = 48 << 10  # bytes of a decoder layer's graph in memory
 SLACK = 8 << 20  # bytes that allocators keep besides
 
