@@ -100,13 +100,21 @@ def convert_command(args: argparse.Namespace) -> int:
         print(f"made the graphs of {ranks} ranks in {package}, no weights: it was partitioned with --structure-only")
         print(f"next: mpsplit convert {package} --model DIR, where the weights are")
     elif comm.rank == 0:
-        for part, read in zip(made.manifest.ranks, made.read, strict=True):
-            size = sum(file.size for file in part.files)
-            print(f"{len(part.files)} files, {size:,} bytes; read {read:,} of {part.weight_bytes:,} bytes of weights")
+        for rank, (part, read) in enumerate(zip(made.manifest.ranks, made.read, strict=True)):
+            size, bits = sum(file.size for file in part.files), _bits(package, made.manifest, rank)
+            print(f"rank {rank}: {size:,} bytes{bits}; read {read:,} of {part.weight_bytes:,} bytes of weights")
         if made.manifest.facts.tied:
             print(f"{tied(made.manifest)}; stored as {made.manifest.tools['recipe']}")
         print(f"converted {package} in {time.perf_counter() - began:.1f} s; next: mpsplit run {package} --prompt Hello")
     return verify_command(_to_verify(args)) if args.verify else 0
+
+
+def _bits(package: Path, manifest: Manifest, rank: int) -> str:
+    """Of a weight as stored, where this host can look: not into the graphs of other hosts, nor into sealed ones."""
+    from mpsplit.package.contents import contents
+
+    held = None if manifest.sealed else contents(package, manifest, rank, manifest.facts.context).total
+    return f", {held.bits:.2f} bits a weight" if held and held.weights else ""
 
 
 def repartition_command(args: argparse.Namespace) -> int:
