@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mpsplit.comm import mpi_rank
+from mpsplit.comm import mpi_rank, mpi_size
 from mpsplit.comm import world as mpi_world
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tiny-vicuna"
@@ -123,6 +123,14 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     if mpi_rank() and (report := config.pluginmanager.getplugin("terminalreporter")).stats.get("failed"):
         print(f"== rank {mpi_rank()}\n{report._tw._file.getvalue()}", file=sys.__stderr__, flush=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    """What `most` marks would show nothing new on more ranks."""
+    limits = {item: item.get_closest_marker("most") for item in items}
+    beyond = [item for item, limit in limits.items() if limit and limit.args[0] < mpi_size()]
+    config.hook.pytest_deselected(items=beyond)
+    items[:] = [item for item in items if item not in beyond]
 
 
 @contextmanager

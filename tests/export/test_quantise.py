@@ -69,6 +69,7 @@ def test_what_is_stored(world, quantised, kind, block, bits_a_weight):
     Manifest.load(package).check_files(package, world.rank)
 
 
+@pytest.mark.most(2)
 @pytest.mark.seconds(300)
 @pytest.mark.parametrize("kind, lost", [("bf16", 1), ("q8", 1), ("q6", 3), ("q4", 6)])
 def test_tiny_vicuna_still_answers(world, package_of, quantised, kind, lost):

@@ -58,6 +58,7 @@ def dumped(world, folder, package, per_rank=False):
 
 @needs_native
 @pytest.mark.mpi
+@pytest.mark.most(2)
 @pytest.mark.parametrize("index", range(2))
 @pytest.mark.parametrize("family", ["llama", "llama-bias", "mistral-window", "qwen2-tied", "qwen3"])
 def test_the_dump_is_transformers(world, shared_folder, package_of, original_of, family, index):
@@ -88,6 +89,7 @@ def test_the_dump_is_transformers(world, shared_folder, package_of, original_of,
 
 @needs_native
 @pytest.mark.mpi
+@pytest.mark.most(2)
 def test_each_rank_may_write_its_own(world, shared_folder, package_of, original_of):
     package = package_of("llama", *splits(world.size)[0])
     steps = dumped(world, shared_folder / "dump-per-rank", package, per_rank=True)

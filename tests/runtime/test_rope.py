@@ -12,7 +12,7 @@ from tests.conftest import ROPES, SIZES, splits
 CONTEXT = SIZES["max_position_embeddings"]
 TOKENS = tuple(np.random.default_rng(4).integers(0, SIZES["vocab_size"], CONTEXT).tolist())
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.most(1)]
 
 
 @pytest.mark.parametrize("kind", ["rope3", *ROPES])
