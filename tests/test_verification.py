@@ -55,6 +55,7 @@ def test_a_sound_package_is_the_model_in_every_part(world, package_of, model_of,
 
 
 @pytest.mark.mpi
+@pytest.mark.most(2)
 @needs_the_engine
 @pytest.mark.parametrize("layer, matrix", [(1, "down"), (2, "q")])
 def test_the_damaged_layer_is_named(world, package_of, model_of, shared_folder, layer, matrix):

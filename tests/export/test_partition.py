@@ -64,6 +64,7 @@ def test_the_graph_is_there_to_read(model_of, tmp_path):
 
 
 @pytest.mark.mpi
+@pytest.mark.most(2)
 @pytest.mark.parametrize("family", ["llama", "qwen2-tied"])
 def test_packages_are_the_same_bytes_under_mpi_serially_and_again(world, package_of, model_of, shared_folder, family):
     tensor, pipeline = splits(world.size)[-1]

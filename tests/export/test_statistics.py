@@ -23,6 +23,7 @@ def whole(folder) -> dict[str, Statistics]:
 
 
 @pytest.mark.mpi
+@pytest.mark.most(2)
 @pytest.mark.parametrize("index", range(2))
 @pytest.mark.parametrize("family", ("llama-bias", "mistral-window"))
 def test_they_are_the_whole_models(world, loop_of, family, index):  # noqa: F811
@@ -47,6 +48,7 @@ def test_they_are_the_whole_models(world, loop_of, family, index):  # noqa: F811
 
 
 @pytest.mark.mpi
+@pytest.mark.most(2)
 def test_layers_may_be_filled_one_at_a_time(world, loop_of):  # noqa: F811
     loop, _ = loop_of("llama-bias", *splits(world.size)[-1])
     expected = {name: of for _, layer in statistics(loop.engine, SEQUENCES) for name, of in layer.items()}
