@@ -19,7 +19,7 @@ from tests.test_errors import CLEAN, MPSPLIT, refused
 
 def mpsplit(*arguments, code=0, stdin=None):
     done = subprocess.run(
-        [*MPSPLIT, *map(str, arguments)], capture_output=True, text=True, env=CLEAN, timeout=100, check=False, input=stdin
+        [*MPSPLIT, *map(str, arguments)], capture_output=True, text=True, env=CLEAN, timeout=250, check=False, input=stdin
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     return done.stdout
@@ -164,6 +164,7 @@ def test_run_dumps_every_step(package, tmp_path):
     assert "give --dump DIR with it" in refused("run", package, "--prompt-ids", "1", "--dump-per-rank")
 
 
+@pytest.mark.seconds(300)
 def test_verify_tells_the_same_from_the_different(package, package_of, tmp_path):
     told = json.loads(mpsplit("verify", package, EXAMPLE, "--json"))
     assert told["same"] and told["max_abs"] < 1e-4 and told["greedy"] == told["top1"] == 1 and told["kl"] < 1e-6
@@ -193,6 +194,7 @@ def test_verify_refuses_another_model(package, model_of):
 KEYS = "prefill decode weights_gb_s read_gb_s peak_rss_bytes share engine ranks threads quant shape bytes_per_token"
 
 
+@pytest.mark.seconds(300)
 def test_bench_of_a_package(package):
     told = json.loads(mpsplit("bench", package, "--repeat", 1, "--threads", 1, "--json"))
     assert set(KEYS.split()) <= set(told)
@@ -202,6 +204,7 @@ def test_bench_of_a_package(package):
     assert told["bytes_per_token"] == 2 * 11 * 128 * 4 and len(told["peak_rss_bytes"]) == 2
 
 
+@pytest.mark.seconds(300)
 def test_bench_of_a_shape():
     told = json.loads(mpsplit("bench", "--random", "llama-15m", "--repeat", 1, "--json"))
     assert (told["ranks"], told["quant"], told["shape"]) == (1, "q4", "llama-15m")

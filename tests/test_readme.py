@@ -25,7 +25,7 @@ def run(tmp_path_factory):
 
     def run(line):
         done = subprocess.run(
-            line.replace("MODEL", str(EXAMPLE)), shell=True, capture_output=True, text=True, cwd=place, env=environment, timeout=110, check=False
+            line.replace("MODEL", str(EXAMPLE)), shell=True, capture_output=True, text=True, cwd=place, env=environment, timeout=280, check=False
         )  # fmt: skip
         assert done.returncode == 0, f"{line}: {done.stderr}"
         return done.stdout
@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     return run
 
 
-@pytest.mark.seconds(300)
+@pytest.mark.seconds(600)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_the_commands_work(run, block):
     assert len(BLOCKS) == 4

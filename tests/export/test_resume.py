@@ -73,7 +73,7 @@ def made_graphs(partitioned, monkeypatch):
     monkeypatch.setattr(converting, "make_graphs", lambda told, package, rank, pnnx, how, readable: graphs[rank])
 
 
-@pytest.mark.seconds(200)
+@pytest.mark.seconds(400)
 def test_killed_at_any_moment_and_started_again_it_makes_the_same_bytes(
     whole, partitioned, made_graphs, tmp_path, monkeypatch
 ):
