@@ -17,7 +17,7 @@ import numpy as np
 
 from mpsplit.errors import ModelError
 from mpsplit.export.source import header
-from mpsplit.package.files import NUMPY_TYPES
+from mpsplit.package.files import NUMPY_TYPES, widened
 from mpsplit.plan.cuts import Part, source_of
 from mpsplit.plan.model import ModelFacts
 
@@ -127,15 +127,6 @@ class Checkpoint:
             if entry.dtype not in NUMPY_TYPES:
                 raise ModelError(f"{name} has type {entry.dtype}; weights must be {', '.join(NUMPY_TYPES)}")
         return found
-
-
-def widened(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 of what `stored` gave."""
-    if dtype == "BF16":
-        wide = stored.astype(np.uint32)
-        wide <<= 16
-        return wide.view(np.float32)
-    return stored.astype(np.float32, copy=False)
 
 
 def _rows(entry: Entry, part: Part, start: int, stop: int | None) -> tuple[int, tuple[int, ...]]:

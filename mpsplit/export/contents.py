@@ -15,12 +15,12 @@ from itertools import groupby
 
 import numpy as np
 
-from mpsplit.export.checkpoint import widened
 from mpsplit.export.encode import Encoder, EncoderOf
 from mpsplit.export.gemm_blocks import GemmBlocks
 from mpsplit.export.weights import Source
 from mpsplit.package import embedding
 from mpsplit.package.embedding import HEAD_ROWS
+from mpsplit.package.files import widened
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import FLOAT, QLinear, Quantisation
 from mpsplit.package.quantisation import LAYER as QLINEAR

@@ -15,7 +15,7 @@ from mpsplit.errors import PackageError
 from mpsplit.native import kernels
 from mpsplit.package.anatomy import LOGITS
 from mpsplit.package.embedding import HEAD_ROWS, block_of, floats, row_bytes
-from mpsplit.package.files import NUMPY_TYPES, mapped
+from mpsplit.package.files import NUMPY_TYPES, mapped, widened
 from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
 from mpsplit.package.param import Layer, Param
 from mpsplit.package.quantisation import LAYER as QLINEAR
@@ -46,9 +46,7 @@ class EmbeddingRows:
         table = table.reshape(-1, columns)
 
         def read(rows: np.ndarray) -> np.ndarray:
-            if block:
-                return floats(table[rows], width, block)
-            return (table[rows].astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else table[rows]
+            return floats(table[rows], width, block) if block else widened(table[rows], dtype)
 
         return cls(first, len(table), width, read)
 

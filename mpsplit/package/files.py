@@ -22,6 +22,15 @@ PIECE = 32 << 20
 LARGEST_TEXT = 16 << 20  # bytes of a manifest or a graph: those of 405B over 64 ranks are a tenth of it
 
 
+def widened(stored: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 of numbers as a file has them, in one of NUMPY_TYPES."""
+    if dtype == "BF16":
+        wide = stored.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    return stored.astype(np.float32, copy=False)
+
+
 def sha256(path: Path) -> str:
     """Reads through a map that wants large pages: so a file that was not in memory is there as the engine likes it. What was read
     does not stay with this process."""

@@ -109,8 +109,8 @@ def write_plain(path: Path) -> BinaryIO:
 Create = Callable[[Path], BinaryIO]  # what makes the file: write_plain, or one that encrypts (sealed.Vault.creator)
 
 
-def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path, create: Create | None = None) -> None:
-    with create(path) if create else open(path, "wb") as file:
+def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path) -> None:
+    with open(path, "wb") as file:
         for layer in param.layers:
             if owned := arrays_of(layer):
                 for one, array in zip(owned, weights[layer.name], strict=True):
