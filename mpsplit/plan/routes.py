@@ -104,19 +104,26 @@ def neighbours(order: Sequence[int]) -> Space:
 
 
 def search(
-    spaces: Sequence[Space], stages: Stages, tolerance: float = 0.0, rounds: float = np.inf, ceiling: float = np.inf
+    spaces: Sequence[Space],
+    stages: Stages,
+    tolerance: float = 0.0,
+    rounds: float = np.inf,
+    ceiling: float = np.inf,
+    patience: float = np.inf,
 ) -> Route | None:
     """The cheapest route of all spaces whose stages each stay under `ceiling`, after so many rounds at the latest where one is found;
-    nothing where none fits."""
+    nothing where none fits, or after `patience` rounds in which none did."""
     waiting = [
         (route.value, i, route) for i, space in enumerate(spaces) if (route := _cheapest(space, stages, ceiling))
     ]
     heapq.heapify(waiting)
-    best = None
+    best, looked = None, 0
     while waiting:
         value, i, route = heapq.heappop(waiting)
-        rounds -= 1
-        if best and (best.value <= value * (1 + tolerance) or rounds < 0):
+        looked += 1
+        if looked > rounds if best else looked > patience:
+            break
+        if best and best.value <= value * (1 + tolerance):
             break
         new = not all(stages.known(*end) for end in route.ends())
         real = _divided(route, stages, ceiling)

@@ -31,6 +31,7 @@ FEW_DEVICES = 5  # up to which all groups in all orders are searched
 CHAINED = 16  # up to which a chain of near devices is begun at each of them
 TOLERANCE = 0.005  # a search over many devices ends so near to the best of its space,
 ROUNDS = 12  # or after so many rounds
+PATIENCE = 12  # rounds in which no plan fits, after which a search is given up that has one to fall back on
 SLACKS = (0.0, 0.001, 0.01)  # of what the fullest device needs, where its steps are too many to be divided exactly
 CEILINGS = 8  # limits to the slowest stage that are tried where chunks of a prompt follow each other,
 LOWER = 0.85  # each so much lower than the one before
@@ -104,8 +105,10 @@ def _chain(cluster: Cluster, start: int, speed: Sequence[float]) -> list[int]:
     return chain
 
 
-def _token(facts: ModelFacts, cluster: Cluster, job: Job, most: int, rounds: int = ROUNDS) -> Solution | None:
-    return _searched(facts, cluster, job, most, Goal(1, job.position), rounds=rounds)
+def _token(
+    facts: ModelFacts, cluster: Cluster, job: Job, most: int, rounds: int = ROUNDS, patience: float = math.inf
+) -> Solution | None:
+    return _searched(facts, cluster, job, most, Goal(1, job.position), rounds=rounds, patience=patience)
 
 
 def _throughput(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
@@ -139,7 +142,7 @@ def _memory(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solutio
     for slack in SLACKS if cluster.size <= FEW_DEVICES else SLACKS[-1:]:
         part = min(fullest(least, cluster) * (1 + slack), 1.0)
         smaller = tuple(replace(d, memory_bytes=round(d.memory_bytes * part)) for d in cluster.devices)
-        if found := _token(facts, replace(cluster, devices=smaller), job, most, rounds=ROUNDS // 2):
+        if found := _token(facts, replace(cluster, devices=smaller), job, most, ROUNDS // 2, PATIENCE):
             return replace(found, exact=found.exact and least.exact and not slack)
     return replace(least, exact=False)
 
@@ -163,10 +166,12 @@ def _searched(
     goal: Goal,
     ceiling: float = math.inf,
     rounds: int = ROUNDS,
+    patience: float = math.inf,
 ) -> Solution | None:
     stages, few = Stages(facts, cluster, job, goal), cluster.size <= FEW_DEVICES
     spaces = spaces_of(facts, cluster, job, most)
-    route = search(spaces, stages, *((0.0, math.inf) if few else (TOLERANCE, rounds)), ceiling)
+    limits = (0.0, math.inf, ceiling) if few else (TOLERANCE, rounds, ceiling, patience)
+    route = search(spaces, stages, *limits)
     if route is None:
         return None
     searched = "all groups in all orders" if few else f"groups of neighbours in {len(spaces)} orders, {rounds} rounds"

@@ -324,6 +324,7 @@ def sixty_four(kind: str, memory_bytes: int) -> Cluster:
 @pytest.mark.parametrize(
     "kind, facts", [("alike", LARGE), ("two kinds", VICUNA), ("all different", VICUNA), ("hosts of 4", LARGE)]
 )
+@pytest.mark.alone
 def test_sixty_four_ranks(kind, facts):
     cluster = sixty_four(kind, GIB)
     for goal in GOALS:
