@@ -35,8 +35,8 @@ from mpsplit.package.weight_files import Packed, WeightFiles
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import even_plan
 from mpsplit.progress import track
-from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import load_loop
+from mpsplit.runtime.requests import Request
 
 MODEL = Path(__file__).parents[1] / "examples" / "tiny-vicuna"
 CALIBRATION, NEW = 50, 64  # lines of eval.jsonl, tokens of an answer

@@ -150,7 +150,7 @@ def run_command(args: argparse.Namespace) -> int:
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.runtime import report
-    from mpsplit.runtime.generate import Request
+    from mpsplit.runtime.requests import Request
 
     loop = _lead(args, dump)
     if loop is None:

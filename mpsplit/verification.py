@@ -28,9 +28,10 @@ from mpsplit.plan.model import ModelFacts
 from mpsplit.progress import track
 from mpsplit.runtime.engine import Engine
 from mpsplit.runtime.gathering import all_logits
-from mpsplit.runtime.generate import Request, TokenLoop
+from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.load import load_loop, load_package_text
 from mpsplit.runtime.orders import LEAD
+from mpsplit.runtime.requests import Request
 
 LENGTHS = (1, 7, 40)  # of the random prompts, in tokens
 SENTENCES = (

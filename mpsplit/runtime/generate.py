@@ -7,58 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
-from mpsplit.runtime.account import Account, Counted
+from mpsplit.runtime.account import Counted
 from mpsplit.runtime.engine import Engine
 from mpsplit.runtime.follow import follow
 from mpsplit.runtime.orders import ALL, END, LEAD, MORE, NOTHING, REPORT, STEP, Order, Orders
+from mpsplit.runtime.requests import Generation, Request, Stats
 from mpsplit.runtime.sampling import Candidates, Sampling, candidates, choose
 from mpsplit.runtime.text import Stream, Text
-
-
-@dataclass(frozen=True)
-class Request:
-    prompt: tuple[int, ...]
-    max_new_tokens: int = 64
-    sampling: Sampling = field(default_factory=Sampling)
-    stops: tuple[str, ...] = ()
-    ignore_eos: bool = False
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Seconds as measured on rank 0; bytes handed to the transport for this request, summed over the ranks; accounts a rank."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    new_tokens: int
-    prefill_tok_s: float
-    decode_tok_s: float
-    time_to_first_token_s: float
-    bytes_between_ranks: int
-    peak_rss_bytes: tuple[int, ...]
-    accounts: tuple[Account, ...]
-
-    def __str__(self) -> str:
-        rss = ", ".join(f"{size / 2**20:.0f}" for size in self.peak_rss_bytes)
-        return (
-            f"prefill {self.prefill_tok_s:.1f} tok/s, decode {self.decode_tok_s:.1f} tok/s, "
-            f"first token after {self.time_to_first_token_s * 1000:.0f} ms, "
-            f"{self.bytes_between_ranks / max(1, self.new_tokens) / 1024:.1f} KiB a token between ranks, peak MiB a rank: {rss}"
-        )
-
-
-@dataclass(frozen=True)
-class Generation:
-    text: str | None
-    token_ids: tuple[int, ...]
-    finish_reason: str  # eos, stop, length or context
-    stats: Stats
 
 
 class TokenLoop:

@@ -12,8 +12,8 @@ from mpsplit.plan.cost import Cost
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.placed import Placed
 from mpsplit.progress import console
-from mpsplit.runtime.generate import Stats
 from mpsplit.runtime.measure import Work
+from mpsplit.runtime.requests import Stats
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator
 
 from mpsplit.errors import RunError
-from mpsplit.runtime.generate import Request, TokenLoop
+from mpsplit.runtime.generate import TokenLoop
+from mpsplit.runtime.requests import Request
 from mpsplit.runtime.sampling import Sampling
 
 HELP = """\

@@ -24,8 +24,8 @@ from mpsplit.package.weight_files import Packed, WeightFiles
 from mpsplit.package.weights import read_weights, write_weights
 from mpsplit.plan.cuts import Part
 from mpsplit.plan.shards import Range
-from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import load_loop
+from mpsplit.runtime.requests import Request
 from tests.conftest import EXAMPLE, make_model, splits
 from tests.runtime.test_families import lead
 

@@ -16,8 +16,8 @@ from mpsplit.package.quantisation import QLinear, Quantisation
 from mpsplit.package.recipe import Recipe
 from mpsplit.package.weight_files import Packed, WeightFiles
 from mpsplit.package.weights import read_weights
-from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import load_loop
+from mpsplit.runtime.requests import Request
 from tests.conftest import EXAMPLE, splits, weight_path
 from tests.runtime.test_families import lead
 

@@ -12,8 +12,9 @@ from mpsplit.comm import Alone
 from mpsplit.launch import OPEN_MPI, find_mpirun
 from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import even_plan
-from mpsplit.runtime.generate import Request, TokenLoop
+from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.orders import greet
+from mpsplit.runtime.requests import Request
 from mpsplit.runtime.sampling import Sampling
 from tests.extensions.conftest import build, need
 from tests.extensions.test_ranks import clean

@@ -17,9 +17,9 @@ from mpsplit.package.quantisation import kind_of
 from mpsplit.plan.cluster_json import load_cluster, save_cluster
 from mpsplit.plan.cost import price
 from mpsplit.plan.sizes import Job
-from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.probe import probe
+from mpsplit.runtime.requests import Request
 from tests.runtime.test_probe import TINY
 
 PROMPT, NEW = 96, 32

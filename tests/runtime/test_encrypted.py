@@ -7,8 +7,8 @@ import pytest
 from mpsplit import native
 from mpsplit.package.encryption import encrypt
 from mpsplit.package.keys import Key, KeySource
-from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import ENGINES, load_loop
+from mpsplit.runtime.requests import Request
 from tests.conftest import EXAMPLE, splits
 from tests.test_errors import CLEAN, MPSPLIT, refused
 

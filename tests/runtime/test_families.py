@@ -7,8 +7,8 @@ import pytest
 
 from mpsplit import native
 from mpsplit.runtime.gathering import all_logits
-from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import load_loop
+from mpsplit.runtime.requests import Request
 from mpsplit.runtime.sampling import Sampling
 from tests.conftest import FAMILIES, splits, transformers_answer
 

@@ -7,7 +7,8 @@ from mpsplit.comm import Alone
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import Range, even_plan
-from mpsplit.runtime.generate import Request, TokenLoop
+from mpsplit.runtime.generate import TokenLoop
+from mpsplit.runtime.requests import Request
 from mpsplit.runtime.sampling import Sampling
 from tests.plan.test_shards import facts
 

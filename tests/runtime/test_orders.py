@@ -13,8 +13,9 @@ from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import even_plan
 from mpsplit.runtime.follow import follow
-from mpsplit.runtime.generate import Request, TokenLoop
+from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.orders import END, LEAD, MORE, REPORT, STEP, VERSION, Order, Orders, greet
+from mpsplit.runtime.requests import Request
 from mpsplit.runtime.sampling import Sampling
 from tests.plan.test_shards import facts
 

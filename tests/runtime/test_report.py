@@ -7,9 +7,9 @@ from mpsplit.plan.placed import Placed
 from mpsplit.plan.shards import even_plan
 from mpsplit.plan.sizes import Job
 from mpsplit.runtime.account import Account
-from mpsplit.runtime.generate import Stats
 from mpsplit.runtime.measure import Work
 from mpsplit.runtime.report import parts_of, show, speed_of
+from mpsplit.runtime.requests import Stats
 from tests.plan.test_shards import facts
 
 ACCOUNTS = (Account(10_000, 90 << 20, 5_000_000, 1_000_000, 9_000_000, 3_000_000),) * 2

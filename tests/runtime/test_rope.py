@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mpsplit.errors import RunError
-from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import load_loop
+from mpsplit.runtime.requests import Request
 from mpsplit.verification import all_logits
 from tests.conftest import ROPES, SIZES, splits
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from mpsplit.comm import world
 from mpsplit.runtime.gathering import all_logits
-from mpsplit.runtime.generate import Request
 from mpsplit.runtime.load import load_loop
+from mpsplit.runtime.requests import Request
 
 
 def main(package: str, reference: str, *engines: str) -> None:
