@@ -54,6 +54,8 @@ def load_loop(
     engine: str | None = None,
     dump: Dump | None = None,
     keys: KeySource = ENVIRONMENT,
+    most: int = 8,
+    waiting: int = 64,
 ) -> TokenLoop:
     if chunk < 1:
         raise RunError(f"--chunk {chunk} is out of range; it must be at least 1")
@@ -61,9 +63,8 @@ def load_loop(
     greet(loaded, comm, DUMPING if dump else VERSION)
     if dump:
         loaded = Dumping(loaded, package, comm, dump)
-    return TokenLoop(
-        loaded, comm, load_package_text(package, loaded.manifest, keys) if comm.rank == LEAD else None, chunk
-    )
+    text = load_package_text(package, loaded.manifest, keys) if comm.rank == LEAD else None
+    return TokenLoop(loaded, comm, text, chunk, most, waiting, package)
 
 
 def load_package_text(package: Path, manifest: Manifest, keys: KeySource) -> Text | None:
