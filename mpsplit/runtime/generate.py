@@ -22,8 +22,9 @@ from mpsplit.runtime.orders import NOTHING, Asked
 from mpsplit.runtime.pages import PAGE, Pages, pages_of
 from mpsplit.runtime.queue import Queue
 from mpsplit.runtime.ranks import Ranks
-from mpsplit.runtime.requests import Ending, Generation, Listener, Load, Piece, Request, Ticket
+from mpsplit.runtime.requests import Ending, Generation, Listener, Load, NoWayOn, Piece, Request, Ticket
 from mpsplit.runtime.running import Running
+from mpsplit.runtime.sampling import Candidates
 from mpsplit.runtime.text import Text
 
 BESIDE = 32  # rows of prompts in a step in which others get tokens: so long they wait at most
@@ -180,10 +181,13 @@ class TokenLoop:
 
     def _finish(self, one: Running, reason: str) -> None:
         unsaved = self.keeper.save(one, self.stored) if one.request.saves and reason != "cancelled" else ""
+        one.end(reason, self._leave(one), unsaved)
+
+    def _leave(self, one: Running) -> tuple[Account, ...]:
         accounts = self._report()
         self.running.remove(one)
         self.pages.release(one.held, one.history[: one.fed])
-        one.end(reason, accounts, unsaved)
+        return accounts
 
     def _report(self) -> tuple[Account, ...]:
         """What the ranks spent since the last report, divided among who ran."""
@@ -211,9 +215,19 @@ class TokenLoop:
             one.rows += rows
             self.pages.filled(one.held, one.history[: one.fed])
             if answer:
-                chosen = one.choose(answer) or one.choose(self.ranks.all_of(row))
-                if finish := one.take(chosen, self.eos, self.facts.context):
-                    self._finish(one, finish)
+                self._answer(one, row, answer)
+
+    def _answer(self, one: Running, row: int, answer: list[Candidates]) -> None:
+        try:
+            chosen = one.choose(answer)
+            if chosen is None:
+                chosen = one.choose(self.ranks.all_of(row))
+        except NoWayOn as wrong:  # nobody else's affair
+            self._leave(one)
+            one.fail(wrong)
+            return
+        if finish := one.take(chosen, self.eos, self.facts.context):
+            self._finish(one, finish)
 
     def _check(self, request: Request) -> None:
         request.sampling.check()

@@ -112,6 +112,10 @@ class Ending(RunError):
     """No new requests are taken, for the loop is about to end."""
 
 
+class NoWayOn(RunError):
+    """The request's grammar allows no token that this model could say."""
+
+
 @dataclass(frozen=True)
 class Load:
     """What the loop is doing: requests, and pages of the cache."""
