@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 
-from mpsplit import __version__, commands
+from mpsplit import __version__, commands, prefixes
 from mpsplit.comm import end_all_ranks, mpi_rank
 from mpsplit.errors import MpsplitError
 from mpsplit.export.shapes import SHAPES
@@ -21,6 +21,7 @@ from mpsplit.gate import LIMITS
 from mpsplit.package.quantisation import BLOCKS, KINDS
 from mpsplit.package.recipe import LAYOUTS, METHODS, NATIVE, SCALES
 from mpsplit.planning import GOALS
+from mpsplit.runtime.engine import CACHES
 from mpsplit.runtime.settings import SETTINGS, TEXTS
 
 NETRON = "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of the ncnn wheel."
@@ -191,6 +192,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_keys(p)
     _add_engine(p)
     _add_sampling(p)
+    _add_kv(p)
+    _add_prefix(p)
 
     p = command("chat", commands.chat_command, "Talk to it.", "mpirun -np 2 mpsplit chat build/vicuna")
     _add_package(p)
@@ -198,6 +201,21 @@ def build_parser() -> argparse.ArgumentParser:
     _add_keys(p)
     _add_engine(p)
     _add_sampling(p)
+    _add_kv(p)
+    _add_prefix(p)
+
+    p = command(
+        "prefix",
+        prefixes.prefix_command,
+        "Compute once what many prompts begin with, and keep it in the package.",
+        "mpirun -np 2 mpsplit prefix add build/vicuna --text-file system.txt --name helpdesk",
+    )
+    prefixes.add_options(p)
+    _add_ranks(p)
+    _add_keys(p)
+    _add_engine(p)
+    _add_chunk(p)
+    _add_kv(p)
 
     p = command(
         "inspect",
@@ -387,7 +405,21 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     for name, setting in SETTINGS.items():
         option, action = f"--{name.replace('_', '-')}", "append" if setting.kind is TEXTS else "store"
         parser.add_argument(option, type=setting.kind.read, action=action, metavar=setting.metavar, help=setting.help)
+    _add_chunk(parser)
+
+
+def _add_chunk(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk", type=int, default=128, metavar="N", help="prompt tokens a step (default: 128)")
+
+
+def _add_kv(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kv", choices=CACHES, default=CACHES[0], help=f"how keys and values are stored (default: {CACHES[0]})"
+    )
+
+
+def _add_prefix(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prefix", metavar="NAME", help="begin with what `mpsplit prefix add` kept under this name")
 
 
 def main(argv: list[str] | None = None) -> int:

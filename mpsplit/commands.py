@@ -26,6 +26,7 @@ from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.placed import PLAN, Placed
 from mpsplit.plan.shards import Plan, even_plan
 from mpsplit.plan.sizes import Job
+from mpsplit.runtime.engine import CACHES
 from mpsplit.runtime.settings import SETTINGS, Layer, Settings, layer, merged, read_config
 
 
@@ -148,7 +149,12 @@ def run_command(args: argparse.Namespace) -> int:
         raise RunError("--dump-per-rank says how, not where; give --dump DIR with it")
     dump = Dump(Path(args.dump), args.dump_per_rank).check() if args.dump else None
     placed = _placed(args, manifest) if args.report or args.cluster else None
-    settings = merged(*_layers(args))
+    prefix = _prefix(args)
+    if prefix and args.prompt_ids:
+        raise RunError(
+            "--prefix is a text before --prompt, and has no place before --prompt-ids; leave one of them out"
+        )
+    settings = _begun_with(prefix, args)
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.runtime import report
@@ -158,7 +164,8 @@ def run_command(args: argparse.Namespace) -> int:
     if loop is None:
         return 0
     prompt = _prompt_ids(args, loop.text, settings)
-    request = Request(prompt, settings.max_new_tokens, settings.sampling, settings.stop, args.ignore_eos)
+    sampling, warm = settings.sampling, prefix.folder if prefix else ""
+    request = Request(prompt, settings.max_new_tokens, sampling, settings.stop, args.ignore_eos, warm=warm)
     result = loop.generate(request, (lambda piece: None) if args.json else _print_now)
     loop.end()
     parts = report.parts_of(manifest.facts, result.stats, placed, _stored_kind(args), args.chunk) if args.report else ()
@@ -175,7 +182,7 @@ def run_command(args: argparse.Namespace) -> int:
 
 def chat_command(args: argparse.Namespace) -> int:
     manifest = _package_for_ranks(args)
-    layers = _layers(args)
+    layers, prefix = _layers(args), _prefix(args)
     merged(*layers)  # refuses before the work
     if (code := _under_mpirun(manifest.plan.ranks, args, reads_input=True)) is not None:
         return code
@@ -184,7 +191,10 @@ def chat_command(args: argparse.Namespace) -> int:
     loop = _lead(args)
     if loop is None:
         return 0
-    chat(Conversation(loop, *layers), launch.input_lines())
+    conversation = Conversation(loop, *layers)
+    if prefix:
+        conversation.begin_with(prefix)
+    chat(conversation, launch.input_lines())
     loop.end()
     return 0
 
@@ -558,6 +568,8 @@ def _lead(args: argparse.Namespace, dump=None):
     comm = world()
     loop = load_loop(Path(args.package), comm, args.chunk, args.engine, dump, _keys(args))
     if comm.rank == 0:
+        if getattr(args, "kv", CACHES[0]) != CACHES[0]:
+            loop.reserve(loop.facts.context, args.kv)
         return loop
     loop.follow()
     return None
@@ -577,6 +589,31 @@ def _prompt_ids(args: argparse.Namespace, text, settings: Settings) -> tuple[int
         return tuple(text.raw(args.prompt))
     messages = settings.messages([{"role": "user", "content": args.prompt}])
     return tuple(text.chat(messages, template=settings.template))
+
+
+def _prefix(args: argparse.Namespace):
+    """What is kept of --prefix, which rank 0 alone needs to have; None without it."""
+    if not args.prefix or mpi_rank():
+        return None
+    from mpsplit.runtime.kept import PREFIXES, Kept, folder_of
+
+    return Kept.read(Path(args.package), folder_of(PREFIXES, args.prefix))
+
+
+def _begun_with(prefix, args: argparse.Namespace) -> Settings:
+    """Settings of a call that begins with a prefix: its text is the system message, or stands before a raw prompt."""
+    layers = _layers(args)
+    if prefix:
+        from mpsplit.prefixes import text_of
+
+        text = text_of(prefix, args.raw)
+        if args.raw:
+            args.prompt = text + args.prompt
+        elif merged(*layers).system:
+            raise RunError(f"--prefix {args.prefix} is the system message; leave --system out")
+        else:
+            layers = (*layers, {"system": text})
+    return merged(*layers)
 
 
 def _layers(args: argparse.Namespace) -> tuple[Layer, Layer]:

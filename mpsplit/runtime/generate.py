@@ -48,6 +48,7 @@ class TokenLoop:
         self.facts, self.eos = engine.manifest.facts, engine.manifest.eos
         self.ranks = Ranks(engine, comm)
         self.pages, self.stored = Pages(pages_of(self.facts.context)), CACHES[0]
+        self.package = package
         self.keeper = Keeper(self.ranks, package, most)
         self.running: list[Running] = []  # the longest there first
         self._waiting, self._changed = Queue(waiting), threading.Condition()

@@ -18,6 +18,8 @@ from mpsplit.package.templates import TEMPLATES, named_template
 from mpsplit.runtime.sampling import PRESETS, Sampling
 
 Layer = dict[str, object]
+REFUSE, SLIDE = "refuse", "slide"  # what to do with a conversation that does not fit the context
+FIRST = 64  # tokens that stay where it slides
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,16 @@ class Settings:
     stop: tuple[str, ...] = ()
     template: str = ""
     system: str = ""
+    when_full: str = REFUSE
+
+    def fitted(self, prompt: tuple[int, ...], context: int) -> tuple[tuple[int, ...], int]:
+        """The prompt with room for an answer behind it, and how many of its tokens that left out: those after the first FIRST."""
+        room = context - min(self.max_new_tokens, context // 2)
+        out = len(prompt) - room
+        if self.when_full != SLIDE or out <= 0:
+            return prompt, 0
+        first = min(FIRST, room // 2)
+        return prompt[:first] + prompt[first + out :], out
 
     def messages(self, talk: list[dict]) -> list[dict]:
         """A conversation with its system message."""
@@ -69,6 +81,11 @@ SETTINGS = {
     "stop": Setting(TEXTS, "TEXT", "end the answer before this text (may be repeated)"),
     "template": Setting(TEXT, "NAME", f"another chat template than the tokenizer's own: {', '.join(TEMPLATES)}"),
     "system": Setting(TEXT, "TEXT", "what the model is told before the conversation"),
+    "when_full": Setting(
+        TEXT,
+        "WHAT",
+        f"{REFUSE} a conversation beyond the context (default), or {SLIDE}: keep its first {FIRST} tokens and the last",
+    ),
 }
 SAMPLING = tuple(field.name for field in fields(Sampling))
 
@@ -131,6 +148,8 @@ def merged(*layers: Layer) -> Settings:
         values |= {name: value for name, value in each.items() if name != "preset"}
     if values.get("template"):
         named_template(values["template"])
+    if (what := values.get("when_full", REFUSE)) not in (REFUSE, SLIDE):
+        raise RunError(f"when_full {what!r}: there are {REFUSE} and {SLIDE}")
     if (longest := values.get("max_new_tokens", 1)) < 1:
         raise RunError(f"max_new_tokens {longest} is out of range; it must be at least 1")
     if "" in values.get("stop", ()):

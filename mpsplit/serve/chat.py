@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from mpsplit.errors import RunError
 from mpsplit.runtime.generate import TokenLoop
+from mpsplit.runtime.kept import SESSIONS, Kept, folder_of
 from mpsplit.runtime.requests import Request
-from mpsplit.runtime.settings import Layer, Settings, changed, merged, pair, shown
+from mpsplit.runtime.settings import FIRST, Layer, Settings, changed, layer, merged, pair, shown
 
 
 class Conversation:
@@ -19,6 +20,8 @@ class Conversation:
             raise RunError("this package has no tokenizer, so it cannot chat; use `mpsplit run --prompt-ids`")
         self.loop, self.file, self.session = loop, file, session
         self.messages: list[dict[str, str]] = []
+        self.tokens: tuple[int, ...] = ()  # of the last answer and all before it
+        self.warm = ""  # where they are kept, or those of a prefix
         self.stats = "nothing was answered yet"
 
     def settings(self, call: Layer | None = None) -> Settings:
@@ -29,10 +32,14 @@ class Conversation:
         """Answers; a question that does not fit the context leaves the conversation as it was."""
         settings = self.settings(call)
         asked = [*self.messages, {"role": "user", "content": question}]
-        prompt = tuple(self.loop.text.chat(settings.messages(asked), template=settings.template))
-        request = Request(prompt, settings.max_new_tokens, settings.sampling, settings.stop)
+        whole = tuple(self.loop.text.chat(settings.messages(asked), template=settings.template))
+        prompt, out = settings.fitted(whole, self.loop.facts.context)
+        if out:
+            on_text(f"[{out} tokens after the first {FIRST} are left out, for the context is full]\n")
+        request = Request(prompt, settings.max_new_tokens, settings.sampling, settings.stop, warm=self.warm)
         answer = self.loop.generate(request, on_text)
         self.messages = [*asked, {"role": "assistant", "content": answer.text.strip()}]
+        self.tokens = (*prompt, *answer.token_ids)
         self.stats = f"{answer.stats}, ended by {answer.finish_reason}"
         return answer.text
 
@@ -44,6 +51,30 @@ class Conversation:
 
     def reset(self) -> None:
         self.messages = []
+
+    def begin_with(self, prefix: Kept) -> None:
+        """A system message that is kept (`mpsplit prefix`)."""
+        self.set({"system": prefix.about["text"]})
+        self.warm = prefix.folder
+
+    def save(self, name: str) -> str:
+        """Where the conversation is kept from now on, with its keys and values."""
+        folder = folder_of(SESSIONS, name)
+        if not self.messages:
+            raise RunError("there is nothing to save yet; ask something first")
+        about = {"messages": self.messages, "session": self.session}
+        tokens = self.tokens[: self.loop.facts.context - 1]
+        kept = self.loop.generate(Request(tokens, 1, saves=folder, about=about))
+        if kept.unsaved:
+            raise RunError(kept.unsaved)
+        return f"{len(tokens)} tokens are kept in {self.loop.package / folder}"
+
+    def load(self, name: str) -> str:
+        kept = Kept.read(self.loop.package, folder_of(SESSIONS, name))
+        messages, session = kept.about["messages"], layer(kept.about["session"], name)
+        merged(self.file, session)
+        self.messages, self.session, self.warm, self.tokens = messages, session, kept.folder, kept.tokens
+        return f"{len(messages)} messages, {len(kept.tokens)} tokens"
 
 
 def _help(conversation: Conversation, _: str) -> str:
@@ -72,12 +103,22 @@ def _reset(conversation: Conversation, _: str) -> str:
     return "a new conversation"
 
 
+def _save(conversation: Conversation, name: str) -> str:
+    return conversation.save(name)
+
+
+def _load(conversation: Conversation, name: str) -> str:
+    return conversation.load(name)
+
+
 COMMANDS = {
     "/help": (_help, "this list"),
     "/stats": (_stats, "speed of the last answer"),
     "/set": (_set, "all settings; /set temperature=0.7 changes one"),
     "/system": (_system, "begin a new conversation, and first tell the model the text after /system"),
     "/reset": (_reset, "begin a new conversation"),
+    "/save": (_save, "keep the conversation under the name after /save, in the package"),
+    "/load": (_load, "go on with one that was kept"),
 }
 EXIT = "/exit"
 

@@ -6,6 +6,7 @@ import pytest
 
 from mpsplit.errors import RunError
 from mpsplit.export.tokenizer import copy_tokenizer
+from mpsplit.runtime.kept import Kept
 from mpsplit.runtime.sampling import Sampling
 from mpsplit.runtime.text import Text
 from mpsplit.serve.chat import Conversation, chat
@@ -15,13 +16,16 @@ from tests.conftest import EXAMPLE
 class Loop:
     """Answers everything with "Yes.", and keeps what it was asked."""
 
-    def __init__(self, text):
+    def __init__(self, text, package=None):
         self.text, self.asked = text, []
+        self.facts, self.package = SimpleNamespace(context=512), package
 
-    def generate(self, request, on_text):
+    def generate(self, request, on_text=lambda piece: None):
         self.asked.append(request)
         on_text("Yes.")
-        return SimpleNamespace(text="Yes.", stats="quick", finish_reason="eos")
+        if request.saves:
+            Kept(request.saves, "x", "f32", request.prompt, request.about).save(self.package)
+        return SimpleNamespace(text="Yes.", token_ids=(7, 8), stats="quick", finish_reason="eos", unsaved="")
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +36,11 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture
-def talk(text, capsys):
+def talk(text, capsys, tmp_path):
     """Types lines; gives what was said, the requests and the conversation."""
 
     def talk(*lines, file=None, session=None):
-        loop = Loop(text)
+        loop = Loop(text, tmp_path)
         conversation = Conversation(loop, file or {}, session or {})
         chat(conversation, iter(lines))
         return capsys.readouterr().out, loop.asked, conversation
@@ -100,3 +104,24 @@ def test_help_lists_every_command_and_exit_leaves(talk):
         for name in ("/help", "/stats", "/set", "/system", "/reset", "/exit")
     )
     assert "there is no command /fly; /help lists them" in said and "nothing was answered yet" in said and not asked
+
+
+def test_save_and_load_go_on_where_it_was(talk, tmp_path):
+    said, asked, _ = talk("/save a", "/set temperature=0.5", "Hello", "/save a", "/save ../a", "/load b")
+    assert "there is nothing to save yet" in said and "tokens are kept in" in said
+    assert "'../a' is no name" in said and "has no b among its sessions; there are: a" in said
+    assert asked[1].prompt == (*asked[0].prompt, 7, 8) and asked[1].max_new_tokens == 1
+    said, again, conversation = talk("/load a", "And?")
+    assert "2 messages" in said and conversation.messages[0] == {"role": "user", "content": "Hello"}
+    assert again[0].warm == "sessions/a" and again[0].sampling.temperature == 0.5
+    assert again[0].prompt[: len(asked[0].prompt)] == asked[0].prompt
+
+
+def test_a_full_context_is_refused_or_slides_and_says_so(talk):
+    long = "word " * 600
+    _, asked, _ = talk(long)
+    assert len(asked[0].prompt) > 512  # the loop refuses it
+    said, asked, _ = talk(long, session={"when_full": "slide"})
+    assert len(asked[0].prompt) == 512 - 64 and "tokens after the first 64 are left out" in said
+    said, _, _ = talk("/set when_full=x")
+    assert "when_full 'x': there are refuse and slide" in said

@@ -1,0 +1,102 @@
+"""`mpsplit prefix` and `--prefix`: texts that many prompts begin with, computed once and kept in the package.
+
+In: a text. Out: a folder in the package, or prompts that begin with what one holds. A prefix is a system message, or as it stands
+what comes before a raw prompt; its tokens are those that prompts with it really begin with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from mpsplit import commands
+from mpsplit.comm import mpi_rank
+from mpsplit.errors import RunError
+from mpsplit.package.manifest import Manifest
+from mpsplit.runtime.kept import PREFIXES, Kept, folder_of, forget, names, whose
+from mpsplit.runtime.pages import common
+
+ACTIONS = ("add", "list", "remove")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("action", choices=ACTIONS)
+    add("package", metavar="PACKAGE", help="the directory that convert finished")
+    add("--name", help="what it is called")
+    add("--text-file", metavar="FILE", help="the text of a system message")
+    add("--raw", action="store_true", help="it comes before raw prompts instead, without the chat template")
+
+
+def prefix_command(args: argparse.Namespace) -> int:
+    if args.action == "add":
+        return _add(args)
+    return 0 if mpi_rank() else {"list": _list, "remove": _remove}[args.action](args)  # one rank of an mpirun does it
+
+
+def text_of(kept: Kept, raw: bool) -> str:
+    """The text of a prefix, for such prompts."""
+    if kept.about.get("raw") is not raw:
+        kind, other = ("raw prompts", "a system message") if raw else ("a system message", "raw prompts")
+        raise RunError(
+            f"{kept.folder} was made for {other}, not for {kind}; {'leave --raw out' if raw else 'use --raw'}"
+        )
+    return kept.about["text"]
+
+
+def _add(args: argparse.Namespace) -> int:
+    if not args.name or not args.text_file:
+        raise RunError("prefix add needs --name NAME and --text-file FILE")
+    folder, package = folder_of(PREFIXES, args.name), Path(args.package)
+    manifest = commands._package_for_ranks(args)
+    try:
+        text = Path(args.text_file).read_text(encoding="utf-8") if not mpi_rank() else ""
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise RunError(f"--text-file {args.text_file} cannot be read ({wrong})") from None
+    if (code := commands._under_mpirun(manifest.plan.ranks, args)) is not None:
+        return code
+    from mpsplit.runtime.requests import Request
+
+    loop = commands._lead(args)
+    if loop is None:
+        return 0
+    tokens = _tokens(loop.text, text, args.raw)
+    began = time.perf_counter()
+    made = loop.generate(Request(tokens, 1, saves=folder, about={"text": text, "raw": args.raw}))
+    loop.end()
+    if made.unsaved:
+        raise RunError(made.unsaved)
+    size = sum(path.stat().st_size for path in (package / folder).iterdir())
+    seconds = time.perf_counter() - began
+    print(f"{args.name}: {len(tokens)} tokens, {size / 2**20:.1f} MiB on this host, computed in {seconds:.1f} s")
+    print(f'next: mpsplit run {package} --prefix {args.name} {"--raw " if args.raw else ""}--prompt "..."')
+    return 0
+
+
+def _tokens(text, prefix: str, raw: bool) -> tuple[int, ...]:
+    """What prompts with it begin with, whatever follows."""
+    if text is None:
+        raise RunError("this package has no tokenizer, so it has no texts to begin with")
+    if raw:
+        return tuple(text.raw(prefix))
+    one, other = (text.chat([{"role": "system", "content": prefix}, {"role": "user", "content": x}]) for x in "a1")
+    return tuple(one[: common(one, other)])
+
+
+def _list(args: argparse.Namespace) -> int:
+    package, own = Path(args.package), whose(Manifest.load(Path(args.package)))
+    for name in names(package, PREFIXES):
+        kept = Kept.read(package, folder_of(PREFIXES, name))
+        kind = "raw" if kept.about.get("raw") else "system message"
+        fits = "" if kept.whose == own else ", of other weights: make it again"
+        print(f"{name}: {len(kept.tokens)} tokens, {kind}, {kept.stored}{fits}")
+    return 0
+
+
+def _remove(args: argparse.Namespace) -> int:
+    folder = folder_of(PREFIXES, args.name or "")
+    Kept.read(Path(args.package), folder)
+    forget(Path(args.package), folder)
+    print(f"removed {folder} from {args.package} on this host")
+    return 0
