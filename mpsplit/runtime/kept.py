@@ -42,6 +42,7 @@ class Kept:
 
     def save(self, package: Path) -> None:
         told = {"format_version": 1, "whose": self.whose, "stored": self.stored, "about": self.about}
+        (package / self.folder).mkdir(parents=True, exist_ok=True)
         write_json(package / self.folder / KEPT, told | {"tokens": list(self.tokens)})
 
     @classmethod
