@@ -4,3 +4,12 @@ The tree reads in the order in which data flows: plan -> export -> package -> ru
 """
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    """`from mpsplit import Chat`, which the other commands need not wait for."""
+    if name != "Chat":
+        raise AttributeError(f"mpsplit has no {name}")
+    from mpsplit.chat import Chat
+
+    return Chat

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from mpsplit.errors import RunError
 from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.kept import SESSIONS, Kept, folder_of
-from mpsplit.runtime.requests import Request
+from mpsplit.runtime.requests import Request, Stats
 from mpsplit.runtime.settings import FIRST, Layer, Settings, changed, layer, merged, pair, shown
 
 
@@ -22,6 +22,7 @@ class Conversation:
         self.messages: list[dict[str, str]] = []
         self.tokens: tuple[int, ...] = ()  # of the last answer and all before it
         self.warm = ""  # where they are kept, or those of a prefix
+        self.last: Stats | None = None  # of the last answer
         self.stats = "nothing was answered yet"
 
     def settings(self, call: Layer | None = None) -> Settings:
@@ -40,6 +41,7 @@ class Conversation:
         answer = self.loop.generate(request, on_text)
         self.messages = [*asked, {"role": "assistant", "content": answer.text.strip()}]
         self.tokens = (*prompt, *answer.token_ids)
+        self.last = answer.stats
         self.stats = f"{answer.stats}, ended by {answer.finish_reason}"
         return answer.text
 
