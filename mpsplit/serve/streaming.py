@@ -1,0 +1,96 @@
+"""An answer as it is made, or as a whole. In: what is heard of requests. Out: server-sent events, or one JSON object.
+
+A stream ends with `data: [DONE]`, or with an error in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from mpsplit.runtime.requests import Generation, Piece
+from mpsplit.serve.answering import Answering
+from mpsplit.serve.errors import ApiError
+from mpsplit.serve.service import Service
+from mpsplit.serve.shapes import Answer, Shape, usage
+
+DONE = "data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class Telling:
+    """One HTTP answer, of one or several choices; `n` of them belong to a prompt."""
+
+    service: Service
+    answering: Answering
+    shape: Shape
+    answers: tuple[Answer, ...]
+    n: int
+    include_usage: bool = False
+
+    async def whole(self) -> Response:
+        async for _ in self._heard():
+            continue
+        choices = [self.shape.whole(index, answer) for index, answer in enumerate(self.answers)]
+        head = self._head(self.shape.kind)
+        return JSONResponse(head | {"choices": choices, "usage": usage(self.answers, self.n)})
+
+    async def events(self) -> AsyncIterator[str]:
+        try:
+            async for event in self._chunks():
+                yield f"data: {json.dumps(event)}\n\n"
+        except ApiError as wrong:
+            yield f"data: {json.dumps(wrong.body)}\n\n"
+        else:
+            yield DONE
+
+    async def _chunks(self) -> AsyncIterator[dict]:
+        head = self._head(self.shape.chunk_kind) | ({"usage": None} if self.include_usage else {})
+        for index, answer in enumerate(self.answers):
+            if opening := self.shape.opening(index, answer):
+                yield head | {"choices": [opening]}
+        async for index, what in self._heard():
+            answer = self.answers[index]
+            if isinstance(what, Generation):
+                yield head | {"choices": [self.shape.closing(index, answer)]}
+            elif what.text or self.shape.lexicon:
+                yield head | {"choices": [self.shape.chunk(index, answer, what.text, self._spoken(what))]}
+        if self.include_usage:
+            yield head | {"choices": [], "usage": usage(self.answers, self.n)}
+
+    async def _heard(self) -> AsyncIterator[tuple[int, Piece | Generation]]:
+        async for index, what in self.answering.hear():
+            answer = self.answers[index]
+            if isinstance(what, Generation):
+                answer.generation = what
+            else:
+                answer.chosen += self._spoken(what)
+            yield index, what
+
+    def _spoken(self, piece: Piece) -> list:
+        """Without the end of the answer, which is no text."""
+        return [chosen for chosen in piece.chosen if chosen.id not in self.service.eos]
+
+    def _head(self, kind: str) -> dict:
+        number = self.shape.prefix + secrets.token_hex(12)
+        return {"id": number, "object": kind, "created": int(time.time()), "model": self.service.model}
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; when it ends, however it does, so do the answers."""
+
+    def __init__(self, telling: Telling):
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies pass it on piece by piece
+        super().__init__(telling.events(), headers=headers, media_type="text/event-stream")
+        self.answering = telling.answering
+
+    async def __call__(self, scope, receive, send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.answering.cancel()
