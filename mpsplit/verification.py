@@ -31,6 +31,7 @@ from mpsplit.runtime.gathering import all_logits
 from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.load import load_loop, load_package_text
 from mpsplit.runtime.orders import LEAD
+from mpsplit.runtime.replay import OneHistory
 from mpsplit.runtime.requests import Request
 
 LENGTHS = (1, 7, 40)  # of the random prompts, in tokens
@@ -97,7 +98,10 @@ def loop_of(engine: str | None, manifest: Manifest, trial: Trial, comm: Communic
         return load_loop(trial.package, comm, engine=engine, keys=trial.keys)
     from mpsplit.export.torch_engine import TorchEngine
 
-    return TokenLoop(TorchEngine(manifest, trial.folder, comm), comm, None)
+    class Sliced(OneHistory, TorchEngine):
+        """The modules, for a loop."""
+
+    return TokenLoop(Sliced(manifest, trial.folder, comm), comm, None)
 
 
 def verify(loop: TokenLoop, comm: Communicator, trial: Trial) -> Agreement | None:

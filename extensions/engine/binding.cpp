@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "engine.h"
 #include "failure.h"
@@ -26,22 +27,26 @@ nb::ndarray<nb::numpy, T> array(std::initializer_list<size_t> shape) {
     return nb::ndarray<nb::numpy, T>(data, shape, nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); }));
 }
 
-nb::ndarray<nb::numpy, float> step(Engine& engine, Tokens tokens, int position, bool every_row) {
+using Parts = nb::ndarray<const int64_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
+
+nb::ndarray<nb::numpy, float> step(Engine& engine, Tokens tokens, Parts parts, bool every_row) {
+    std::vector<Engine::Part> of;
+    for (size_t i = 0; i < parts.shape(0); i++) of.push_back({int(parts(i, 0)), int(parts(i, 1)), int(parts(i, 2))});
     Engine::Logits logits;
     {
         const nb::gil_scoped_release released;
-        logits = engine.step(tokens.data(), int(tokens.shape(0)), position, every_row);
+        logits = engine.step({tokens.data(), tokens.shape(0)}, of, every_row);
     }
     auto result = array<float>({size_t(logits.rows), size_t(logits.columns)});
     std::copy_n(logits.data, size_t(logits.rows) * logits.columns, result.data());
     return result;
 }
 
-nb::tuple largest(Engine& engine, int count) {
+nb::tuple largest(Engine& engine, int row, int count) {
     count = std::min(count, engine.facts().head_rows);
     auto values = array<float>({size_t(count)});
     auto ids = array<int64_t>({size_t(count)});
-    engine.largest(count, values.data(), ids.data());
+    engine.largest(row, count, values.data(), ids.data());
     return nb::make_tuple(values, ids);
 }
 
@@ -53,15 +58,18 @@ nb::ndarray<nb::numpy, float> blob(Engine& engine, const std::string& name) {
     return result;
 }
 
-// [heads, position, dim] of one attention
-template <void (KeyValueCache::*read)(int, int, float*) const>
-nb::ndarray<nb::numpy, float> remembered(Engine& engine, size_t attention) {
+// [heads, positions, dim] of one attention
+template <void (KeyValueCache::*read)(const int32_t*, int, int, float*) const>
+nb::ndarray<nb::numpy, float> remembered(Engine& engine, size_t attention, int slot, int positions) {
     if (attention >= engine.caches().size())
         throw Failure("there is no attention " + std::to_string(attention) + " of " + std::to_string(engine.caches().size()));
+    const auto pages = engine.pages(slot);
+    if (positions < 0 || size_t(positions) > pages.size() * KeyValueCache::page_positions)
+        throw Failure("slot " + std::to_string(slot) + " has no " + std::to_string(positions) + " positions");
     const KeyValueCache& cache = *engine.caches()[attention];
-    const size_t each = size_t(engine.position()) * cache.dim;
-    auto result = array<float>({size_t(cache.heads), size_t(engine.position()), size_t(cache.dim)});
-    for (int head = 0; head < cache.heads; head++) (cache.*read)(head, engine.position(), result.data() + head * each);
+    const size_t each = size_t(positions) * cache.dim;
+    auto result = array<float>({size_t(cache.heads), size_t(positions), size_t(cache.dim)});
+    for (int head = 0; head < cache.heads; head++) (cache.*read)(pages.data(), head, positions, result.data() + head * each);
     return result;
 }
 
@@ -77,13 +85,17 @@ NB_MODULE(_engine, m) {
                  new (self) Engine(folder, std::move(world), threads);
              },
              "folder"_a, "world"_a, "threads"_a)
-        .def("step", step, "tokens"_a, "position"_a, "every_row"_a = false)
-        .def("largest", largest, "count"_a, "The largest logits of the last step's last row, and their tokens.")
+        .def("reserve", &Engine::reserve, "pages"_a, "stored"_a, "stored: 0 for f32, 1 for bf16, 2 for q8")
+        .def("place", [](Engine& engine, int slot, int first, Tokens pages) { engine.place(slot, first, {pages.data(), pages.shape(0)}); },
+             "slot"_a, "first"_a, "pages"_a)
+        .def("step", step, "tokens"_a, "parts"_a, "every_row"_a = false, "parts: [slot, position, count] of each")
+        .def("largest", largest, "row"_a, "count"_a, "The largest logits of a row of the last step, and their tokens.")
         .def("keep", &Engine::keep, "blob"_a, "The blob stays after a step.")
         .def("blob", blob, "name"_a, "What a blob that is kept holds since the last step, [rows, columns].")
-        .def("keys", remembered<&KeyValueCache::read_keys>, "attention"_a, "Turned, [heads, position, dim].")
-        .def("values", remembered<&KeyValueCache::read_values>, "attention"_a, "[heads, position, dim]")
-        .def_prop_ro("position", &Engine::position)
+        .def("keys", remembered<&KeyValueCache::read_keys>, "attention"_a, "slot"_a, "positions"_a,
+             "Turned, [heads, positions, dim].")
+        .def("values", remembered<&KeyValueCache::read_values>, "attention"_a, "slot"_a, "positions"_a,
+             "[heads, positions, dim]")
         .def_prop_ro("bytes_sent", &Engine::bytes_sent)
         .def_prop_ro("seconds_between_ranks", &Engine::seconds_between_ranks);
 }

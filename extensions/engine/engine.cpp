@@ -9,12 +9,15 @@
 namespace mpsplit {
 namespace {
 
+constexpr int most_pages = 1 << 24;
 constexpr int world_id = 0, stage_id = 1;  // group ids of the graphs
 
 std::shared_ptr<Comm> stage_of(const RankFacts& facts, const std::shared_ptr<Comm>& world) {
     if (facts.group.size() == 1) return std::make_shared<Comm>(0, 1);
     return world->group(facts.group);
 }
+
+constexpr int pages_of(int positions) { return (positions + KeyValueCache::page_positions - 1) / KeyValueCache::page_positions; }
 
 }  // namespace
 
@@ -24,7 +27,7 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
                       std::to_string(world->rank()) + " of " + std::to_string(world->size()));
     setting_.groups = {{world_id, world}, {stage_id, stage_of(facts_, world)}};
     setting_.threads = threads;
-    setting_.context = facts_.context;
+    setting_.pages = pages_of(facts_.context);
     setting_.window = facts_.window;
     for (int position = 0; position < facts_.context; position++)
         for (float frequency : facts_.inverse_frequencies) {
@@ -67,32 +70,79 @@ Graph::Row Engine::rows_of_file(const std::string& path) {
     return [format, data = embedding_.data](int row, float* y) { format.read(data + row * format.row_bytes(), y); };
 }
 
-Engine::Logits Engine::step(const int64_t* tokens, int count, int position, bool every_row) {
-    if (count < 1 || (position && position != position_) || position + count > facts_.context)
-        throw Failure(std::to_string(count) + " tokens at " + std::to_string(position) + " do not follow the " + std::to_string(position_) +
-                      " tokens of the cache in a context of " + std::to_string(facts_.context));
-    setting_.position = position;
+void Engine::reserve(int64_t pages, int64_t stored) {
+    if (pages < 1 || pages > most_pages || stored < 0 || stored > int64_t(Stored::q8))
+        throw Failure("there is no cache of " + std::to_string(pages) + " pages stored as " + std::to_string(stored));
+    slots_.clear();
+    setting_.pages = int(pages);
+    for (KeyValueCache* cache : setting_.caches) cache->reserve(int(pages), Stored(stored));
+}
+
+void Engine::place(int slot, int first, std::span<const int64_t> pages) {
+    auto& table = slots_[slot];
+    if (first < 0 || first > int(table.size()))
+        throw Failure("page " + std::to_string(first) + " of slot " + std::to_string(slot) + " does not follow its " +
+                      std::to_string(table.size()));
+    table.resize(first);
+    for (const int64_t page : pages) {
+        if (page < 0 || page >= setting_.pages)
+            throw Failure("there is no page " + std::to_string(page) + " of " + std::to_string(setting_.pages));
+        table.push_back(int32_t(page));
+    }
+}
+
+std::span<const int32_t> Engine::pages(int slot) const {
+    const auto found = slots_.find(slot);
+    return found == slots_.end() ? std::span<const int32_t>() : found->second;
+}
+
+void Engine::set_runs(std::span<const Part> parts, size_t tokens) {
+    setting_.runs.clear();
+    for (const auto& [slot, position, count] : parts) {
+        const auto table = pages(slot);
+        if (count < 1 || position < 0 || position + count > facts_.context || pages_of(position + count) > int(table.size()))
+            throw Failure(std::to_string(count) + " tokens at " + std::to_string(position) + " do not fit the " +
+                          std::to_string(table.size()) + " pages of slot " + std::to_string(slot) + ", or the context of " +
+                          std::to_string(facts_.context));
+        setting_.runs.push_back({count, position, table.data()});
+    }
+    if (parts.empty() || setting_.rows() != int(tokens))
+        throw Failure(std::to_string(tokens) + " tokens are not those of " + std::to_string(parts.size()) + " parts");
+}
+
+Engine::Logits Engine::step(std::span<const int64_t> tokens, std::span<const Part> parts, bool every_row) {
+    set_runs(parts, tokens.size());
     Graph& graph = *graph_;
-    hidden_in(tokens, count);
+    hidden_in(tokens);
     graph.run(body_);
-    position_ = position + count;
-    ncnn::Mat& hidden = graph[hidden_out_];
     if (!facts_.head_rows) {
         graph.take(hidden_out_);
-        return {nullptr, every_row ? count : 1, 0};
+        return {nullptr, int(every_row ? tokens.size() : parts.size()), 0};
     }
-    if (!every_row && count > 1) hidden = hidden.row_range(count - 1, 1).clone(graph.pool());
+    if (!every_row && parts.size() < tokens.size()) keep_last_rows(parts);
     graph.run(head_);
     const ncnn::Mat& logits = graph[logits_];
     return {logits, logits.h, logits.w};
 }
 
+// Of the last hidden state, the last row of each part.
+void Engine::keep_last_rows(std::span<const Part> parts) {
+    ncnn::Mat& hidden = (*graph_)[hidden_out_];
+    ncnn::Mat last(hidden.w, int(parts.size()), sizeof(float), graph_->pool());
+    int row = -1;
+    for (size_t i = 0; i < parts.size(); i++) {
+        row += parts[i].count;
+        std::copy_n(hidden.row(row), hidden.w, last.row(int(i)));
+    }
+    hidden = last;
+}
+
 // The tokens' rows of the embedding; zeros where another rank owns them, so that a sum over the ranks is the lookup.
-void Engine::hidden_in(const int64_t* tokens, int count) {
+void Engine::hidden_in(std::span<const int64_t> tokens) {
     ncnn::Mat& hidden = (*graph_)[hidden_in_];
-    hidden.create(facts_.hidden, count, sizeof(float), graph_->pool());
-    for (int i = 0; i < count; i++) {
-        float* row = hidden.row(i);
+    hidden.create(facts_.hidden, int(tokens.size()), sizeof(float), graph_->pool());
+    for (size_t i = 0; i < tokens.size(); i++) {
+        float* row = hidden.row(int(i));
         const int64_t at = tokens[i] - facts_.embed_start;
         if (at < 0 || at >= facts_.embed_rows)
             std::fill_n(row, facts_.hidden, 0.f);
@@ -101,16 +151,17 @@ void Engine::hidden_in(const int64_t* tokens, int count) {
     }
 }
 
-int Engine::largest(int count, float* values, int64_t* ids) {
+int Engine::largest(int row, int count, float* values, int64_t* ids) {
     const ncnn::Mat& logits = (*graph_)[logits_];
+    if (row < 0 || row >= logits.h) throw Failure("there is no row " + std::to_string(row) + " of " + std::to_string(logits.h));
     count = std::min(count, facts_.head_rows);
     const ncnn::Mat& top = (*graph_)[top_];
-    if (count <= top.w) {
+    if (row == logits.h - 1 && count <= top.w) {
         std::copy_n(top.row(0), count, values);
         std::copy_n(top.row(1), count, ids);
         return count;
     }
-    mpsplit::largest(logits.row(logits.h - 1), logits.w, count, values, ids);
+    mpsplit::largest(logits.row(row), logits.w, count, values, ids);
     for (int i = 0; i < count; i++) ids[i] += facts_.head_start;
     return count;
 }

@@ -1,11 +1,14 @@
-// One rank of a package: tokens and a position in, this rank's slice of the logits out.
+// One rank of a package: tokens of several requests in, this rank's slice of their logits out.
 //
 // Weights and embedding are mapped, the cache of keys and values grows in place, and a step allocates nothing once it has
-// seen its number of rows.
+// seen its number of rows. A request has a slot, and in it a table of the pages in which its positions lie. At first
+// there are pages for one context, in no slot.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,27 +30,37 @@ class Engine {
         const float* data;
         int rows, columns;
     };
-    // Appends the tokens at `position`, which is the cache's length, or 0 to start anew. All ranks call it alike. What it gives is
-    // valid until the next step: the row after the last token, or a row a token; no columns where there is no head.
-    Logits step(const int64_t* tokens, int count, int position, bool every_row);
+    struct Part {  // `count` tokens that follow the `position` tokens of a slot
+        int slot, position, count;
+    };
 
-    // The `count` largest logits of the last step's last row and the ids of their tokens; gives how many there are.
-    int largest(int count, float* values, int64_t* ids);
+    // Room for so many pages, none of them in a slot; `stored` is a Stored. What was in the caches is gone.
+    void reserve(int64_t pages, int64_t stored);
+    // From the `first`-th on, the pages of a slot are these.
+    void place(int slot, int first, std::span<const int64_t> pages);
+
+    // The parts' tokens, one part after another. All ranks call it alike. What it gives is valid until the next step: the row after the last
+    // token of each part, or a row a token; no columns where there is no head.
+    Logits step(std::span<const int64_t> tokens, std::span<const Part> parts, bool every_row);
+
+    // The `count` largest logits of a row of the last step and the ids of their tokens; gives how many there are.
+    int largest(int row, int count, float* values, int64_t* ids);
 
     // To look inside: blobs that stay after a step, until the next one, and what the attentions remember, in the order of the graph.
     // What step leaves of the last hidden state is the last row, unless it is asked for every row.
     void keep(const std::string& blob);
     const ncnn::Mat& blob(const std::string& name) const;
-    const std::vector<const KeyValueCache*>& caches() const { return setting_.caches; }
-
-    int position() const { return position_; }
+    const std::vector<KeyValueCache*>& caches() const { return setting_.caches; }
+    std::span<const int32_t> pages(int slot) const;
     uint64_t bytes_sent() const;
     double seconds_between_ranks() const;
     const RankFacts& facts() const { return facts_; }
 
   private:
     Graph::Row rows_of_file(const std::string& path);
-    void hidden_in(const int64_t* tokens, int count);
+    void set_runs(std::span<const Part> parts, size_t tokens);
+    void hidden_in(std::span<const int64_t> tokens);
+    void keep_last_rows(std::span<const Part> parts);
     int index_of(const std::string& blob) const;  // throws a Failure
 
     RankFacts facts_;
@@ -58,7 +71,7 @@ class Engine {
     Graph::Row embed_;  // a row of this rank's part of the embedding, on the first stage
     Graph::Part body_ = {}, head_ = {};
     int hidden_in_ = -1, hidden_out_ = -1, logits_ = -1, top_ = -1;
-    int position_ = 0;
+    std::map<int, std::vector<int32_t>> slots_;  // the pages of each
 };
 
 }  // namespace mpsplit

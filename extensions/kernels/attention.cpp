@@ -3,27 +3,23 @@
 #include "attention.h"
 
 #include <omp.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <limits>
-#include <new>
 
 #include "exponential.h"
+#include "page.h"
 
 namespace mpsplit {
 namespace {
 
-constexpr int lanes = 16, block = 8, step = 32;
-using Lanes = float __attribute__((vector_size(lanes * sizeof(float))));
+constexpr int block = 8, step = KeyValueCache::page_positions;
 
-int rounded_up(int n, int to) { return (n + to - 1) / to * to; }
-
-void rotate(const float* x, int dim, const float* cos, const float* sin, float scale, float* y, int step) {
+void rotate(const float* x, int dim, const float* cos, const float* sin, float scale, float* y) {
     int half = dim / 2;
     for (int i = 0; i < half; i++) {
-        y[i * step] = scale * (x[i] * cos[i] - x[i + half] * sin[i]);
-        y[(i + half) * step] = scale * (x[i] * sin[i] + x[i + half] * cos[i]);
+        y[i] = scale * (x[i] * cos[i] - x[i + half] * sin[i]);
+        y[i + half] = scale * (x[i] * sin[i] + x[i + half] * cos[i]);
     }
 }
 
@@ -34,21 +30,29 @@ float* score(float* s, int row, int position) {
     return s + (position / step * rows + row) * step + position % step;
 }
 
-// s = q [rows][dim] * keys of positions from .. to, both rounded to whole steps
-template <int rows>
-void scores(const float* q, int dim, const float* keys, int from, int to, float* s) {
-    constexpr int abreast = rows > 4 ? 1 : 2;  // panels: enough sums to keep the processor busy
-    for (int first = from; first < to; first += abreast * lanes) {
-        Lanes sums[abreast][rows] = {};
-        const float* panels = keys + size_t(first) * dim;
-        for (int d = 0; d < dim; d++)
-            for (int a = 0; a < abreast; a++) {
-                const float* key = panels + (a * dim + d) * lanes;
-                __builtin_prefetch(key + abreast * dim * lanes);
-                for (int r = 0; r < rows; r++) sums[a][r] += q[r * dim + d] * *reinterpret_cast<const Lanes*>(key);
-            }
-        for (int a = 0; a < abreast; a++)
-            for (int r = 0; r < rows; r++) *reinterpret_cast<Lanes*>(score<rows>(s, r, first + a * lanes)) = sums[a][r];
+// s = q [rows][dim] * keys of positions from .. to, both rounded to whole pages
+template <class T, int rows>
+void scores(const float* q, const Seen& seen, int from, int to, float* s) {
+    constexpr int panels = step / lanes, abreast = rows > 4 ? 1 : panels;  // enough sums to keep the processor busy
+    const int dim = seen.cache.dim;
+    for (int first = from; first < to; first += step) {
+        const Page<T> page = seen.page<T>(first);
+        for (int panel = 0; panel < panels; panel += abreast) {
+            Lanes sums[abreast][rows] = {};
+            for (int d = 0; d < dim; d++)
+                for (int a = 0; a < abreast; a++) {
+                    const T* at = page.keys + ((panel + a) * dim + d) * lanes;
+                    __builtin_prefetch(at + abreast * dim * lanes);
+                    const Lanes key = widened(at);
+                    for (int r = 0; r < rows; r++) sums[a][r] += q[r * dim + d] * key;
+                }
+            for (int a = 0; a < abreast; a++)
+                for (int r = 0; r < rows; r++) {
+                    const int at = (panel + a) * lanes;
+                    if constexpr (scaled<T>) sums[a][r] *= *reinterpret_cast<const Lanes*>(page.key_scales + at);
+                    *reinterpret_cast<Lanes*>(score<rows>(s, r, first + at)) = sums[a][r];
+                }
+        }
     }
 }
 
@@ -84,19 +88,25 @@ void softmax(float* s, int row, int from, int begin, int end, int to) {
 }
 
 // out [rows][width] = weights * values of positions from .. end
-template <int rows>
-void mix(float* weights, int from, int end, const float* values, int width, float* out) {
+template <class T, int rows>
+void mix(float* weights, const Seen& seen, int from, int end, float* out) {
+    const int width = seen.cache.width;
     std::fill_n(out, rows * width, 0.f);
     for (int first = from; first < end; first += step) {
-        const float* weight = score<rows>(weights, 0, first);
+        float* weight = score<rows>(weights, 0, first);
         const int count = std::min(step, end - first);
+        const Page<T> page = seen.page<T>(first);
+        if constexpr (scaled<T>)
+            for (int r = 0; r < rows; r++)
+                for (int j = 0; j < count; j++) weight[r * step + j] *= page.value_scales[j];
         for (int c = 0; c < width; c += lanes) {
-            const float* value = values + size_t(first) * width + c;
+            const T* at = page.values + c;
             Lanes sums[rows];
             for (int r = 0; r < rows; r++) sums[r] = *reinterpret_cast<const Lanes*>(out + r * width + c);
-            for (int j = 0; j < count; j++, value += width) {
-                __builtin_prefetch(value + step * width);
-                for (int r = 0; r < rows; r++) sums[r] += weight[r * step + j] * *reinterpret_cast<const Lanes*>(value);
+            for (int j = 0; j < count; j++, at += width) {
+                __builtin_prefetch(at + step / 2 * width);
+                const Lanes value = widened(at);
+                for (int r = 0; r < rows; r++) sums[r] += weight[r * step + j] * value;
             }
             for (int r = 0; r < rows; r++) *reinterpret_cast<Lanes*>(out + r * width + c) = sums[r];
         }
@@ -106,98 +116,109 @@ void mix(float* weights, int from, int end, const float* values, int width, floa
 // What one thread needs to itself.
 struct Desk {
     float *q, *scores, *out;
-    Desk(const KeyValueCache& cache, float* scratch, int thread)
-        : q(scratch + thread * floats(cache)), scores(q + block * rounded_up(cache.dim, lanes)), out(scores + block * cache.context) {}
-    static size_t floats(const KeyValueCache& cache) { return block * size_t(rounded_up(cache.dim, lanes) + cache.context + cache.width); }
+    Desk(const KeyValueCache& cache, int positions, float* scratch, int thread)
+        : q(scratch + thread * floats(cache, positions)), scores(q + block * rounded_up(cache.dim, lanes)), out(scores + block * positions) {}
+    static size_t floats(const KeyValueCache& cache, int positions) {
+        return block * size_t(rounded_up(cache.dim, lanes) + positions + cache.width);
+    }
 };
+
+// The positions of the longest run, in whole pages.
+int most_positions(std::span<const Run> runs) {
+    int most = 0;
+    for (const Run& run : runs) most = std::max(most, rounded_up(run.position + run.count, step));
+    return most;
+}
 
 struct Work {
     const Attention& attention;
+    const Run& run;
     Strided q;
-    int position, group;  // heads of q that share one of the cache's
-    float* y;
+    int group;  // heads of q that share one of the cache's
+    float* y;   // q and y from the run's first row on
 };
 
-// Strided first .. first + count - 1 of what asks one head of the cache: row i is head i % group of token i / group.
-template <int count>
+// Rows first .. first + count - 1 of what asks one head of the cache: row i is head i % group of token i / group.
+template <class T, int count>
 void answer(const Work& work, int head, int first, const Desk& desk) {
     const Attention& a = work.attention;
     const KeyValueCache& cache = a.cache;
+    const Seen seen = {cache, work.run.pages, head};
     auto token = [&](int r) { return (first + r) / work.group; };
     auto at = [&](int r) { return (head * work.group + (first + r) % work.group) * cache.dim; };
-    auto end = [&](int r) { return work.position + token(r) + 1; };
+    auto end = [&](int r) { return work.run.position + token(r) + 1; };
     auto begin = [&](int r) { return a.window ? std::max(0, end(r) - a.window) : 0; };
     const int from = begin(0) / step * step, to = rounded_up(end(count - 1), step);
     for (int r = 0; r < count; r++) {
-        size_t angle = size_t(work.position + token(r)) * (cache.dim / 2);
-        rotate(work.q[token(r)] + at(r), cache.dim, a.rotation.cos + angle, a.rotation.sin + angle, a.scale,
-               desk.q + r * cache.dim, 1);
+        size_t angle = size_t(work.run.position + token(r)) * (cache.dim / 2);
+        rotate(work.q[token(r)] + at(r), cache.dim, a.rotation.cos + angle, a.rotation.sin + angle, a.scale, desk.q + r * cache.dim);
     }
-    scores<count>(desk.q, cache.dim, cache.keys(head), from, to, desk.scores);
+    scores<T, count>(desk.q, seen, from, to, desk.scores);
     for (int r = 0; r < count; r++) softmax<count>(desk.scores, r, from, begin(r), end(r), to);
-    mix<count>(desk.scores, from, end(count - 1), cache.values(head), cache.width, desk.out);
+    mix<T, count>(desk.scores, seen, from, end(count - 1), desk.out);
     for (int r = 0; r < count; r++)
         std::copy_n(desk.out + r * cache.width, cache.dim, work.y + size_t(token(r)) * a.heads * cache.dim + at(r));
 }
 
-void remember(const Attention& a, int head, int position, const float* k, const float* v) {
+template <class T>
+void answer(const Work& work, int head, int first, int left, const Desk& desk) {
+    for (int count; left > 0; first += count, left -= count) {
+        count = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        auto* rows_of = count == 8 ? answer<T, 8> : count == 4 ? answer<T, 4> : count == 2 ? answer<T, 2> : answer<T, 1>;
+        rows_of(work, head, first, desk);
+    }
+}
+
+template <class T>
+void remember(const Attention& a, int head, int position, const int32_t* pages, const float* k, const float* v, float* turned) {
     const KeyValueCache& cache = a.cache;
-    size_t angle = size_t(position) * (cache.dim / 2);
-    float* panel = cache.keys(head) + size_t(position / lanes) * cache.dim * lanes + position % lanes;
-    rotate(k + head * cache.dim, cache.dim, a.rotation.cos + angle, a.rotation.sin + angle, 1, panel, lanes);
-    std::copy_n(v + head * cache.dim, cache.dim, cache.values(head) + size_t(position) * cache.width);
+    const size_t angle = size_t(position) * (cache.dim / 2);
+    rotate(k + head * cache.dim, cache.dim, a.rotation.cos + angle, a.rotation.sin + angle, 1, turned);
+    const Page<T> page = Seen{cache, pages, head}.page<T>(position);
+    const int at = position % step;
+    float *key_scale = nullptr, *value_scale = nullptr;
+    if constexpr (scaled<T>) key_scale = page.key_scales + at, value_scale = page.value_scales + at;
+    store(turned, cache.dim, page.keys + size_t(at / lanes) * cache.dim * lanes + at % lanes, lanes, key_scale);
+    store(v + head * cache.dim, cache.dim, page.values + size_t(at) * cache.width, 1, value_scale);
+}
+
+template <class T>
+void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v, float* y, float* scratch, int threads) {
+    const KeyValueCache& cache = attention.cache;
+    const int group = attention.heads / cache.heads, positions = most_positions(runs);
+    auto blocks = [&](const Run& run) { return (run.count * group + block - 1) / block; };
+    int rows = 0, all = 0;
+    for (const Run& run : runs) rows += run.count, all += blocks(run);
+    if (positions <= 64) threads = std::min(threads, rows);  // a few microseconds: less than it takes to wake a thread
+#pragma omp parallel num_threads(threads)
+    {
+        const Desk desk(cache, positions, scratch, omp_get_thread_num());
+#pragma omp for
+        for (int i = 0; i < rows * cache.heads; i++) {
+            int row = i / cache.heads, at = row;
+            const Run* run = runs.data();
+            for (; at >= run->count; run++) at -= run->count;
+            remember<T>(attention, i % cache.heads, run->position + at, run->pages, k[row], v[row], desk.q);
+        }
+#pragma omp for schedule(dynamic)
+        for (int i = cache.heads * all - 1; i >= 0; i--) {  // of each run, the longest first
+            int at = i / cache.heads, row = 0;
+            const Run* run = runs.data();
+            for (; at >= blocks(*run); run++) at -= blocks(*run), row += run->count;
+            const Work work = {attention, *run, {q[row], q.stride}, group, y + size_t(row) * attention.heads * cache.dim};
+            answer<T>(work, i % cache.heads, at * block, std::min(block, run->count * group - at * block), desk);
+        }
+    }
 }
 
 }  // namespace
 
-KeyValueCache::KeyValueCache(int heads, int dim, int context)
-    : heads(heads), dim(dim), context(rounded_up(context, step)), width(rounded_up(dim, lanes)) {
-    size_t keys = size_t(heads) * this->context * dim, values = size_t(heads) * this->context * width;
-    bytes_ = (keys + values) * sizeof(float);
-    void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) throw std::bad_alloc();
-    values_ = static_cast<float*>(memory);
-    keys_ = values_ + values;
+size_t attention_scratch_floats(const Attention& attention, std::span<const Run> runs, int threads) {
+    return threads * Desk::floats(attention.cache, most_positions(runs));
 }
 
-KeyValueCache::~KeyValueCache() { munmap(values_, bytes_); }
-
-void KeyValueCache::read_keys(int head, int positions, float* to) const {
-    for (int p = 0; p < positions; p++) {
-        const float* panel = keys(head) + size_t(p / lanes) * dim * lanes + p % lanes;
-        for (int d = 0; d < dim; d++) *to++ = panel[d * lanes];
-    }
-}
-
-void KeyValueCache::read_values(int head, int positions, float* to) const {
-    for (int p = 0; p < positions; p++) to = std::copy_n(values(head) + size_t(p) * width, dim, to);
-}
-
-size_t attention_scratch_floats(const Attention& attention, int threads) { return threads * Desk::floats(attention.cache); }
-
-void attend(const Attention& attention, Strided q, Strided k, Strided v, int rows, int position, float* y, float* scratch, int threads) {
-    const KeyValueCache& cache = attention.cache;
-    const Work work = {attention, q, position, attention.heads / cache.heads, y};
-    const int asking = rows * work.group, blocks = (asking + block - 1) / block;
-    if (position + rows < 64) threads = std::min(threads, rows);  // a few microseconds: less than it takes to wake a thread
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for
-        for (int i = 0; i < rows * cache.heads; i++) {
-            int row = i / cache.heads;
-            remember(attention, i % cache.heads, position + row, k[row], v[row]);
-        }
-        const Desk desk(cache, scratch, omp_get_thread_num());
-#pragma omp for schedule(dynamic)
-        for (int i = cache.heads * blocks - 1; i >= 0; i--) {  // the longest first
-            int head = i % cache.heads, first = i / cache.heads * block, left = std::min(block, asking - first);
-            for (int count; left > 0; first += count, left -= count) {
-                count = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-                auto* rows_of = count == 8 ? answer<8> : count == 4 ? answer<4> : count == 2 ? answer<2> : answer<1>;
-                rows_of(work, head, first, desk);
-            }
-        }
-    }
+void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v, float* y, float* scratch, int threads) {
+    with_type(attention.cache.stored(), [&]<class T>(T) { attend<T>(attention, runs, q, k, v, y, scratch, threads); });
 }
 
 }  // namespace mpsplit

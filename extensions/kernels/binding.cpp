@@ -151,18 +151,29 @@ Out<float> gated(Rows x, const Held& gate, const Held& up, int threads, const st
     return run(products, x, threads, path)[0];
 }
 
-Out<float> attend_rows(KeyValueCache& cache, Rows q, Rows k, Rows v, int position, float scale, int window, Rows cos, Rows sin,
-                       int threads) {
-    size_t rows = q.shape(0), heads = q.shape(1) / cache.dim, kv = size_t(cache.heads) * cache.dim, half = cache.dim / 2;
+// runs: [count, position] of each, and its pages: a row of the table
+Out<float> attend_rows(KeyValueCache& cache, Rows q, Rows k, Rows v, In<int32_t, nb::shape<-1, 2>> runs, In<int32_t, nb::ndim<2>> tables,
+                       float scale, int window, Rows cos, Rows sin, int threads) {
+    size_t rows = q.shape(0), heads = q.shape(1) / cache.dim, kv = size_t(cache.heads) * cache.dim, half = cache.dim / 2, asked = 0;
     expect(heads * cache.dim == q.shape(1) && heads % cache.heads == 0, "q is [rows, heads * dim], heads a multiple of the cache's");
     expect(k.shape(0) == rows && v.shape(0) == rows && k.shape(1) == kv && v.shape(1) == kv, "k and v are [rows, cache heads * dim]");
-    expect(position >= 0 && position + int(rows) <= cache.context, "the rows do not fit the context");
-    expect(cos.shape(0) >= position + rows && cos.shape(1) == half && sin.shape(0) >= position + rows && sin.shape(1) == half,
-           "cos and sin are [positions, dim / 2]");
+    expect(runs.shape(0) == tables.shape(0), "every run has its pages");
+    std::vector<Run> all;
+    for (size_t i = 0; i < runs.shape(0); i++) {
+        const int count = runs(i, 0), position = runs(i, 1);
+        expect(count >= 1 && position >= 0 && size_t(position + count) <= tables.shape(1) * KeyValueCache::page_positions,
+               "the rows do not fit the pages");
+        expect(cos.shape(0) >= size_t(position + count) && cos.shape(1) == half && sin.shape(0) == cos.shape(0) && sin.shape(1) == half,
+               "cos and sin are [positions, dim / 2]");
+        all.push_back({count, position, tables.data() + i * tables.shape(1)});
+        asked += count;
+    }
+    for (size_t i = 0; i < tables.size(); i++) expect(tables.data()[i] >= 0 && tables.data()[i] < cache.pages(), "there is no such page");
+    expect(asked == rows, "the runs have as many rows as q");
     Attention attention = {cache, int(heads), scale, window, {cos.data(), sin.data()}};
     auto y = array<float>({rows, heads * cache.dim});
-    auto scratch = array<float>({attention_scratch_floats(attention, threads)});
-    attend(attention, {q.data(), q.shape(1)}, {k.data(), kv}, {v.data(), kv}, int(rows), position, y.data(), scratch.data(), threads);
+    auto scratch = array<float>({attention_scratch_floats(attention, all, threads)});
+    attend(attention, all, {q.data(), q.shape(1)}, {k.data(), kv}, {v.data(), kv}, y.data(), scratch.data(), threads);
     return y;
 }
 
@@ -190,7 +201,13 @@ NB_MODULE(_kernels, m) {
     m.def(
         "read_through", [](In<uint8_t> data, int threads) { return read_through(data.data(), data.nbytes(), threads); },
         "data"_a, "threads"_a);
-    nb::class_<KeyValueCache>(m, "KeyValueCache").def(nb::init<int, int, int>(), "heads"_a, "dim"_a, "context"_a);
-    m.def("attend", attend_rows, "cache"_a, "q"_a, "k"_a, "v"_a, "position"_a, "scale"_a, "window"_a, "cos"_a, "sin"_a,
+    nb::class_<KeyValueCache>(m, "KeyValueCache")
+        .def("__init__",
+             [](KeyValueCache* self, int heads, int dim, int pages, int stored) {
+                 expect(stored >= 0 && stored <= int(Stored::q8), "stored is 0 for f32, 1 for bf16, 2 for q8");
+                 new (self) KeyValueCache(heads, dim, pages, Stored(stored));
+             },
+             "heads"_a, "dim"_a, "pages"_a, "stored"_a = 0);
+    m.def("attend", attend_rows, "cache"_a, "q"_a, "k"_a, "v"_a, "runs"_a, "tables"_a, "scale"_a, "window"_a, "cos"_a, "sin"_a,
           "threads"_a = 1);
 }

@@ -13,7 +13,7 @@ int AttentionLayer::load_param(const ncnn::ParamDict& params) {
     scale = params.get(3, 0.f);
     if (kv_heads < 1 || heads < kv_heads || heads % kv_heads || dim < 2 || dim % 2) return -1;
     auto& setting = *static_cast<Setting*>(userdata);
-    cache = std::make_unique<KeyValueCache>(kv_heads, dim, setting.context);
+    cache = std::make_unique<KeyValueCache>(kv_heads, dim, setting.pages);
     setting.caches.push_back(cache.get());
     return 0;
 }
@@ -23,10 +23,10 @@ int AttentionLayer::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::
     const Strided q = rows_of(in[0]), k = rows_of(in[1]), v = rows_of(in[2]);
     const int rows = in[0].dims == 3 ? in[0].c : in[0].h, width = heads * cache->dim;
     out[0].create(width, rows, sizeof(float), option.blob_allocator);
-    if (out[0].empty() || setting.position + rows > setting.context) return -100;
+    if (out[0].empty() || rows != setting.rows()) return -100;
     const Attention attention = {*cache, heads, scale, setting.window, setting.rotation};
-    auto* scratch = static_cast<float*>(setting.scratch(attention_scratch_floats(attention, setting.threads) * sizeof(float)));
-    attend(attention, q, k, v, rows, setting.position, out[0], scratch, setting.threads);
+    auto* scratch = static_cast<float*>(setting.scratch(attention_scratch_floats(attention, setting.runs, setting.threads) * sizeof(float)));
+    attend(attention, setting.runs, q, k, v, out[0], scratch, setting.threads);
     return 0;
 }
 

@@ -33,10 +33,17 @@ struct Setting {
     std::map<int, std::shared_ptr<Comm>> groups;  // by the ids of the graph
     Packed packed;
     int threads = 1;
-    int context = 0, window = 0;  // tokens; 0: no window
+    int window = 0;               // tokens; 0: none
+    int pages = 0;                // of the caches
     Rotation rotation = {};
-    int position = 0;  // tokens before the first row of this step
-    std::vector<const KeyValueCache*> caches;  // of the attentions, in the order of the graph; their layers own them
+    std::vector<Run> runs;  // the rows of this step
+    std::vector<KeyValueCache*> caches;  // of the attentions, in the order of the graph; their layers own them
+
+    int rows() const {
+        int rows = 0;
+        for (const Run& run : runs) rows += run.count;
+        return rows;
+    }
 
     // Memory for a call, 64-byte aligned; calls follow each other, so all layers work in the same. It only grows.
     void* scratch(size_t bytes) {

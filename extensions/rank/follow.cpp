@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <sys/resource.h>
 
@@ -28,11 +29,11 @@ class Counted {
   public:
     explicit Counted(Slice& slice) : slice_(slice), sent_(slice.bytes_sent()) {}
 
-    std::span<const float> step(std::span<const int64_t> tokens, int64_t position) {
+    std::span<const float> step(std::span<const int64_t> tokens, std::span<const Part> parts) {
         const double inside = slice_.seconds_between_ranks();
         const auto began = Clock::now();
-        const auto logits = slice_.step(tokens, position);
-        int64_t* spent = spent_ + (tokens.size() == 1 ? 2 : 0);
+        const auto logits = slice_.step(tokens, parts);
+        int64_t* spent = spent_ + (tokens.size() == parts.size() ? 2 : 0);
         spent[0] += std::chrono::nanoseconds(Clock::now() - began).count();
         spent[1] += int64_t((slice_.seconds_between_ranks() - inside) * 1e9);
         return logits;
@@ -66,17 +67,26 @@ double log_sum_exp(std::span<const float> logits, double temperature) {
     return top + std::log(sum);
 }
 
-void answer(Slice& slice, std::span<const float> logits, const Order& order, Comm& world) {
-    if (order.wanted == 0 || logits.empty()) return;
-    if (order.wanted < 0 || order.wanted >= int64_t(logits.size())) return world.send(logits.data(), logits.size_bytes(), lead);
-    const size_t wanted = size_t(order.wanted);
-    std::vector<float> values(wanted);
-    std::vector<int64_t> ids(wanted);
-    slice.largest(int(wanted), values.data(), ids.data());
-    std::vector<double> message{order.temperature > 0 ? log_sum_exp(logits, order.temperature) : std::numeric_limits<double>::quiet_NaN()};
+// What rank 0 wants to know of the logits of one part.
+void answer(Slice& slice, std::span<const float> logits, int part, int64_t wanted, double temperature, Comm& world) {
+    if (wanted == 0 || slice.rows() == 0) return;
+    logits = logits.subspan(size_t(part * slice.rows()), size_t(slice.rows()));
+    if (wanted < 0 || wanted >= slice.rows()) return world.send(logits.data(), logits.size_bytes(), lead);
+    const size_t count = size_t(wanted);
+    std::vector<float> values(count);
+    std::vector<int64_t> ids(count);
+    slice.largest(part, int(count), values.data(), ids.data());
+    std::vector<double> message{temperature > 0 ? log_sum_exp(logits, temperature) : std::numeric_limits<double>::quiet_NaN()};
     message.insert(message.end(), values.begin(), values.end());
     message.insert(message.end(), ids.begin(), ids.end());
     world.send(message.data(), message.size() * sizeof(double), lead);
+}
+
+// The numbers that belong to an order: one is in it, more come in a message of their own.
+std::vector<int64_t> numbers(const Order& order, Comm& world) {
+    std::vector<int64_t> found(size_t(order.count), order.token);
+    if (order.count > 1) world.broadcast(found.data(), found.size() * sizeof found[0], lead);
+    return found;
 }
 
 } // namespace
@@ -95,8 +105,11 @@ void greet(const Slice& slice, Comm& world) {
 
 void follow(Slice& slice, Comm& world) {
     std::span<const float> logits;
-    std::vector<int64_t> tokens;
     Counted counted(slice);
+    auto step = [&](std::span<const int64_t> tokens, std::span<const Part> parts) {
+        logits = counted.step(tokens, parts);
+        for (size_t i = 0; i < parts.size(); ++i) answer(slice, logits, int(i), parts[i].wanted, parts[i].temperature, world);
+    };
     for (bool idle = true;;) {
         Order order;
         if (idle) {
@@ -105,15 +118,21 @@ void follow(Slice& slice, Comm& world) {
         } else world.broadcast(&order, sizeof order, lead);
         idle = order.verb == Verb::report;
         switch (order.verb) {
-        case Verb::step:
-            tokens.assign(size_t(order.count), order.token);
-            if (order.count > 1) world.broadcast(tokens.data(), tokens.size() * sizeof tokens[0], lead);
-            logits = counted.step(tokens, order.position);
-            answer(slice, logits, order, world);
+        case Verb::step: {
+            const Part part = {order.slot, order.position, order.count, order.wanted, order.temperature};
+            step(numbers(order, world), {&part, 1});
             break;
-        case Verb::more:
-            answer(slice, logits, order, world);
+        }
+        case Verb::batch: {
+            const auto words = numbers(order, world);
+            std::vector<Part> parts(size_t(order.position));
+            std::memcpy(parts.data(), words.data(), parts.size() * sizeof(Part));
+            step(std::span(words).subspan(parts.size() * sizeof(Part) / sizeof words[0]), parts);
             break;
+        }
+        case Verb::more: answer(slice, logits, int(order.position), order.wanted, order.temperature, world); break;
+        case Verb::place: slice.place(order.slot, order.position, numbers(order, world)); break;
+        case Verb::reserve: slice.reserve(order.count, order.token); break;
         case Verb::report: counted.report(world); break;
         case Verb::end: return;
         default: throw Error("rank 0 gave order " + std::to_string(int64_t(order.verb)) + ", which this rank does not know; install the same mpsplit");

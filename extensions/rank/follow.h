@@ -4,6 +4,7 @@
 #include <span>
 
 #include "comm.h"
+#include "orders.h"
 
 namespace mpsplit {
 
@@ -11,10 +12,13 @@ namespace mpsplit {
 class Slice {
   public:
     virtual ~Slice() = default;
-    // Appends the tokens at `position`; the logits after the last of them, valid until the next step, none without a head.
-    virtual std::span<const float> step(std::span<const int64_t> tokens, int64_t position) = 0;
-    // The `count` largest logits of the last step in descending order, of equal ones the lower id first.
-    virtual void largest(int count, float* values, int64_t* ids) = 0;
+    // The parts' tokens, one part after another; of each part the logits after its last token, [parts][rows], valid until the next step, none
+    // without a head.
+    virtual std::span<const float> step(std::span<const int64_t> tokens, std::span<const Part> parts) = 0;
+    // The `count` largest logits of a part of the last step in descending order, of equal ones the lower id first.
+    virtual void largest(int part, int count, float* values, int64_t* ids) = 0;
+    virtual void place(int64_t slot, int64_t first, std::span<const int64_t> pages) = 0;
+    virtual void reserve(int64_t pages, int64_t stored) = 0;
     virtual int64_t first_row() const = 0; // rows of the head
     virtual int64_t rows() const = 0;
     virtual uint64_t bytes_sent() const = 0;

@@ -1,8 +1,10 @@
 // A follower over an engine that is a formula. Python's lead talks to it in tests/extensions/test_rank.py.
 //   follow_test FIRST_ROW ROWS
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <numeric>
 
 #include "follow.h"
@@ -14,33 +16,48 @@ namespace {
 
 class Table final : public Slice {
   public:
-    Table(int64_t first, int64_t rows) : first_(first), logits_(size_t(rows)) {}
+    Table(int64_t first, int64_t rows) : first_(first), rows_(size_t(rows)) {}
 
-    // The logit of id is the fraction of (sum of the tokens + 1) * (id + 1) * 0.618, times 8, so that no two are equal.
-    std::span<const float> step(std::span<const int64_t> tokens, int64_t position) override {
-        if (position == 0) sum_ = 0;
-        sum_ = std::accumulate(tokens.begin(), tokens.end(), sum_);
-        for (size_t i = 0; i < logits_.size(); ++i) {
-            const double x = double(sum_ + 1) * double(first_ + int64_t(i) + 1) * 0.618;
-            logits_[i] = float((x - double(int64_t(x))) * 8);
+    // The logit of id is the fraction of (sum of the slot's tokens + 1) * (id + 1) * 0.618, times 8, so that no two are equal.
+    std::span<const float> step(std::span<const int64_t> tokens, std::span<const Part> parts) override {
+        logits_.clear();
+        for (const Part& part : parts) {
+            const auto token = [&](int64_t at) -> int64_t& { return pages_[tables_[part.slot].at(size_t(at / 32))][size_t(at % 32)]; };
+            for (int64_t i = 0; i < part.count; ++i) token(part.position + i) = tokens[size_t(i)];
+            tokens = tokens.subspan(size_t(part.count));
+            int64_t sum = 0;
+            for (int64_t i = 0; i < part.position + part.count; ++i) sum += token(i);
+            for (size_t i = 0; i < rows_; ++i) {
+                const double x = double(sum + 1) * double(first_ + int64_t(i) + 1) * 0.618;
+                logits_.push_back(float((x - double(int64_t(x))) * 8));
+            }
         }
         return logits_;
     }
 
-    void largest(int count, float* values, int64_t* ids) override {
-        std::vector<int64_t> order(logits_.size());
+    void largest(int part, int count, float* values, int64_t* ids) override {
+        const float* logits = logits_.data() + size_t(part) * rows_;
+        std::vector<int64_t> order(rows_);
         std::iota(order.begin(), order.end(), 0);
-        std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return logits_[size_t(a)] > logits_[size_t(b)]; });
-        for (int i = 0; i < count; ++i) values[i] = logits_[size_t(order[size_t(i)])], ids[i] = first_ + order[size_t(i)];
+        std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return logits[a] > logits[b]; });
+        for (int i = 0; i < count; ++i) values[i] = logits[order[size_t(i)]], ids[i] = first_ + order[size_t(i)];
     }
 
+    void place(int64_t slot, int64_t first, std::span<const int64_t> pages) override {
+        tables_[slot].resize(size_t(first));
+        tables_[slot].insert(tables_[slot].end(), pages.begin(), pages.end());
+    }
+    void reserve(int64_t, int64_t) override {}
     int64_t first_row() const override { return first_; }
-    int64_t rows() const override { return int64_t(logits_.size()); }
+    int64_t rows() const override { return int64_t(rows_); }
     uint64_t bytes_sent() const override { return 0; }
     double seconds_between_ranks() const override { return 0; }
 
   private:
-    int64_t first_, sum_ = 0;
+    int64_t first_;
+    size_t rows_;
+    std::map<int64_t, std::vector<int64_t>> tables_;
+    std::map<int64_t, std::array<int64_t, 32>> pages_; // tokens
     std::vector<float> logits_;
 };
 

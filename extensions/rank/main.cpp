@@ -51,11 +51,15 @@ class EngineSlice final : public Slice {
   public:
     EngineSlice(const std::string& folder, std::shared_ptr<Comm> world, int threads) : engine_(folder, std::move(world), threads) {}
 
-    std::span<const float> step(std::span<const int64_t> tokens, int64_t position) override {
-        const auto logits = engine_.step(tokens.data(), int(tokens.size()), int(position), false);
-        return {logits.data, size_t(logits.columns)};
+    std::span<const float> step(std::span<const int64_t> tokens, std::span<const Part> parts) override {
+        of_.clear();
+        for (const Part& part : parts) of_.push_back({int(part.slot), int(part.position), int(part.count)});
+        const auto logits = engine_.step(tokens, of_, false);
+        return {logits.data, size_t(logits.rows) * logits.columns};
     }
-    void largest(int count, float* values, int64_t* ids) override { engine_.largest(count, values, ids); }
+    void largest(int part, int count, float* values, int64_t* ids) override { engine_.largest(part, count, values, ids); }
+    void place(int64_t slot, int64_t first, std::span<const int64_t> pages) override { engine_.place(int(slot), int(first), pages); }
+    void reserve(int64_t pages, int64_t stored) override { engine_.reserve(pages, stored); }
     int64_t first_row() const override { return engine_.facts().head_start; }
     int64_t rows() const override { return engine_.facts().head_rows; }
     uint64_t bytes_sent() const override { return engine_.bytes_sent(); }
@@ -63,6 +67,7 @@ class EngineSlice final : public Slice {
 
   private:
     Engine engine_;
+    std::vector<Engine::Part> of_;
 };
 
 void work(const Arguments& arguments, const Place& place) {

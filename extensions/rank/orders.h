@@ -5,18 +5,24 @@
 
 namespace mpsplit {
 
-constexpr int64_t orders_version = 2;
+constexpr int64_t orders_version = 3;
 constexpr int lead = 0;
 
-enum class Verb : int64_t { step, more, report, end };
+enum class Verb : int64_t { step, batch, more, place, reserve, report, end };
 
 struct Order {
     Verb verb = Verb::end;
-    int64_t position = 0, count = 0;
+    int64_t slot = 0, position = 0, count = 0;
     int64_t wanted = 0; // candidates: 0 none, -1 the whole slice
     int64_t token = 0;  // the one, when count is 1
     double temperature = 0;
 };
-static_assert(sizeof(Order) == 48);
+static_assert(sizeof(Order) == 56);
+
+struct Part { // of a batch
+    int64_t slot = 0, position = 0, count = 0, wanted = 0;
+    double temperature = 0;
+};
+static_assert(sizeof(Part) == 40);
 
 } // namespace mpsplit

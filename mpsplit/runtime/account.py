@@ -1,4 +1,4 @@
-"""What a request cost one rank: bytes, memory, seconds. In: an engine, stepped through here. Out: an Account, as int64 for the wire.
+"""What requests cost one rank: bytes, memory, seconds. In: an engine, stepped through here. Out: an Account, as int64 for the wire.
 
 Prompts and single tokens are counted apart, and each as the whole step and the part of it between ranks, waiting for peers included.
 extensions/rank/follow.cpp counts the same.
@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from mpsplit.comm import Communicator
-from mpsplit.runtime.engine import Engine
+from mpsplit.runtime.engine import Engine, Part
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Counted:
         self.engine = engine
         self._forget()
 
-    def step(self, tokens: Sequence[int], position: int) -> np.ndarray:
+    def batch(self, tokens: Sequence[int], parts: Sequence[Part]) -> np.ndarray:
         inside, began = self.engine.seconds, time.perf_counter_ns()
-        logits = self.engine.step(tokens, position)
-        spent = self.spent[len(tokens) == 1]
+        logits = self.engine.batch(tokens, parts)
+        spent = self.spent[len(tokens) == len(parts)]
         spent[0] += time.perf_counter_ns() - began
         spent[1] += int((self.engine.seconds - inside) * 1e9)
         return logits
@@ -52,7 +52,7 @@ class Counted:
 
     def _forget(self) -> None:
         self.sent = self.engine.bytes_sent
-        self.spent = {False: [0, 0], True: [0, 0]}  # by whether it was a single token: [the step, between ranks]
+        self.spent = {False: [0, 0], True: [0, 0]}  # by whether it was one token a request: [the step, between ranks]
 
 
 def peak_rss_bytes() -> int:

@@ -27,7 +27,7 @@ from mpsplit.errors import RunError
 from mpsplit.package.anatomy import Anatomy, anatomy_of
 from mpsplit.package.manifest import FUSED, rank_folder
 from mpsplit.plan.shards import Plan, Shard
-from mpsplit.runtime.engine import Engine
+from mpsplit.runtime.engine import Engine, Part, whole_context
 
 HIDDEN, PRESENT = "hidden_states", ("present_key", "present_value")
 
@@ -59,10 +59,12 @@ class Open(Engine, Protocol):
     def blob(self, name: str) -> np.ndarray:
         """float32 [rows, columns] of one that was kept, since the last step."""
 
-    def keys(self, attention: int) -> np.ndarray:
-        """float32 [kv_heads of this rank, length so far, head_dim]; attentions are counted from the rank's first layer."""
+    def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray: ...
 
-    def values(self, attention: int) -> np.ndarray: ...
+    def keys(self, attention: int, slot: int, positions: int) -> np.ndarray:
+        """float32 [kv_heads of this rank, positions, head_dim]; attentions are counted from the rank's first layer."""
+
+    def values(self, attention: int, slot: int, positions: int) -> np.ndarray: ...
 
 
 class Dumping:
@@ -80,16 +82,13 @@ class Dumping:
         graph = anatomy_of(rank_folder(package, comm.rank) / FUSED, self.shard.layers.start)
         self.blobs = blobs_of(graph, self.shard, self.manifest.facts.layers)
         engine.keep(list(self.blobs.values()))
-        self.steps = self.rows = 0
+        self.steps = 0
+        self.part = Part(0, 0, 0)  # what the last step fed
         self.bytes_between = self.seconds_between = 0  # of gathering, which is no part of the model
         try:
             dump.folder.mkdir(parents=True, exist_ok=True)
         except OSError as wrong:
             raise RunError(f"--dump {dump.folder} cannot be made ({wrong.strerror}); name another directory") from None
-
-    @property
-    def position(self) -> int:
-        return self.engine.position
 
     @property
     def bytes_sent(self) -> int:
@@ -99,13 +98,25 @@ class Dumping:
     def seconds(self) -> float:
         return self.engine.seconds - self.seconds_between
 
+    def reserve(self, pages: int, stored: str) -> None:
+        self.engine.reserve(pages, stored)
+
+    def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
+        self.engine.place(slot, first, pages)
+
     def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
-        logits = self.engine.step(tokens, position, True)  # the last hidden state of every row
-        sent, waited, self.rows = self.engine.bytes_sent, self.engine.seconds, len(tokens)
+        if position == 0:
+            whole_context(self)
+        return self.batch(tokens, [Part(0, position, len(tokens))], every_row)
+
+    def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray:
+        (self.part,) = parts  # several requests at once are not dumped
+        logits = self.engine.batch(tokens, parts, True)  # the last hidden state of every row
+        sent, waited = self.engine.bytes_sent, self.engine.seconds
         held = self._held() if self.dump.per_rank else self._gathered()
         if held is not None:
             whose = f"rank-{self.comm.rank}" if self.dump.per_rank else f"stage-{self.shard.stage}"
-            held |= {"token_ids": np.asarray(tokens, np.int64), "position": np.int64(position)}
+            held |= {"token_ids": np.asarray(tokens, np.int64), "position": np.int64(self.part.position)}
             np.savez(self.dump.folder / f"step-{self.steps:04}-{whose}.npz", **held)
         self.steps += 1
         self.bytes_between += self.engine.bytes_sent - sent
@@ -121,7 +132,7 @@ class Dumping:
         for i in range(self.shard.attentions):
             layer = self.shard.layers.start + i
             for kind, read in zip(PRESENT, (self.engine.keys, self.engine.values), strict=True):
-                found[f"{kind}.{layer}"] = read(i)[None]
+                found[f"{kind}.{layer}"] = read(i, self.part.slot, self.part.position + self.part.count)[None]
         return found
 
     def _gathered(self) -> dict[str, np.ndarray] | None:
@@ -141,11 +152,11 @@ class Dumping:
     def _receive(self, held: dict[str, np.ndarray], name: str, peer: int) -> None:
         facts = self.manifest.facts
         if name.startswith(HIDDEN):
-            held[name] = np.empty((1, self.rows, facts.hidden), np.float32)
+            held[name] = np.empty((1, self.part.count, facts.hidden), np.float32)
             self.comm.recv(held[name][0], peer)
             return
         heads = own_heads(self.plan, peer)
-        part = np.empty((len(heads), self.position, facts.head_dim), np.float32)
+        part = np.empty((len(heads), self.part.position + self.part.count, facts.head_dim), np.float32)
         self.comm.recv(part, peer)
         whole = held.get(name)
         if whole is None or whole.shape[1] != facts.kv_heads:

@@ -3,24 +3,36 @@ is the same without Python."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from mpsplit.comm import Communicator
 from mpsplit.runtime.account import Counted
-from mpsplit.runtime.engine import Engine
-from mpsplit.runtime.orders import END, LEAD, REPORT, STEP, Orders
+from mpsplit.runtime.engine import CACHES, Engine
+from mpsplit.runtime.orders import ALL, BATCH, END, LEAD, MORE, PLACE, REPORT, RESERVE, STEP, Orders, asked_of
 from mpsplit.runtime.sampling import candidates
 
 
 def follow(engine: Engine, comm: Communicator) -> None:
-    orders, counted = Orders(comm), Counted(engine)
+    orders, counted, logits = Orders(comm), Counted(engine), np.empty((0, 0), np.float32)
+
+    def answer(row: int, wanted: int, temperature: float) -> None:
+        if wanted and logits.shape[1]:
+            comm.send(candidates(logits[row], engine.vocabulary.start, wanted, temperature).pack(), LEAD)
+
     while True:
-        order, tokens = orders.take()
-        if order.verb == END:
-            return
-        if order.verb == REPORT:
+        order, numbers = orders.take()
+        if order.verb in (STEP, BATCH):
+            tokens, asked = asked_of(order, numbers)
+            logits = counted.batch(tokens, [part for part, *_ in asked])
+            for row, (_, wanted, temperature) in enumerate(asked):
+                answer(row, wanted, temperature)
+        elif order.verb == MORE:
+            answer(order.position, ALL, 0.0)
+        elif order.verb == PLACE:
+            engine.place(order.slot, order.position, numbers)
+        elif order.verb == RESERVE:
+            engine.reserve(order.count, CACHES[order.token])
+        elif order.verb == REPORT:
             counted.report(comm)
-            continue
-        if order.verb == STEP:
-            logits = counted.step(tokens, order.position)[-1]
-        if order.wanted and len(logits):
-            own = candidates(logits, engine.vocabulary.start, order.wanted, order.temperature)
-            comm.send(own.pack(), LEAD)
+        elif order.verb == END:
+            return

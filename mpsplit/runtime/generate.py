@@ -1,76 +1,238 @@
-"""The token loop: one request in, tokens out. It runs on rank 0; the others follow its orders (orders.py).
+"""The token loop: requests in, tokens out, several requests at once. It runs on rank 0; the others follow its orders (orders.py).
 
-Each round every rank steps its engine; the ranks with rows of the head send their candidates to rank 0, which chooses.
+A turn is one step of every rank's engine: a token of each request that is answering, and pieces of the prompts of those that have just come.
+The ranks with rows of the head send their candidates to rank 0, which chooses. Requests join and leave between turns; what one
+is answered does not depend on who else is there. Whoever needs a page when there is none left waits again, and goes on later.
 """
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable
+from itertools import count
 
 import numpy as np
 
 from mpsplit.comm import Communicator
-from mpsplit.errors import RunError
-from mpsplit.runtime.account import Counted
-from mpsplit.runtime.engine import Engine
+from mpsplit.errors import MpsplitError, RunError
+from mpsplit.runtime.account import Account, Counted
+from mpsplit.runtime.engine import CACHES, Engine, Part
 from mpsplit.runtime.follow import follow
-from mpsplit.runtime.orders import ALL, END, LEAD, MORE, NOTHING, REPORT, STEP, Order, Orders
-from mpsplit.runtime.requests import Generation, Request, Stats
-from mpsplit.runtime.sampling import Candidates, Sampling, candidates, choose
-from mpsplit.runtime.text import Stream, Text
+from mpsplit.runtime.orders import (
+    ALL,
+    END,
+    LEAD,
+    MORE,
+    NOTHING,
+    PLACE,
+    REPORT,
+    RESERVE,
+    Asked,
+    Order,
+    Orders,
+    step_order,
+)
+from mpsplit.runtime.pages import PAGE, Pages, pages_of
+from mpsplit.runtime.queue import Queue
+from mpsplit.runtime.requests import Ending, Generation, Listener, Load, Piece, Request, Ticket
+from mpsplit.runtime.running import Running
+from mpsplit.runtime.sampling import Candidates, candidates
+from mpsplit.runtime.text import Text
+
+BESIDE = 32  # rows of prompts in a step in which others get tokens: so long they wait at most
+IDLE = 0.1  # seconds after which a loop with nothing to do looks whether it shall end
 
 
 class TokenLoop:
-    def __init__(self, engine: Engine, comm: Communicator, text: Text | None, chunk: int = 128):
-        self.engine, self.comm, self.text, self.chunk = engine, comm, text, chunk
-        self.plan, self.facts = engine.manifest.plan, engine.manifest.facts
+    """`most` requests run at once, and `waiting` wait."""
+
+    def __init__(
+        self, engine: Engine, comm: Communicator, text: Text | None, chunk: int = 128, most: int = 8, waiting: int = 64
+    ):
+        self.engine, self.comm, self.text, self.chunk, self.most = engine, comm, text, chunk, most
+        self.plan, self.facts, self.eos = engine.manifest.plan, engine.manifest.facts, engine.manifest.eos
         self.orders, self.counted = Orders(comm), Counted(engine)
-        self.cached: list[int] = []  # the tokens behind the engine's KV cache
+        self.pages = Pages(pages_of(self.facts.context))
+        self.running: list[Running] = []  # the longest there first
+        self._waiting, self._changed = Queue(waiting), threading.Condition()
+        self._ending = False
+
+    # -- from any thread ------------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request, listener: Listener) -> Ticket:
+        self._check(request)
+        one = Running(request, listener, self.text)
+        with self._changed:
+            if self._ending:
+                raise Ending("no new requests are taken, for this server is about to end; ask another")
+            self._waiting.add(one)
+            self._changed.notify()
+        return one
+
+    def load(self) -> Load:
+        pages = self.pages
+        return Load(len(self.running), len(self._waiting), pages.used, len(pages.kept), pages.count, PAGE)
+
+    def drain(self) -> None:
+        """No new requests from now on."""
+        self._ending = True
+
+    # -- rank 0 ---------------------------------------------------------------------------------------------------------------
+
+    def reserve(self, tokens: int, stored: str = "f32") -> None:
+        """Before the first request: a cache for so many tokens of all requests together."""
+        if tokens < self.facts.context:
+            raise RunError(
+                f"a cache of {tokens} tokens does not hold one request of the context, {self.facts.context} tokens; give it as many at least"
+            )
+        self.pages = Pages(pages_of(tokens))
+        self.engine.reserve(self.pages.count, stored)
+        self.orders.give(Order(RESERVE, count=self.pages.count, token=CACHES.index(stored)))
 
     def generate(self, request: Request, on_text: Callable[[str], None] = lambda piece: None) -> Generation:
-        """Rank 0: answers one request, together with the ranks that follow."""
-        self._check(request)
-        began = time.perf_counter()
-        stream = Stream(self.text, request.stops) if self.text else None
-        history = list(request.prompt)
-        reused = self._reusable(request.prompt)
-        first_token_at = 0.0
-        finish = ""
-        while not finish:
-            token = self._next(history, request.sampling)
-            finish = self._verdict(token, history, request, stream)
-            first_token_at = first_token_at or time.perf_counter()
-            history.append(token)
-            if stream:
-                on_text(stream.take())
-        done = time.perf_counter()
-        if stream:
-            stream.finish()
-            on_text(stream.take())
-        new = history[len(request.prompt) :]
-        self.orders.give(Order(REPORT))
-        accounts = tuple(self.counted.report(self.comm))
-        stats = Stats(
-            prompt_tokens=len(request.prompt),
-            cached_tokens=reused,
-            new_tokens=len(new),
-            prefill_tok_s=(len(request.prompt) - reused) / (first_token_at - began),
-            decode_tok_s=(len(new) - 1) / (done - first_token_at) if len(new) > 1 else 0.0,
-            time_to_first_token_s=first_token_at - began,
-            bytes_between_ranks=sum(account.sent for account in accounts),
-            peak_rss_bytes=tuple(account.peak_rss for account in accounts),
-            accounts=accounts,
-        )
-        return Generation(stream.whole if stream else None, tuple(new), finish, stats)
+        """Answers one request, and turns until it is done."""
+        ends: list[Generation | MpsplitError] = []
+        self.submit(request, lambda said: on_text(said.text) if isinstance(said, Piece) else ends.append(said))
+        while not ends:
+            self.turn()
+        if isinstance(ends[0], MpsplitError):
+            raise ends[0]
+        return ends[0]
+
+    def work(self, until: threading.Event) -> None:
+        """Answers what is submitted until then, and what was submitted before to its end."""
+        try:
+            while self.turn() or not until.is_set():
+                with self._changed:
+                    self._changed.wait_for(lambda: self._waiting or self.running or until.is_set(), IDLE)
+        except BaseException as wrong:
+            for one in [*self.running, *self._waiting.take_all()]:
+                one.fail(RunError(f"the ranks stopped: {wrong}"))
+            raise
+
+    def turn(self) -> bool:
+        """One step for all that run; whether there is anything left to do."""
+        self._drop_cancelled()
+        self._admit()
+        if tokens_of := self._compose():
+            self._step(tokens_of)
+        return bool(self.running or self._waiting)
 
     def follow(self) -> None:
         """The other ranks: take part in every request until rank 0 ends."""
         follow(self.engine, self.comm)
 
     def end(self) -> None:
-        """Rank 0: no more requests."""
+        """No more requests."""
         self.orders.give(Order(END))
+
+    # -- who runs -------------------------------------------------------------------------------------------------------------
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            gone = self._waiting.take_cancelled()
+        for one in gone:
+            one.end("cancelled", ())
+        for one in [one for one in self.running if one.cancelled]:
+            self._finish(one, "cancelled")
+
+    def _admit(self) -> None:
+        """Takes who waits, in turn, while there is a place, and pages for all that is known of it."""
+        while len(self.running) < self.most:
+            with self._changed:
+                one = self._waiting.first()
+                if one is None:
+                    return
+                held, known = self.pages.begin(one.history)
+                if self.running and self.pages.missing(held, len(one.history) + 1) > self.pages.available:
+                    self.pages.release(held, one.history[:known])
+                    return
+                self._waiting.take()
+            one.begin(next(i for i in count() if all(i != other.slot for other in self.running)), held, known)
+            self.running.append(one)
+
+    def _compose(self) -> list[tuple[Running, int]]:
+        """Who takes part in this step, with how many tokens."""
+        answering = [one for one in self.running if one.left == 1]
+        room = max(1, min(self.chunk, BESIDE) - len(answering)) if answering else self.chunk
+        found = []
+        for one in list(self.running):
+            rows = 1 if one.left == 1 else min(one.left, room)
+            if rows and one in self.running and self._make_room(one, one.fed + rows):
+                found.append((one, rows))
+                room -= 0 if one.left == 1 else rows
+        return [(one, rows) for one, rows in found if one in self.running]
+
+    def _make_room(self, one: Running, tokens: int) -> bool:
+        """Pages for so many tokens; where there are none, the last that came makes room, which may be this one."""
+        while not self.pages.grow(one.held, tokens):
+            last = self.running.pop()
+            self.pages.release(last.held, last.history[: last.fed])
+            with self._changed:
+                self._waiting.put_back(last)
+            if last is one:
+                return False
+        return True
+
+    def _finish(self, one: Running, reason: str) -> None:
+        accounts = self._report()
+        self.running.remove(one)
+        self.pages.release(one.held, one.history[: one.fed])
+        one.end(reason, accounts)
+
+    def _report(self) -> tuple[Account, ...]:
+        """What the ranks spent since the last report, divided among who ran."""
+        self.orders.give(Order(REPORT))
+        accounts = tuple(self.counted.report(self.comm))
+        sent, rows = sum(account.sent for account in accounts), sum(one.rows for one in self.running)
+        for one in self.running:
+            one.bytes_sent += sent * one.rows / max(1, rows)
+            one.rows = 0
+        return accounts
+
+    # -- a step ---------------------------------------------------------------------------------------------------------------
+
+    def _step(self, taking: list[tuple[Running, int]]) -> None:
+        tokens, asked = [], []
+        for one, rows in taking:
+            self._place(one)
+            tokens += one.history[one.fed : one.fed + rows]
+            wanted, temperature = one.asks() if rows == one.left else (NOTHING, 0.0)
+            asked.append(Asked(Part(one.slot, one.fed, rows), wanted, temperature))
+        self.orders.give(*step_order(tokens, asked))
+        logits = self.counted.batch(tokens, [part for part, *_ in asked])
+        answers = [self._gather(row, what.wanted, what.temperature) for row, what in zip(logits, asked, strict=True)]
+        for row, ((one, rows), answer) in enumerate(zip(taking, answers, strict=True)):
+            one.fed += rows
+            one.rows += rows
+            self.pages.filled(one.held, one.history[: one.fed])
+            if answer:
+                self._choose(one, row, logits[row], answer)
+
+    def _place(self, one: Running) -> None:
+        """All ranks hear of pages that they do not know yet."""
+        if pages := one.held.pages[one.placed :]:
+            self.engine.place(one.slot, one.placed, pages)
+            self.orders.give(Order(PLACE, one.slot, one.placed, len(pages), token=pages[0]), pages)
+            one.placed = len(one.held.pages)
+
+    def _choose(self, one: Running, row: int, logits: np.ndarray, answer: list[Candidates]) -> None:
+        chosen = one.choose(answer)
+        if chosen is None:
+            self.orders.give(Order(MORE, position=row, wanted=ALL))
+            chosen = one.choose(self._gather(logits, ALL, 0.0))
+        if finish := one.take(chosen, self.eos, self.facts.context):
+            self._finish(one, finish)
+
+    def _gather(self, logits: np.ndarray, wanted: int, temperature: float) -> list[Candidates]:
+        """What every rank with rows of the head has to offer, this one's among it; nothing where nothing is wanted."""
+        return [
+            candidates(logits, shard.head.start, wanted, temperature)
+            if shard.rank == LEAD
+            else Candidates.receive(self.comm, shard.rank, shard.head, wanted)
+            for shard in self.plan.shards
+            if len(shard.head) and wanted
+        ]
 
     def _check(self, request: Request) -> None:
         request.sampling.check()
@@ -89,51 +251,3 @@ class TokenLoop:
             raise RunError(f"--max-new-tokens {request.max_new_tokens} is out of range; it must be at least 1")
         if request.stops and self.text is None:
             raise RunError("stop strings need a tokenizer, and this package has none; leave --stop out")
-
-    def _reusable(self, prompt: tuple[int, ...]) -> int:
-        """How many tokens of the prompt the cache holds: all of its own, when the conversation goes on, or none."""
-        if not (len(self.cached) < len(prompt) and list(prompt[: len(self.cached)]) == self.cached):
-            self.cached = []
-        return len(self.cached)
-
-    def _next(self, history: list[int], sampling: Sampling) -> int:
-        """Feeds what the cache does not hold of the history, in chunks, and chooses the token after it."""
-        penalised = sampling.penalised(history)
-        wanted, temperature = sampling.asks(len(penalised))
-        for start in range(len(self.cached), len(history), self.chunk):
-            tokens = history[start : start + self.chunk]
-            last = start + len(tokens) == len(history)
-            order = Order(STEP, start, len(tokens), wanted if last else NOTHING, tokens[0], temperature)
-            self.orders.give(order, tokens)
-            logits = self.counted.step(tokens, start)[-1]
-            self.cached += tokens
-        token = choose(self._gather(logits, wanted, temperature), sampling, len(history), penalised)
-        if token is None:
-            self.orders.give(Order(MORE, wanted=ALL))
-            token = choose(self._gather(logits, ALL, 0.0), sampling, len(history), penalised)
-        return token
-
-    def _gather(self, logits: np.ndarray, wanted: int, temperature: float) -> list[Candidates]:
-        """What every rank with rows of the head has to offer, this one's among it."""
-        return [
-            candidates(logits, shard.head.start, wanted, temperature)
-            if shard.rank == LEAD
-            else Candidates.receive(self.comm, shard.rank, shard.head, wanted)
-            for shard in self.plan.shards
-            if len(shard.head)
-        ]
-
-    def _verdict(self, token: int, history: list[int], request: Request, stream: Stream | None) -> str:
-        """Why this token is the last one, if it is; its text joins the stream."""
-        made = len(history) - len(request.prompt) + 1
-        if token in self.engine.manifest.eos and not request.ignore_eos:
-            return "eos"
-        if stream:
-            stream.push(token)
-            if stream.stopped:
-                return "stop"
-        if made >= request.max_new_tokens:
-            return "length"
-        if len(history) + 1 >= self.facts.context:
-            return "context"
-        return ""

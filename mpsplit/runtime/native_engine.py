@@ -14,6 +14,7 @@ from mpsplit import native
 from mpsplit.comm import Alone, Communicator, Native
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest, rank_folder
+from mpsplit.runtime.engine import CACHES, Part, whole_context
 
 
 def missing(comm: Communicator) -> str:
@@ -37,10 +38,6 @@ class NativeEngine:
         self._engine = native.load("_engine").Engine(str(rank_folder(package, comm.rank)), world, threads)
 
     @property
-    def position(self) -> int:
-        return self._engine.position
-
-    @property
     def bytes_sent(self) -> int:
         return self._engine.bytes_sent
 
@@ -48,8 +45,19 @@ class NativeEngine:
     def seconds(self) -> float:
         return self._engine.seconds_between_ranks
 
+    def reserve(self, pages: int, stored: str) -> None:
+        self._engine.reserve(pages, CACHES.index(stored))
+
+    def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
+        self._engine.place(slot, first, np.asarray(pages, np.int64))
+
+    def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray:
+        return self._engine.step(np.asarray(tokens, np.int64), np.array(parts, np.int64), every_row)
+
     def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
-        return self._engine.step(np.asarray(tokens, np.int64), position, every_row)
+        if position == 0:
+            whole_context(self)
+        return self.batch(tokens, [Part(0, position, len(tokens))], every_row)
 
     # -- to look inside: dump.py ----------------------------------------------------------------------------------------------
 
@@ -60,11 +68,11 @@ class NativeEngine:
     def blob(self, name: str) -> np.ndarray:
         return self._engine.blob(name)
 
-    def keys(self, attention: int) -> np.ndarray:
-        return self._engine.keys(attention)
+    def keys(self, attention: int, slot: int, positions: int) -> np.ndarray:
+        return self._engine.keys(attention, slot, positions)
 
-    def values(self, attention: int) -> np.ndarray:
-        return self._engine.values(attention)
+    def values(self, attention: int, slot: int, positions: int) -> np.ndarray:
+        return self._engine.values(attention, slot, positions)
 
     def close(self) -> None:
         self._engine = None

@@ -1,13 +1,18 @@
 """Orders: what rank 0 tells the others, round by round. In: requests, on rank 0 alone. Out: arrays that any rank can obey.
 
 Rank 0 knows the request, the history, the sampling and the verdicts; the others know their engine. An order is one broadcast
-of 48 bytes, as `Order` lists them. extensions/rank/orders.h reads the same, for ranks without Python.
+of 56 bytes, as `Order` lists them. extensions/rank/orders.h reads the same, for ranks without Python.
 
-    STEP     append `count` tokens at `position`: `token`, or for more than one a second broadcast, int64 [count];
-             then answer, where this rank has rows of the head and something is `wanted`
-    MORE     answer again, from the logits of the last step
-    REPORT   all ranks gather int64 [6], the account of the request (account.py); it is over
+    STEP     append `count` tokens at `position` of `slot`; then answer, where this rank has rows of the head and something is `wanted`
+    BATCH    append tokens to `position` slots at once: the numbers are int64 [position, 5], of each slot, position, count, wanted
+             and temperature (as its bits), then all tokens; then answer for each, in order
+    MORE     answer again, from the logits of the last step after the tokens of its `position`-th slot
+    PLACE    from the `position`-th on, the pages of `slot` are these
+    RESERVE  a cache of `count` pages, stored as CACHES[token] (engine.py)
+    REPORT   all ranks gather int64 [6], the account of what ran since the last one (account.py); perhaps nothing runs now
     END      leave
+
+STEP, BATCH and PLACE bring `count` numbers: `token`, or for more than one a second broadcast, int64 [count].
 
 An answer is one message to rank 0: the slice, float32 [rows], when ALL of it or no less than its rows are wanted; otherwise
 float64 [rest, `wanted` logits in descending order, their ids], where `rest` is the log of the summed exp of the whole slice at
@@ -31,19 +36,21 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
-from mpsplit.runtime.engine import Engine
+from mpsplit.runtime.engine import Engine, Part
 
-VERSION = 2
+VERSION = 3
 DUMPING = VERSION + 1000  # the same orders, but ranks also send each other what `run --dump` writes; C++ ranks do not
 LEAD = 0
-STEP, MORE, REPORT, END = range(4)
+STEP, BATCH, MORE, PLACE, RESERVE, REPORT, END = range(7)
+NUMBERED = (STEP, BATCH, PLACE)
 NOTHING, ALL = 0, -1  # wanted
 
-WIRE = struct.Struct("=5qd")
+WIRE = struct.Struct("=6qd")
 
 
 class Order(NamedTuple):
     verb: int
+    slot: int = 0
     position: int = 0
     count: int = 0
     wanted: int = NOTHING
@@ -64,29 +71,59 @@ class Orders:
     def __init__(self, comm: Communicator):
         self.comm, self.idle = comm, True
 
-    def give(self, order: Order, tokens: Sequence[int] = ()) -> None:
+    def give(self, order: Order, numbers: Sequence[int] = ()) -> None:
         """Rank 0."""
         if self.idle:
             self.comm.tell(order.pack())
         else:
             self.comm.broadcast(order.pack(), LEAD)
-        if order.count > 1:
-            self.comm.broadcast(np.array(tokens, np.int64), LEAD)
+        if order.verb in NUMBERED and order.count > 1:
+            self.comm.broadcast(np.asarray(numbers, np.int64), LEAD)
         self.idle = order.verb == REPORT
 
     def take(self) -> tuple[Order, np.ndarray]:
-        """The other ranks: the order and its tokens."""
+        """The other ranks: the order and its numbers."""
         words = np.empty(WIRE.size // 8, np.int64)
         if self.idle:
             self.comm.listen(words)
         else:
             self.comm.broadcast(words, LEAD)
         order = Order.unpack(words)
-        tokens = np.full(order.count, order.token)
-        if order.count > 1:
-            self.comm.broadcast(tokens, LEAD)
+        numbers = np.full(order.count if order.verb in NUMBERED else 0, order.token)
+        if len(numbers) > 1:
+            self.comm.broadcast(numbers, LEAD)
         self.idle = order.verb == REPORT
-        return order, tokens
+        return order, numbers
+
+
+class Asked(NamedTuple):
+    """A part of a step, and what rank 0 wants to know of the logits after it."""
+
+    part: Part
+    wanted: int = NOTHING
+    temperature: float = 0.0
+
+
+ASKED = struct.Struct("=4qd")
+
+
+def step_order(tokens: Sequence[int], asked: Sequence[Asked]) -> tuple[Order, Sequence[int]]:
+    """The shortest order that says it, and its numbers."""
+    if len(asked) == 1:
+        (slot, position, count), wanted, temperature = asked[0]
+        return Order(STEP, slot, position, count, wanted, tokens[0], temperature), tokens
+    words = b"".join(ASKED.pack(*part, wanted, temperature) for part, wanted, temperature in asked)
+    numbers = np.concatenate([np.frombuffer(words, np.int64), np.asarray(tokens, np.int64)])
+    return Order(BATCH, position=len(asked), count=len(numbers)), numbers
+
+
+def asked_of(order: Order, numbers: np.ndarray) -> tuple[np.ndarray, list[Asked]]:
+    """The other way round: tokens, and what is asked."""
+    if order.verb == STEP:
+        return numbers, [Asked(Part(order.slot, order.position, order.count), order.wanted, order.temperature)]
+    words = order.position * ASKED.size // 8
+    found = [Asked(Part(*row[:3]), *row[3:]) for row in ASKED.iter_unpack(numbers[:words].tobytes())]
+    return numbers[words:], found
 
 
 def greet(engine: Engine, comm: Communicator, spoken: int = VERSION) -> None:

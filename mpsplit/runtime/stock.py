@@ -19,7 +19,9 @@ from mpsplit.package.embedding_rows import embedding_rows
 from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
 from mpsplit.package.weight_files import Packed, WeightFiles
 from mpsplit.runtime import collective_layers, quantised_layer
+from mpsplit.runtime.engine import Part, each_part, whole_context
 from mpsplit.runtime.positions import causal_mask, rope_tables
+from mpsplit.runtime.replay import Replay
 
 RAW = 1  # extract a cache blob as it lies: its layout is ncnn's own, and comes back untouched
 
@@ -52,10 +54,6 @@ class StockEngine:
         self._forget()
 
     @property
-    def position(self) -> int:
-        return self._position
-
-    @property
     def bytes_sent(self) -> int:
         return sum(group.bytes_sent for group in self._different_groups())
 
@@ -63,38 +61,55 @@ class StockEngine:
     def seconds(self) -> float:
         return sum(group.seconds for group in self._different_groups())
 
+    def reserve(self, pages: int, stored: str) -> None:
+        if stored != "f32":
+            raise RunError(
+                f"the stock engine's cache is ncnn's own, in f32; leave out --kv {stored}, or use the native engine"
+            )
+        self._forget()
+
+    def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
+        self.pages.place(slot, first, pages)
+
+    def batch(self, tokens: Sequence[int], parts: Sequence[Part]) -> np.ndarray:
+        return np.concatenate([self._feed(own, part, False) for own, part in each_part(tokens, parts)])
+
     def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
         if position == 0:
-            self._forget()
-        assert position == self._position, f"step at {position}, but the cache holds {self._position} tokens"
-        ids = np.asarray(tokens, np.int64)
-        stop = position + len(ids)
+            whole_context(self)
+        return self._feed(tokens, Part(0, position, len(tokens)), every_row)
+
+    def _feed(self, tokens: Sequence[int], part: Part, every_row: bool) -> np.ndarray:
+        start, again = self.pages.feed(tokens, part, part.slot)
+        ids = np.asarray(again, np.int64)
+        stop = start + len(ids)
         window = self.manifest.facts.window
         inputs = {
             "hidden": self.embedding(ids)
             if self.first_stage
             else np.zeros((len(ids), self.manifest.facts.hidden), np.float32),
-            "cos": self.cos[position:stop],
-            "sin": self.sin[position:stop],
-            "mask": causal_mask(position, len(ids), window),
+            "cos": self.cos[start:stop],
+            "sin": self.sin[start:stop],
+            "mask": causal_mask(start, len(ids), window),
         }
+        past = self._past[part.slot] if start else [ncnn.Mat() for _ in self.caches]
         extractor = self.net.create_extractor()
         for name, array in inputs.items():
             extractor.input(name, _owned(array))
-        for name, cache in zip(self.caches, self._past, strict=True):
+        for name, cache in zip(self.caches, past, strict=True):
             extractor.input(f"past_{name}", cache)
         hidden = self._extract(extractor, "hidden_out")
-        self._past = [self._extract(extractor, name, RAW) for name in self.caches]
-        self._position = stop
+        self._past[part.slot] = [self._extract(extractor, name, RAW) for name in self.caches]
         if not len(self.vocabulary):
-            return np.zeros((len(ids) if every_row else 1, 0), np.float32)
-        if not every_row and len(ids) > 1:
+            return np.zeros((part.count if every_row else 1, 0), np.float32)
+        wanted = part.count if every_row else 1
+        if wanted < len(ids):
             extractor = self.net.create_extractor()
-            extractor.input("hidden_out", _owned(hidden.numpy()[-1:]))
+            extractor.input("hidden_out", _owned(hidden.numpy()[-wanted:]))
         return np.array(self._extract(extractor, "logits"))
 
     def close(self) -> None:
-        self._forget()
+        self._past.clear()
         self.net.clear()
 
     def _different_groups(self) -> list[Communicator]:
@@ -102,8 +117,8 @@ class StockEngine:
         return list({id(group): group for group in self.groups.values()}.values())
 
     def _forget(self) -> None:
-        self._past = [ncnn.Mat() for _ in self.caches]
-        self._position = 0
+        self.pages = Replay()
+        self._past: dict[int, list[ncnn.Mat]] = {}  # slot -> its caches
 
     def _extract(self, extractor: ncnn.Extractor, blob: str, kind: int = 0) -> ncnn.Mat:
         status, mat = extractor.extract(blob, kind)

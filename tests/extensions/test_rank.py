@@ -14,6 +14,7 @@ from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import even_plan
 from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.orders import greet
+from mpsplit.runtime.replay import OneHistory, Replay
 from mpsplit.runtime.requests import Request
 from mpsplit.runtime.sampling import Sampling
 from tests.extensions.conftest import build, need
@@ -39,13 +40,14 @@ print(answers(Formula(world().size), world()))
 """
 
 
-class Formula:
+class Formula(OneHistory):
     """As in follow_test.cpp; rank 0's slice."""
 
     def __init__(self, ranks):
         plan = even_plan(facts(), ranks, 1)
         self.manifest = Manifest("formula", facts(), plan, Rope((), 1.0), "F32", (130,), (), (), (), {})
-        self.vocabulary, self.position, self.bytes_sent, self.seconds, self.sum = plan.shards[0].head, 0, 0, 0.0, 0
+        self.vocabulary, self.bytes_sent, self.seconds, self.sum = plan.shards[0].head, 0, 0.0, 0
+        self.pages = Replay()
 
     def step(self, tokens, position, every_row=False):
         self.sum = int(np.sum(tokens)) + (self.sum if position else 0)

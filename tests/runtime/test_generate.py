@@ -7,6 +7,7 @@ from mpsplit.comm import Alone
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import Range, even_plan
+from mpsplit.runtime.engine import each_part
 from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.requests import Request
 from mpsplit.runtime.sampling import Sampling
@@ -16,20 +17,26 @@ EOS = 130
 
 
 class TableEngine:
-    """After token t comes t + 1; writes down every step."""
+    """After token t comes t + 1; writes down every part of a step."""
 
     def __init__(self):
         f = facts()
         plan = even_plan(f, 1, 1)
         self.manifest = Manifest("table", f, plan, Rope((), 1.0), "F32", (EOS,), (), (), (), {})
-        self.vocabulary, self.position, self.bytes_sent, self.seconds = Range(0, 131), 0, 0, 0.0
-        self.steps = []
+        self.vocabulary, self.bytes_sent, self.seconds = Range(0, 131), 0, 0.0
+        self.steps, self.placed = [], []
 
-    def step(self, tokens, position, every_row=False):
-        self.steps.append((position, list(tokens)))
-        self.position = position + len(tokens)
-        logits = np.ones((1, 131), np.float32)
-        logits[0, (tokens[-1] + 1) % 131] = 5
+    def reserve(self, pages, stored):
+        self.placed.clear()
+
+    def place(self, slot, first, pages):
+        self.placed.append((slot, first, list(pages)))
+
+    def batch(self, tokens, parts):
+        logits = np.ones((len(parts), 131), np.float32)
+        for row, (own, part) in enumerate(each_part(tokens, parts)):
+            self.steps.append((part.position, list(own)))
+            logits[row, (own[-1] + 1) % 131] = 5
         return logits
 
 
@@ -64,8 +71,9 @@ def test_a_conversation_that_goes_on_feeds_only_what_is_new():
     second = one.generate(Request((1, 2, 3, *first.token_ids, 9), 1))
     assert one.engine.steps == [(4, [5, 9])] and second.stats.cached_tokens == 4
     one.engine.steps.clear()
-    assert one.generate(Request((1, 2, 9), 1)).stats.cached_tokens == 0
-    assert one.engine.steps == [(0, [1, 2, 9])]
+    assert one.generate(Request((1, 2, 9), 1)).stats.cached_tokens == 2
+    assert one.engine.steps == [(2, [9])]
+    assert one.generate(Request((9, 2), 1)).stats.cached_tokens == 0
 
 
 def test_penalties_reach_the_choice():

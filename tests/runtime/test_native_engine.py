@@ -100,7 +100,7 @@ def test_the_largest_logits_are_at_hand(package_of):
     engine = load_engine(package_of("llama", 1, 1), Alone(), "native")
     logits = engine.step(PROMPT, 0)[0]
     for count in (1, 5, 64, 65, 131, 500):
-        values, ids = engine._engine.largest(count)
+        values, ids = engine._engine.largest(0, count)
         order = np.lexsort((np.arange(len(logits)), -logits))[:count]
         assert np.array_equal(ids, order) and np.array_equal(values, logits[order])
 

@@ -1,0 +1,50 @@
+#include "key_value_cache.h"
+
+#include <sys/mman.h>
+
+#include <new>
+
+#include "page.h"
+
+namespace mpsplit {
+
+KeyValueCache::KeyValueCache(int heads, int dim, int pages, Stored stored) : heads(heads), dim(dim), width(rounded_up(dim, lanes)) {
+    reserve(pages, stored);
+}
+
+KeyValueCache::~KeyValueCache() {
+    if (memory_) munmap(memory_, pages_ * page_bytes());
+}
+
+void KeyValueCache::reserve(int pages, Stored stored) {
+    const size_t head = with_type(stored, [&](auto zero) { return Page<decltype(zero)>::bytes(*this); });
+    void* memory = mmap(nullptr, pages * heads * head, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    if (memory_) munmap(memory_, pages_ * page_bytes());
+    memory_ = static_cast<uint8_t*>(memory);
+    pages_ = pages, stored_ = stored, head_bytes_ = head;
+}
+
+void KeyValueCache::read_keys(const int32_t* pages, int head, int positions, float* to) const {
+    with_type(stored_, [&]<class T>(T) {
+        for (int p = 0; p < positions; p++) {
+            const Page<T> page = Seen{*this, pages, head}.page<T>(p);
+            const int at = p % page_positions;
+            const T* key = page.keys + size_t(at / lanes) * dim * lanes + at % lanes;
+            const float scale = scaled<T> ? page.key_scales[at] : 1;
+            for (int d = 0; d < dim; d++) *to++ = scale * widened_one(key[d * lanes]);
+        }
+    });
+}
+
+void KeyValueCache::read_values(const int32_t* pages, int head, int positions, float* to) const {
+    with_type(stored_, [&]<class T>(T) {
+        for (int p = 0; p < positions; p++) {
+            const Page<T> page = Seen{*this, pages, head}.page<T>(p);
+            const float scale = scaled<T> ? page.value_scales[p % page_positions] : 1;
+            for (int d = 0; d < dim; d++) *to++ = scale * widened_one(page.values[size_t(p % page_positions) * width + d]);
+        }
+    });
+}
+
+}  // namespace mpsplit

@@ -1,0 +1,141 @@
+"""Which page of the cache holds what. In: tokens of requests. Out: page numbers; two requests that begin alike share them.
+
+A page holds the keys and values of PAGE neighbouring tokens, on every rank under the same number. Keys and values depend on all tokens before,
+so pages form a tree: a page is known by its tokens and the page before it. A request holds the way from the root to where it
+is; whole pages join the tree as they are filled, and stay in it when the request has ended, until the room is needed: those that
+nobody held for the longest time go first. The last page of an ended request is not whole; whoever goes on from there takes it over.
+Invariant: every page is free, in the tree, or one request's own.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+PAGE = 32  # tokens; as KeyValueCache::page_positions
+
+
+def pages_of(tokens: int) -> int:
+    return -(-tokens // PAGE)
+
+
+@dataclass(eq=False)
+class Node:
+    """A page in the tree; `holders` are running requests."""
+
+    page: int
+    tokens: tuple[int, ...]
+    before: Node | None
+    holders: int = 0
+    after: dict[tuple[int, ...], Node] = field(default_factory=dict)
+
+
+@dataclass
+class Held:
+    """What a request holds: `pages` in the order of its tokens, the way through the tree, and pages that are its own."""
+
+    pages: list[int]
+    way: list[Node]
+    own: list[int] = field(default_factory=list)
+
+
+class Pages:
+    def __init__(self, count: int):
+        self.count = count
+        self.free = list(range(count - 1, -1, -1))
+        self.root = Node(-1, (), None)
+        self.kept: OrderedDict[Node, None] = OrderedDict()  # in the tree, held by nobody, the longest unused first
+        self.evicted = 0  # pages given up so far
+
+    @property
+    def available(self) -> int:
+        return len(self.free) + len(self.kept)
+
+    @property
+    def used(self) -> int:
+        """By running requests."""
+        return self.count - self.available
+
+    def begin(self, tokens: Sequence[int]) -> tuple[Held, int]:
+        """What is known of a request's tokens, and how many that are; the last token is never among them, for its logits are wanted."""
+        held, known, most = Held([], []), 0, len(tokens) - 1
+        node = self.root
+        while known + PAGE <= most and (found := node.after.get(tuple(tokens[known : known + PAGE]))):
+            node, known = found, known + PAGE
+            self._hold(node)
+            held.way.append(node)
+            held.pages.append(node.page)
+        return held, known + self._take_over(node, tokens[known:most], held)
+
+    def missing(self, held: Held, tokens: int) -> int:
+        """How many pages more it takes to hold so many tokens."""
+        return max(0, pages_of(tokens) - len(held.pages))
+
+    def grow(self, held: Held, tokens: int) -> bool:
+        """Room for so many tokens; nothing is done where there are not enough pages."""
+        missing = self.missing(held, tokens)
+        if missing > self.available:
+            return False
+        for _ in range(missing):
+            page = self.free.pop() if self.free else self._give_up()
+            held.own.append(page)
+            held.pages.append(page)
+        return True
+
+    def filled(self, held: Held, tokens: Sequence[int]) -> None:
+        """The cache holds these tokens of the request: pages that became whole join the tree."""
+        while (len(held.way) + 1) * PAGE <= len(tokens):
+            at = len(held.way)
+            node = held.way[-1] if held.way else self.root
+            own = tuple(tokens[at * PAGE : (at + 1) * PAGE])
+            if own not in node.after:  # or else two requests computed the same at once, and one page is enough to know
+                node.after[own] = Node(held.pages[at], own, node)
+                held.own.remove(held.pages[at])
+            self._hold(node.after[own])
+            held.way.append(node.after[own])
+
+    def release(self, held: Held, tokens: Sequence[int]) -> None:
+        """The request has ended, and the cache holds these tokens of it."""
+        self.filled(held, tokens)
+        at = len(held.way)
+        rest = tuple(tokens[at * PAGE :])
+        node = held.way[-1] if held.way else self.root
+        if rest and rest not in node.after:
+            last = node.after[rest] = Node(held.pages[at], rest, node)
+            held.own.remove(last.page)
+            self.kept[last] = None
+        self.free += held.own
+        for node in reversed(held.way):  # from the end, so that what comes after is given up before it
+            node.holders -= 1
+            if not node.holders:
+                self.kept[node] = None
+        held.pages, held.way, held.own = [], [], []
+
+    def _hold(self, node: Node) -> None:
+        node.holders += 1
+        self.kept.pop(node, None)
+
+    def _take_over(self, node: Node, tokens: Sequence[int], held: Held) -> int:
+        """The page after the node that begins most like the tokens, where it is not whole; how many of its tokens are theirs."""
+        common, best = 0, None
+        for other in node.after.values():
+            if len(other.tokens) < PAGE and (same := _alike(other.tokens, tokens)) > common:
+                common, best = same, other
+        if best:
+            del node.after[best.tokens], self.kept[best]
+            held.own.append(best.page)
+            held.pages.append(best.page)
+        return common
+
+    def _give_up(self) -> int:
+        node, _ = self.kept.popitem(last=False)
+        assert not node.after and not node.holders
+        del node.before.after[node.tokens]
+        self.evicted += 1
+        return node.page
+
+
+def _alike(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens are the same before the first that differs."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
