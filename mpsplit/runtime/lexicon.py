@@ -41,7 +41,7 @@ class Lexicon:
             wrong = str(error)
         if wrong:
             raise RunError(f"the JSON schema cannot be used: {' '.join(wrong.split())}")
-        first = LLMatcher(self._tokens, text)
+        first = LLMatcher(self._tokens, text, log_level=0)
         return lambda: Answer(first.deep_copy(), self.vocabulary)
 
     @cached_property
@@ -70,4 +70,4 @@ class Answer:
 
     def _check(self) -> None:
         if self.matcher.is_error():
-            raise RunError(f"the answer left its JSON schema: {self.matcher.get_error()}")
+            raise RunError(f"the answer left its JSON schema: {self.matcher.get_error().splitlines()[0]}")

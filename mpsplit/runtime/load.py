@@ -54,16 +54,17 @@ def load_loop(
     engine: str | None = None,
     dump: Dump | None = None,
     keys: KeySource = ENVIRONMENT,
+    **places: int,
 ) -> TokenLoop:
+    """`places`: TokenLoop's `most` and `waiting`."""
     if chunk < 1:
         raise RunError(f"--chunk {chunk} is out of range; it must be at least 1")
     loaded = load_engine(package, comm, engine, keys)
     greet(loaded, comm, DUMPING if dump else VERSION)
     if dump:
         loaded = Dumping(loaded, package, comm, dump)
-    return TokenLoop(
-        loaded, comm, load_package_text(package, loaded.manifest, keys) if comm.rank == LEAD else None, chunk
-    )
+    text = load_package_text(package, loaded.manifest, keys) if comm.rank == LEAD else None
+    return TokenLoop(loaded, comm, text, chunk, **places)
 
 
 def load_package_text(package: Path, manifest: Manifest, keys: KeySource) -> Text | None:

@@ -31,7 +31,7 @@ class Asked:
 
 def of_chat(service: Service, body: ChatBody, owner: str) -> Asked:
     prompt = chat_ids(service, body.messages)
-    return _asked(service, body, [prompt], owner, service.loop.facts.context)
+    return _asked(service, body, [prompt], owner, service.context)
 
 
 def of_completion(service: Service, body: CompletionBody, owner: str) -> Asked:
@@ -64,7 +64,7 @@ def text_ids(service: Service, prompt: str) -> list[int]:
 
 
 def _asked(service: Service, body: Wishes, prompts: list[list[int]], owner: str, longest: int) -> Asked:
-    n, context = body.n or 1, service.loop.facts.context
+    n, context = body.n or 1, service.context
     _check_answers(service, len(prompts) * n)
     for prompt in prompts:
         if len(prompt) >= context:
@@ -73,7 +73,7 @@ def _asked(service: Service, body: Wishes, prompts: list[list[int]], owner: str,
     requests = [
         Request(
             prompt=tuple(prompt),
-            max_new_tokens=body.longest or longest,
+            max_new_tokens=min(body.longest or longest, context - len(prompt)),
             sampling=replace(sampling, seed=(sampling.seed + number) % SEEDS),
             stops=body.stops,
             ignore_eos=body.ignore_eos,
@@ -115,7 +115,7 @@ def _check_length(service: Service, characters: int) -> None:
 
 
 def _too_long(service: Service, what: str) -> ApiError:
-    message = f"{what}, the context is {service.loop.facts.context} tokens, the answer among them; shorten it"
+    message = f"{what}, the context is {service.context} tokens, the answer among them; shorten it"
     return ApiError(400, message, "context_length_exceeded")
 
 

@@ -20,16 +20,20 @@ class Facts(Protocol):
 class Loop(Protocol):
     text: Text | None
     facts: Facts
+    eos: tuple[int, ...]
 
     def submit(self, request: Request, listener: Listener) -> Ticket:
-        """Raises Full, Ending (also once `work` has returned), or a RunError that says what is wrong with the request."""
+        """Raises Full, Ending, or a RunError that says what is wrong with the request."""
 
     def load(self) -> Load: ...
 
     def ranks(self) -> list[dict]:
         """What each rank does: rank, host, stage, memory_bytes, and of the last seconds the shares busy and wait."""
 
-    def work(self, until: threading.Event | None) -> None:
+    def drain(self) -> None:
+        """No new requests from now on."""
+
+    def work(self, until: threading.Event) -> None:
         """Answers until `until` is set and nothing runs or waits."""
 
     def end(self) -> None:

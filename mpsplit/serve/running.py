@@ -29,7 +29,8 @@ def listen(host: str, port: int) -> tuple[socket.socket, str]:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=512), address[0]
     except OSError as wrong:
-        raise RunError(f"{host} port {port} cannot be served ({wrong.strerror}); choose another --port, 0 for any free one, or another --host") from None  # fmt: skip
+        why = wrong.strerror.partition(" (")[0]  # without Python's words about the address
+        raise RunError(f"{host} port {port} cannot be served ({why}); choose another --port, 0 for any free one, or another --host") from None  # fmt: skip
 
 
 def url(sock: socket.socket) -> str:
@@ -63,14 +64,14 @@ def serving(service: Service, sock: socket.socket) -> Iterator[None]:
         try:
             server.run([sock])
         finally:
-            service.ending.set()  # without connections there is nothing to work for
+            service.drain()  # without connections there is nothing to work for
 
     thread = threading.Thread(target=serve, name="http")
     thread.start()
     try:
         yield
     finally:
-        service.ending.set()
+        service.drain()
         server.should_exit = True
         thread.join()
 
@@ -84,7 +85,7 @@ def signals(service: Service) -> Iterator[None]:
             service.ending.is_set()
         ):  # by another thread: this one may have been interrupted with the loop's lock in its hand
             threading.Thread(target=service.cancel_all).start()
-        service.ending.set()
+        service.drain()
 
     before = {number: signal.signal(number, asked_to_end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -68,7 +68,7 @@ async def tokenize(body: TokenizeBody, http: Request) -> dict:
     _check_model(service, body.model)
     ids, given = (text_ids, body.prompt) if body.messages is None else (chat_ids, body.messages)
     tokens = await run_in_threadpool(ids, service, given)
-    return {"tokens": tokens, "count": len(tokens), "max_model_len": service.loop.facts.context}
+    return {"tokens": tokens, "count": len(tokens), "max_model_len": service.context}
 
 
 @api.post("/detokenize", responses=OBJECTS)
@@ -147,7 +147,7 @@ def _service(http: Request) -> Service:
 
 def _model(service: Service) -> dict:
     return {"id": service.model, "object": "model", "created": service.created, "owned_by": "mpsplit",
-            "max_model_len": service.loop.facts.context}  # fmt: skip
+            "max_model_len": service.context}  # fmt: skip
 
 
 def _check_model(service: Service, name: str | None) -> None:

@@ -30,13 +30,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Service:
-    """`defaults` is what calls leave out, `seed` None for a new one each time; `hosts` by which names browsers may call, None for any."""
+    """`defaults` is what calls leave out, `seed` None for a new one each time; `most_tokens` of a prompt and its answer, where that is to be
+    less than the model's context; `hosts` by which names browsers may call, None for any."""
 
     loop: Loop
     model: str
-    eos: tuple[int, ...]
     defaults: Sampling = field(default_factory=Sampling)
     seed: int | None = None
+    most_tokens: int | None = None
     limits: Limits = field(default_factory=Limits)
     keys: tuple[bytes, ...] = ()
     hosts: frozenset[str] | None = None
@@ -44,22 +45,30 @@ class Service:
     ending: threading.Event = field(default_factory=threading.Event)
     tickets: set[Ticket] = field(default_factory=set)  # of answers that are under way
 
+    @property
+    def context(self) -> int:
+        return min(self.most_tokens or self.loop.facts.context, self.loop.facts.context)
+
     @cached_property
     def metrics(self) -> Metrics:
         return Metrics(self.loop)
 
     @cached_property
     def lexicon(self) -> Lexicon:
-        return Lexicon(self.loop.text.tokenizer.to_str(), self.loop.facts.vocabulary, self.eos)
+        return Lexicon(self.loop.text.tokenizer.to_str(), self.loop.facts.vocabulary, self.loop.eos)
 
     @cached_property
     def longest_prompt(self) -> int:
         """Characters: the context full of the longest token."""
-        return self.loop.facts.context * max(map(len, self.loop.text.tokenizer.get_vocab()))
+        return self.context * max(map(len, self.loop.text.tokenizer.get_vocab()))
 
     def check_open(self) -> None:
         if self.ending.is_set():
             raise Ending("the server is about to end and takes no new requests; try another, or later")
+
+    def drain(self) -> None:
+        self.loop.drain()
+        self.ending.set()
 
     def cancel_all(self) -> None:
         for ticket in list(self.tickets):

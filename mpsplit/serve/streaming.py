@@ -74,7 +74,7 @@ class Telling:
 
     def _spoken(self, piece: Piece) -> list:
         """Without the end of the answer, which is no text."""
-        return [chosen for chosen in piece.chosen if chosen.id not in self.service.eos]
+        return [chosen for chosen in piece.chosen if chosen.id not in self.service.loop.eos]
 
     def _head(self, kind: str) -> dict:
         number = self.shape.prefix + secrets.token_hex(12)

@@ -42,7 +42,8 @@ class FakeLoop:
         self.queue: list[Running] = []
         self.running: list[Running] = []
         self.changed = threading.Condition()
-        self.over = self.ended = False
+        self.eos = (EOS,)
+        self.ending = False
         self.requests: list[Request] = []  # all that were taken
         self.fails: MpsplitError | None = None  # what the next token meets
 
@@ -51,8 +52,8 @@ class FakeLoop:
         if not request.prompt or any(token >= self.facts.vocabulary for token in request.prompt):
             raise RunError(f"a token is not in the vocabulary of {self.facts.vocabulary}")
         with self.changed:
-            if self.over:
-                raise Ending("the loop has ended")
+            if self.ending:
+                raise Ending("no new requests are taken")
             if len(self.queue) >= self.most:
                 raise Full(f"{len(self.queue)} requests wait already; try again later")
             stream = Stream(self.text, request.stops) if self.text else None
@@ -73,12 +74,14 @@ class FakeLoop:
             for rank in range(4)
         ]  # fmt: skip
 
-    def work(self, until: threading.Event | None) -> None:
+    def drain(self) -> None:
+        self.ending = True
+
+    def work(self, until: threading.Event) -> None:
         while True:
             with self.changed:
                 while not (self.queue or self.running):
-                    if until is not None and until.is_set():
-                        self.over = True
+                    if until.is_set():
                         return
                     self.changed.wait(0.01)
                 while self.queue and len(self.running) < self.places:
@@ -91,9 +94,6 @@ class FakeLoop:
             for one in [one for one in self.queue if one.cancelled]:
                 self.queue.remove(one)
                 self._tell_end(one, "cancelled")
-
-    def end(self) -> None:
-        self.ended = True
 
     def _token(self, one: Running) -> str:
         """Why it was the last one, if it was."""

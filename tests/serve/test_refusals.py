@@ -136,7 +136,7 @@ def test_a_full_queue(text, stream):
 
 def test_an_ending_server(text):
     with served(FakeLoop(text)) as (address, service), client_of(address) as client:
-        service.ending.set()
+        service.drain()
         with pytest.raises(openai.APIStatusError, match="about to end") as refused:
             client.chat.completions.create(model="fake", messages=CHAT)
         assert refused.value.status_code == 503 and refused.value.response.headers["retry-after"] == "5"
@@ -187,3 +187,12 @@ def test_answers_are_as_many_as_may_run(text):
         assert len(client.completions.create(model="fake", prompt=["one", "two"]).choices) == 2
         with pytest.raises(openai.BadRequestError, match="at most 2 are given"):
             client.completions.create(model="fake", prompt=["one", "two", "three"])
+
+
+def test_a_context_of_our_own(text):
+    """Of a prompt and its answer, less than the model's."""
+    with served(FakeLoop(text), most_tokens=20) as (address, _), client_of(address) as client:
+        answer = client.completions.create(model="fake", prompt=[5] * 12, max_tokens=100)
+        assert answer.usage.completion_tokens == 8 and answer.choices[0].finish_reason == "length"
+        with pytest.raises(openai.BadRequestError, match="has 20 tokens, the context is 20 tokens"):
+            client.completions.create(model="fake", prompt=[5] * 20)
