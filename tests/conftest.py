@@ -125,12 +125,27 @@ def pytest_unconfigure(config):
         print(f"== rank {mpi_rank()}\n{report._tw._file.getvalue()}", file=sys.__stderr__, flush=True)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="also the cases that look for the same thing once more")
+
+
 def pytest_collection_modifyitems(config, items):
-    """What `most` marks would show nothing new on more ranks."""
-    limits = {item: item.get_closest_marker("most") for item in items}
-    beyond = [item for item, limit in limits.items() if limit and limit.args[0] < mpi_size()]
-    config.hook.pytest_deselected(items=beyond)
-    items[:] = [item for item in items if item not in beyond]
+    """Without what would show nothing new on so many ranks, and what only a thorough run looks for."""
+
+    def wanted(item) -> bool:
+        most, thorough = item.get_closest_marker("most"), item.get_closest_marker("thorough")
+        once_more = thorough and mpi_size() >= (thorough.args or (1,))[0] and not config.option.thorough
+        return not once_more and (not most or mpi_size() <= most.args[0])
+
+    left_out = [item for item in items if not wanted(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if wanted(item)]
+
+
+def thorough(*cases, ranks: int = 1) -> list:
+    """Parameters that only `--thorough` tries, on so many ranks or more."""
+    mark = pytest.mark.thorough(ranks)
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=mark) for case in cases]
 
 
 @contextmanager

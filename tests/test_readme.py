@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mpsplit.launch import OPEN_MPI
-from tests.conftest import EXAMPLE
+from tests.conftest import EXAMPLE, thorough
 from tests.test_errors import CLEAN
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.seconds(600)
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", [*BLOCKS[:3], *thorough(*BLOCKS[3:])])
 def test_the_commands_work(run, block):
     assert len(BLOCKS) == 4
     said = {line.split("mpsplit ")[1].split()[0]: run(line) for line in block.strip().splitlines() if "mpsplit" in line}

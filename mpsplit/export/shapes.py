@@ -46,6 +46,7 @@ class Shape:
 
 SHAPES = {
     "llama-15m": Shape("llama", 256, 1024, 7, 8, 4, 16000),
+    "llama-110m": Shape("llama", 768, 2048, 12, 12, 12, 32000),
     "llama-330m": Shape("llama", 1024, 2816, 24, 16, 4, 32000),
     "qwen3-0.6b": Shape("qwen3", 1024, 3072, 28, 16, 8, 151936, head_dim=128, tied=True),
     "llama-1.1b": Shape("llama", 2048, 5632, 22, 32, 4, 32000),

@@ -24,7 +24,7 @@ from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
 from mpsplit.runtime.load import load_loop
 from mpsplit.verification import Trial, verify
-from tests.conftest import EXAMPLE, splits, weight_path
+from tests.conftest import EXAMPLE, splits, thorough, weight_path
 from tests.export.test_partition import digests
 from tests.test_errors import refused
 
@@ -83,7 +83,7 @@ def kl(package, folder, world):
 
 @pytest.mark.mpi
 @pytest.mark.most(2)
-@pytest.mark.parametrize("index", range(2))
+@pytest.mark.parametrize("index", [0, *thorough(1)])
 def test_it_is_nearer_to_the_model_than_rounding_and_the_same_again(world, partition_of, text, index):
     cuts = splits(world.size)
     if index >= len(cuts):
@@ -114,7 +114,7 @@ def halved(facts):
 
 @pytest.mark.mpi
 @pytest.mark.most(2)
-@pytest.mark.parametrize("family", ("llama-bias", "qwen2-tied"))
+@pytest.mark.parametrize("family", ["qwen2-tied", *thorough("llama-bias", ranks=2)])
 @pytest.mark.parametrize("index", range(3))
 def test_folded_scales_cancel_out(world, partition_of, model_of, family, index):
     """In 8 bits, where a fold that is missing anywhere would be seen; q_proj stays float, and its columns are scaled all the same."""

@@ -26,7 +26,7 @@ from mpsplit.plan.cuts import Part
 from mpsplit.plan.shards import Range
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.requests import Request
-from tests.conftest import EXAMPLE, make_model, splits
+from tests.conftest import EXAMPLE, make_model, splits, thorough
 from tests.runtime.test_families import lead
 
 needs_the_kernels = pytest.mark.skipif(
@@ -145,7 +145,7 @@ def stored(world, package_of, shared_folder):
 @pytest.mark.mpi
 @pytest.mark.most(2)
 @needs_the_kernels
-@pytest.mark.parametrize("scales", ["minmax", "mse"])
+@pytest.mark.parametrize("scales", ["minmax", *thorough("mse")])
 def test_the_weights_are_those_of_our_own_layout(world, stored, scales):
     folders = [rank_folder(stored(EXAMPLE, "q4", layout, scales), world.rank) for layout in (NCNN, "native")]
     blocks, packed = (Param.load(folder / GRAPH) for folder in folders)
@@ -161,7 +161,9 @@ def test_the_weights_are_those_of_our_own_layout(world, stored, scales):
 @pytest.mark.mpi
 @pytest.mark.most(2)
 @needs_the_kernels
-@pytest.mark.parametrize("model, kind", [(EXAMPLE, "q8"), (EXAMPLE, "q6"), (EXAMPLE, "q4"), ("llama-bias", "q4")])
+@pytest.mark.parametrize(
+    "model, kind", [(EXAMPLE, "q8"), ("llama-bias", "q4"), *thorough((EXAMPLE, "q6"), (EXAMPLE, "q4"))]
+)
 def test_both_engines_say_the_same(world, stored, model, kind):
     package, said = stored(model, kind, NCNN), []
     prompts = [tuple(np.random.default_rng(0).integers(0, 131, length).tolist()) for length in (1, 9, 24)]

@@ -32,7 +32,7 @@ from mpsplit.package.recipe import Recipe
 from mpsplit.package.weight_files import WeightFiles
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
-from tests.conftest import EXAMPLE, make_model, weight_path
+from tests.conftest import EXAMPLE, make_model, thorough, weight_path
 from tests.export.test_resume import killed_after
 from tests.test_errors import CLEAN, MPSPLIT
 
@@ -141,13 +141,15 @@ def check_same(new, direct, old) -> None:
     "family, kinds, before, after",
     [
         ("llama-bias", MIXED, "2", "3"),
-        ("llama-bias", Recipe.parse("q8", 64), "3", "2"),
         ("llama-bias", Recipe(), "2", "a pipeline"),
         ("llama-bias", Recipe.parse("q6", 32), "a pipeline", "3"),
-        ("llama-bias", Recipe.parse("bf16", 32), "a pipeline", "2"),
-        ("llama-bias", Recipe.parse("bf16", 32), "3", "a pipeline"),
         ("qwen2-tied", Recipe.parse("f32", 32, "lm_head=q4,embed=q8"), "2", "1"),
-        ("qwen2-tied", Recipe.parse("q4", 32), "1", "2"),
+        *thorough(
+            ("llama-bias", Recipe.parse("q8", 64), "3", "2"),
+            ("llama-bias", Recipe.parse("bf16", 32), "a pipeline", "2"),
+            ("llama-bias", Recipe.parse("bf16", 32), "3", "a pipeline"),
+            ("qwen2-tied", Recipe.parse("q4", 32), "1", "2"),
+        ),
     ],
 )
 def test_the_bytes_of_a_conversion_for_the_new_plan(made, moved, family, kinds, before, after):
@@ -160,7 +162,7 @@ def test_the_bytes_of_a_conversion_for_the_new_plan(made, moved, family, kinds, 
     assert 0 < sum(told.read) < 3 * held
 
 
-@pytest.mark.parametrize("kind", ["q4", "bf16", "f32"])
+@pytest.mark.parametrize("kind", ["q4", *thorough("bf16", "f32")])
 @pytest.mark.parametrize("before, after", [("2", "a pipeline"), ("a pipeline", "3")])
 def test_a_tied_embedding_reads_as_before(made, moved, kind, before, after):
     """Rows of the head become a table where it is on another rank; a table of its own, which is finer than the head, stays."""

@@ -25,8 +25,9 @@ from mpsplit.package.param import Layer, Param
 from mpsplit.package.recipe import Recipe
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Plan, Range, Share, even_plan, lay_out
-from tests.conftest import FAMILIES, make_model
+from tests.conftest import FAMILIES, make_model, thorough
 
+SOME = ("llama", "mistral-window", "qwen2-tied", "qwen3")
 ROWS = Share(0, 0, embed=131)
 UNEVEN = {  # family, and the layers and shares of each stage
     "an embedding, 70 to 30, a head": (
@@ -92,14 +93,14 @@ def compare(tmp_path):
 
 
 @pytest.mark.seconds(300)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*SOME, *thorough(*(family for family in FAMILIES if family not in SOME))])
 def test_every_family(compare, tmp_path, family):
     folder = make_model(family, tmp_path / "model", changes=dict(num_hidden_layers=5))
     compare(folder, even_plan(ModelFacts.from_config(read_config(folder)), 2, 1))
 
 
 @pytest.mark.seconds(300)
-@pytest.mark.parametrize("case", UNEVEN)
+@pytest.mark.parametrize("case", [*list(UNEVEN)[:2], *thorough(*list(UNEVEN)[2:])])
 def test_uneven_plans(compare, tmp_path, case):
     family, stages = UNEVEN[case]
     folder = make_model(family, tmp_path / "model", changes=dict(num_hidden_layers=4))

@@ -12,7 +12,7 @@ from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import even_plan
 from mpsplit.runtime.generate import TokenLoop
 from mpsplit.verification import Trial, verify
-from tests.conftest import splits
+from tests.conftest import splits, thorough
 
 pytestmark = pytest.mark.mpi
 
@@ -50,7 +50,7 @@ def loop_of(world, partition_of):
 
 
 @pytest.mark.parametrize("index", range(2))
-@pytest.mark.parametrize("family", ("llama-bias", "mistral-window"))
+@pytest.mark.parametrize("family", ["mistral-window", *thorough("llama-bias", ranks=4)])
 def test_the_sliced_modules_are_the_model(world, loop_of, family, index):
     cuts = splits(world.size)
     if index >= len(cuts):

@@ -9,7 +9,7 @@ from mpsplit import native
 from mpsplit.errors import RunError
 from mpsplit.runtime.dump import Dump, Dumping, own_heads, sent_by
 from mpsplit.runtime.load import load_engine, load_loop
-from tests.conftest import splits
+from tests.conftest import splits, thorough
 
 needs_native = pytest.mark.skipif(native.load("_engine") is None, reason="the native engine is not built")
 TOKENS = tuple(np.random.default_rng(2).integers(0, 131, 19).tolist())
@@ -60,7 +60,7 @@ def dumped(world, folder, package, per_rank=False):
 @pytest.mark.mpi
 @pytest.mark.most(2)
 @pytest.mark.parametrize("index", range(2))
-@pytest.mark.parametrize("family", ["llama", "llama-bias", "mistral-window", "qwen2-tied", "qwen3"])
+@pytest.mark.parametrize("family", ["llama-bias", "mistral-window", "qwen3", *thorough("llama", "qwen2-tied")])
 def test_the_dump_is_transformers(world, shared_folder, package_of, original_of, family, index):
     cuts = splits(world.size)
     if index >= len(cuts):

@@ -10,9 +10,10 @@ from mpsplit.runtime.gathering import all_logits
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.requests import Request
 from mpsplit.runtime.sampling import Sampling
-from tests.conftest import FAMILIES, splits, transformers_answer
+from tests.conftest import FAMILIES, splits, thorough, transformers_answer
 
 ENGINES = ("native", "stock") if native.load("_engine") else ("stock",)
+OTHERS = [family for family in FAMILIES if family not in ("llama-bias", "qwen3")]
 PROMPT = tuple(np.random.default_rng(1).integers(0, 131, 23).tolist())
 NEW = 64
 
@@ -46,7 +47,7 @@ def lead(loop, world, work):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("index", range(2))
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama-bias", "qwen3", *thorough(*OTHERS, ranks=4)])
 def test_logits_and_greedy_tokens_are_transformers(world, package_of, original_of, family, index, engine):
     cuts = splits(world.size)
     if index >= len(cuts):

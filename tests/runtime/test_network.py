@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mpsplit import native
+from tests.conftest import thorough
 from tests.namespaces import hosts, run_ranks, why_not
 
 
@@ -20,7 +21,7 @@ def needed():
 @pytest.mark.alone
 @pytest.mark.seconds(200)
 @pytest.mark.parametrize("tensor, pipeline", [(2, 1), (1, 2)])
-@pytest.mark.parametrize("delay_ms", [1, 5])
+@pytest.mark.parametrize("delay_ms", [1, *thorough(5)])
 def test_the_cost_of_slow_links_is_predicted(needed, tmp_path, package_of, delay_ms, tensor, pipeline):
     package = package_of("llama", tensor, pipeline)
     with hosts([f"mps-{delay_ms}-{i}" for i in range(2)], delay_ms) as on:

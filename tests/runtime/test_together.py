@@ -12,7 +12,7 @@ from mpsplit.runtime.engine import Part
 from mpsplit.runtime.load import load_engine, load_loop
 from mpsplit.runtime.requests import Request
 from mpsplit.runtime.sampling import Sampling
-from tests.conftest import splits
+from tests.conftest import splits, thorough
 from tests.runtime.test_batches import finished
 from tests.runtime.test_families import ENGINES, lead
 
@@ -66,7 +66,8 @@ def stored_as(world, package_of, shared_folder):
     return make
 
 
-@pytest.mark.parametrize("kind", ("f32", "q8", "q4", "bf16"))
+@pytest.mark.most(2)
+@pytest.mark.parametrize("kind", ["f32", "q4", *thorough("q8", "bf16", ranks=2)])
 def test_logits_do_not_depend_on_who_else_is_there(world, stored_as, kind):
     if "native" not in ENGINES:
         pytest.skip("the native engine is not built here")

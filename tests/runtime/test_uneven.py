@@ -22,7 +22,7 @@ from mpsplit.launch import OPEN_MPI, find_mpirun
 from mpsplit.package.manifest import Manifest
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
-from tests.conftest import make_model, transformers_answer
+from tests.conftest import make_model, thorough, transformers_answer
 from tests.test_errors import CLEAN, MPSPLIT
 
 ENGINES = ("native", "stock") if native.load("_engine") else ("stock",)
@@ -49,7 +49,8 @@ CASES = {  # model, and either a number of ranks or the layers and shares of eac
         [(1, [Share(8, 0, embed=131), Share(0, 96)]), (1, [LAST])],
     ),
 }
-
+MORE = ("4 ranks, 2 KV heads", "5 ranks, 4 KV heads", "3, 2 and 1 layers")
+SOME = [*(case for case in CASES if case not in MORE), *thorough(*MORE)]
 
 pytestmark = pytest.mark.seconds(300)
 
@@ -86,7 +87,7 @@ def package_of(model_of, tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SOME)
 def test_logits_and_greedy_tokens_are_transformers(model_of, package_of, case):
     package, reference = package_of(case), model_of(CASES[case][0]) / REFERENCE
     program = [sys.executable, "-m", "tests.runtime.uneven_ranks", package, reference, *ENGINES]
@@ -113,7 +114,7 @@ def test_verify_on_three_ranks(model_of, package_of):
 
 
 @pytest.mark.skipif(native.load("_engine") is None, reason="the native engine is not built")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SOME)
 def test_the_dump_is_transformers(model_of, package_of, case, tmp_path):
     """Whoever has the heads, and whether the first rank of a stage has any: transformers' names, each once."""
     import torch
