@@ -54,6 +54,7 @@ def serving(service: Service, sock: socket.socket) -> Iterator[None]:
         ws="none",
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # or whoever calls says who calls
         limit_concurrency=service.limits.connections,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_WORDS_SECONDS,

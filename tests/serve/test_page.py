@@ -29,7 +29,9 @@ def test_a_question_and_its_answer(browser, text):
     """The answer grows on the page; the server gets the conversation, and the settings."""
     with served(FakeLoop(text, seconds=0.02)) as (address, service):
         browser.open(address)
-        browser.until("document.querySelectorAll('.rank').length === 4 && document.querySelectorAll('.stage').length === 2")
+        browser.until(
+            "document.querySelectorAll('.rank').length === 4 && document.querySelectorAll('.stage').length === 2"
+        )
         browser.value("document.getElementById('longest').value = 40")
         ask(browser, "What is 57+86?")
         browser.until(f"{SAID}.length > 3")

@@ -31,13 +31,14 @@ def test_a_key_opens(guarded, key):
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer wrong", "Basic first-key-of-two", "Bearer first-key-of-tw", "Bearer \xe4"])  # fmt: skip
 def test_nothing_opens_without_one(guarded, authorization):
     headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
-    for path in ("/v1/models", "/v1/models/fake", "/metrics", "/ranks", "/openapi.json", "/nothing"):
-        told = httpx.get(f"{guarded[0]}{path}", headers=headers)
-        assert told.status_code == 401 and told.headers["www-authenticate"] == "Bearer"
-        assert told.json()["error"]["code"] == "invalid_api_key"
-    for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
-        assert httpx.post(f"{guarded[0]}{path}", headers=headers, json={}).status_code == 401
-    assert httpx.get(f"{guarded[0]}/health").status_code == httpx.get(f"{guarded[0]}/").status_code == 200
+    with httpx.Client(base_url=guarded[0], headers=headers) as http:
+        for path in ("/v1/models", "/v1/models/fake", "/metrics", "/ranks", "/openapi.json", "/nothing"):
+            told = http.get(path)
+            assert told.status_code == 401 and told.headers["www-authenticate"] == "Bearer"
+            assert told.json()["error"]["code"] == "invalid_api_key"
+        for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
+            assert http.post(path, json={}).status_code == 401
+        assert http.get("/health").status_code == http.get("/").status_code == 200
 
 
 def test_openais_client_understands(guarded):
