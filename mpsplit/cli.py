@@ -21,6 +21,7 @@ from mpsplit.gate import LIMITS
 from mpsplit.package.quantisation import BLOCKS, KINDS
 from mpsplit.package.recipe import LAYOUTS, METHODS, NATIVE, SCALES
 from mpsplit.planning import GOALS
+from mpsplit.runtime.settings import SETTINGS, TEXTS
 
 NETRON = "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of the ncnn wheel."
 
@@ -177,9 +178,6 @@ def build_parser() -> argparse.ArgumentParser:
     prompt.add_argument("--prompt", help="text, put through the chat template")
     prompt.add_argument("--prompt-ids", metavar="1,2,3", help="token ids, for models without a tokenizer")
     p.add_argument("--raw", action="store_true", help="take --prompt as it stands, without the chat template")
-    p.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end the answer before this text (may be repeated)"
-    )
     p.add_argument("--ignore-eos", action="store_true", help="go on after the end of the answer, for measurements")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument(
@@ -396,19 +394,11 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--top-k", type=int, default=0, help="choose among the k likeliest, 0 for all (default)")
-    parser.add_argument(
-        "--top-p", type=float, default=1.0, help="choose among the likeliest that make up p (default: 1)"
-    )
-    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1 repeats less (default: 1)")
-    parser.add_argument(
-        "--penalty-window", type=int, default=0, metavar="N", help="tokens the penalty looks back, 0 for all (default)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="same seed, same answer, at any number of ranks (default: 0)"
-    )
+    """What settings.py lists; without a default here, for what is not given leaves the word to --config."""
+    parser.add_argument("--config", metavar="FILE", help="settings by these names: JSON, or lines NAME = VALUE")
+    for name, setting in SETTINGS.items():
+        option, action = f"--{name.replace('_', '-')}", "append" if setting.kind is TEXTS else "store"
+        parser.add_argument(option, type=setting.kind.read, action=action, metavar=setting.metavar, help=setting.help)
     parser.add_argument("--chunk", type=int, default=128, metavar="N", help="prompt tokens a step (default: 128)")
 
 

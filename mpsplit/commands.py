@@ -26,6 +26,7 @@ from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.placed import PLAN, Placed
 from mpsplit.plan.shards import Plan, even_plan
 from mpsplit.plan.sizes import Job
+from mpsplit.runtime.settings import SETTINGS, Layer, Settings, layer, merged, read_config
 
 
 def plan_command(args: argparse.Namespace) -> int:
@@ -147,6 +148,7 @@ def run_command(args: argparse.Namespace) -> int:
         raise RunError("--dump-per-rank says how, not where; give --dump DIR with it")
     dump = Dump(Path(args.dump), args.dump_per_rank).check() if args.dump else None
     placed = _placed(args, manifest) if args.report or args.cluster else None
+    settings = merged(*_layers(args))
     if (code := _under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.runtime import report
@@ -155,8 +157,8 @@ def run_command(args: argparse.Namespace) -> int:
     loop = _lead(args, dump)
     if loop is None:
         return 0
-    prompt = _prompt_ids(args, loop.text)
-    request = Request(prompt, args.max_new_tokens, _sampling(args), tuple(args.stop), args.ignore_eos)
+    prompt = _prompt_ids(args, loop.text, settings)
+    request = Request(prompt, settings.max_new_tokens, settings.sampling, settings.stop, args.ignore_eos)
     result = loop.generate(request, (lambda piece: None) if args.json else _print_now)
     loop.end()
     parts = report.parts_of(manifest.facts, result.stats, placed, _stored_kind(args), args.chunk) if args.report else ()
@@ -173,6 +175,8 @@ def run_command(args: argparse.Namespace) -> int:
 
 def chat_command(args: argparse.Namespace) -> int:
     manifest = _package_for_ranks(args)
+    layers = _layers(args)
+    merged(*layers)  # refuses before the work
     if (code := _under_mpirun(manifest.plan.ranks, args, reads_input=True)) is not None:
         return code
     from mpsplit.serve.chat import Conversation, chat
@@ -180,7 +184,7 @@ def chat_command(args: argparse.Namespace) -> int:
     loop = _lead(args)
     if loop is None:
         return 0
-    chat(Conversation(loop, _sampling(args), args.max_new_tokens), launch.input_lines())
+    chat(Conversation(loop, *layers), launch.input_lines())
     loop.end()
     return 0
 
@@ -559,7 +563,7 @@ def _lead(args: argparse.Namespace, dump=None):
     return None
 
 
-def _prompt_ids(args: argparse.Namespace, text) -> tuple[int, ...]:
+def _prompt_ids(args: argparse.Namespace, text, settings: Settings) -> tuple[int, ...]:
     if args.prompt_ids is not None:
         try:
             return tuple(int(word) for word in args.prompt_ids.split(","))
@@ -569,15 +573,17 @@ def _prompt_ids(args: argparse.Namespace, text) -> tuple[int, ...]:
             ) from None
     if text is None:
         raise RunError("this package has no tokenizer; give --prompt-ids 1,2,3 instead of --prompt")
-    return tuple(text.raw(args.prompt) if args.raw else text.chat([{"role": "user", "content": args.prompt}]))
+    if args.raw:
+        return tuple(text.raw(args.prompt))
+    messages = settings.messages([{"role": "user", "content": args.prompt}])
+    return tuple(text.chat(messages, template=settings.template))
 
 
-def _sampling(args: argparse.Namespace):
-    from mpsplit.runtime.sampling import Sampling
-
-    return Sampling(
-        args.temperature, args.top_k, args.top_p, args.repetition_penalty, args.penalty_window, args.seed
-    ).check()
+def _layers(args: argparse.Namespace) -> tuple[Layer, Layer]:
+    """Of --config, which rank 0 alone needs to have, and of the command line."""
+    wanted = args.config and mpi_rank() in (None, 0)
+    given = {name: value for name in SETTINGS if (value := getattr(args, name)) is not None}
+    return read_config(Path(args.config)) if wanted else {}, layer(given, "the command line")
 
 
 def _print_now(piece: str) -> None:

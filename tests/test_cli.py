@@ -91,6 +91,18 @@ def mpsplit_template(question):
     return f"{system} USER: {question} ASSISTANT:"
 
 
+def test_settings_of_a_file_and_of_the_command_line(package, tmp_path):
+    (tmp_path / "mine").write_text("preset = penalty_sample\ntemperature = 3\nseed = 3\n")
+    ask = ["run", package, "--prompt", "What is 57+86?", "--config", tmp_path / "mine"]
+    warm = [json.loads(mpsplit(*ask, "--json", "--seed", seed))["token_ids"] for seed in (4, 5)]
+    assert warm[0] != warm[1]
+    assert mpsplit(*ask, "--preset", "greedy", "--stop", "=", "--template", "vicuna-v1.1").strip() == "7+6"
+    assert "there is no preset 'none'; choose one of greedy, penalty_sample" in refused(*ask, "--preset", "none")
+    typed = "/set preset=greedy\n/set\nWhat is 57+86?\n"
+    said = mpsplit("chat", package, "--config", tmp_path / "mine", stdin=typed)
+    assert "temperature=0\n" in said and "seed=3\n" in said and "The answer is 143." in said
+
+
 def test_chat_remembers_and_obeys(package):
     said = mpsplit(
         "chat", package, stdin="/help\nWhat is 57+86?\nWhich day comes after Monday?\n/stats\n/fly\n/reset\n/exit\n"

@@ -147,7 +147,7 @@ def test_a_hostfile_that_is_not_there(package):
             "the prompt has 200 tokens, the context 128; shorten it to 127 or fewer",
         ),
         (["--prompt", "Hello"], "this package has no tokenizer; give --prompt-ids"),
-        (["--prompt-ids", "1", "--temperature", "-1"], "--temperature -1.0 is out of range"),
+        (["--prompt-ids", "1", "--temperature", "-1"], "temperature -1.0 is out of range"),
         (["--prompt-ids", "1", "--chunk", "0"], "--chunk 0 is out of range"),
     ],
 )

@@ -9,9 +9,10 @@ import time
 
 from mpsplit.errors import MpsplitError
 from mpsplit.runtime.account import Account
+from mpsplit.runtime.choosing import Turn
 from mpsplit.runtime.pages import Held
 from mpsplit.runtime.requests import Chosen, Generation, Listener, Piece, Request, Stats
-from mpsplit.runtime.sampling import Candidates, choose
+from mpsplit.runtime.sampling import Candidates
 from mpsplit.runtime.text import Stream, Text
 
 
@@ -22,6 +23,7 @@ class Running:
         self.stream = Stream(text, request.stops) if text else None
         self.grammar = request.grammar() if request.grammar else None
         self.slot, self.held = -1, Held([], [])
+        self.turn: Turn | None = None  # the choice to be made next
         self.fed = 0  # tokens of the history that the cache holds
         self.placed = 0  # pages that all ranks know of
         self.cached = 0  # tokens of the prompt that the cache held when it began
@@ -50,12 +52,12 @@ class Running:
 
     def asks(self) -> tuple[int, float]:
         """How many candidates of each rank will do, and the temperature at which to sum up the rest."""
-        return self.request.sampling.asks(len(self.request.sampling.penalised(self.history)))
+        allowed = self.grammar.allowed() if self.grammar else None
+        self.turn = Turn.after(self.history, self.request.sampling, self.request.logprobs, allowed)
+        return self.turn.asks
 
     def choose(self, candidates: list[Candidates]) -> Chosen | None:
-        sampling = self.request.sampling
-        token = choose(candidates, sampling, len(self.history), sampling.penalised(self.history))
-        return None if token is None else Chosen(token)
+        return self.turn.choose(candidates)
 
     def take(self, chosen: Chosen, eos: tuple[int, ...], context: int) -> str:
         """The next token, and why it is the last one, if it is."""

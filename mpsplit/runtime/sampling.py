@@ -1,12 +1,12 @@
-"""From slices of logits to one token. In: each rank's logits. Out: the id, chosen on rank 0, the same at any number of ranks.
+"""How to choose a token, and what is sent for it. In: settings, each rank's slice of logits. Out: candidates for choosing.py on rank 0.
 
-The order is transformers': repetition penalty, temperature, top-k, top-p, all on rank 0. Only candidates travel: each rank's
-largest logits, and for top-p the sum of the rest, so that it knows whether it has seen enough and asks for all when it has not.
+Only candidates travel: each rank's largest logits, and for top-p the sum of the rest, so that rank 0 knows whether it has seen
+enough and asks for all when it has not.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,12 +15,18 @@ from mpsplit.errors import RunError
 from mpsplit.plan.shards import Range
 from mpsplit.runtime.orders import ALL
 
-NUCLEUS = 256  # candidates a rank sends for top-p alone: nearly always enough
+NUCLEUS = 256  # candidates a rank sends where nothing says how many will do: nearly always enough
+MANY = 1 << 31  # more than any model has tokens
+COLDEST = 1e-5  # below it nothing but the likeliest token is left, and quotients overflow
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 is greedy; top_k 0 and top_p 1 are off; the penalty counts the last `penalty_window` tokens, 0 for all."""
+    """Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off, and each of them leaves `min_keep` tokens at least.
+
+    Penalties look back over `penalty_window` tokens of prompt and answer, 0 for all: repetition divides the logit of a token that
+    occurs (CTRL's rule), presence and frequency lower it once and for each time (OpenAI's rule).
+    """
 
     temperature: float = 0.0
     top_k: int = 0
@@ -28,44 +34,69 @@ class Sampling:
     repetition_penalty: float = 1.0
     penalty_window: int = 0
     seed: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_keep: int = 1
 
     def check(self) -> Sampling:
-        limits = (
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top-k", self.top_k >= 0, "0 (off) or more"),
-            ("top-p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition-penalty", self.repetition_penalty > 0, "above 0"),
-            ("penalty-window", self.penalty_window >= 0, "0 (all tokens) or more"),
-            ("seed", self.seed >= 0, "0 or more"),
-        )
-        for name, fine, allowed in limits:
+        for name, fine, allowed in (
+            ("temperature", 0 <= self.temperature <= 100, "from 0 (greedy) to 100"),
+            ("top_k", 0 <= self.top_k < MANY, f"0 (off) or more, below {MANY}"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "from 0 (off) to 1"),
+            ("min_keep", 1 <= self.min_keep < MANY, f"1 or more, below {MANY}"),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "from 0.01 to 100"),
+            ("presence_penalty", -2 <= self.presence_penalty <= 2, "from -2 to 2"),
+            ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "from -2 to 2"),
+            ("penalty_window", 0 <= self.penalty_window < MANY, f"0 (all tokens) or more, below {MANY}"),
+            ("seed", 0 <= self.seed < 1 << 64, "0 or more, of 64 bits"),
+        ):
             if not fine:
-                raise RunError(
-                    f"--{name} {getattr(self, name.replace('-', '_'))} is out of range; it must be {allowed}"
-                )
+                raise RunError(f"{name} {getattr(self, name)} is out of range; it must be {allowed}")
         return self
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0
+        return self.temperature < COLDEST
 
-    def penalised(self, history: list[int]) -> np.ndarray:
-        """The distinct tokens that the penalty counts."""
-        if self.repetition_penalty == 1:
-            return np.empty(0, np.int64)
-        return np.unique(np.asarray(history[-self.penalty_window :], np.int64))
+    @property
+    def fewest(self) -> int:
+        """What top-k leaves, ties aside."""
+        return max(self.top_k, self.min_keep)
+
+    def penalised(self, history: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct tokens that penalties count, ascending, and how often each occurs."""
+        if (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) == (1, 0, 0):
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        return np.unique(np.asarray(history[-self.penalty_window :], np.int64), return_counts=True)
 
     def asks(self, penalised: int) -> tuple[int, float]:
-        """How many candidates of each rank will do, and the temperature at which to sum up the rest, 0 for not at all.
+        """How many candidates of each rank are worth sending, and the temperature at which to sum up the rest, 0 for not at all.
 
-        A penalty above 1 only lowers logits: the first n after it are among the first n + penalised before it.
+        A penalty that lowers logits leaves the first n among the first n + penalised of before; one that raises some may bring up
+        any token. One more candidate than wanted tells that no tie was left behind.
         """
-        count = 1 if self.greedy else self.top_k
-        if count and (not penalised or self.repetition_penalty > 1):
-            return count + penalised, 0.0
-        if not count and not penalised and self.top_p < 1:
+        spare = min(penalised, NUCLEUS)
+        raises = self.repetition_penalty < 1 or self.presence_penalty < 0 or self.frequency_penalty < 0
+        if penalised and raises:
+            return ALL, 0.0
+        if self.greedy:
+            return (2 + spare if penalised else 1), 0.0
+        if self.top_k:
+            return self.fewest + 1 + spare, 0.0
+        if self.min_p and self.top_p == 1:
+            return NUCLEUS + spare, 0.0
+        if self.top_p < 1 and not penalised:
             return NUCLEUS, self.temperature
         return ALL, 0.0
+
+
+# by name, for `--preset`; penalty_sample: likely words, but not the same ones again, and never fewer than five to choose among
+PRESETS = {
+    "greedy": Sampling(),
+    "penalty_sample": Sampling(0.7, 50, 0.9, repetition_penalty=1.1, penalty_window=64, min_keep=5),
+}
 
 
 @dataclass(frozen=True)
@@ -103,51 +134,9 @@ def candidates(logits: np.ndarray, first_id: int, wanted: int, temperature: floa
         smallest = np.partition(logits, len(logits) - wanted)[len(logits) - wanted]
         order = np.flatnonzero(logits >= smallest)
         order = order[np.lexsort((order, -logits[order]))][:wanted]
-    rest = _log_sum_exp(_scaled(logits, temperature)) if temperature else np.nan
+    rest = log_sum_exp(logits.astype(np.float64) / temperature) if temperature else np.nan
     return Candidates(logits[order], order + first_id, False, rest)
 
 
-def penalise(part: Candidates, penalised: np.ndarray, penalty: float) -> Candidates:
-    """The penalised tokens made less likely (CTRL's rule)."""
-    if not len(penalised):
-        return part
-    lower = np.where(part.logits < 0, part.logits * penalty, part.logits / penalty)
-    return replace(part, logits=np.where(np.isin(part.ids, penalised), lower, part.logits))
-
-
-def choose(parts: list[Candidates], sampling: Sampling, step: int, penalised: np.ndarray) -> int | None:
-    """The token, or None when top-p needs more candidates than it was given. `step` and the seed are all the randomness."""
-    parts = [penalise(part, penalised, sampling.repetition_penalty) for part in parts]
-    logits = np.concatenate([part.logits for part in parts])
-    ids = np.concatenate([part.ids for part in parts])
-    order = np.lexsort((ids, -logits))[: sampling.top_k or None]
-    logits, ids = logits[order], ids[order]
-    if sampling.greedy:
-        return int(ids[0])
-    scaled = _scaled(logits, sampling.temperature)
-    if sampling.top_k:
-        total = _log_sum_exp(scaled)
-    else:
-        total = np.logaddexp.reduce(
-            [_log_sum_exp(_scaled(p.logits, sampling.temperature)) if p.complete else p.rest for p in parts]
-        )
-    probability = np.exp(scaled - total)
-    if sampling.top_p < 1:
-        before = np.cumsum(probability) - probability
-        kept = int((before < sampling.top_p).sum())
-        floor = max((part.logits[-1] for part in parts if not part.complete), default=-np.inf)
-        unseen = not sampling.top_k and not all(part.complete for part in parts)
-        if unseen and (kept == len(scaled) or logits[kept - 1] < floor):
-            return None  # the nucleus may reach below what a rank has sent
-        probability = probability[:kept]
-    draw = np.random.Generator(np.random.Philox(key=[sampling.seed, step])).random()
-    cumulative = np.cumsum(probability)
-    return int(ids[np.searchsorted(cumulative, draw * cumulative[-1], side="right").clip(max=len(probability) - 1)])
-
-
-def _scaled(logits: np.ndarray, temperature: float) -> np.ndarray:
-    return logits.astype(np.float64) / temperature
-
-
-def _log_sum_exp(x: np.ndarray) -> float:
+def log_sum_exp(x: np.ndarray) -> float:
     return float(x.max() + np.log(np.exp(x - x.max()).sum()))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mpsplit.errors import PackageError, RunError
 from mpsplit.package.files import read_json, read_text
 from mpsplit.package.manifest import SPECIAL, TEMPLATE, TOKENIZER
 from mpsplit.package.param import REMEDY
+from mpsplit.package.templates import TEMPLATES, named_template
+from mpsplit.runtime.messages import in_words, with_contents
+from mpsplit.runtime.templates import Renderer
 
 REPLACEMENT = "\ufffd"  # what a decoder shows for bytes that are no character yet
 
 
 class Text:
     def __init__(self, package: Path):
-        from jinja2 import TemplateSyntaxError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
         from tokenizers import Tokenizer
 
         try:
@@ -25,23 +27,34 @@ class Text:
                 f"{package / TOKENIZER} cannot be read ({wrong}); copy it again or convert again"
             ) from None
         self.special = read_json(package / SPECIAL, REMEDY)
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
-        try:
-            self.template = environment.from_string(read_text(package / TEMPLATE, REMEDY))
-        except TemplateSyntaxError as wrong:
-            raise PackageError(
-                f"{package / TEMPLATE} is no template ({wrong}); copy it again or convert again"
-            ) from None
+        self.template = read_text(package / TEMPLATE, REMEDY) if (package / TEMPLATE).is_file() else None
+        self.renderer = Renderer()
 
-    def chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """The ids of a conversation, ready for the assistant's answer."""
-        text = self.template.render(self.special | {"messages": messages, "add_generation_prompt": True})
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+    def chat(self, messages: list[dict], tools: list[dict] | None = None, template: str = "") -> list[int]:
+        """The ids of a conversation, ready for the assistant's answer; by the tokenizer's own template unless another is named."""
+        return self._ids(self.written(messages, tools, template), special=False)
+
+    def written(self, messages: list[dict], tools: list[dict] | None = None, template: str = "") -> str:
+        """The text of which `chat` gives the ids."""
+        source = named_template(template) if template else self.template
+        if source is None:
+            raise RunError(
+                f"this package has no chat template; choose the one its model was trained with, --template {' or '.join(TEMPLATES)}"
+            )
+        messages = with_contents(messages)
+        if not re.search(r"\btools\b", source):
+            messages, tools = in_words(messages, tools), None
+        variables = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": True}
+        return self.renderer.render(source, self.special | variables)
 
     def raw(self, text: str) -> list[int]:
         """The ids of a text as it stands, with what the tokenizer itself puts around it."""
-        return self.tokenizer.encode(text).ids
+        return self._ids(text, special=True)
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        if half := re.search("[\ud800-\udfff]", text):
+            raise RunError(f"the text has half a character, {half[0]!a}; send whole ones")
+        return self.tokenizer.encode(text, add_special_tokens=special).ids
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -107,7 +120,3 @@ class Stream:
             if self.whole.endswith(stop[:n])
         )
         return max(lengths, default=0)
-
-
-def _refuse(message: str) -> None:
-    raise RunError(f"the chat template refuses the conversation: {message}")

@@ -59,6 +59,34 @@ def test_it_stops_at_eos_unless_told_not_to():
     assert ignoring.token_ids == (127, 128, 129, 130, 0, 1, 2, 3, 4, 5) and ignoring.finish_reason == "length"
 
 
+class Evens:
+    """A grammar of ascending even tokens."""
+
+    def __init__(self):
+        self.last = -1
+
+    def allowed(self):
+        ids = np.arange(131)
+        return (ids % 2 == 0) & (ids > self.last)
+
+    def accept(self, token):
+        self.last = token
+
+
+def test_a_grammar_and_log_probabilities_reach_every_choice():
+    pieces = []
+    one = loop()
+    one.submit(Request((1, 2, 3), 3, logprobs=2, grammar=Evens), pieces.append)
+    while one.turn():
+        pass
+    chosen = [each for piece in pieces[:-1] for each in piece.chosen]
+    # after 3 comes 4, and then 5, which is odd: of what is left the first even one that is higher
+    assert [each.id for each in chosen] == [4, 6, 8] and pieces[-1].token_ids == (4, 6, 8)
+    best, other = (logit - np.log(np.exp(5) + 130 * np.exp(1)) for logit in (5, 1))
+    assert [each.logprob for each in chosen] == pytest.approx([best, other, other])
+    assert [[token for token, _ in each.likely] for each in chosen] == [[4, 0], [5, 0], [7, 0]]
+
+
 def test_it_stops_at_the_end_of_the_context():
     result = loop().generate(Request(tuple(range(120)), 64, ignore_eos=True))
     assert result.finish_reason == "context" and len(result.token_ids) == 128 - 120

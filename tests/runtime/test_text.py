@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpsplit.errors import RunError
-from mpsplit.export.tokenizer import VICUNA_V1_5, copy_tokenizer
+from mpsplit.export.tokenizer import copy_tokenizer
 from mpsplit.runtime.text import Stream, Text, load_text
 from tests.conftest import EXAMPLE
 
@@ -77,19 +77,66 @@ def test_the_shipped_template_is_vicunas(text):
         assert text.chat(messages) == original.encode(expected, add_special_tokens=False)
 
 
-def test_a_model_without_a_template_gets_vicunas_and_one_without_a_tokenizer_none(tmp_path, text):
+TALK = [{"role": "user", "content": "Hi"}]
+
+
+def test_a_model_without_a_template_is_told_one_by_name(tmp_path, text):
     model = shutil.copytree(EXAMPLE, tmp_path / "model")
     (model / "chat_template.jinja").unlink()
     out = tmp_path / "out"
     out.mkdir()
-    copy_tokenizer(model, out)
-    assert (out / "chat_template.jinja").read_text() == VICUNA_V1_5
-    talk = [{"role": "user", "content": "Hi"}]
-    assert Text(out).chat(talk) == text.chat(talk)
+    assert [path.name for path in copy_tokenizer(model, out)] == ["tokenizer.json", "special_tokens.json"]
+    bare = Text(out)
+    with pytest.raises(RunError, match="no chat template; .* --template vicuna-v1.1 or vicuna-v1.5 or chatml"):
+        bare.chat(TALK)
+    with pytest.raises(RunError, match="there is no chat template 'vicuna'; choose one of vicuna-v1.1, "):
+        bare.chat(TALK, template="vicuna")
+    assert bare.chat(TALK, template="vicuna-v1.5") == text.chat(TALK) != text.chat(TALK, template="chatml")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (model / name).unlink()
     assert copy_tokenizer(model, tmp_path) == []
     assert load_text(tmp_path) is None
+
+
+TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds {a} and b."}}]
+CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": "é"}'}}
+
+
+def test_a_template_that_knows_no_tools_gets_them_in_words(text):
+    talk = [
+        {"role": "system", "content": "Be brief."},
+        *TALK,
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "3"},
+        {"role": "tool", "tool_call_id": "call_2", "content": "4"},
+    ]
+    written = text.written(talk, TOOLS)
+    assert written.startswith("<s>Be brief.\n\n# Tools\n\nYou may call") and written.endswith(
+        "</tool_call> USER: Hi "
+        'ASSISTANT: <tool_call>\n{"name": "add", "arguments": {"a": "é"}}\n</tool_call></s>'
+        "USER: <tool_response>\n3\n</tool_response>\n<tool_response>\n4\n</tool_response> ASSISTANT:"
+    )
+    assert (
+        '<tools>\n{"type": "function", "function": {"name": "add", "description": "Adds {a} and b."}}\n</tools>'
+        in written
+    )
+    assert "# Tools" not in text.written(talk) and "<tool_response>" in text.written(talk)
+    assert text.written(TALK, TOOLS).startswith("<s># Tools")
+    # in qwen's own words it is the same
+    assert text.written(talk, TOOLS, "qwen") == text.written(talk, TOOLS, "chatml")
+
+
+def test_contents_in_parts_are_one_text(text):
+    parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
+    assert text.chat([{"role": "user", "content": parts}]) == text.chat(TALK)
+    with pytest.raises(RunError, match="content of type image_url; this model reads text only"):
+        text.chat([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])
+
+
+def test_half_a_character_is_refused(text):
+    for ask in (lambda: text.raw("a\ud83e"), lambda: text.chat([{"role": "user", "content": "a\ud83e"}])):
+        with pytest.raises(RunError, match=r"half a character, '\\ud83e'; send whole ones"):
+            ask()
 
 
 def test_a_template_may_refuse(tmp_path):

@@ -1,0 +1,102 @@
+"""The terminal's commands, with a token loop that only listens."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from mpsplit.errors import RunError
+from mpsplit.export.tokenizer import copy_tokenizer
+from mpsplit.runtime.sampling import Sampling
+from mpsplit.runtime.text import Text
+from mpsplit.serve.chat import Conversation, chat
+from tests.conftest import EXAMPLE
+
+
+class Loop:
+    """Answers everything with "Yes.", and keeps what it was asked."""
+
+    def __init__(self, text):
+        self.text, self.asked = text, []
+
+    def generate(self, request, on_text):
+        self.asked.append(request)
+        on_text("Yes.")
+        return SimpleNamespace(text="Yes.", stats="quick", finish_reason="eos")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    package = tmp_path_factory.mktemp("package")
+    copy_tokenizer(EXAMPLE, package)
+    return Text(package)
+
+
+@pytest.fixture
+def talk(text, capsys):
+    """Types lines; gives what was said, the requests and the conversation."""
+
+    def talk(*lines, file=None, session=None):
+        loop = Loop(text)
+        conversation = Conversation(loop, file or {}, session or {})
+        chat(conversation, iter(lines))
+        return capsys.readouterr().out, loop.asked, conversation
+
+    return talk
+
+
+def test_set_changes_the_session_and_shows_it(talk):
+    said, asked, _ = talk(
+        "a", "/set temperature=0.7", "/set stop=END", "/set", "b", file={"top_k": 3, "temperature": 0.1}
+    )
+    assert asked[0].sampling == Sampling(0.1, 3) and asked[0].stops == ()
+    assert asked[1].sampling == Sampling(0.7, 3) and asked[1].stops == ("END",)
+    assert "temperature=0.7\ntop_k=3\n" in said and "stop='END'" in said
+
+
+def test_what_set_refuses_changes_nothing(talk):
+    said, asked, _ = talk(
+        "/set temperature=-1", "/set temprature=1", "/set top_k=x", "/set top_k", "/set preset=x", "a"
+    )
+    for words in (
+        "temperature -1.0 is out of range",
+        "/set: there is no setting 'temprature'; did you mean temperature?",
+        "/set: top_k must be a whole number, not 'x'",
+        "/set: 'top_k' must be NAME=VALUE",
+        "there is no preset 'x'",
+    ):
+        assert words in said
+    assert "/reset begins" not in said and asked[0].sampling == Sampling()
+
+
+def test_a_preset_and_a_template_in_a_session(talk, text):
+    _, asked, _ = talk("/set temperature=2", "/set preset=penalty_sample", "/set template=chatml", "a")
+    assert asked[0].sampling.temperature == 0.7 and asked[0].sampling.min_keep == 5
+    assert asked[0].prompt == tuple(text.chat([{"role": "user", "content": "a"}], template="chatml"))
+
+
+def test_system_begins_anew_with_its_text(talk, text):
+    said, asked, conversation = talk("a", "/system Be brief.", "b", "/system", "c")
+    user = [{"role": "user", "content": "b"}]
+    assert asked[1].prompt == tuple(text.chat([{"role": "system", "content": "Be brief."}, *user]))
+    assert asked[2].prompt == tuple(text.chat([{"role": "user", "content": "c"}]))
+    assert said.count("a new conversation") == 2 and len(conversation.messages) == 2
+
+
+def test_a_call_has_the_last_word(text):
+    loop = Loop(text)
+    conversation = Conversation(loop, {"temperature": 0.1, "top_k": 2}, {"temperature": 0.2})
+    conversation.say("a", lambda piece: None, {"temperature": 0.3})
+    conversation.say("b", lambda piece: None)
+    assert [request.sampling for request in loop.asked] == [Sampling(0.3, 2), Sampling(0.2, 2)]
+    with pytest.raises(RunError, match="there is no chat template"):
+        conversation.say("c", lambda piece: None, {"template": "x"})
+    assert len(conversation.messages) == 4
+
+
+def test_help_lists_every_command_and_exit_leaves(talk):
+    said, asked, _ = talk("/help", "/fly me", "/stats", "/exit now", "a")
+    assert all(
+        f"\n{name}" in "\n" + said.replace("> ", "")
+        for name in ("/help", "/stats", "/set", "/system", "/reset", "/exit")
+    )
+    assert "there is no command /fly; /help lists them" in said and "nothing was answered yet" in said and not asked
