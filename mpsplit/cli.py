@@ -209,6 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_ranks(p)
     _add_keys(p)
     _add_engine(p)
+    _add_sampling(p)
     serving.add_options(p)
 
     p = command(

@@ -14,6 +14,7 @@ from mpsplit import commands, launch
 from mpsplit.comm import mpi_rank, world
 from mpsplit.errors import RunError
 from mpsplit.runtime.engine import CACHES
+from mpsplit.runtime.settings import merged
 
 NEEDED = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
 
@@ -30,12 +31,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--max-concurrent", type=int, default=8, metavar="N", help="requests answered at once (default: 8)")
     add("--max-waiting", type=int, default=64, metavar="N", help="requests that may wait for a place (default: 64)")
     add("--max-body", type=int, default=4, metavar="MIB", help="of one request (default: 4)")
-    add("--chunk", type=int, default=128, metavar="N", help="prompt tokens a step (default: 128)")
 
 
 def serve_command(args: argparse.Namespace) -> int:
     _check_options(args)
     manifest = commands._package_for_ranks(args)
+    layers = commands._layers(args)
+    merged(*layers)  # refuses before the work
     if manifest.plan.ranks > 1 and mpi_rank() is None:
         return launch.start(manifest.plan.ranks, args.given, args.hostfile, ends_itself=True)
     if mpi_rank():
@@ -55,7 +57,7 @@ def serve_command(args: argparse.Namespace) -> int:
             loop.reserve(args.cache or loop.facts.context, args.kv)
         limits = Limits(answers=min(Limits.answers, args.max_concurrent), body_bytes=args.max_body * MIB)
         name = args.model_name or Path(args.package).resolve().name
-        service = Service(loop, name, most_tokens=args.context, limits=limits, keys=keys, hosts=hosts)
+        service = Service(loop, name, layers, args.context, limits=limits, keys=keys, hosts=hosts)
         print(_greeting(service, running.url(sock), manifest.plan.ranks), flush=True)
         running.run(service, sock)
     loop.end()

@@ -21,7 +21,7 @@ COMPACT = {"whitespace_flexible": False}  # or a small model may go on with blan
 
 @dataclass(frozen=True)
 class Lexicon:
-    """`vocabulary`: rows of the model's head, which may be more than the tokenizer knows, or fewer."""
+    """`vocabulary`: rows of the model's head, which may be more than the tokenizer knows."""
 
     tokenizer_json: str
     vocabulary: int
@@ -42,7 +42,7 @@ class Lexicon:
         if wrong:
             raise RunError(f"the JSON schema cannot be used: {' '.join(wrong.split())}")
         first = LLMatcher(self._tokens, text, log_level=0)
-        return lambda: Answer(first.deep_copy(), self.vocabulary)
+        return lambda: Answer(first.deep_copy(), self.vocabulary, self.eos)
 
     @cached_property
     def _tokens(self):
@@ -54,20 +54,19 @@ class Lexicon:
 
 
 class Answer:
-    """A Grammar: where one answer stands."""
+    """A Grammar: where one answer stands. Where llguidance gives up (a schema may be beyond its limits), the answer can only end: whoever
+    wrote the schema gets half an answer, and the others theirs."""
 
-    def __init__(self, matcher, vocabulary: int):
-        self.matcher, self.vocabulary = matcher, vocabulary
+    def __init__(self, matcher, vocabulary: int, eos: tuple[int, ...]):
+        self.matcher, self.vocabulary, self.eos = matcher, vocabulary, list(eos)
 
     def allowed(self) -> np.ndarray:
         mask = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
-        self._check()
-        return np.unpackbits(mask, bitorder="little", count=self.vocabulary).astype(bool)
+        allowed = np.unpackbits(mask, bitorder="little", count=self.vocabulary).astype(bool)
+        if self.matcher.is_error() or not allowed.any():
+            allowed[:] = False
+            allowed[self.eos] = True
+        return allowed
 
     def accept(self, token: int) -> None:
         self.matcher.consume_token(token)
-        self._check()
-
-    def _check(self) -> None:
-        if self.matcher.is_error():
-            raise RunError(f"the answer left its JSON schema: {self.matcher.get_error().splitlines()[0]}")

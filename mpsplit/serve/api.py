@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from mpsplit.runtime.sampling import PRESETS
+
 IGNORED = {"metadata", "modalities", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention",
            "reasoning_effort", "safety_identifier", "service_tier", "store", "verbosity"}  # fmt: skip
 NOT_SERVED = {"audio", "function_call", "functions", "logit_bias", "suffix", "web_search_options"}
@@ -75,6 +77,8 @@ class Wishes(Body):
     presence_penalty: float | None = Field(**PENALTY)
     frequency_penalty: float | None = Field(**PENALTY)
     penalty_window: int | None = Field(default=None, ge=0)
+    min_keep: int | None = Field(default=None, ge=1)
+    preset: Literal[tuple(PRESETS)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     ignore_eos: bool = False
     n: int | None = Field(default=None, ge=1)
@@ -106,9 +110,47 @@ class Wishes(Body):
         raise NotImplementedError
 
 
+class Function(Body):
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: String | None = None
+    parameters: Object | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Body):
+    name: str
+
+
+class ToolChoice(Body):
+    type: Literal["function"]
+    function: FunctionName
+
+
 class TextPart(Body):
     type: Literal["text"]
     text: String
+
+
+class Called(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: String
+    arguments: String | Object = ""
+
+
+class Call(BaseModel):
+    """What a model called before."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: String | None = None
+    type: Literal["function"] = "function"
+    function: Called
 
 
 class Message(BaseModel):
@@ -119,7 +161,7 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: String | list[TextPart] | None = None
     name: String | None = None
-    tool_calls: list[Object] | None = None
+    tool_calls: list[Call] | None = None
     tool_call_id: String | None = None
 
     @property
@@ -137,14 +179,35 @@ class ChatBody(Wishes):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[Object] | None = Field(default=None, max_length=128)
-    tool_choice: Literal["none", "auto", "required"] | Object | None = None
+    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
 
     @model_validator(mode="after")
-    def _probabilities(self) -> ChatBody:
+    def _consistent(self) -> ChatBody:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
+        if (
+            isinstance(self.tool_choice, ToolChoice)
+            and not self.on_offer
+            or self.tool_choice == "required"
+            and not self.tools
+        ):
+            raise ValueError("tool_choice asks for a tool that is not among tools")
+        if self.must_call and self.response_format and self.response_format.type != "text":
+            raise ValueError("an answer that must be a call cannot have a response_format")
         return self
+
+    @property
+    def on_offer(self) -> list[Tool]:
+        """Of the tools those that may be called."""
+        if self.tool_choice == "none":
+            return []
+        named = self.tool_choice.function.name if isinstance(self.tool_choice, ToolChoice) else None
+        return [tool for tool in self.tools or () if named in (None, tool.function.name)]
+
+    @property
+    def must_call(self) -> bool:
+        return self.tool_choice == "required" or isinstance(self.tool_choice, ToolChoice)
 
     @property
     def longest(self) -> int | None:

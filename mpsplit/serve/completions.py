@@ -6,13 +6,13 @@ The answers of a prompt stand side by side: answer i is number i % n of prompt i
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from mpsplit.runtime.requests import Grammar, Request
-from mpsplit.runtime.sampling import Sampling
+from mpsplit.runtime.settings import SETTINGS, Settings, merged
 from mpsplit.runtime.text import Text
-from mpsplit.serve.api import ChatBody, CompletionBody, Message, ResponseFormat, Wishes
+from mpsplit.serve.api import ChatBody, CompletionBody, Message, ResponseFormat, Tool, Wishes
 from mpsplit.serve.errors import ApiError
 from mpsplit.serve.service import Service
 
@@ -22,16 +22,20 @@ SEEDS = 2**63
 
 @dataclass(frozen=True)
 class Asked:
-    """`echo`: of each answer the text that stands before it; `n`: answers a prompt."""
+    """`echo`: of each answer the text that stands before it; `n`: answers a prompt; `tools`: names of those that may be called."""
 
     requests: tuple[Request, ...]
     n: int
     echo: tuple[str, ...]
+    tools: tuple[str, ...] = ()
 
 
 def of_chat(service: Service, body: ChatBody, owner: str) -> Asked:
-    prompt = chat_ids(service, body.messages)
-    return _asked(service, body, [prompt], owner, service.context)
+    settings = _settings(service, body, service.context)
+    prompt = chat_ids(service, body.messages, settings, body.on_offer)
+    grammar = _grammar(service, call_schema(body.on_offer) if body.must_call else _schema(body.response_format))
+    asked = _asked(service, body, settings, [prompt], grammar, owner)
+    return replace(asked, tools=tuple(tool.function.name for tool in body.on_offer))
 
 
 def of_completion(service: Service, body: CompletionBody, owner: str) -> Asked:
@@ -39,21 +43,26 @@ def of_completion(service: Service, body: CompletionBody, owner: str) -> Asked:
     prompts = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
     _check_answers(service, len(prompts) * (body.n or 1))
     ids = [text_ids(service, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-    asked = _asked(service, body, ids, owner, COMPLETION_TOKENS)
+    grammar = _grammar(service, _schema(body.response_format))
+    asked = _asked(service, body, _settings(service, body, COMPLETION_TOKENS), ids, grammar, owner)
     if not body.echo:
         return asked
     echo = [p if isinstance(p, str) else _text(service).decode(p) for p in prompts for _ in range(asked.n)]
     return replace(asked, echo=tuple(echo))
 
 
-def chat_ids(service: Service, messages: list[Message]) -> list[int]:
+def chat_ids(
+    service: Service, messages: list[Message], settings: Settings | None = None, tools: Sequence[Tool] = ()
+) -> list[int]:
     """Through the chat template."""
-    text = _text(service)
+    text, settings = _text(service), settings or merged(*service.layers)
     if len(messages) > service.limits.messages:
         raise ApiError(400, f"{len(messages)} messages, at most {service.limits.messages} are taken", param="messages")
     plain = [message.plain for message in messages]
     _check_length(service, sum(len(message["content"]) for message in plain))
-    return text.chat(plain)
+    talk = plain if plain[0]["role"] == "system" else settings.messages(plain)
+    offered = [tool.model_dump(exclude_none=True) for tool in tools]
+    return text.chat(talk, offered or None, settings.template)
 
 
 def text_ids(service: Service, prompt: str) -> list[int]:
@@ -63,19 +72,36 @@ def text_ids(service: Service, prompt: str) -> list[int]:
     return text.raw(prompt)
 
 
-def _asked(service: Service, body: Wishes, prompts: list[list[int]], owner: str, longest: int) -> Asked:
+def call_schema(tools: Sequence[Tool]) -> dict:
+    """Of a call of one of them, as tools.py reads it."""
+    shapes = [
+        {"name": {"const": tool.function.name}, "arguments": tool.function.parameters or {"type": "object"}}
+        for tool in tools
+    ]
+    whole = dict(type="object", required=["name", "arguments"], additionalProperties=False)
+    return {"anyOf": [whole | {"properties": shape} for shape in shapes]}
+
+
+def _asked(
+    service: Service,
+    body: Wishes,
+    settings: Settings,
+    prompts: list[list[int]],
+    grammar: Callable[[], Grammar] | None,
+    owner: str,
+) -> Asked:
     n, context = body.n or 1, service.context
     _check_answers(service, len(prompts) * n)
     for prompt in prompts:
         if len(prompt) >= context:
             raise _too_long(service, f"the prompt has {len(prompt)} tokens")
-    sampling, grammar = _sampling(service, body), _grammar(service, body.response_format)
+    sampling = settings.sampling
     requests = [
         Request(
             prompt=tuple(prompt),
-            max_new_tokens=min(body.longest or longest, context - len(prompt)),
+            max_new_tokens=min(settings.max_new_tokens, context - len(prompt)),
             sampling=replace(sampling, seed=(sampling.seed + number) % SEEDS),
-            stops=body.stops,
+            stops=settings.stop,
             ignore_eos=body.ignore_eos,
             logprobs=body.likely,
             grammar=grammar,
@@ -87,19 +113,26 @@ def _asked(service: Service, body: Wishes, prompts: list[list[int]], owner: str,
     return Asked(tuple(requests), n, ("",) * len(requests))
 
 
-def _sampling(service: Service, body: Wishes) -> Sampling:
-    """The call's wishes before the server's defaults, field by field: they have the same names."""
-    seed = service.seed if body.seed is None else body.seed % SEEDS
-    wishes = {field.name: getattr(body, field.name, None) for field in fields(Sampling)}
-    wishes["seed"] = secrets.randbelow(SEEDS) if seed is None else seed
-    return replace(service.defaults, **{name: wish for name, wish in wishes.items() if wish is not None})
+def _settings(service: Service, body: Wishes, longest: int) -> Settings:
+    """The call's wishes before the server's, field by field, for they have the same names."""
+    call = {name: wish for name in SETTINGS if (wish := getattr(body, name, None)) is not None}
+    call |= {"stop": body.stops} if body.stops else {}
+    call |= {"seed": body.seed % SEEDS} if body.seed is not None else {}
+    call |= {"max_new_tokens": body.longest} if body.longest else {}
+    return merged({"max_new_tokens": longest, "seed": secrets.randbelow(SEEDS)}, *service.layers, call)
 
 
-def _grammar(service: Service, wanted: ResponseFormat | None) -> Callable[[], Grammar] | None:
+def _schema(wanted: ResponseFormat | None) -> dict | None:
     if wanted is None or wanted.type == "text":
         return None
+    return wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}
+
+
+def _grammar(service: Service, schema: dict | None) -> Callable[[], Grammar] | None:
+    if schema is None:
+        return None
     _text(service)
-    return service.lexicon.grammar(wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"})
+    return service.lexicon.grammar(schema)
 
 
 def _check_answers(service: Service, count: int) -> None:

@@ -22,6 +22,7 @@ from mpsplit.serve.security import Gate, owner
 from mpsplit.serve.service import Service
 from mpsplit.serve.shapes import Answer, ChatShape, CompletionShape, Shape
 from mpsplit.serve.streaming import EventStream, Telling
+from mpsplit.serve.tools import ToolReader
 
 MISTAKES = {
     "4XX": {"model": ErrorBody, "description": "Something is wrong with the request, or too much was asked at once"},
@@ -137,7 +138,8 @@ async def _answer(http: Request, body: Wishes, asked_of, shape: type[Shape]) -> 
     told = shape(service.lexicon if body.likely is not None else None)
     answering = Answering(service, asked.requests)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
-    telling = Telling(service, answering, told, tuple(Answer(echo) for echo in asked.echo), asked.n, include_usage)
+    answers = [Answer(echo, ToolReader(asked.tools) if asked.tools else None) for echo in asked.echo]
+    telling = Telling(service, answering, told, tuple(answers), asked.n, include_usage)
     return EventStream(telling) if body.stream else await while_connected(http, answering, telling.whole())
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from mpsplit.runtime.lexicon import Lexicon
 from mpsplit.runtime.requests import Ending, Ticket
-from mpsplit.runtime.sampling import Sampling
+from mpsplit.runtime.settings import Layer
 from mpsplit.serve.loop import Loop
 from mpsplit.serve.metrics import Metrics
 
@@ -30,13 +30,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Service:
-    """`defaults` is what calls leave out, `seed` None for a new one each time; `most_tokens` of a prompt and its answer, where that is to be
+    """`layers` say what calls leave out, the weakest first; `most_tokens` of a prompt and its answer, where that is to be
     less than the model's context; `hosts` by which names browsers may call, None for any."""
 
     loop: Loop
     model: str
-    defaults: Sampling = field(default_factory=Sampling)
-    seed: int | None = None
+    layers: tuple[Layer, ...] = ()
     most_tokens: int | None = None
     limits: Limits = field(default_factory=Limits)
     keys: tuple[bytes, ...] = ()

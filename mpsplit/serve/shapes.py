@@ -10,19 +10,40 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mpsplit.runtime.lexicon import Lexicon
-from mpsplit.runtime.requests import Chosen, Generation
+from mpsplit.runtime.requests import Chosen, Generation, Piece
+from mpsplit.serve.tools import ToolReader
 
 FINISH = {"eos": "stop", "stop": "stop", "length": "length", "context": "length"}
 
 
 @dataclass
 class Answer:
-    """What was heard of one request so far; `echo` stands before its text."""
+    """What was heard of one request so far; `echo` stands before its text, `reader` takes calls out of it where tools are on offer."""
 
     echo: str = ""
+    reader: ToolReader | None = None
+    text: str = ""  # without calls
     chosen: list[Chosen] = field(default_factory=list)
     characters: int = 0  # of the tokens that chunks have told
     generation: Generation | None = None
+
+    @property
+    def calls(self) -> list[dict]:
+        return self.reader.calls if self.reader else []
+
+    @property
+    def finish(self) -> str:
+        return "tool_calls" if self.calls else FINISH[self.generation.finish_reason]
+
+    def hear(self, what: Piece | Generation) -> str:
+        """The text that can be shown now."""
+        if isinstance(what, Generation):
+            self.generation = what
+            shown = self.reader.finish() if self.reader else ""
+        else:
+            shown = self.reader.push(what.text) if self.reader else what.text
+        self.text += shown
+        return shown
 
 
 class Shape(Protocol):
@@ -52,12 +73,14 @@ class ChatShape:
         return _choice(index, {"delta": {"content": text}}, None, self._logprobs(chosen))
 
     def closing(self, index: int, answer: Answer) -> dict:
-        return _choice(index, {"delta": {}}, FINISH[answer.generation.finish_reason])
+        calls = [{"index": number} | call for number, call in enumerate(answer.calls)]
+        return _choice(index, {"delta": {"tool_calls": calls} if calls else {}}, answer.finish)
 
     def whole(self, index: int, answer: Answer) -> dict:
-        message = {"role": "assistant", "content": answer.generation.text, "refusal": None}
-        finish = FINISH[answer.generation.finish_reason]
-        return _choice(index, {"message": message}, finish, self._logprobs(answer.chosen))
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.calls:
+            message |= {"content": answer.text or None, "tool_calls": answer.calls}
+        return _choice(index, {"message": message}, answer.finish, self._logprobs(answer.chosen))
 
     def _logprobs(self, chosen: Sequence[Chosen]) -> dict | None:
         if self.lexicon is None:
@@ -79,12 +102,12 @@ class CompletionShape:
         return _choice(index, {"text": text}, None, self._logprobs(answer, chosen))
 
     def closing(self, index: int, answer: Answer) -> dict:
-        return _choice(index, {"text": ""}, FINISH[answer.generation.finish_reason])
+        return _choice(index, {"text": ""}, answer.finish)
 
     def whole(self, index: int, answer: Answer) -> dict:
-        generation = answer.generation
-        text = {"text": answer.echo + generation.text} if generation.text is not None else {"text": "", "token_ids": generation.token_ids}  # fmt: skip
-        return _choice(index, text, FINISH[generation.finish_reason], self._logprobs(answer, answer.chosen))
+        ids = {} if answer.generation.text is not None else {"token_ids": answer.generation.token_ids}
+        text = {"text": answer.echo + answer.text, **ids}
+        return _choice(index, text, answer.finish, self._logprobs(answer, answer.chosen))
 
     def _logprobs(self, answer: Answer, chosen: Sequence[Chosen]) -> dict | None:
         if self.lexicon is None:

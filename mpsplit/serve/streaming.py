@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from mpsplit.runtime.requests import Generation, Piece
+from mpsplit.runtime.requests import Chosen, Generation
 from mpsplit.serve.answering import Answering
 from mpsplit.serve.errors import ApiError
 from mpsplit.serve.service import Service
@@ -54,27 +54,22 @@ class Telling:
         for index, answer in enumerate(self.answers):
             if opening := self.shape.opening(index, answer):
                 yield head | {"choices": [opening]}
-        async for index, what in self._heard():
+        async for index, text, chosen in self._heard():
             answer = self.answers[index]
-            if isinstance(what, Generation):
+            if text or (chosen and self.shape.lexicon):
+                yield head | {"choices": [self.shape.chunk(index, answer, text, chosen)]}
+            if answer.generation:
                 yield head | {"choices": [self.shape.closing(index, answer)]}
-            elif what.text or self.shape.lexicon:
-                yield head | {"choices": [self.shape.chunk(index, answer, what.text, self._spoken(what))]}
         if self.include_usage:
             yield head | {"choices": [], "usage": usage(self.answers, self.n)}
 
-    async def _heard(self) -> AsyncIterator[tuple[int, Piece | Generation]]:
+    async def _heard(self) -> AsyncIterator[tuple[int, str, list[Chosen]]]:
+        """(which answer, text that can be shown, tokens of it but for the end of the answer, which is no text)"""
         async for index, what in self.answering.hear():
-            answer = self.answers[index]
-            if isinstance(what, Generation):
-                answer.generation = what
-            else:
-                answer.chosen += self._spoken(what)
-            yield index, what
-
-    def _spoken(self, piece: Piece) -> list:
-        """Without the end of the answer, which is no text."""
-        return [chosen for chosen in piece.chosen if chosen.id not in self.service.loop.eos]
+            answer, told = self.answers[index], [] if isinstance(what, Generation) else what.chosen
+            chosen = [one for one in told if one.id not in self.service.loop.eos]
+            answer.chosen += chosen
+            yield index, answer.hear(what), chosen
 
     def _head(self, kind: str) -> dict:
         number = self.shape.prefix + secrets.token_hex(12)

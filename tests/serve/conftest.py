@@ -29,7 +29,7 @@ def served(loop: FakeLoop, **settings):
     """(its address, its Service) of a server that answers until the block is left."""
     sock, address = listen("127.0.0.1", 0)
     hosts = allowed_hosts("127.0.0.1", address, ())
-    service = Service(loop, "fake", **{"hosts": hosts, "seed": 0} | settings)
+    service = Service(loop, "fake", **{"hosts": hosts, "layers": ({"seed": 0},)} | settings)
     worker = threading.Thread(target=loop.work, args=[service.ending])
     with serving(service, sock):
         worker.start()

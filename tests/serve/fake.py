@@ -46,6 +46,7 @@ class FakeLoop:
         self.ending = False
         self.requests: list[Request] = []  # all that were taken
         self.fails: MpsplitError | None = None  # what the next token meets
+        self.script: list[int] = []  # what is said instead, before the end
 
     def submit(self, request: Request, listener: Listener) -> Running:
         request.sampling.check()
@@ -127,6 +128,8 @@ class FakeLoop:
         if one.grammar:
             return int(np.flatnonzero(one.grammar.allowed())[0])
         request = one.request
+        if self.script:
+            return [*self.script, EOS][len(one.tokens)]
         return request.prompt[
             (len(one.tokens) + request.sampling.seed * (not request.sampling.greedy)) % len(request.prompt)
         ]
