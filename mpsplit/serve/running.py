@@ -19,6 +19,7 @@ from mpsplit.serve.patience import patient
 from mpsplit.serve.server import create_app
 from mpsplit.serve.service import Service
 
+BACKLOG = 512
 KEEP_ALIVE_SECONDS = 30
 LAST_WORDS_SECONDS = 10  # for readers that are slow to take what was answered
 
@@ -26,11 +27,18 @@ LAST_WORDS_SECONDS = 10  # for readers that are slow to take what was answered
 def listen(host: str, port: int) -> tuple[socket.socket, str]:
     """A socket, and the address it is bound to. Clients that come before the model is loaded wait in its queue."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=512), address[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(
+            family, kind, protocol
+        )  # which names TCP, or asyncio leaves Nagle's delay on (NOTES: Small writes)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
     except OSError as wrong:
-        why = wrong.strerror.partition(" (")[0]  # without Python's words about the address
-        raise RunError(f"{host} port {port} cannot be served ({why}); choose another --port, 0 for any free one, or another --host") from None  # fmt: skip
+        raise RunError(
+            f"{host} port {port} cannot be served ({wrong.strerror}); choose another --port, 0 for any free one, or another --host"
+        ) from None
+    return sock, address[0]
 
 
 def url(sock: socket.socket) -> str:

@@ -1,8 +1,11 @@
 """What is no answer of a model: tokens, figures, ranks, health."""
 
 import re
+import socket
 
 import httpx
+
+from mpsplit.serve.running import listen
 
 CHAT = [{"role": "user", "content": "one two"}]
 
@@ -52,3 +55,9 @@ def test_ranks_and_health(server):
         and [row["rank"] for row in told["ranks"]] == [0, 1, 2, 3]
     )
     assert httpx.get(f"{server[0]}/health").json() == {"status": "ok"}
+
+
+def test_small_writes_do_not_wait():
+    sock, _ = listen("127.0.0.1", 0)
+    with sock:
+        assert sock.proto == socket.IPPROTO_TCP  # what asyncio goes by
