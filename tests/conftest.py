@@ -189,7 +189,9 @@ def shared_folder(world):
     """A temporary directory that all ranks see."""
     folder = Path(world.exchange(tempfile.mkdtemp(prefix="mpsplit-test-"))[0])
     yield folder
+    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)  # ranks that are not in step meet nobody here
     world.exchange(None)
+    faulthandler.cancel_dump_traceback_later()
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -63,9 +63,7 @@ template <void (KeyValueCache::*read)(const int32_t*, int, int, float*) const>
 nb::ndarray<nb::numpy, float> remembered(Engine& engine, size_t attention, int slot, int positions) {
     if (attention >= engine.caches().size())
         throw Failure("there is no attention " + std::to_string(attention) + " of " + std::to_string(engine.caches().size()));
-    const auto pages = engine.pages(slot);
-    if (positions < 0 || size_t(positions) > pages.size() * KeyValueCache::page_positions)
-        throw Failure("slot " + std::to_string(slot) + " has no " + std::to_string(positions) + " positions");
+    const auto pages = engine.pages(slot, positions);
     const KeyValueCache& cache = *engine.caches()[attention];
     const size_t each = size_t(positions) * cache.dim;
     auto result = array<float>({size_t(cache.heads), size_t(positions), size_t(cache.dim)});
@@ -90,6 +88,18 @@ NB_MODULE(_engine, m) {
              "slot"_a, "first"_a, "pages"_a)
         .def("step", step, "tokens"_a, "parts"_a, "every_row"_a = false, "parts: [slot, position, count] of each")
         .def("largest", largest, "row"_a, "count"_a, "The largest logits of a row of the last step, and their tokens.")
+        .def("save",
+             [](Engine& engine, int slot, int positions, const std::string& path, const std::string& whose) {
+                 const nb::gil_scoped_release released;
+                 return int(engine.save(slot, positions, path, whose));
+             },
+             "slot"_a, "positions"_a, "path"_a, "whose"_a, "The first positions of a slot, to a file: a Kept")
+        .def("load",
+             [](Engine& engine, int slot, int positions, const std::string& path, const std::string& whose) {
+                 const nb::gil_scoped_release released;
+                 return int(engine.load(slot, positions, path, whose));
+             },
+             "slot"_a, "positions"_a, "path"_a, "whose"_a, "And from it.")
         .def("keep", &Engine::keep, "blob"_a, "The blob stays after a step.")
         .def("blob", blob, "name"_a, "What a blob that is kept holds since the last step, [rows, columns].")
         .def("keys", remembered<&KeyValueCache::read_keys>, "attention"_a, "slot"_a, "positions"_a,

@@ -166,6 +166,21 @@ int Engine::largest(int row, int count, float* values, int64_t* ids) {
     return count;
 }
 
+std::span<const int32_t> Engine::pages(int slot, int positions) const {
+    const auto table = pages(slot);
+    if (positions < 0 || size_t(pages_of(positions)) > table.size())
+        throw Failure("slot " + std::to_string(slot) + " has no " + std::to_string(positions) + " positions");
+    return table;
+}
+
+Kept Engine::save(int slot, int positions, const std::string& path, const std::string& whose) const {
+    return mpsplit::save(path, whose, setting_.caches, pages(slot, positions), positions);
+}
+
+Kept Engine::load(int slot, int positions, const std::string& path, const std::string& whose) {
+    return mpsplit::load(path, whose, setting_.caches, pages(slot, positions), positions);
+}
+
 void Engine::keep(const std::string& blob) { graph_->keep(index_of(blob)); }
 
 const ncnn::Mat& Engine::blob(const std::string& name) const { return (*graph_)[index_of(name)]; }

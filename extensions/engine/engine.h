@@ -15,6 +15,7 @@
 #include "comm.h"
 #include "embedding.h"
 #include "graph.h"
+#include "kept.h"
 #include "mapped.h"
 #include "rank_facts.h"
 #include "setting.h"
@@ -46,12 +47,17 @@ class Engine {
     // The `count` largest logits of a row of the last step and the ids of their tokens; gives how many there are.
     int largest(int row, int count, float* values, int64_t* ids);
 
+    // The first positions of a slot, to a file and from it; `whose` names the weights that they were computed with (kept.h).
+    Kept save(int slot, int positions, const std::string& path, const std::string& whose) const;
+    Kept load(int slot, int positions, const std::string& path, const std::string& whose);
+
     // To look inside: blobs that stay after a step, until the next one, and what the attentions remember, in the order of the graph.
     // What step leaves of the last hidden state is the last row, unless it is asked for every row.
     void keep(const std::string& blob);
     const ncnn::Mat& blob(const std::string& name) const;
     const std::vector<KeyValueCache*>& caches() const { return setting_.caches; }
     std::span<const int32_t> pages(int slot) const;
+    std::span<const int32_t> pages(int slot, int positions) const;  // that hold so many positions, or a Failure
     uint64_t bytes_sent() const;
     double seconds_between_ranks() const;
     const RankFacts& facts() const { return facts_; }

@@ -116,7 +116,7 @@ void follow(Slice& slice, Comm& world) {
             const Patient patient(world);
             world.broadcast(&order, sizeof order, lead);
         } else world.broadcast(&order, sizeof order, lead);
-        idle = order.verb == Verb::report;
+        idle = order.verb == Verb::reserve || order.verb == Verb::save || order.verb == Verb::load || order.verb == Verb::report;
         switch (order.verb) {
         case Verb::step: {
             const Part part = {order.slot, order.position, order.count, order.wanted, order.temperature};
@@ -133,6 +133,17 @@ void follow(Slice& slice, Comm& world) {
         case Verb::more: answer(slice, logits, int(order.position), order.wanted, order.temperature, world); break;
         case Verb::place: slice.place(order.slot, order.position, numbers(order, world)); break;
         case Verb::reserve: slice.reserve(order.count, order.token); break;
+        case Verb::save:
+        case Verb::load: {
+            const auto words = numbers(order, world);
+            const std::string text(reinterpret_cast<const char*>(words.data()), words.size() * sizeof words[0]);
+            const std::string whose = text.substr(0, whose_bytes), folder = text.substr(whose_bytes, text.find('\0', whose_bytes) - whose_bytes);
+            const bool save = order.verb == Verb::save;
+            const int64_t mine = save ? slice.save(order.slot, order.position, folder, whose) : slice.load(order.slot, order.position, folder, whose);
+            std::vector<int64_t> all(size_t(world.size()));
+            world.all_gather(&mine, sizeof mine, all.data());
+            break;
+        }
         case Verb::report: counted.report(world); break;
         case Verb::end: return;
         default: throw Error("rank 0 gave order " + std::to_string(int64_t(order.verb)) + ", which this rank does not know; install the same mpsplit");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "comm.h"
 #include "orders.h"
@@ -19,6 +20,9 @@ class Slice {
     virtual void largest(int part, int count, float* values, int64_t* ids) = 0;
     virtual void place(int64_t slot, int64_t first, std::span<const int64_t> pages) = 0;
     virtual void reserve(int64_t pages, int64_t stored) = 0;
+    // The first positions of a slot, to this rank's file of a folder in the package, and from it; gives what orders.py calls the outcome.
+    virtual int64_t save(int64_t slot, int64_t positions, const std::string& folder, const std::string& whose) = 0;
+    virtual int64_t load(int64_t slot, int64_t positions, const std::string& folder, const std::string& whose) = 0;
     virtual int64_t first_row() const = 0; // rows of the head
     virtual int64_t rows() const = 0;
     virtual uint64_t bytes_sent() const = 0;

@@ -49,7 +49,8 @@ int share_of_cores(int local_size) {
 
 class EngineSlice final : public Slice {
   public:
-    EngineSlice(const std::string& folder, std::shared_ptr<Comm> world, int threads) : engine_(folder, std::move(world), threads) {}
+    EngineSlice(const std::string& package, std::shared_ptr<Comm> world, int threads)
+        : package_(package), rank_("rank-" + std::to_string(world->rank())), engine_(package + "/" + rank_, std::move(world), threads) {}
 
     std::span<const float> step(std::span<const int64_t> tokens, std::span<const Part> parts) override {
         of_.clear();
@@ -60,20 +61,28 @@ class EngineSlice final : public Slice {
     void largest(int part, int count, float* values, int64_t* ids) override { engine_.largest(part, count, values, ids); }
     void place(int64_t slot, int64_t first, std::span<const int64_t> pages) override { engine_.place(int(slot), int(first), pages); }
     void reserve(int64_t pages, int64_t stored) override { engine_.reserve(pages, stored); }
+    int64_t save(int64_t slot, int64_t positions, const std::string& folder, const std::string& whose) override {
+        return int64_t(engine_.save(int(slot), int(positions), path(folder), whose));
+    }
+    int64_t load(int64_t slot, int64_t positions, const std::string& folder, const std::string& whose) override {
+        return int64_t(engine_.load(int(slot), int(positions), path(folder), whose));
+    }
     int64_t first_row() const override { return engine_.facts().head_start; }
     int64_t rows() const override { return engine_.facts().head_rows; }
     uint64_t bytes_sent() const override { return engine_.bytes_sent(); }
     double seconds_between_ranks() const override { return engine_.seconds_between_ranks(); }
 
   private:
+    std::string path(const std::string& folder) const { return package_ + "/" + folder + "/" + rank_ + ".kv"; }
+
+    std::string package_, rank_;
     Engine engine_;
     std::vector<Engine::Part> of_;
 };
 
 void work(const Arguments& arguments, const Place& place) {
     const auto [world, local_size] = join(place);
-    EngineSlice slice(arguments.package + "/rank-" + std::to_string(place.rank), world,
-                      arguments.threads ? arguments.threads : share_of_cores(local_size));
+    EngineSlice slice(arguments.package, world, arguments.threads ? arguments.threads : share_of_cores(local_size));
     greet(slice, *world);
     follow(slice, *world);
 }

@@ -1,14 +1,16 @@
 // What rank 0 tells the others, as mpsplit/runtime/orders.py writes it; that file says what each order means and how ranks start.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace mpsplit {
 
 constexpr int64_t orders_version = 3;
 constexpr int lead = 0;
+constexpr size_t whose_bytes = 64; // of the text of save and load, before the folder
 
-enum class Verb : int64_t { step, batch, more, place, reserve, report, end };
+enum class Verb : int64_t { step, batch, more, place, reserve, save, load, report, end };
 
 struct Order {
     Verb verb = Verb::end;

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpsplit.errors import RunError
 from mpsplit.runtime.orders import ALL
-from mpsplit.runtime.requests import Chosen
+from mpsplit.runtime.requests import Chosen, NoWayOn
 from mpsplit.runtime.sampling import Candidates, Sampling, log_sum_exp
 
 EDGE = 1e-9  # nearer to top_p than that, sums of slices may round to its other side
@@ -76,7 +75,7 @@ class Turn:
             return ids, logits
         fine = self.allowed[np.minimum(ids, len(self.allowed) - 1)] & (ids < len(self.allowed))
         if not fine.any():
-            raise RunError("the grammar allows no token here, not even the end; this tokenizer cannot write it")
+            raise NoWayOn("the grammar allows no token here, not even the end; this tokenizer cannot write it")
         return ids[fine], logits[fine]
 
     def _first(self, ids: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,22 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.runtime.account import Counted
 from mpsplit.runtime.engine import CACHES, Engine
-from mpsplit.runtime.orders import ALL, BATCH, END, LEAD, MORE, PLACE, REPORT, RESERVE, STEP, Orders, asked_of
+from mpsplit.runtime.orders import (
+    ALL,
+    BATCH,
+    END,
+    LEAD,
+    LOAD,
+    MORE,
+    PLACE,
+    REPORT,
+    RESERVE,
+    SAVE,
+    STEP,
+    Orders,
+    asked_of,
+    kept_of,
+)
 from mpsplit.runtime.sampling import candidates
 
 
@@ -32,6 +47,9 @@ def follow(engine: Engine, comm: Communicator) -> None:
             engine.place(order.slot, order.position, numbers)
         elif order.verb == RESERVE:
             engine.reserve(order.count, CACHES[order.token])
+        elif order.verb in (SAVE, LOAD):
+            work = engine.save if order.verb == SAVE else engine.load
+            comm.all_gather(np.array([work(order.slot, order.position, *kept_of(numbers))]))
         elif order.verb == REPORT:
             counted.report(comm)
         elif order.verb == END:

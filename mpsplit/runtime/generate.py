@@ -10,33 +10,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from itertools import count
-
-import numpy as np
+from pathlib import Path
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import MpsplitError, RunError
-from mpsplit.runtime.account import Account, Counted
+from mpsplit.runtime.account import Account
 from mpsplit.runtime.engine import CACHES, Engine, Part
 from mpsplit.runtime.follow import follow
-from mpsplit.runtime.orders import (
-    ALL,
-    END,
-    LEAD,
-    MORE,
-    NOTHING,
-    PLACE,
-    REPORT,
-    RESERVE,
-    Asked,
-    Order,
-    Orders,
-    step_order,
-)
+from mpsplit.runtime.keeper import Keeper
+from mpsplit.runtime.orders import NOTHING, Asked
 from mpsplit.runtime.pages import PAGE, Pages, pages_of
 from mpsplit.runtime.queue import Queue
-from mpsplit.runtime.requests import Ending, Generation, Listener, Load, Piece, Request, Ticket
+from mpsplit.runtime.ranks import Ranks
+from mpsplit.runtime.requests import Ending, Generation, Listener, Load, NoWayOn, Piece, Request, Ticket
 from mpsplit.runtime.running import Running
-from mpsplit.runtime.sampling import Candidates, candidates
+from mpsplit.runtime.sampling import Candidates
 from mpsplit.runtime.text import Text
 
 BESIDE = 32  # rows of prompts in a step in which others get tokens: so long they wait at most
@@ -44,15 +32,23 @@ IDLE = 0.1  # seconds after which a loop with nothing to do looks whether it sha
 
 
 class TokenLoop:
-    """`most` requests run at once, and `waiting` wait."""
+    """`most` requests run at once, and `waiting` wait; `package` is where prefixes and conversations are kept."""
 
     def __init__(
-        self, engine: Engine, comm: Communicator, text: Text | None, chunk: int = 128, most: int = 8, waiting: int = 64
+        self,
+        engine: Engine,
+        comm: Communicator,
+        text: Text | None,
+        chunk: int = 128,
+        most: int = 8,
+        waiting: int = 64,
+        package: Path | None = None,
     ):
         self.engine, self.comm, self.text, self.chunk, self.most = engine, comm, text, chunk, most
-        self.plan, self.facts, self.eos = engine.manifest.plan, engine.manifest.facts, engine.manifest.eos
-        self.orders, self.counted = Orders(comm), Counted(engine)
-        self.pages = Pages(pages_of(self.facts.context))
+        self.facts, self.eos = engine.manifest.facts, engine.manifest.eos
+        self.ranks = Ranks(engine, comm)
+        self.pages, self.stored = Pages(pages_of(self.facts.context)), CACHES[0]
+        self.keeper = Keeper(self.ranks, package, most)
         self.running: list[Running] = []  # the longest there first
         self._waiting, self._changed = Queue(waiting), threading.Condition()
         self._ending = False
@@ -85,9 +81,8 @@ class TokenLoop:
             raise RunError(
                 f"a cache of {tokens} tokens does not hold one request of the context, {self.facts.context} tokens; give it as many at least"
             )
-        self.pages = Pages(pages_of(tokens))
-        self.engine.reserve(self.pages.count, stored)
-        self.orders.give(Order(RESERVE, count=self.pages.count, token=CACHES.index(stored)))
+        self.pages, self.stored = Pages(pages_of(tokens)), stored
+        self.ranks.reserve(self.pages.count, stored)
 
     def generate(self, request: Request, on_text: Callable[[str], None] = lambda piece: None) -> Generation:
         """Answers one request, and turns until it is done."""
@@ -124,7 +119,7 @@ class TokenLoop:
 
     def end(self) -> None:
         """No more requests."""
-        self.orders.give(Order(END))
+        self.ranks.end()
 
     # -- who runs -------------------------------------------------------------------------------------------------------------
 
@@ -143,6 +138,16 @@ class TokenLoop:
                 one = self._waiting.first()
                 if one is None:
                     return
+            if one.request.warm and not one.warmed:
+                one.warmed = True
+                try:
+                    self.keeper.warm(one, self.pages, self.stored)
+                except RunError as wrong:
+                    with self._changed:
+                        self._waiting.remove(one)
+                    one.fail(wrong)
+                    continue
+            with self._changed:
                 held, known = self.pages.begin(one.history)
                 if self.running and self.pages.missing(held, len(one.history) + 1) > self.pages.available:
                     self.pages.release(held, one.history[:known])
@@ -175,15 +180,18 @@ class TokenLoop:
         return True
 
     def _finish(self, one: Running, reason: str) -> None:
+        unsaved = self.keeper.save(one, self.stored) if one.request.saves and reason != "cancelled" else ""
+        one.end(reason, self._leave(one), unsaved)
+
+    def _leave(self, one: Running) -> tuple[Account, ...]:
         accounts = self._report()
         self.running.remove(one)
         self.pages.release(one.held, one.history[: one.fed])
-        one.end(reason, accounts)
+        return accounts
 
     def _report(self) -> tuple[Account, ...]:
         """What the ranks spent since the last report, divided among who ran."""
-        self.orders.give(Order(REPORT))
-        accounts = tuple(self.counted.report(self.comm))
+        accounts = self.ranks.report()
         sent, rows = sum(account.sent for account in accounts), sum(one.rows for one in self.running)
         for one in self.running:
             one.bytes_sent += sent * one.rows / max(1, rows)
@@ -195,44 +203,31 @@ class TokenLoop:
     def _step(self, taking: list[tuple[Running, int]]) -> None:
         tokens, asked = [], []
         for one, rows in taking:
-            self._place(one)
+            if pages := one.held.pages[one.placed :]:
+                self.ranks.place(one.slot, one.placed, pages)
+                one.placed = len(one.held.pages)
             tokens += one.history[one.fed : one.fed + rows]
             wanted, temperature = one.asks() if rows == one.left else (NOTHING, 0.0)
             asked.append(Asked(Part(one.slot, one.fed, rows), wanted, temperature))
-        self.orders.give(*step_order(tokens, asked))
-        logits = self.counted.batch(tokens, [part for part, *_ in asked])
-        answers = [self._gather(row, what.wanted, what.temperature) for row, what in zip(logits, asked, strict=True)]
+        answers = self.ranks.step(tokens, asked)
         for row, ((one, rows), answer) in enumerate(zip(taking, answers, strict=True)):
             one.fed += rows
             one.rows += rows
             self.pages.filled(one.held, one.history[: one.fed])
             if answer:
-                self._choose(one, row, logits[row], answer)
+                self._answer(one, row, answer)
 
-    def _place(self, one: Running) -> None:
-        """All ranks hear of pages that they do not know yet."""
-        if pages := one.held.pages[one.placed :]:
-            self.engine.place(one.slot, one.placed, pages)
-            self.orders.give(Order(PLACE, one.slot, one.placed, len(pages), token=pages[0]), pages)
-            one.placed = len(one.held.pages)
-
-    def _choose(self, one: Running, row: int, logits: np.ndarray, answer: list[Candidates]) -> None:
-        chosen = one.choose(answer)
-        if chosen is None:
-            self.orders.give(Order(MORE, position=row, wanted=ALL))
-            chosen = one.choose(self._gather(logits, ALL, 0.0))
+    def _answer(self, one: Running, row: int, answer: list[Candidates]) -> None:
+        try:
+            chosen = one.choose(answer)
+            if chosen is None:
+                chosen = one.choose(self.ranks.all_of(row))
+        except NoWayOn as wrong:  # nobody else's affair
+            self._leave(one)
+            one.fail(wrong)
+            return
         if finish := one.take(chosen, self.eos, self.facts.context):
             self._finish(one, finish)
-
-    def _gather(self, logits: np.ndarray, wanted: int, temperature: float) -> list[Candidates]:
-        """What every rank with rows of the head has to offer, this one's among it; nothing where nothing is wanted."""
-        return [
-            candidates(logits, shard.head.start, wanted, temperature)
-            if shard.rank == LEAD
-            else Candidates.receive(self.comm, shard.rank, shard.head, wanted)
-            for shard in self.plan.shards
-            if len(shard.head) and wanted
-        ]
 
     def _check(self, request: Request) -> None:
         request.sampling.check()
@@ -249,5 +244,7 @@ class TokenLoop:
             )
         if request.max_new_tokens < 1:
             raise RunError(f"--max-new-tokens {request.max_new_tokens} is out of range; it must be at least 1")
+        if request.warm or request.saves:
+            self.keeper.check()
         if request.stops and self.text is None:
             raise RunError("stop strings need a tokenizer, and this package has none; leave --stop out")

@@ -54,9 +54,9 @@ def load_loop(
     engine: str | None = None,
     dump: Dump | None = None,
     keys: KeySource = ENVIRONMENT,
-    **places: int,
+    most: int = 8,
+    waiting: int = 64,
 ) -> TokenLoop:
-    """`places`: TokenLoop's `most` and `waiting`."""
     if chunk < 1:
         raise RunError(f"--chunk {chunk} is out of range; it must be at least 1")
     loaded = load_engine(package, comm, engine, keys)
@@ -64,7 +64,7 @@ def load_loop(
     if dump:
         loaded = Dumping(loaded, package, comm, dump)
     text = load_package_text(package, loaded.manifest, keys) if comm.rank == LEAD else None
-    return TokenLoop(loaded, comm, text, chunk, **places)
+    return TokenLoop(loaded, comm, text, chunk, most, waiting, package)
 
 
 def load_package_text(package: Path, manifest: Manifest, keys: KeySource) -> Text | None:

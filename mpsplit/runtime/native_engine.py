@@ -32,10 +32,10 @@ class NativeEngine:
     def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
         if why := missing(comm):
             raise RunError(why)
-        self.manifest = manifest
+        self.manifest, self.package, self.folder = manifest, package, rank_folder(package, comm.rank)
         self.vocabulary = manifest.plan.shards[comm.rank].head
         world = comm.comm if isinstance(comm, Native) else native.load("_comm").null()
-        self._engine = native.load("_engine").Engine(str(rank_folder(package, comm.rank)), world, threads)
+        self._engine = native.load("_engine").Engine(str(self.folder), world, threads)
 
     @property
     def bytes_sent(self) -> int:
@@ -58,6 +58,17 @@ class NativeEngine:
         if position == 0:
             whole_context(self)
         return self.batch(tokens, [Part(0, position, len(tokens))], every_row)
+
+    # -- to keep what the cache holds: kept.py ---------------------------------------------------------------------------------
+
+    def save(self, slot: int, tokens: int, folder: str, whose: str) -> int:
+        return self._engine.save(slot, tokens, self._kept(folder), whose)
+
+    def load(self, slot: int, tokens: int, folder: str, whose: str) -> int:
+        return self._engine.load(slot, tokens, self._kept(folder), whose)
+
+    def _kept(self, folder: str) -> str:
+        return str(self.package / folder / f"{self.folder.name}.kv")
 
     # -- to look inside: dump.py ----------------------------------------------------------------------------------------------
 

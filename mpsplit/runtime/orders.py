@@ -9,10 +9,13 @@ of 56 bytes, as `Order` lists them. extensions/rank/orders.h reads the same, for
     MORE     answer again, from the logits of the last step after the tokens of its `position`-th slot
     PLACE    from the `position`-th on, the pages of `slot` are these
     RESERVE  a cache of `count` pages, stored as CACHES[token] (engine.py)
-    REPORT   all ranks gather int64 [6], the account of what ran since the last one (account.py); perhaps nothing runs now
+    SAVE     the first `position` tokens of `slot` to this rank's file of a folder in the package; the numbers are whose they are, 64 bytes,
+             and the folder, padded with 0 (kept.py); all ranks gather int64 [1], how it went. Of 0 tokens: the file is removed
+    LOAD     and from there, into the pages of `slot`
+    REPORT   all ranks gather int64 [6], the account of what ran since the last one (account.py)
     END      leave
 
-STEP, BATCH and PLACE bring `count` numbers: `token`, or for more than one a second broadcast, int64 [count].
+STEP, BATCH, PLACE, SAVE and LOAD bring `count` numbers: `token`, or for more than one a second broadcast, int64 [count].
 
 An answer is one message to rank 0: the slice, float32 [rows], when ALL of it or no less than its rows are wanted; otherwise
 float64 [rest, `wanted` logits in descending order, their ids], where `rest` is the log of the summed exp of the whole slice at
@@ -23,7 +26,7 @@ From the start to the first order all ranks do together, in arrays that C++ spea
     the transport connects; the ranks of a host meet (extensions/comm/meet.cpp)
     all_gather of the host, 160 bytes padded with 0 (mpsplit/comm/native.py)
     every rank loads; then a barrier without a timeout and all_gather of int64 [VERSION, first row of the head, last + 1]
-Between requests a rank waits for an order as long as it takes; within one the communicator's timeout holds.
+After RESERVE, SAVE, LOAD and REPORT a rank waits for an order as long as it takes; otherwise the communicator's timeout holds.
 """
 
 from __future__ import annotations
@@ -41,9 +44,11 @@ from mpsplit.runtime.engine import Engine, Part
 VERSION = 3
 DUMPING = VERSION + 1000  # the same orders, but ranks also send each other what `run --dump` writes; C++ ranks do not
 LEAD = 0
-STEP, BATCH, MORE, PLACE, RESERVE, REPORT, END = range(7)
-NUMBERED = (STEP, BATCH, PLACE)
+STEP, BATCH, MORE, PLACE, RESERVE, SAVE, LOAD, REPORT, END = range(9)
+NUMBERED = (STEP, BATCH, PLACE, SAVE, LOAD)
 NOTHING, ALL = 0, -1  # wanted
+
+RESTING = (RESERVE, SAVE, LOAD, REPORT)  # orders after which perhaps nothing comes for a while
 
 WIRE = struct.Struct("=6qd")
 
@@ -79,7 +84,7 @@ class Orders:
             self.comm.broadcast(order.pack(), LEAD)
         if order.verb in NUMBERED and order.count > 1:
             self.comm.broadcast(np.asarray(numbers, np.int64), LEAD)
-        self.idle = order.verb == REPORT
+        self.idle = order.verb in RESTING
 
     def take(self) -> tuple[Order, np.ndarray]:
         """The other ranks: the order and its numbers."""
@@ -92,7 +97,7 @@ class Orders:
         numbers = np.full(order.count if order.verb in NUMBERED else 0, order.token)
         if len(numbers) > 1:
             self.comm.broadcast(numbers, LEAD)
-        self.idle = order.verb == REPORT
+        self.idle = order.verb in RESTING
         return order, numbers
 
 
@@ -124,6 +129,23 @@ def asked_of(order: Order, numbers: np.ndarray) -> tuple[np.ndarray, list[Asked]
     words = order.position * ASKED.size // 8
     found = [Asked(Part(*row[:3]), *row[3:]) for row in ASKED.iter_unpack(numbers[:words].tobytes())]
     return numbers[words:], found
+
+
+WHOSE = 64  # bytes
+
+
+def kept_order(verb: int, slot: int, tokens: int, folder: str, whose: str) -> tuple[Order, np.ndarray]:
+    """SAVE or LOAD, and its numbers."""
+    assert len(whose) == WHOSE
+    text = (whose + folder).encode() + b"\0"
+    numbers = np.frombuffer(bytearray(text + bytes(-len(text) % 8)), np.int64)
+    return Order(verb, slot, tokens, len(numbers)), numbers
+
+
+def kept_of(numbers: np.ndarray) -> tuple[str, str]:
+    """The other way round: the folder, and whose it is."""
+    text = numbers.tobytes().rstrip(b"\0").decode()
+    return text[WHOSE:], text[:WHOSE]
 
 
 def greet(engine: Engine, comm: Communicator, spoken: int = VERSION) -> None:

@@ -118,15 +118,15 @@ class Pages:
 
     def _take_over(self, node: Node, tokens: Sequence[int], held: Held) -> int:
         """The page after the node that begins most like the tokens, where it is not whole; how many of its tokens are theirs."""
-        common, best = 0, None
+        most, best = 0, None
         for other in node.after.values():
-            if len(other.tokens) < PAGE and (same := _alike(other.tokens, tokens)) > common:
-                common, best = same, other
+            if len(other.tokens) < PAGE and (same := common(other.tokens, tokens)) > most:
+                most, best = same, other
         if best:
             del node.after[best.tokens], self.kept[best]
             held.own.append(best.page)
             held.pages.append(best.page)
-        return common
+        return most
 
     def _give_up(self) -> int:
         node, _ = self.kept.popitem(last=False)
@@ -136,6 +136,6 @@ class Pages:
         return node.page
 
 
-def _alike(a: Sequence[int], b: Sequence[int]) -> int:
+def common(a: Sequence[int], b: Sequence[int]) -> int:
     """How many tokens are the same before the first that differs."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -42,14 +42,19 @@ class Queue:
             self.owners[owner] = waiting
         return one
 
+    def remove(self, one: Running) -> None:
+        if one in self.returned:
+            self.returned.remove(one)
+            return
+        waiting = self.owners[one.request.owner]
+        waiting.remove(one)
+        if not waiting:
+            del self.owners[one.request.owner]
+
     def take_cancelled(self) -> list[Running]:
         found = [one for waiting in (self.returned, *self.owners.values()) for one in waiting if one.cancelled]
-        self.returned = deque(one for one in self.returned if not one.cancelled)
-        for owner, waiting in list(self.owners.items()):
-            if kept := deque(one for one in waiting if not one.cancelled):
-                self.owners[owner] = kept
-            else:
-                del self.owners[owner]
+        for one in found:
+            self.remove(one)
         return found
 
     def take_all(self) -> list[Running]:

@@ -29,7 +29,8 @@ class Grammar(Protocol):
 @dataclass(frozen=True)
 class Request:
     """`logprobs`: how many likely tokens are told with each one that was chosen, None for no probabilities; `grammar` makes the
-    state of a new answer; waiting requests are taken from the `owner`s by turns."""
+        state of a new answer; waiting requests are taken from the `owner`s by turns. `warm` is a folder of kept.py that may spare work, `saves` one to
+    keep the prompt and the answer in, with what `about` says."""
 
     prompt: tuple[int, ...]
     max_new_tokens: int = 64
@@ -39,6 +40,9 @@ class Request:
     logprobs: int | None = None
     grammar: Callable[[], Grammar] | None = None
     owner: str = ""
+    warm: str = ""
+    saves: str = ""
+    about: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Generation:
     token_ids: tuple[int, ...]
     finish_reason: str  # eos, stop, length, context or cancelled
     stats: Stats
+    unsaved: str = ""  # why it could not be kept, where that was asked for
 
 
 Listener = Callable[[Piece | Generation | MpsplitError], None]
@@ -105,6 +110,10 @@ class Full(RunError):
 
 class Ending(RunError):
     """No new requests are taken, for the loop is about to end."""
+
+
+class NoWayOn(RunError):
+    """The request's grammar allows no token that this model could say."""
 
 
 @dataclass(frozen=True)

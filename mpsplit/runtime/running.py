@@ -28,7 +28,7 @@ class Running:
         self.placed = 0  # pages that all ranks know of
         self.cached = 0  # tokens of the prompt that the cache held when it began
         self.rows = self.bytes_sent = 0  # rows fed since the last report; bytes between ranks, its share
-        self.cancelled = False
+        self.cancelled = self.warmed = False
         self.asked_at = time.perf_counter()
         self.began_at = self.first_token_at = 0.0
 
@@ -69,7 +69,7 @@ class Running:
         self.listener(Piece(self.stream.take() if self.stream else "", (chosen,)))
         return finish
 
-    def end(self, finish: str, accounts: tuple[Account, ...]) -> None:
+    def end(self, finish: str, accounts: tuple[Account, ...], unsaved: str = "") -> None:
         done = time.perf_counter()
         if self.stream:
             self.stream.finish()
@@ -89,7 +89,7 @@ class Running:
             accounts=accounts,
         )
         text = self.stream.whole if self.stream else None
-        self.listener(Generation(text, tuple(self.history[prompt:]), finish, stats))
+        self.listener(Generation(text, tuple(self.history[prompt:]), finish, stats, unsaved))
 
     def fail(self, wrong: MpsplitError) -> None:
         self.listener(wrong)

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 
 from mpsplit.comm import Alone
@@ -170,6 +171,20 @@ def test_when_the_ranks_stop_everybody_is_told():
     with pytest.raises(RunError, match="rank 1 is gone"):
         loop.work(threading.Event())
     assert [str(one.ends[0]) for one in said] == ["the ranks stopped: rank 1 is gone"] * 2
+
+
+def test_a_grammar_with_no_way_on_ends_its_own_request_alone():
+    class Nothing:
+        def allowed(self):
+            return np.zeros(131, bool)
+
+    loop, bad, good = TokenLoop(TableEngine(), Alone(), None), Said(), Said()
+    loop.submit(Request((1,), 5, grammar=Nothing), bad)
+    loop.submit(Request((1,), 5), good)
+    while loop.turn():
+        pass
+    assert "the grammar allows no token here" in str(bad.ends[0]) and good.tokens == (2, 3, 4, 5, 6)
+    assert loop.pages.available == loop.pages.count
 
 
 def test_a_prefix_is_computed_once():

@@ -1,0 +1,67 @@
+"""Between the cache and what is kept of it on disk. In: requests that want a prefix or a conversation. Out: pages that are there, and files.
+
+Used by the token loop, between its steps.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from mpsplit.errors import RunError
+from mpsplit.runtime.kept import Kept, check, whose
+from mpsplit.runtime.pages import Held, Pages, common
+from mpsplit.runtime.ranks import Ranks
+from mpsplit.runtime.running import Running
+
+NO_TOKEN = -1  # follows tokens of which all are asked for
+OTHER = 2  # of kept.OUTCOMES
+
+
+class Keeper:
+    """`slot` is one that no request has; `stored` is how the cache stores now."""
+
+    def __init__(self, ranks: Ranks, package: Path | None, slot: int):
+        self.ranks, self.package, self.slot = ranks, package, slot
+
+    @cached_property
+    def whose(self) -> str:
+        return whose(self.ranks.engine.manifest)
+
+    def check(self) -> None:
+        """Whether keys and values can be kept at all."""
+        engine = self.ranks.engine
+        if not hasattr(engine, "save") or self.package is None:
+            raise RunError(
+                f"the {engine.name} engine cannot keep its cache on disk; use the native one (python -m mpsplit.native)"
+            )
+        if engine.manifest.sealed:
+            raise RunError(
+                "this package is encrypted, and what is kept of conversations would not be; decrypt it first"
+            )
+
+    def warm(self, one: Running, pages: Pages, stored: str) -> None:
+        """Brings what is kept on disk of its tokens into the cache, where it is not there yet."""
+        kept = Kept.read(self.package, one.request.warm)
+        if (kept.whose, kept.stored) != (self.whose, stored):
+            check([OTHER], kept.folder, "used")
+        wanted = kept.tokens[: common(kept.tokens, one.history)]
+        held, known = pages.begin([*wanted, NO_TOKEN])
+        pages.release(held, wanted[:known])
+        held = Held([], [])
+        if known == len(wanted) or not pages.grow(held, len(kept.tokens)):
+            return  # it is there, or there is no room, and the prompt is computed
+        self.ranks.place(self.slot, 0, held.pages)
+        outcomes = self.ranks.load(self.slot, len(kept.tokens), kept.folder, self.whose)
+        pages.release(held, () if any(outcomes) else kept.tokens)
+        check(outcomes, kept.folder, "used")
+
+    def save(self, one: Running, stored: str) -> str:
+        """Keeps what the cache holds of it; why not, where it cannot."""
+        tokens, folder = tuple(one.history[: one.fed]), one.request.saves
+        try:
+            check(self.ranks.save(one.slot, len(tokens), folder, self.whose), folder, "kept")
+            Kept(folder, self.whose, stored, tokens, one.request.about).save(self.package)
+        except (RunError, OSError) as wrong:
+            return str(wrong)
+        return ""

@@ -1,0 +1,141 @@
+"""Prefixes and conversations on disk, on 1, 2 and 4 ranks: what is loaded gives the answers of a run from scratch, or is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mpsplit import native
+from mpsplit.errors import RunError
+from mpsplit.package.manifest import Manifest
+from mpsplit.runtime.kept import KEPT, PREFIXES, Kept, folder_of, names, whose
+from mpsplit.runtime.load import load_loop
+from mpsplit.runtime.pages import PAGE, Pages
+from mpsplit.runtime.requests import Request
+from tests.conftest import splits
+from tests.runtime.test_batches import finished
+from tests.runtime.test_families import lead
+
+pytestmark = [
+    pytest.mark.mpi,
+    pytest.mark.skipif(native.load("_engine") is None, reason="the native engine is not built"),
+]
+TOKENS = tuple(np.random.default_rng(8).integers(0, 131, 80).tolist())
+REST = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5)
+LENGTHS = (5, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 7)
+
+
+@pytest.fixture(scope="module")
+def package(world, package_of, shared_folder):
+    """A copy, for there will be files in it."""
+    copy = shared_folder / "kept"
+    made = package_of("llama", *splits(world.size)[-1])
+    if world.rank == 0:
+        shutil.copytree(made, copy)
+    world.exchange(None)
+    return copy
+
+
+def keep(loop, length, **about):
+    name = folder_of(PREFIXES, f"of-{length}")
+    loop.generate(Request(TOKENS[:length], 1, saves=name, about=about, ignore_eos=True))
+    return name
+
+
+def forget(loop):
+    """As after a restart."""
+    assert loop.pages.used == 0
+    loop.pages = Pages(loop.pages.count)
+
+
+def test_answers_are_those_of_a_run_from_scratch(world, package):
+    loop = load_loop(package, world, chunk=16)
+
+    def work():
+        prompts = [TOKENS[:n] + REST[:m] for n in LENGTHS for m in (0, 1, 11)]
+        scratch = []
+        for prompt in prompts:
+            forget(loop)
+            scratch.append(loop.generate(Request(prompt, 8, ignore_eos=True)).token_ids)
+        forget(loop)
+        kept = [keep(loop, n, text="hello") for n in LENGTHS]
+        assert names(package, PREFIXES) == sorted(folder.split("/")[1] for folder in kept)
+        assert Kept.read(package, kept[0]).about == {"text": "hello"}
+        for folder, length in zip(kept, LENGTHS, strict=True):
+            for prompt, expected in zip(prompts, scratch, strict=True):
+                forget(loop)
+                end = loop.generate(Request(prompt, 8, ignore_eos=True, warm=folder))
+                assert end.token_ids == expected
+                usable = min(length, len(prompt) - 1, next((i for i, t in enumerate(prompt) if t != TOKENS[i]), 99))
+                assert end.stats.cached_tokens in (usable, usable // PAGE * PAGE)
+        forget(loop)
+        loop.reserve(8 * loop.facts.context)
+        several = [Request(prompt, 8, ignore_eos=True, warm=kept[i % 5]) for i, prompt in enumerate(prompts)]
+        assert [end.token_ids for end in finished(loop, several)] == scratch
+
+    lead(loop, world, work)
+
+
+def test_another_package_and_damage_are_refused_and_the_loop_lives(world, package):
+    loop = load_loop(package, world)
+
+    def refused(folder, message):
+        forget(loop)
+        with pytest.raises(RunError, match=message):
+            loop.generate(Request((*TOKENS, 1), 2, warm=folder))
+
+    def work():
+        folder = keep(loop, 70)
+        last = package / folder / f"rank-{world.size - 1}.kv"
+        whole = last.read_bytes()
+        refused(folder_of(PREFIXES, "nobody"), "has no nobody among its prefixes; there are: of-")
+        for damaged in (whole[:-9], whole + b"x", whole[:500] + bytes([whole[500] ^ 1]) + whole[501:], b""):
+            last.write_bytes(damaged)
+            refused(folder, f"cannot be used: rank {world.size - 1} finds its file damaged; make it again")
+        last.write_bytes(whole[:40] + b"0000" + whole[44:])
+        refused(folder, f"rank {world.size - 1} finds that it belongs to other weights")
+        last.unlink()
+        refused(folder, f"rank {world.size - 1} has no such file")
+        told = json.loads((package / folder / KEPT).read_text())
+        (package / folder / KEPT).write_text(json.dumps(told | {"whose": "0" * 64}))
+        refused(folder, "rank 0 finds that it belongs to other weights, or to another --kv")
+        (package / folder / KEPT).write_text(json.dumps(told | {"tokens": ["x"]}))
+        refused(folder, "is not what was written")
+        assert len(loop.generate(Request(TOKENS, 2, ignore_eos=True)).token_ids) == 2
+        unsaved = loop.generate(Request(TOKENS, 2, saves="manifest.json/x")).unsaved
+        assert "cannot be kept: rank 0 cannot write its file" in unsaved
+
+    lead(loop, world, work)
+
+
+def test_what_was_kept_in_another_kind_is_refused(world, package):
+    loop = load_loop(package, world)
+
+    def work():
+        folder = keep(loop, 40)
+        forget(loop)
+        loop.reserve(loop.facts.context, "q8")
+        with pytest.raises(RunError, match="or to another --kv"):
+            loop.generate(Request((*TOKENS, 1), 2, warm=folder))
+        again = keep(loop, 40)
+        forget(loop)
+        end = loop.generate(Request((*TOKENS[:40], 9), 5, warm=again, ignore_eos=True))
+        assert end.stats.cached_tokens == 40
+        forget(loop)
+        assert loop.generate(Request((*TOKENS[:40], 9), 5, ignore_eos=True)).token_ids == end.token_ids
+
+    lead(loop, world, work)
+
+
+def test_it_is_the_weights_that_count(package):
+    manifest = Manifest.load(package)
+    assert whose(manifest) == whose(manifest.with_files([part.files for part in manifest.ranks], {"x": "y"}))
+    other = [part.files[1:] for part in manifest.ranks]
+    assert whose(manifest) != whose(manifest.with_files([files[::-1][1:] for files in other], {}))
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", ".x", "x" * 65, "a b", "ü"])
+def test_names_that_are_none(name):
+    with pytest.raises(RunError, match="is no name to keep something by"):
+        folder_of(PREFIXES, name)
