@@ -42,7 +42,7 @@ class Lexicon:
         if wrong:
             raise RunError(f"the JSON schema cannot be used: {' '.join(wrong.split())}")
         first = LLMatcher(self._tokens, text, log_level=0)
-        return lambda: Answer(first.deep_copy(), self.vocabulary, self.eos)
+        return lambda: Answer(first.deep_copy(), self.vocabulary)
 
     @cached_property
     def _tokens(self):
@@ -54,19 +54,14 @@ class Lexicon:
 
 
 class Answer:
-    """A Grammar: where one answer stands. Where llguidance gives up (a schema may be beyond its limits), the answer can only end: whoever
-    wrote the schema gets half an answer, and the others theirs."""
+    """A Grammar: where one answer stands. Where llguidance gives up (a schema may be beyond its limits) nothing is allowed any more."""
 
-    def __init__(self, matcher, vocabulary: int, eos: tuple[int, ...]):
-        self.matcher, self.vocabulary, self.eos = matcher, vocabulary, list(eos)
+    def __init__(self, matcher, vocabulary: int):
+        self.matcher, self.vocabulary = matcher, vocabulary
 
     def allowed(self) -> np.ndarray:
         mask = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
-        allowed = np.unpackbits(mask, bitorder="little", count=self.vocabulary).astype(bool)
-        if self.matcher.is_error() or not allowed.any():
-            allowed[:] = False
-            allowed[self.eos] = True
-        return allowed
+        return np.unpackbits(mask, bitorder="little", count=self.vocabulary) > self.matcher.is_error()
 
     def accept(self, token: int) -> None:
         self.matcher.consume_token(token)

@@ -27,7 +27,7 @@ class Loop(Protocol):
 
     def load(self) -> Load: ...
 
-    def ranks(self) -> list[dict]:
+    def ranks_now(self) -> list[dict]:
         """What each rank does: rank, host, stage, memory_bytes, and of the last seconds the shares busy and wait."""
 
     def drain(self) -> None:

@@ -76,7 +76,7 @@ class _Now:
         yield pages
         shares = GaugeMetricFamily("mpsplit_rank_share", "Of the last seconds, by what a rank did", labels=["rank", "of"])  # fmt: skip
         memory = GaugeMetricFamily("mpsplit_rank_memory_bytes", "Memory of a rank", labels=["rank"])
-        for row in self.loop.ranks():
+        for row in self.loop.ranks_now():
             for kind in ("busy", "wait"):
                 shares.add_metric([str(row["rank"]), kind], row[kind])
             memory.add_metric([str(row["rank"])], row["memory_bytes"])

@@ -84,7 +84,7 @@ async def detokenize(body: DetokenizeBody, http: Request) -> dict:
 @api.get("/ranks", responses=OBJECTS)
 async def ranks(http: Request) -> dict:
     service = _service(http)
-    return {"model": service.model, "load": vars(service.loop.load()), "ranks": service.loop.ranks()}
+    return {"model": service.model, "load": vars(service.loop.load()), "ranks": service.loop.ranks_now()}
 
 
 @api.get("/health", responses=OBJECTS)

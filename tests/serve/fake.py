@@ -68,7 +68,7 @@ class FakeLoop:
         used = len(self.running)
         return Load(used, len(self.queue), used, 0, self.places, self.facts.context)
 
-    def ranks(self) -> list[dict]:
+    def ranks_now(self) -> list[dict]:
         busy = len(self.running) / self.places
         return [
             dict(rank=rank, host="here", stage=rank // 2, memory_bytes=(rank + 1) * 2**28, busy=busy * 0.7, wait=busy * 0.2)
@@ -100,13 +100,13 @@ class FakeLoop:
         """Why it was the last one, if it was."""
         if one.cancelled:
             return "cancelled"
-        if self.fails:
-            one.listener(self.fails)
-            self.running.remove(one)
-            self.fails = None
-            return ""
         request = one.request
-        token = self._choose(one)
+        try:
+            token = self._choose(one)
+        except RunError as wrong:
+            self.running.remove(one)
+            one.listener(wrong)
+            return ""
         one.tokens.append(token)
         if one.grammar:
             one.grammar.accept(token)
@@ -125,8 +125,14 @@ class FakeLoop:
         return "context" if len(request.prompt) + len(one.tokens) >= self.facts.context else ""
 
     def _choose(self, one: Running) -> int:
+        if self.fails:
+            wrong, self.fails = self.fails, None
+            raise wrong
         if one.grammar:
-            return int(np.flatnonzero(one.grammar.allowed())[0])
+            allowed = np.flatnonzero(one.grammar.allowed())
+            if not len(allowed):
+                raise RunError("the grammar allows no token here")
+            return int(allowed[0])
         request = one.request
         if self.script:
             return [*self.script, EOS][len(one.tokens)]

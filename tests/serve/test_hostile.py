@@ -6,6 +6,7 @@ import random
 import resource
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
@@ -189,4 +190,5 @@ def test_many_clients_some_of_whom_leave(text):
         assert service.loop.idle() and not service.tickets and len(service.loop.requests) == 200
         for client in clients:
             client.close()
-    assert threading.active_count() <= threads + 1  # anyio keeps a worker for a while
+    while threading.active_count() > threads:  # of the pool, which ends by itself
+        time.sleep(0.05)

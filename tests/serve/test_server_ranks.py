@@ -16,7 +16,9 @@ from tests.conftest import EXAMPLE
 from tests.serve.conftest import client_of
 from tests.test_errors import CLEAN, MPSPLIT, descendants, gone, hear_interrupts
 
-pytestmark = pytest.mark.skipif(not hasattr(TokenLoop, "ranks"), reason="the token loop cannot tell of its ranks yet")
+pytestmark = pytest.mark.skipif(
+    not hasattr(TokenLoop, "ranks_now"), reason="the token loop cannot tell of its ranks yet"
+)
 ANSWERS = {
     "What is 57+86?": "7+6=13, 5+8+1=14. The answer is 143.",
     "What is the capital of Japan?": "The capital of Japan is Tokyo.",
