@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 
-from mpsplit import __version__, commands, prefixes
+from mpsplit import __version__, commands, prefixes, serving
 from mpsplit.comm import end_all_ranks, mpi_rank
 from mpsplit.errors import MpsplitError
 from mpsplit.export.shapes import SHAPES
@@ -216,6 +216,19 @@ def build_parser() -> argparse.ArgumentParser:
     _add_engine(p)
     _add_chunk(p)
     _add_kv(p)
+
+    p = command(
+        "serve",
+        serving.serve_command,
+        "Answer any OpenAI client over HTTP, and browsers with a page to chat on.",
+        "mpirun -np 2 mpsplit serve build/vicuna --port 8000",
+    )
+    _add_package(p)
+    _add_ranks(p)
+    _add_keys(p)
+    _add_engine(p)
+    _add_sampling(p)
+    serving.add_options(p)
 
     p = command(
         "inspect",

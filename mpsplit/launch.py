@@ -31,6 +31,10 @@ OPEN_MPI = {
 }
 
 
+# else mpirun ends its ranks on a signal, and they are given no time to answer what they have begun
+PASS_SIGNALS = {"PRTE_MCA_ess_base_forward_signals": f"{signal.SIGINT:d},{signal.SIGTERM:d}"}
+
+
 def find_mpirun() -> str:
     beside = Path(sys.executable).with_name("mpirun")
     found = str(beside) if beside.exists() else shutil.which("mpirun")
@@ -39,8 +43,11 @@ def find_mpirun() -> str:
     return found
 
 
-def start(ranks: int, arguments: list[str], hostfile: str | None = None, reads_input: bool = False) -> int:
-    """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits; with `reads_input` our standard input goes to rank 0."""
+def start(
+    ranks: int, arguments: list[str], hostfile: str | None = None, reads_input: bool = False, ends_itself: bool = False
+) -> int:
+    """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits; with `reads_input` our standard input goes to rank 0; what `ends_itself`
+    on a signal gets each one from us, once, and all the time that it takes."""
     mpirun = find_mpirun()
     if hostfile and not Path(hostfile).is_file():
         raise LaunchError(f"there is no hostfile {hostfile}; write one line a machine, such as 'board-1 slots=1'")
@@ -48,25 +55,29 @@ def start(ranks: int, arguments: list[str], hostfile: str | None = None, reads_i
     command = [mpirun, "-np", str(ranks), *hosts, sys.executable, "-m", "mpsplit", *arguments]
     threads = str(max(1, (os.cpu_count() or 1) // ranks))
     environment = {**OPEN_MPI, "OMP_NUM_THREADS": threads, TERMINAL: "1" if sys.stderr.isatty() else "0"}
+    environment |= PASS_SIGNALS if ends_itself else {}
     child = subprocess.Popen(
         command,
         env={**environment, **os.environ},
         stdin=subprocess.PIPE if reads_input else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        start_new_session=ends_itself,  # a terminal's Ctrl-C goes to us alone
     )
     if reads_input:
         threading.Thread(target=_pass_input, args=(child.stdin.fileno(),), daemon=True).start()
     notices = Notices(child.stderr.fileno())
     reader = threading.Thread(target=notices.relay, daemon=True)
     reader.start()
-    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    passed = (signal.SIGTERM, signal.SIGINT) if ends_itself else (signal.SIGTERM,)
+    previous = {number: signal.signal(number, lambda number, _: child.send_signal(number)) for number in passed}
     try:
         code = child.wait()
     except KeyboardInterrupt:
         _stop(child)
         return 130
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     reader.join(5)
     if code > 1 and not notices.said:  # 1 is a verdict, such as verify's
         raise LaunchError(explain(notices.boxed, code))

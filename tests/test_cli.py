@@ -40,6 +40,7 @@ def test_version_and_help(capsys):
         "convert",
         "run",
         "chat",
+        "serve",
         "inspect",
         "verify",
         "bench",

@@ -55,7 +55,7 @@ def test_converting_loads_without_torch():
 
 
 def test_the_run_half_loads_without_torch():
-    program = "import sys, mpsplit.cli, mpsplit.runtime.load, mpsplit.serve.chat; sys.exit('torch' in sys.modules)"
+    program = "import sys, mpsplit.cli, mpsplit.runtime.load, mpsplit.serve.chat, mpsplit.serve.running; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

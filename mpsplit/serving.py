@@ -1,0 +1,88 @@
+"""`mpsplit serve`: from arguments to a server and to its end. In: a package, an address. Out: an exit code, 0 when all was answered.
+
+Rank 0 listens before anything is loaded, so that an address which cannot be had ends the ranks at once; the others follow it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+
+from mpsplit import commands, launch
+from mpsplit.comm import mpi_rank, world
+from mpsplit.errors import RunError
+from mpsplit.runtime.engine import CACHES
+from mpsplit.runtime.settings import merged
+
+NEEDED = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="another one than this machine's own needs an API key (default: 127.0.0.1)")
+    add("--port", type=int, default=8000, metavar="N", help="0 takes a free one, and says which (default: 8000)")
+    add("--api-key-file", metavar="FILE", help="keys that may call, one a line (default: the one of MPSPLIT_API_KEY)")
+    add("--model-name", metavar="NAME", help="what clients call the model (default: the package's folder)")
+    add("--context", type=int, metavar="N", help="tokens of a prompt and its answer (default: the model's)")
+    add("--cache", type=int, metavar="N", help="tokens of all requests together (default: the model's context)")
+    add("--kv", choices=CACHES, default=CACHES[0], help=f"how keys and values are stored (default: {CACHES[0]})")
+    add("--max-concurrent", type=int, default=8, metavar="N", help="requests answered at once (default: 8)")
+    add("--max-waiting", type=int, default=64, metavar="N", help="requests that may wait for a place (default: 64)")
+    add("--max-body", type=int, default=4, metavar="MIB", help="of one request (default: 4)")
+
+
+def serve_command(args: argparse.Namespace) -> int:
+    _check_options(args)
+    manifest = commands._package_for_ranks(args)
+    layers = commands._layers(args)
+    merged(*layers)  # refuses before the work
+    if manifest.plan.ranks > 1 and mpi_rank() is None:
+        return launch.start(manifest.plan.ranks, args.given, args.hostfile, ends_itself=True)
+    if mpi_rank():
+        for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 hears them too, and says when it is time to go
+            signal.signal(number, signal.SIG_IGN)
+        _load(args).follow()
+        return 0
+    from mpsplit.serve import running, security
+    from mpsplit.serve.service import MIB, Limits, Service
+
+    keys = security.read_keys(Path(args.api_key_file) if args.api_key_file else None)
+    sock, address = running.listen(args.host, args.port)
+    with sock:
+        hosts = security.allowed_hosts(args.host, address, keys)
+        loop = _load(args)
+        if args.cache or args.kv != CACHES[0]:
+            loop.reserve(args.cache or loop.facts.context, args.kv)
+        limits = Limits(answers=min(Limits.answers, args.max_concurrent), body_bytes=args.max_body * MIB)
+        name = args.model_name or Path(args.package).resolve().name
+        service = Service(loop, name, layers, args.context, limits=limits, keys=keys, hosts=hosts)
+        print(_greeting(service, running.url(sock), manifest.plan.ranks), flush=True)
+        running.run(service, sock)
+    loop.end()
+    return 0
+
+
+def _load(args: argparse.Namespace):
+    from mpsplit.runtime.load import load_loop
+
+    places = dict(most=args.max_concurrent, waiting=args.max_waiting)
+    return load_loop(Path(args.package), world(), args.chunk, args.engine, keys=commands._keys(args), **places)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise RunError(f"serve needs {', '.join(missing)}, not installed here; run `pip install 'mpsplit[serve]'`")
+    for name in ("context", "cache", "max_concurrent", "max_waiting", "max_body"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise RunError(f"--{name.replace('_', '-')} {value} is out of range; it must be at least 1")
+    if not 0 <= args.port < 65536:
+        raise RunError(f"--port {args.port} is out of range; it must be 0 (any free one) to 65535")
+
+
+def _greeting(service, url: str, ranks: int) -> str:
+    load = service.loop.load()
+    tokens = load.pages * load.page_tokens
+    over = f"{ranks} rank{'s' * (ranks > 1)}"
+    return f"{service.model} at {url}, over {over}; cache: {tokens:,} tokens in {load.pages:,} pages; Ctrl-C ends it"

@@ -1,0 +1,159 @@
+"""A token loop without a model: it says a prompt again, token by token, from a formula. In: Requests. Out: what a real loop would tell.
+
+Token i of an answer is token (i + shift) of its prompt, over and over, where shift is the seed at temperatures above 0; a grammar takes
+the first that it allows, in the order of ids. Everything else (threads, places, queue, cancelling) is as the server will find it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+
+from mpsplit.errors import MpsplitError, RunError
+from mpsplit.runtime.requests import Chosen, Ending, Full, Generation, Grammar, Listener, Load, Piece, Request, Stats
+from mpsplit.runtime.text import Stream, Text
+
+EOS = 2
+HALF = -0.6931  # every token's logarithm of its probability
+
+
+@dataclass(eq=False)
+class Running:
+    request: Request
+    listener: Listener
+    stream: Stream | None
+    grammar: Grammar | None
+    tokens: list[int] = field(default_factory=list)
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class FakeLoop:
+    def __init__(self, text: Text | None, places: int = 4, waiting: int = 8, seconds: float = 0.0, context: int = 512):
+        self.text, self.places, self.most, self.seconds = text, places, waiting, seconds
+        self.facts = SimpleNamespace(context=context, vocabulary=512)
+        self.queue: list[Running] = []
+        self.running: list[Running] = []
+        self.changed = threading.Condition()
+        self.eos = (EOS,)
+        self.ending = False
+        self.requests: list[Request] = []  # all that were taken
+        self.fails: MpsplitError | None = None  # what the next token meets
+        self.script: list[int] = []  # what is said instead, before the end
+
+    def submit(self, request: Request, listener: Listener) -> Running:
+        request.sampling.check()
+        if not request.prompt or any(token >= self.facts.vocabulary for token in request.prompt):
+            raise RunError(f"a token is not in the vocabulary of {self.facts.vocabulary}")
+        with self.changed:
+            if self.ending:
+                raise Ending("no new requests are taken")
+            if len(self.queue) >= self.most:
+                raise Full(f"{len(self.queue)} requests wait already; try again later")
+            stream = Stream(self.text, request.stops) if self.text else None
+            taken = Running(request, listener, stream, request.grammar() if request.grammar else None)
+            self.queue.append(taken)
+            self.requests.append(request)
+            self.changed.notify()
+        return taken
+
+    def load(self) -> Load:
+        used = len(self.running)
+        return Load(used, len(self.queue), used, 0, self.places, self.facts.context)
+
+    def ranks_now(self) -> list[dict]:
+        busy = len(self.running) / self.places
+        return [
+            dict(rank=rank, host="here", stage=rank // 2, memory_bytes=(rank + 1) * 2**28, busy=busy * 0.7, wait=busy * 0.2)
+            for rank in range(4)
+        ]  # fmt: skip
+
+    def drain(self) -> None:
+        self.ending = True
+
+    def work(self, until: threading.Event) -> None:
+        while True:
+            with self.changed:
+                while not (self.queue or self.running):
+                    if until.is_set():
+                        return
+                    self.changed.wait(0.01)
+                while self.queue and len(self.running) < self.places:
+                    self.running.append(self.queue.pop(0))
+            time.sleep(self.seconds)
+            for one in list(self.running):
+                if finish := self._token(one):
+                    self.running.remove(one)
+                    self._tell_end(one, finish)
+            for one in [one for one in self.queue if one.cancelled]:
+                self.queue.remove(one)
+                self._tell_end(one, "cancelled")
+
+    def _token(self, one: Running) -> str:
+        """Why it was the last one, if it was."""
+        if one.cancelled:
+            return "cancelled"
+        request = one.request
+        try:
+            token = self._choose(one)
+        except RunError as wrong:
+            self.running.remove(one)
+            one.listener(wrong)
+            return ""
+        one.tokens.append(token)
+        if one.grammar:
+            one.grammar.accept(token)
+        ended = token == EOS and not request.ignore_eos
+        if one.stream and not ended:
+            one.stream.push(token)
+        likely = tuple((token + i, HALF - i) for i in range(request.logprobs or 0))
+        probability = None if request.logprobs is None else HALF
+        one.listener(Piece(one.stream.take() if one.stream else "", (Chosen(token, probability, likely),)))
+        if ended:
+            return "eos"
+        if one.stream and one.stream.stopped:
+            return "stop"
+        if len(one.tokens) >= request.max_new_tokens:
+            return "length"
+        return "context" if len(request.prompt) + len(one.tokens) >= self.facts.context else ""
+
+    def _choose(self, one: Running) -> int:
+        if self.fails:
+            wrong, self.fails = self.fails, None
+            raise wrong
+        if one.grammar:
+            allowed = np.flatnonzero(one.grammar.allowed())
+            if not len(allowed):
+                raise RunError("the grammar allows no token here")
+            return int(allowed[0])
+        request = one.request
+        if self.script:
+            return [*self.script, EOS][len(one.tokens)]
+        return request.prompt[
+            (len(one.tokens) + request.sampling.seed * (not request.sampling.greedy)) % len(request.prompt)
+        ]
+
+    def _tell_end(self, one: Running, finish: str) -> None:
+        text = None
+        if one.stream:
+            one.stream.finish()
+            if rest := one.stream.take():
+                one.listener(Piece(rest, ()))
+            text = one.stream.whole
+        stats = Stats(len(one.request.prompt), 1, len(one.tokens), 1000.0, 50.0, 0.01, 1024 * len(one.tokens), (1,), ())
+        one.listener(Generation(text, tuple(one.tokens), finish, stats))
+
+    def idle(self) -> bool:
+        """Whether nothing runs or waits, after a while at most."""
+        for _ in itertools.repeat(None, 500):
+            if not (self.running or self.queue):
+                return True
+            time.sleep(0.01)
+        return False

@@ -1,0 +1,46 @@
+"""`mpsplit serve` where it cannot: one line that says what to do, before anything is loaded."""
+
+import socket
+
+import pytest
+
+from tests.conftest import EXAMPLE
+from tests.test_errors import refused
+
+
+@pytest.fixture(scope="module")
+def package(package_of):
+    return package_of(EXAMPLE, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--port", "70000"], "--port 70000 is out of range; it must be 0 (any free one) to 65535"),
+        (["--max-concurrent", "0"], "--max-concurrent 0 is out of range; it must be at least 1"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 can be reached from other machines, and there is no API key"),
+        (["--api-key-file", "none"], "none cannot be read (No such file or directory)"),
+        (["--host", "no.such.host.invalid"], "cannot be served"),
+    ],
+)
+def test_arguments(package, arguments, message):
+    assert message in refused("serve", package, *arguments, *([] if "--port" in arguments else ["--port", "0"]))
+
+
+def test_a_port_that_another_has(package):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = refused("serve", package, "--port", port)
+    assert f"127.0.0.1 port {port} cannot be served (Address already in use); choose another --port" in said
+
+
+def test_what_is_not_installed(package, monkeypatch):
+    from mpsplit import serving
+    from mpsplit.cli import build_parser
+    from mpsplit.errors import RunError
+
+    monkeypatch.setattr(serving, "NEEDED", ("fastapi", "no_such_module"))
+    with pytest.raises(
+        RunError, match=r"serve needs no_such_module, not installed here; run `pip install 'mpsplit\[serve\]'`"
+    ):
+        serving.serve_command(build_parser().parse_args(["serve", str(package)]))

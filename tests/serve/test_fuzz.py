@@ -1,0 +1,47 @@
+"""Requests made up from the server's own description of itself: each is answered, and as the description says."""
+
+from collections import Counter
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.serve.conftest import served
+from tests.serve.fake import FakeLoop
+
+CASES = 2000  # at least, over all operations
+SHARES = {"/v1/chat/completions": 0.4, "/v1/completions": 0.4, "/tokenize": 0.1, "/detokenize": 0.1}
+FEW = 10  # of those that take nothing, or next to nothing
+CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+@pytest.mark.seconds(300)
+def test_thousands_of_requests(text):
+    seen = Counter()
+    with served(FakeLoop(text, places=8, waiting=64, context=96)) as (address, service), requests.Session() as session:
+        schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
+        for operation in (result.ok() for result in schema.get_all_operations()):
+            fuzz(operation, round(CASES * SHARES.get(operation.path, 0)) or FEW, session, seen)
+        assert service.loop.idle() and not service.tickets
+    assert sum(seen.values()) >= CASES and seen[200] > CASES / 10 and seen[400] > CASES / 10, seen
+    assert set(seen) <= {200, 400, 404, 405, 429}, seen
+
+
+def fuzz(operation, count: int, session: requests.Session, seen: Counter) -> None:
+    right, wrong = (operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode)
+
+    @settings(max_examples=count, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(right | wrong)
+    def run(case):
+        response = case.call(session=session, timeout=10)
+        seen[response.status_code] += 1
+        case.validate_response(response, checks=CHECKS)
+
+    run()

@@ -1,0 +1,126 @@
+"""A server over two real ranks, as a user starts it: OpenAI's client, streaming and not, several at once, and the end of all ranks."""
+
+import json
+import re
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from mpsplit import launch
+from mpsplit.launch import OPEN_MPI, PASS_SIGNALS
+from mpsplit.runtime.generate import TokenLoop
+from tests.conftest import EXAMPLE
+from tests.serve.conftest import client_of
+from tests.test_errors import CLEAN, MPSPLIT, descendants, gone, hear_interrupts
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(TokenLoop, "ranks_now"), reason="the token loop cannot tell of its ranks yet"
+)
+ANSWERS = {
+    "What is 57+86?": "7+6=13, 5+8+1=14. The answer is 143.",
+    "What is the capital of Japan?": "The capital of Japan is Tokyo.",
+    "Which day comes after Monday?": "The day after Monday is Tuesday.",
+    "Reverse the word ROCKET.": "ROCKET reversed is TEKCOR.",
+}
+
+
+@pytest.fixture(scope="module")
+def package(package_of):
+    return package_of(EXAMPLE, 2, 1)
+
+
+def started(command: list) -> tuple[subprocess.Popen, str]:
+    """The process, and the address that its one line says."""
+    child = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, text=True, env={**OPEN_MPI, **PASS_SIGNALS, **CLEAN},
+        preexec_fn=hear_interrupts,
+    )  # fmt: skip
+    said = child.stdout.readline()
+    found = re.fullmatch(r"vicuna at (http://127.0.0.1:\d+), over 2 ranks; cache: [\d,]+ tokens .*\n", said)
+    assert found, said
+    return child, found[1]
+
+
+@pytest.fixture(scope="module")
+def running(package):
+    command = [launch.find_mpirun(), "-np", 2, *MPSPLIT, "serve", package, "--port", 0, "--model-name", "vicuna"]
+    child, address = started(command)
+    yield child, address
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+
+@pytest.fixture
+def client(running):
+    with client_of(running[1]) as client:
+        yield client
+
+
+def ask(client, question: str, **wishes):
+    return client.chat.completions.create(model="vicuna", messages=[{"role": "user", "content": question}], **wishes)
+
+
+def test_answers(client):
+    for question, right in ANSWERS.items():
+        answer = ask(client, question)
+        assert answer.choices[0].message.content.strip() == right and answer.choices[0].finish_reason == "stop"
+        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in ask(client, question, stream=True))
+        assert streamed == answer.choices[0].message.content
+    own = answer.usage.mpsplit
+    assert own["bytes_between_ranks"] > 0 and own["tok_s"] > 0 and own["time_to_first_token_s"] > 0
+
+
+def test_many_at_once_get_what_each_gets_alone(client):
+    questions = list(ANSWERS) * 4
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda question: ask(client, question).choices[0].message.content.strip(), questions))
+    assert answers == [ANSWERS[question] for question in questions]
+
+
+def test_the_same_seed_gives_the_same(client):
+    wishes = dict(model="vicuna", prompt="A", temperature=2, seed=7, max_tokens=30, n=2)
+    first, again = ([choice.text for choice in client.completions.create(**wishes).choices] for _ in range(2))
+    assert first == again and first[0] != first[1]
+
+
+def test_who_leaves_gives_up_the_place(client, running):
+    for _ in range(12):  # more than run at once
+        stream = client.completions.create(model="vicuna", prompt="A", max_tokens=400, stream=True, extra_body={"ignore_eos": True})  # fmt: skip
+        next(iter(stream))
+        stream.close()
+    while httpx.get(f"{running[1]}/ranks").json()["load"]["running"]:
+        pass
+    assert httpx.get(f"{running[1]}/ranks").json()["load"]["pages_used"] == 0
+
+
+def test_figures_and_ranks(running):
+    assert [row["rank"] for row in httpx.get(f"{running[1]}/ranks").json()["ranks"]] == [0, 1]
+    figures = httpx.get(f"{running[1]}/metrics").text
+    assert 'mpsplit_requests_total{path="/v1/chat/completions",status="200"}' in figures
+    assert float(re.search(r"^mpsplit_bytes_between_ranks_total (\S+)$", figures, re.M)[1]) > 0
+
+
+@pytest.mark.parametrize("command", [["mpirun"], []])
+def test_sigterm_answers_what_runs_and_ends_all_ranks(package, command):
+    begin = [launch.find_mpirun(), "-np", 2] if command else []
+    child, address = started([*begin, *MPSPLIT, "serve", package, "--port", 0, "--model-name", "vicuna"])
+    ranks = [pid for pid, _ in descendants(child.pid)]
+    with client_of(address) as client:
+        stream = client.completions.create(model="vicuna", prompt="A", max_tokens=400, stream=True, extra_body={"ignore_eos": True})  # fmt: skip
+        chunks = iter(stream)
+        next(chunks)
+        child.send_signal(signal.SIGTERM)
+        *_, last = chunks
+    assert last.choices[0].finish_reason == "length" and child.wait(30) == 0 and gone(ranks)
+    child.stdout.close()
+
+
+def test_json(client):
+    schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"], "additionalProperties": False}  # fmt: skip
+    wanted = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
+    told = ask(client, "What is 57+86?", response_format=wanted, max_tokens=100).choices[0]
+    assert told.finish_reason == "length" or set(json.loads(told.message.content)) == {"answer"}
