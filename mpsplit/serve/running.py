@@ -83,6 +83,8 @@ def serving(service: Service, sock: socket.socket) -> Iterator[None]:
         service.drain()
         server.should_exit = True
         thread.join()
+    if not server.started:
+        raise RunError("the HTTP server could not start; what stopped it stands above")
 
 
 @contextmanager

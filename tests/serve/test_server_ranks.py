@@ -48,10 +48,12 @@ def started(command: list) -> tuple[subprocess.Popen, str]:
 def running(package):
     command = [launch.find_mpirun(), "-np", 2, *MPSPLIT, "serve", package, "--port", 0, "--model-name", "vicuna"]
     child, address = started(command)
-    yield child, address
-    child.kill()
-    child.wait()
-    child.stdout.close()
+    try:
+        yield child, address
+    finally:
+        child.terminate()  # killed, mpirun would leave its ranks behind
+        child.wait()
+        child.stdout.close()
 
 
 @pytest.fixture
