@@ -604,7 +604,7 @@ def _begun_with(prefix, args: argparse.Namespace) -> Settings:
     """Settings of a call that begins with a prefix: its text is the system message, or stands before a raw prompt."""
     layers = _layers(args)
     if prefix:
-        from mpsplit.prefixes import text_of
+        from mpsplit.runtime.kept import text_of
 
         text = text_of(prefix, args.raw)
         if args.raw:

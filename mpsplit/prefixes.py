@@ -35,16 +35,6 @@ def prefix_command(args: argparse.Namespace) -> int:
     return 0 if mpi_rank() else {"list": _list, "remove": _remove}[args.action](args)  # one rank of an mpirun does it
 
 
-def text_of(kept: Kept, raw: bool) -> str:
-    """The text of a prefix, for such prompts."""
-    if kept.about.get("raw") is not raw:
-        kind, other = ("raw prompts", "a system message") if raw else ("a system message", "raw prompts")
-        raise RunError(
-            f"{kept.folder} was made for {other}, not for {kind}; {'leave --raw out' if raw else 'use --raw'}"
-        )
-    return kept.about["text"]
-
-
 def _add(args: argparse.Namespace) -> int:
     if not args.name or not args.text_file:
         raise RunError("prefix add needs --name NAME and --text-file FILE")

@@ -30,6 +30,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--kv", choices=CACHES, default=CACHES[0], help=f"how keys and values are stored (default: {CACHES[0]})")
     add("--max-concurrent", type=int, default=8, metavar="N", help="requests answered at once (default: 8)")
     add("--max-waiting", type=int, default=64, metavar="N", help="requests that may wait for a place (default: 64)")
+    add(
+        "--session-ttl",
+        type=float,
+        default=3600,
+        metavar="S",
+        help="seconds that a session is kept after its last answer (default: 3600)",
+    )
     add("--max-body", type=int, default=4, metavar="MIB", help="of one request (default: 4)")
 
 
@@ -57,7 +64,9 @@ def serve_command(args: argparse.Namespace) -> int:
             loop.reserve(args.cache or loop.facts.context, args.kv)
         limits = Limits(answers=min(Limits.answers, args.max_concurrent), body_bytes=args.max_body * MIB)
         name = args.model_name or Path(args.package).resolve().name
-        service = Service(loop, name, layers, args.context, limits=limits, keys=keys, hosts=hosts)
+        service = Service(
+            loop, name, layers, args.context, limits=limits, keys=keys, hosts=hosts, session_seconds=args.session_ttl
+        )
         print(_greeting(service, running.url(sock), manifest.plan.ranks), flush=True)
         running.run(service, sock)
     loop.end()

@@ -45,7 +45,7 @@ def test_a_prefix_is_added_used_and_removed(package, text):
     assert with_it["token_ids"] == without["token_ids"]
     assert (with_it["stats"]["cached_tokens"], without["stats"]["cached_tokens"]) == (count, 0)
     wrong = mpsplit("run", package, "--prefix", "capitals", "--raw", *QUESTION, code=2)
-    assert "prefixes/capitals was made for a system message, not for raw prompts; leave --raw out" in wrong
+    assert "prefixes/capitals was made for a system message, not for raw prompts; use it with a chat" in wrong
     wrong = mpsplit("run", package, "--prefix", "capitals", "--system", "x", *QUESTION, code=2)
     assert "--prefix capitals is the system message; leave --system out" in wrong
     mpsplit("prefix", "remove", package, "--name", "capitals")

@@ -2,6 +2,7 @@
 //   mpirun -np 1 mpsplit run PACKAGE --prompt Hello : -np 1 mpsplit-rank PACKAGE
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -94,6 +95,7 @@ int main(int count, char** words) {
     try {
         const Arguments arguments = parse(count, words);
         const Place here = place();
+        for (const int number : {SIGINT, SIGTERM}) std::signal(number, SIG_IGN); // rank 0 hears them too, and says when it is time to go
         who = "rank " + std::to_string(here.rank) + ": ";
         work(arguments, here);
     } catch (const std::exception& wrong) {

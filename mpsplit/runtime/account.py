@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,12 @@ class Account:
     prompt_between: int = 0
     token: int = 0
     token_between: int = 0
+
+
+def together(a: Account, b: Account) -> Account:
+    """What was spent in both, and the higher peak."""
+    sums = (x + y for x, y in zip(astuple(a), astuple(b), strict=True))
+    return replace(Account(*sums), peak_rss=max(a.peak_rss, b.peak_rss))
 
 
 class Counted:

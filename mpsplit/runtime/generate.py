@@ -14,10 +14,10 @@ from pathlib import Path
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import MpsplitError, RunError
-from mpsplit.runtime.account import Account
 from mpsplit.runtime.engine import CACHES, Engine, Part
 from mpsplit.runtime.follow import follow
 from mpsplit.runtime.keeper import Keeper
+from mpsplit.runtime.ledger import Ledger, hosts_of
 from mpsplit.runtime.orders import NOTHING, Asked
 from mpsplit.runtime.pages import PAGE, Pages, pages_of
 from mpsplit.runtime.queue import Queue
@@ -28,6 +28,7 @@ from mpsplit.runtime.sampling import Candidates
 from mpsplit.runtime.text import Text
 
 BESIDE = 32  # rows of prompts in a step in which others get tokens: so long they wait at most
+REPORTED = 1.0  # seconds after which the ranks are asked for their accounts, whoever runs
 IDLE = 0.1  # seconds after which a loop with nothing to do looks whether it shall end
 
 
@@ -49,6 +50,7 @@ class TokenLoop:
         self.ranks = Ranks(engine, comm)
         self.pages, self.stored = Pages(pages_of(self.facts.context)), CACHES[0]
         self.package = package
+        self.ledger = Ledger(engine.manifest.plan, hosts_of(comm))
         self.keeper = Keeper(self.ranks, package, most)
         self.running: list[Running] = []  # the longest there first
         self._waiting, self._changed = Queue(waiting), threading.Condition()
@@ -69,6 +71,10 @@ class TokenLoop:
     def load(self) -> Load:
         pages = self.pages
         return Load(len(self.running), len(self._waiting), pages.used, len(pages.kept), pages.count, PAGE)
+
+    def ranks_now(self) -> list[dict]:
+        """What each rank does of late (ledger.py)."""
+        return self.ledger.rows()
 
     def drain(self) -> None:
         """No new requests from now on."""
@@ -98,7 +104,8 @@ class TokenLoop:
     def work(self, until: threading.Event) -> None:
         """Answers what is submitted until then, and what was submitted before to its end."""
         try:
-            while self.turn() or not until.is_set():
+            while not until.is_set() or self._waiting or self.running:
+                self.turn()
                 with self._changed:
                     self._changed.wait_for(lambda: self._waiting or self.running or until.is_set(), IDLE)
         except BaseException as wrong:
@@ -112,6 +119,8 @@ class TokenLoop:
         self._admit()
         if tokens_of := self._compose():
             self._step(tokens_of)
+        if self.running and self.ledger.age > REPORTED:
+            self._report()
         return bool(self.running or self._waiting)
 
     def follow(self) -> None:
@@ -128,7 +137,7 @@ class TokenLoop:
         with self._changed:
             gone = self._waiting.take_cancelled()
         for one in gone:
-            one.end("cancelled", ())
+            one.end("cancelled")
         for one in [one for one in self.running if one.cancelled]:
             self._finish(one, "cancelled")
 
@@ -182,22 +191,23 @@ class TokenLoop:
 
     def _finish(self, one: Running, reason: str) -> None:
         unsaved = self.keeper.save(one, self.stored) if one.request.saves and reason != "cancelled" else ""
-        one.end(reason, self._leave(one), unsaved)
+        self._leave(one)
+        one.end(reason, unsaved)
 
-    def _leave(self, one: Running) -> tuple[Account, ...]:
-        accounts = self._report()
+    def _leave(self, one: Running) -> None:
+        self._report()
         self.running.remove(one)
         self.pages.release(one.held, one.history[: one.fed])
-        return accounts
 
-    def _report(self) -> tuple[Account, ...]:
+    def _report(self) -> None:
         """What the ranks spent since the last report, divided among who ran."""
         accounts = self.ranks.report()
+        self.ledger.add(accounts)
         sent, rows = sum(account.sent for account in accounts), sum(one.rows for one in self.running)
         for one in self.running:
             one.bytes_sent += sent * one.rows / max(1, rows)
             one.rows = 0
-        return accounts
+            one.account(accounts)
 
     # -- a step ---------------------------------------------------------------------------------------------------------------
 

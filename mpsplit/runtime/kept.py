@@ -80,6 +80,15 @@ def names(package: Path, kind: str) -> list[str]:
     return sorted(path.parent.name for path in (package / kind).glob(f"*/{KEPT}"))
 
 
+def text_of(kept: Kept, raw: bool) -> str:
+    """The text of a prefix, for such prompts."""
+    if kept.about.get("raw") is not raw:
+        remedy = "use it with a chat" if raw else "use it with raw prompts"
+        kind, other = ("raw prompts", "a system message") if raw else ("a system message", "raw prompts")
+        raise RunError(f"{kept.folder} was made for {other}, not for {kind}; {remedy}")
+    return kept.about["text"]
+
+
 def forget(package: Path, folder: str) -> None:
     """On this host."""
     shutil.rmtree(package / folder, ignore_errors=True)

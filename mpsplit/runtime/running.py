@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from mpsplit.errors import MpsplitError
-from mpsplit.runtime.account import Account
+from mpsplit.runtime.account import Account, together
 from mpsplit.runtime.choosing import Turn
 from mpsplit.runtime.pages import Held
 from mpsplit.runtime.requests import Chosen, Generation, Listener, Piece, Request, Stats
@@ -28,6 +28,7 @@ class Running:
         self.placed = 0  # pages that all ranks know of
         self.cached = 0  # tokens of the prompt that the cache held when it began
         self.rows = self.bytes_sent = 0  # rows fed since the last report; bytes between ranks, its share
+        self.accounts: tuple[Account, ...] = ()
         self.cancelled = self.warmed = False
         self.asked_at = time.perf_counter()
         self.began_at = self.first_token_at = 0.0
@@ -69,7 +70,12 @@ class Running:
         self.listener(Piece(self.stream.take() if self.stream else "", (chosen,)))
         return finish
 
-    def end(self, finish: str, accounts: tuple[Account, ...], unsaved: str = "") -> None:
+    def account(self, accounts: tuple[Account, ...]) -> None:
+        """What the ranks spent while it ran, by rank."""
+        before = self.accounts or (Account(),) * len(accounts)
+        self.accounts = tuple(map(together, before, accounts))
+
+    def end(self, finish: str, unsaved: str = "") -> None:
         done = time.perf_counter()
         if self.stream:
             self.stream.finish()
@@ -85,8 +91,8 @@ class Running:
             decode_tok_s=(new - 1) / (done - first) if new > 1 else 0.0,
             time_to_first_token_s=first - self.asked_at,
             bytes_between_ranks=round(self.bytes_sent),
-            peak_rss_bytes=tuple(account.peak_rss for account in accounts),
-            accounts=accounts,
+            peak_rss_bytes=tuple(account.peak_rss for account in self.accounts),
+            accounts=self.accounts,
         )
         text = self.stream.whole if self.stream else None
         self.listener(Generation(text, tuple(self.history[prompt:]), finish, stats, unsaved))

@@ -54,7 +54,8 @@ class Text:
     def _ids(self, text: str, special: bool) -> list[int]:
         if half := re.search("[\ud800-\udfff]", text):
             raise RunError(f"the text has half a character, {half[0]!a}; send whole ones")
-        return self.tokenizer.encode(text, add_special_tokens=special).ids
+        # of a batch, for `encode` holds the GIL, and other requests would wait
+        return self.tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)

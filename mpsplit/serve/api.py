@@ -86,6 +86,8 @@ class Wishes(Body):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     user: str | None = Field(default=None, max_length=512)
+    prefix: str | None = None
+    session_id: str | None = None
 
     @model_validator(mode="before")
     @classmethod

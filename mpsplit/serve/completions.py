@@ -32,6 +32,10 @@ class Asked:
 
 def of_chat(service: Service, body: ChatBody, owner: str) -> Asked:
     settings = _settings(service, body, service.context)
+    if body.prefix:
+        if body.messages[0].role == "system":
+            raise ApiError(400, "a prefix is the system message; leave one of them out", param="prefix")
+        settings = replace(settings, system=service.keeping.prefix(body.prefix, raw=False))
     prompt = chat_ids(service, body.messages, settings, body.on_offer)
     grammar = _grammar(service, call_schema(body.on_offer) if body.must_call else _schema(body.response_format))
     asked = _asked(service, body, settings, [prompt], grammar, owner)
@@ -40,9 +44,10 @@ def of_chat(service: Service, body: ChatBody, owner: str) -> Asked:
 
 def of_completion(service: Service, body: CompletionBody, owner: str) -> Asked:
     given = body.prompt
+    before = service.keeping.prefix(body.prefix, raw=True) if body.prefix else ""
     prompts = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
     _check_answers(service, len(prompts) * (body.n or 1))
-    ids = [text_ids(service, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    ids = [text_ids(service, before + prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     grammar = _grammar(service, _schema(body.response_format))
     asked = _asked(service, body, _settings(service, body, COMPLETION_TOKENS), ids, grammar, owner)
     if not body.echo:
@@ -95,7 +100,9 @@ def _asked(
     for prompt in prompts:
         if len(prompt) >= context:
             raise _too_long(service, f"the prompt has {len(prompt)} tokens")
-    sampling = settings.sampling
+    sampling, keeping = settings.sampling, service.keeping
+    saves = keeping.session(body.session_id) if body.session_id else ""
+    warm = keeping.of_prefix(body.prefix) if body.prefix else saves if keeping.has(saves) else ""
     requests = [
         Request(
             prompt=tuple(prompt),
@@ -106,8 +113,10 @@ def _asked(
             logprobs=body.likely,
             grammar=grammar,
             owner=owner,
+            warm=warm,
+            saves="" if i or number else saves,
         )
-        for prompt in prompts
+        for i, prompt in enumerate(prompts)
         for number in range(n)
     ]
     return Asked(tuple(requests), n, ("",) * len(requests))

@@ -6,6 +6,7 @@ Invariant: one thread, the one that called `work`, talks to the other ranks; the
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Protocol
 
 from mpsplit.runtime.requests import Listener, Load, Request, Ticket
@@ -21,6 +22,7 @@ class Loop(Protocol):
     text: Text | None
     facts: Facts
     eos: tuple[int, ...]
+    package: Path  # where prefixes and sessions are kept
 
     def submit(self, request: Request, listener: Listener) -> Ticket:
         """Raises Full, Ending, or a RunError that says what is wrong with the request."""

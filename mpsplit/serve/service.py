@@ -10,6 +10,7 @@ from functools import cached_property
 from mpsplit.runtime.lexicon import Lexicon
 from mpsplit.runtime.requests import Ending, Ticket
 from mpsplit.runtime.settings import Layer
+from mpsplit.serve.keeping import HOUR, Keeping
 from mpsplit.serve.loop import Loop
 from mpsplit.serve.metrics import Metrics
 
@@ -40,6 +41,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     keys: tuple[bytes, ...] = ()
     hosts: frozenset[str] | None = None
+    session_seconds: float = HOUR
     created: int = field(default_factory=lambda: int(time.time()))
     ending: threading.Event = field(default_factory=threading.Event)
     tickets: set[Ticket] = field(default_factory=set)  # of answers that are under way
@@ -47,6 +49,10 @@ class Service:
     @property
     def context(self) -> int:
         return min(self.most_tokens or self.loop.facts.context, self.loop.facts.context)
+
+    @cached_property
+    def keeping(self) -> Keeping:
+        return Keeping(self.loop.package, self.session_seconds)
 
     @cached_property
     def metrics(self) -> Metrics:

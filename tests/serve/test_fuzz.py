@@ -12,24 +12,25 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.conftest import thorough
 from tests.serve.conftest import served
 from tests.serve.fake import FakeLoop
 
-CASES = 2000  # at least, over all operations
 SHARES = {"/v1/chat/completions": 0.4, "/v1/completions": 0.4, "/tokenize": 0.1, "/detokenize": 0.1}
 FEW = 10  # of those that take nothing, or next to nothing
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
 @pytest.mark.seconds(300)
-def test_thousands_of_requests(text):
+@pytest.mark.parametrize("cases", [400, *thorough(2000)])  # at least, over all operations
+def test_thousands_of_requests(text, cases):
     seen = Counter()
     with served(FakeLoop(text, places=8, waiting=64, context=96)) as (address, service), requests.Session() as session:
         schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
         for operation in (result.ok() for result in schema.get_all_operations()):
-            fuzz(operation, round(CASES * SHARES.get(operation.path, 0)) or FEW, session, seen)
+            fuzz(operation, round(cases * SHARES.get(operation.path, 0)) or FEW, session, seen)
         assert service.loop.idle() and not service.tickets
-    assert sum(seen.values()) >= CASES and seen[200] > CASES / 10 and seen[400] > CASES / 10, seen
+    assert sum(seen.values()) >= cases and seen[200] > cases / 10 and seen[400] > cases / 10, seen
     assert set(seen) <= {200, 400, 404, 405, 429}, seen
 
 

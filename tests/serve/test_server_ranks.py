@@ -1,24 +1,23 @@
 """A server over two real ranks, as a user starts it: OpenAI's client, streaming and not, several at once, and the end of all ranks."""
 
 import json
+import random
 import re
+import shutil
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import openai
 import pytest
 
-from mpsplit import launch
+from mpsplit import launch, native
 from mpsplit.launch import OPEN_MPI, PASS_SIGNALS
-from mpsplit.runtime.generate import TokenLoop
 from tests.conftest import EXAMPLE
 from tests.serve.conftest import client_of
 from tests.test_errors import CLEAN, MPSPLIT, descendants, gone, hear_interrupts
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(TokenLoop, "ranks_now"), reason="the token loop cannot tell of its ranks yet"
-)
 ANSWERS = {
     "What is 57+86?": "7+6=13, 5+8+1=14. The answer is 143.",
     "What is the capital of Japan?": "The capital of Japan is Tokyo.",
@@ -28,8 +27,9 @@ ANSWERS = {
 
 
 @pytest.fixture(scope="module")
-def package(package_of):
-    return package_of(EXAMPLE, 2, 1)
+def package(package_of, tmp_path_factory):
+    """A copy, for there will be prefixes and sessions in it."""
+    return shutil.copytree(package_of(EXAMPLE, 2, 1), tmp_path_factory.mktemp("served") / "package")
 
 
 def started(command: list) -> tuple[subprocess.Popen, str]:
@@ -126,3 +126,82 @@ def test_json(client):
     wanted = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
     told = ask(client, "What is 57+86?", response_format=wanted, max_tokens=100).choices[0]
     assert told.finish_reason == "length" or set(json.loads(told.message.content)) == {"answer"}
+
+
+needs_native = pytest.mark.skipif(native.load("_engine") is None, reason="the native engine is not built")
+SYSTEM = "You are asked about capitals, and you answer in one sentence. You never say more than you were asked for."
+
+
+def cached(told) -> int:
+    return told.usage.prompt_tokens_details.cached_tokens
+
+
+@needs_native
+def test_a_prefix_by_name(package, tmp_path, client):
+    (tmp_path / "system.txt").write_text(SYSTEM)
+    add = [*MPSPLIT, "prefix", "add", package, "--name", "capitals", "--text-file", tmp_path / "system.txt"]
+    subprocess.run(list(map(str, add)), env=CLEAN, check=True, capture_output=True, timeout=60)
+    question = [{"role": "user", "content": "What is the capital of Japan?"}]
+    greedy = dict(model="vicuna", temperature=0, max_tokens=40)
+    by_name = client.chat.completions.create(messages=question, extra_body={"prefix": "capitals"}, **greedy)
+    written = client.chat.completions.create(messages=[{"role": "system", "content": SYSTEM}, *question], **greedy)
+    assert by_name.choices[0].message.content == written.choices[0].message.content and cached(by_name) >= 32
+    for body, message in (
+        (dict(messages=question, extra_body={"prefix": "nobody"}), "has no nobody among its prefixes"),
+        (dict(messages=question, extra_body={"prefix": "../x"}), "is no name"),
+        (
+            dict(messages=[{"role": "system", "content": "x"}, *question], extra_body={"prefix": "capitals"}),
+            "leave one",
+        ),
+    ):
+        with pytest.raises(openai.BadRequestError, match=message):
+            client.chat.completions.create(**body, **greedy)
+
+
+@needs_native
+def test_a_session_outlives_the_server(package):
+    command = [*MPSPLIT, "serve", package, "--port", 0, "--model-name", "vicuna"]
+    talk, told = [{"role": "user", "content": "What is 57+86?"}], []
+    for _ in range(2):
+        child, address = started(command)
+        with client_of(address) as client:
+            told.append(client.chat.completions.create(
+                model="vicuna", messages=talk, temperature=0, max_tokens=60, extra_body={"session_id": "mine"}
+            ))  # fmt: skip
+        child.terminate()
+        assert child.wait(30) == 0
+        child.stdout.close()
+        talk += [{"role": "assistant", "content": told[0].choices[0].message.content.strip()}]
+        talk += [{"role": "user", "content": "What is the capital of Japan?"}]
+    first = told[0].usage
+    assert cached(told[0]) == 0 and cached(told[1]) >= first.prompt_tokens - 1
+
+
+def test_many_clients_some_of_whom_leave(running, client):
+    """Each answer is the one that it is alone; no page stays taken, and the memory stays what it was."""
+    address = running[1]
+    alone = {question: ask(client, question).choices[0].message.content for question in ANSWERS}
+
+    def one(number):
+        dice, question = random.Random(number), list(ANSWERS)[number % len(ANSWERS)]
+        if dice.random() < 0.3:
+            stream = client.chat.completions.create(
+                model="vicuna", messages=[{"role": "user", "content": question}], temperature=0, stream=True
+            )
+            for _ in zip(range(dice.randrange(1, 9)), stream, strict=False):
+                pass
+            stream.close()
+            return True
+        return ask(client, question).choices[0].message.content == alone[question]
+
+    def memory():
+        return [rank["memory_bytes"] for rank in httpx.get(f"{address}/ranks").json()["ranks"]]
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(one, range(50)))
+        before = memory()
+        assert all(pool.map(one, range(50, 200)))
+    ask(client, "What is 57+86?")  # after which the ranks tell of themselves
+    assert all(after - was < 4 << 20 for was, after in zip(before, memory(), strict=True))
+    load = httpx.get(f"{address}/ranks").json()["load"]
+    assert load["running"] == load["waiting"] == load["pages_used"] == 0
