@@ -40,7 +40,7 @@ static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* til
     const uint8_t* scales = nullptr;
     for (int b = 0; b < blocks; b++) {
         if (b % 2 == 0) {
-            if (width <= 2) __builtin_prefetch(weights + prefetch_ahead);
+            __builtin_prefetch(weights + prefetch_ahead);
             scales = weights;
             weights += line;
         }
@@ -50,8 +50,7 @@ static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* til
         typename Isa::Dots dots[width];
         for (int r = 0; r < width; r++) dots[r] = Isa::start(eights * x_eights[r]);
         for (int c = 0; c < chunks; c++, weights += chunk_bytes(bits), inputs += groups * width) {
-            if (width <= 2)
-                for (int l = 0; l < bits; l++) __builtin_prefetch(weights + prefetch_ahead + l * line);
+            for (int l = 0; l < bits; l++) __builtin_prefetch(weights + prefetch_ahead + l * line);
             Isa::template chunk<bits>(weights, inputs, dots);
         }
         auto s = Isa::scales(scales + b % 2 * (line / 2));
@@ -67,8 +66,7 @@ static void float_panel(const Shape& shape, const uint8_t* weights, const uint8_
     typename Isa::Floats even[width], odd[width];
     for (int r = 0; r < width; r++) even[r] = odd[r] = Isa::zero();
     for (int b = 0; b < blocks(shape); b++, weights += chunk_bytes(16)) {
-        if (width <= 2)
-            for (int l = 0; l < 16; l++) __builtin_prefetch(weights + prefetch_ahead + l * line);
+        for (int l = 0; l < 16; l++) __builtin_prefetch(weights + prefetch_ahead + l * line);
         Isa::template pairs<width>(weights, reinterpret_cast<const int32_t*>(tile), even, odd);
         tile += tile_block_bytes(width, shape.block, true);
     }

@@ -87,18 +87,21 @@ void quantise_lines(const float* x, int block, int width, int row, uint8_t* tile
     for (int i = 0; i < block; i += 16)
         most = _mm512_max_epu32(most, _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(x + i))));
     float peak = std::bit_cast<float>(_mm512_reduce_max_epu32(most));
-    if (width > 1 || !(peak >= 1e-30f && peak < 0x1p127f)) return quantise(x, block, width, row, tile_block);
+    if (!(peak >= 1e-30f && peak < 0x1p127f)) return quantise(x, block, width, row, tile_block);
     float scale = peak / 127;
     const __m512 inverse = _mm512_set1_ps(127 / peak);
     __m512i sum = _mm512_setzero_si512();
+    uint8_t* out = tile_block + 4 * (2 * width + row);
     for (int i = 0; i < block; i += 16) {
         __m512i inputs = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse));
         sum = _mm512_add_epi32(sum, inputs);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(tile_block + 8 + i), _mm512_cvtepi32_epi8(inputs));
+        int32_t fours[4];
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(fours), _mm512_cvtepi32_epi8(inputs));
+        for (int j = 0; j < 4; j++) std::memcpy(out + (i + 4 * j) * width, fours + j, 4);
     }
     int32_t eights = -8 * _mm512_reduce_add_epi32(sum);
-    std::memcpy(tile_block, &scale, 4);
-    std::memcpy(tile_block + 4, &eights, 4);
+    std::memcpy(tile_block + 4 * row, &scale, 4);
+    std::memcpy(tile_block + 4 * (width + row), &eights, 4);
 }
 
 }  // namespace

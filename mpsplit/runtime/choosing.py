@@ -43,8 +43,15 @@ class Turn:
             return ALL, 0.0
         return self.sampling.asks(len(self.penalised))
 
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is asked for but the likeliest token."""
+        return self.sampling.greedy and not len(self.penalised) and self.logprobs is None and self.allowed is None
+
     def choose(self, parts: list[Candidates]) -> Chosen | None:
         """The token, or None when it needs more candidates than it was given."""
+        if self.plain:
+            return Chosen(_best(parts))
         parts = sorted(parts, key=lambda part: part.ids.min())
         ids = np.concatenate([part.ids for part in parts])
         own = np.concatenate([part.logits for part in parts]).astype(np.float64)
@@ -135,3 +142,9 @@ def _largest(ids: np.ndarray, logits: np.ndarray, wanted: int) -> np.ndarray:
         return np.lexsort((ids, -logits))
     found = np.flatnonzero(logits >= np.partition(logits, len(logits) - wanted)[len(logits) - wanted])
     return found[np.lexsort((ids[found], -logits[found]))]
+
+
+def _best(parts: list[Candidates]) -> int:
+    """The token of the largest logit; of equal ones the lowest."""
+    firsts = [(part, int(part.logits.argmax())) for part in parts]
+    return min((-float(part.logits[at]), int(part.ids[at])) for part, at in firsts)[1]
