@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 
-from mpsplit import __version__, commands, prefixes, serving
+from mpsplit import __version__, commands, prefixes, serving, top
 from mpsplit.comm import end_all_ranks, mpi_rank
 from mpsplit.errors import MpsplitError
 from mpsplit.export.shapes import SHAPES
@@ -203,6 +203,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sampling(p)
     _add_kv(p)
     _add_prefix(p)
+
+    p = command(
+        "top",
+        top.top_command,
+        "Watch the ranks of a server: memory, speed, how much each computes and waits.",
+        "mpsplit top http://127.0.0.1:8000",
+    )
+    top.add_options(p)
 
     p = command(
         "prefix",

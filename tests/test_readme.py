@@ -34,13 +34,15 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.seconds(600)
-@pytest.mark.parametrize("block", [*BLOCKS[:3], *thorough(*BLOCKS[3:])])
+@pytest.mark.parametrize("block", [*BLOCKS[:4], *thorough(*BLOCKS[4:])])
 def test_the_commands_work(run, block):
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     said = {line.split("mpsplit ")[1].split()[0]: run(line) for line in block.strip().splitlines() if "mpsplit" in line}
     if "verify" in said:
         assert said["run"].strip() == "7+6=13, 5+8+1=14. The answer is 143."
         assert said["verify"].startswith("the same: f32 on native: logits at most ")
+    elif "prefix" in said:
+        assert said["run"].strip() == "The capital of France is Paris." and "capitals:" in said["prefix"]
     elif "probe" in said:
         assert "memory reads" in said["probe"] and "tok/s" in said["plan"]
     elif "bench" in said:

@@ -202,8 +202,8 @@ class TokenLoop:
     def _report(self) -> None:
         """What the ranks spent since the last report, divided among who ran."""
         accounts = self.ranks.report()
-        self.ledger.add(accounts)
         sent, rows = sum(account.sent for account in accounts), sum(one.rows for one in self.running)
+        self.ledger.add(accounts, rows)
         for one in self.running:
             one.bytes_sent += sent * one.rows / max(1, rows)
             one.rows = 0

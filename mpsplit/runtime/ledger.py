@@ -22,27 +22,28 @@ class Ledger:
     def __init__(self, plan: Plan, hosts: Sequence[str]):
         self.plan, self.hosts = plan, hosts
         self._last = time.monotonic()
-        self._of_late: deque[tuple[float, float, tuple[Account, ...]]] = deque()  # when, over how long, what
+        self._of_late: deque[tuple[float, float, int, tuple[Account, ...]]] = deque()  # when, over how long, what
 
     @property
     def age(self) -> float:
         """Seconds since the last report."""
         return time.monotonic() - self._last
 
-    def add(self, accounts: tuple[Account, ...]) -> None:
+    def add(self, accounts: tuple[Account, ...], rows: int) -> None:
+        """`rows`: tokens that were fed meanwhile, of prompts and of answers."""
         now = time.monotonic()
-        self._of_late.append((now, now - self._last, accounts))
+        self._of_late.append((now, now - self._last, rows, accounts))
         self._last = now
         while now - self._of_late[0][0] > WINDOW:
             self._of_late.popleft()
 
     def rows(self) -> list[dict]:
-        """`memory_bytes` at the peak; `busy` and `wait` are shares of the time."""
+        """`memory_bytes` at the peak; `tok_s` of prompts and answers; `busy` and `wait` are shares of the time."""
         reports = list(self._of_late)
         found = []
         for shard in self.plan.shards:
-            own = [accounts[shard.rank] for _, _, accounts in reports]
-            seconds = max(sum(over for _, over, _ in reports), 1e-3) + (self.age if self.age > 2 else 0)
+            own = [accounts[shard.rank] for *_, accounts in reports]
+            seconds = max(sum(over for _, over, *_ in reports), 1e-3) + (self.age if self.age > 2 else 0)
             spent = sum(a.prompt + a.token for a in own) * NANO
             wait = sum(a.prompt_between + a.token_between for a in own) * NANO
             found.append(
@@ -51,6 +52,7 @@ class Ledger:
                     "host": self.hosts[shard.rank],
                     "stage": shard.stage,
                     "memory_bytes": own[-1].peak_rss if own else 0,
+                    "tok_s": sum(rows for _, _, rows, _ in reports) / seconds,
                     "busy": min(1.0, max(0.0, spent - wait) / seconds),
                     "wait": min(1.0, wait / seconds),
                 }

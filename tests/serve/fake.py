@@ -10,6 +10,7 @@ import itertools
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,6 +39,7 @@ class Running:
 class FakeLoop:
     def __init__(self, text: Text | None, places: int = 4, waiting: int = 8, seconds: float = 0.0, context: int = 512):
         self.text, self.places, self.most, self.seconds = text, places, waiting, seconds
+        self.package = Path("no package")
         self.facts = SimpleNamespace(context=context, vocabulary=512)
         self.queue: list[Running] = []
         self.running: list[Running] = []
@@ -71,7 +73,7 @@ class FakeLoop:
     def ranks_now(self) -> list[dict]:
         busy = len(self.running) / self.places
         return [
-            dict(rank=rank, host="here", stage=rank // 2, memory_bytes=(rank + 1) * 2**28, busy=busy * 0.7, wait=busy * 0.2)
+            dict(rank=rank, host="here", stage=rank // 2, memory_bytes=(rank + 1) * 2**28, tok_s=9.0, busy=busy * 0.7, wait=busy * 0.2)
             for rank in range(4)
         ]  # fmt: skip
 

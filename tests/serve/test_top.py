@@ -1,0 +1,27 @@
+"""`mpsplit top` beside a server that is no model."""
+
+import pytest
+
+from mpsplit.cli import main
+from mpsplit.top import bar
+from tests.serve.conftest import served
+from tests.serve.fake import FakeLoop
+
+
+def test_it_shows_a_row_a_rank(text, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    with served(FakeLoop(text)) as (address, service):
+        assert main(["top", address, "--once"]) == 0
+    said = capsys.readouterr().out
+    assert "0 running, 0 waiting" in said and said.count("MiB") == len(service.loop.ranks_now())
+
+
+def test_what_it_cannot_see(capsys, monkeypatch):
+    assert main(["top", "http://127.0.0.1:9", "--once"]) == 2
+    assert "cannot be seen" in capsys.readouterr().err
+    assert main(["top", "--every", "0"]) == 2
+
+
+@pytest.mark.parametrize("busy, wait", [(0, 0), (1, 0), (0.5, 0.5), (0.7, 0.6)])
+def test_a_bar_is_as_long_as_any_other(busy, wait):
+    assert len(bar(busy, wait).plain.split(" ")[0]) == 24
