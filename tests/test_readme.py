@@ -37,7 +37,8 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize("block", [*BLOCKS[:4], *thorough(*BLOCKS[4:])])
 def test_the_commands_work(run, block):
     assert len(BLOCKS) == 5
-    said = {line.split("mpsplit ")[1].split()[0]: run(line) for line in block.strip().splitlines() if "mpsplit" in line}
+    lines = [line for line in block.strip().splitlines() if "activate" not in line]
+    said = {line.partition("mpsplit ")[2].split(" ")[0]: run(line) for line in lines}
     if "verify" in said:
         assert said["run"].strip() == "7+6=13, 5+8+1=14. The answer is 143."
         assert said["verify"].startswith("the same: f32 on native: logits at most ")
