@@ -96,12 +96,17 @@ def loop_of(engine: str | None, manifest: Manifest, trial: Trial, comm: Communic
     """The package, or for `torch` the sliced modules it is made of."""
     if engine != "torch":
         return load_loop(trial.package, comm, engine=engine, keys=trial.keys)
+    return TokenLoop(sliced(manifest, trial.folder, comm), comm, None)
+
+
+def sliced(manifest: Manifest, folder: Path, comm: Communicator) -> Engine:
+    """The sliced modules, for a loop."""
     from mpsplit.export.torch_engine import TorchEngine
 
     class Sliced(OneHistory, TorchEngine):
-        """The modules, for a loop."""
+        pass
 
-    return TokenLoop(Sliced(manifest, trial.folder, comm), comm, None)
+    return Sliced(manifest, folder, comm)
 
 
 def verify(loop: TokenLoop, comm: Communicator, trial: Trial) -> Agreement | None:

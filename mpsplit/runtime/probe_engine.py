@@ -66,6 +66,7 @@ class Stack:
     """An engine over a package of noise; the files are gone once it is loaded."""
 
     def __init__(self, engine: type, facts: ModelFacts, kind: str, threads: int):
+        self.position = 0  # tokens behind the cache
         self.facts, self.bytes, self.elements = facts, stored_bytes(facts, kind), elements(facts)
         with scratch_folder(*large_files(kind)) as folder:
             self.engine = engine(folder, write_package(folder, facts, kind), Alone(), threads)
@@ -74,6 +75,7 @@ class Stack:
         tokens = np.arange(rows) % VOCABULARY
         began = time.perf_counter()
         self.engine.step(tokens, position)
+        self.position = position + rows
         return time.perf_counter() - began
 
     def fill(self, tokens: int) -> None:
@@ -141,7 +143,7 @@ class EngineProbe:
 
     def _deeper(self) -> float:
         """Seconds that a token takes longer at `deep` than at 0."""
-        deep = statistics.median(self.deep.seconds(1, self.deep.engine.position) for _ in range(self.effort.steps))
+        deep = statistics.median(self.deep.seconds(1, self.deep.position) for _ in range(self.effort.steps))
         return difference(deep, self._steps(self.shallow))
 
     def _fuller(self) -> float:

@@ -4,14 +4,13 @@ import pytest
 
 from mpsplit.export import operators
 from mpsplit.export.source import read_config
-from mpsplit.export.torch_engine import TorchEngine
 from mpsplit.gate import LIMITS, failures
 from mpsplit.package.collectives import STAGE
 from mpsplit.package.manifest import PARTITION, Manifest
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import even_plan
 from mpsplit.runtime.generate import TokenLoop
-from mpsplit.verification import Trial, verify
+from mpsplit.verification import Trial, sliced, verify
 from tests.conftest import splits, thorough
 
 pytestmark = pytest.mark.mpi
@@ -41,7 +40,7 @@ def loop_of(world, partition_of):
 
     def make(family, tensor, pipeline):
         package, folder = partition_of(family, tensor, pipeline)
-        engines.append(TorchEngine(Manifest.load(package, PARTITION), folder, world))
+        engines.append(sliced(Manifest.load(package, PARTITION), folder, world))
         return TokenLoop(engines[-1], world, None, chunk=9), Trial(package, folder, layers=True)
 
     yield make

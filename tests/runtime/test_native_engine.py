@@ -60,7 +60,6 @@ def test_pieces_of_a_prompt_and_tokens_are_the_stock_engines(world, package_of):
             assert own.bytes_sent - sent == expected_bytes
             assert y.shape == expected.shape and y.dtype == np.float32
             assert not y.size or np.abs(y - expected).max() < 1e-5
-            assert own.position == stock.position == stop
 
 
 @pytest.mark.parametrize("kind", ["bf16", "q8", "q6", "q4"])
