@@ -6,7 +6,7 @@ Method: eval.jsonl's first 50 lines are the calibration text (awq, gptq; both wi
 Every row is a package of one rank as `mpsplit convert` stores it, run by the native engine. Weight error is |W - Q| / |W| over all linear
 weights (not after awq, which stores other ones). KL (nats a token, float32 against this) and top-1 agreement are over all positions of
 prompts and the answers that float32 gave, what all prompts begin with counted once; "right" is how many of the 150 prompts are answered right, greedily. Bits a weight: packed weights over the
-number of weights in it.
+number of weights in it. First float32 weights with each kind of cache (--kv).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from mpsplit.package.weight_files import Packed, WeightFiles
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.shards import even_plan
 from mpsplit.progress import track
+from mpsplit.runtime.engine import CACHES
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.requests import Request
 
@@ -102,9 +103,10 @@ def common(texts: list[tuple[int, ...]]) -> int:
     return next(i for i, column in enumerate(zip(*texts, strict=False)) if len(set(column)) > 1)
 
 
-def answers(package: Path, measured: list[Line]) -> tuple[np.ndarray, float]:
+def answers(package: Path, measured: list[Line], cache: str = CACHES[0]) -> tuple[np.ndarray, float]:
     """(log-probabilities of every position, the share of prompts answered right)"""
     loop = load_loop(package, Alone())
+    loop.reserve(loop.facts.context, cache)
     shared = common([line.text for line in measured])
     logits = [loop.engine.step(line.text, 0, every_row=True)[shared * bool(i) :] for i, line in enumerate(measured)]
     right = sum(loop.generate(Request(line.prompt, NEW)).text.strip() == line.answer for line in measured)
@@ -119,17 +121,24 @@ def measure(package: Path, kinds: list[str], methods: list[str], block: int) -> 
     measured = said[CALIBRATION:]
     expected, right = answers(package, measured)
     rows = [Row("f32", "", 32, 0, 0, 1, right)]
+    for cache in CACHES[1:]:
+        rows.append(compared(f"f32, --kv {cache}", "", 32, 0, expected, *answers(package, measured, cache)))
     for kind in track(kinds, "measure"):
         how = Quantisation.named(kind, block)
         for method in methods if how.bits < 16 else ("minmax",):
             store(package, how, method, said)
             bits, error = stored(package)
-            found, right = answers(package, measured)
-            kl = float(np.mean(np.sum(np.exp(expected) * (expected - found), axis=-1)))
-            top1 = float(np.mean(expected.argmax(-1) == found.argmax(-1)))
-            shown = method if how.bits < 16 else ""
-            rows.append(Row(kind, shown, bits, None if "awq" in method else error, kl, top1, right))
+            shown, lost = method if how.bits < 16 else "", None if "awq" in method else error
+            rows.append(compared(kind, shown, bits, lost, expected, *answers(package, measured)))
     return rows
+
+
+def compared(
+    kind: str, method: str, bits: float, error: float | None, expected: np.ndarray, found: np.ndarray, right: float
+) -> Row:
+    kl = float(np.mean(np.sum(np.exp(expected) * (expected - found), axis=-1)))
+    top1 = float(np.mean(expected.argmax(-1) == found.argmax(-1)))
+    return Row(kind, method, bits, error, kl, top1, right)
 
 
 def markdown(rows: list[Row]) -> str:

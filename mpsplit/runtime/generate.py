@@ -22,7 +22,7 @@ from mpsplit.runtime.orders import NOTHING, Asked
 from mpsplit.runtime.pages import PAGE, Pages, pages_of
 from mpsplit.runtime.queue import Queue
 from mpsplit.runtime.ranks import Ranks
-from mpsplit.runtime.requests import Ending, Generation, Listener, Load, NoWayOn, Piece, Request, Ticket
+from mpsplit.runtime.requests import Ending, Generation, Listener, Load, NoWayOn, Piece, Request, Ticket, Unusable
 from mpsplit.runtime.running import Running
 from mpsplit.runtime.sampling import Candidates
 from mpsplit.runtime.text import Text
@@ -152,7 +152,7 @@ class TokenLoop:
                 one.warmed = True
                 try:
                     self.keeper.warm(one, self.pages, self.stored)
-                except RunError as wrong:
+                except Unusable as wrong:
                     with self._changed:
                         self._waiting.remove(one)
                     one.fail(wrong)

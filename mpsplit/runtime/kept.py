@@ -15,9 +15,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpsplit.errors import RunError
 from mpsplit.package.files import json_text, read_json, write_json
 from mpsplit.package.manifest import RANK_FILES, Manifest
+from mpsplit.runtime.requests import Unusable
 
 KEPT = "kept.json"
 PREFIXES, SESSIONS = "prefixes", "sessions"  # kinds of what is kept, and their folders
@@ -51,13 +51,13 @@ class Kept:
         if not path.is_file():
             kind, name = folder.split("/")
             there = ", ".join(names(package, kind)) or "none"
-            raise RunError(f"{package} has no {name} among its {kind}; there are: {there}")
+            raise Unusable(f"{package} has no {name} among its {kind}; there are: {there}")
         told = read_json(path, REMEDY)
         try:
             tokens = tuple(int(token) for token in told["tokens"])
             return cls(folder, str(told["whose"]), str(told["stored"]), tokens, dict(told["about"]))
         except (KeyError, TypeError, ValueError) as wrong:
-            raise RunError(f"{path} is not what was written ({wrong}); {REMEDY}") from None
+            raise Unusable(f"{path} is not what was written ({wrong}); {REMEDY}") from None
 
 
 def whose(manifest: Manifest) -> str:
@@ -72,7 +72,7 @@ def whose(manifest: Manifest) -> str:
 
 def folder_of(kind: str, name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise RunError(f"{name!r} is no name to keep something by; use up to 64 letters, digits, dots, dashes")
+        raise Unusable(f"{name!r} is no name to keep something by; use up to 64 letters, digits, dots, dashes")
     return f"{kind}/{name}"
 
 
@@ -85,7 +85,7 @@ def text_of(kept: Kept, raw: bool) -> str:
     if kept.about.get("raw") is not raw:
         remedy = "use it with a chat" if raw else "use it with raw prompts"
         kind, other = ("raw prompts", "a system message") if raw else ("a system message", "raw prompts")
-        raise RunError(f"{kept.folder} was made for {other}, not for {kind}; {remedy}")
+        raise Unusable(f"{kept.folder} was made for {other}, not for {kind}; {remedy}")
     return kept.about["text"]
 
 
@@ -98,4 +98,4 @@ def check(outcomes: list[int], folder: str, what: str) -> None:
     """What the ranks say, by rank."""
     for rank, outcome in enumerate(outcomes):
         if outcome:
-            raise RunError(f"{folder} cannot be {what}: rank {rank} {OUTCOMES[outcome]}; {REMEDY}")
+            raise Unusable(f"{folder} cannot be {what}: rank {rank} {OUTCOMES[outcome]}; {REMEDY}")

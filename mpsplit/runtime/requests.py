@@ -112,6 +112,10 @@ class Ending(RunError):
     """No new requests are taken, for the loop is about to end."""
 
 
+class Unusable(RunError):
+    """What the request names, a prefix or a session, cannot be used."""
+
+
 class NoWayOn(RunError):
     """The request's grammar allows no token that this model could say."""
 

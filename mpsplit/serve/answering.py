@@ -13,7 +13,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import Response
 
 from mpsplit.errors import MpsplitError
-from mpsplit.runtime.requests import Generation, Piece, Request
+from mpsplit.runtime.requests import Generation, NoWayOn, Piece, Request, Unusable
 from mpsplit.serve.errors import ApiError
 from mpsplit.serve.service import Service
 
@@ -48,7 +48,8 @@ class Answering:
         while running:
             index, what = await self._heard.get()
             if isinstance(what, MpsplitError):
-                raise ApiError(500, f"the answer cannot go on: {what}", "answer_failed")
+                status = 400 if isinstance(what, Unusable | NoWayOn) else 500
+                raise ApiError(status, f"the answer cannot go on: {what}", "answer_failed")
             if isinstance(what, Generation):
                 if what.finish_reason == "cancelled":
                     raise ApiError(503, "the server ended before the answer did", "ending")

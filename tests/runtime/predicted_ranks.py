@@ -42,7 +42,7 @@ def main(package: Path, cluster: Path) -> None:
     measured = loop.generate(Request(prompt, NEW, ignore_eos=True)).stats.peak_rss_bytes
     loop.end()
     job = Job(kind_of(Param.load(rank_folder(package, 0) / GRAPH)), context=PROMPT + NEW, prompt=PROMPT, new=NEW)
-    cost = price(loop.facts, loop.plan, load_cluster(cluster), job)
+    cost = price(loop.facts, loop.engine.manifest.plan, load_cluster(cluster), job)
     print(json.dumps({"measured": measured, "predicted": [memory.total for memory in cost.memory]}))
 
 

@@ -146,7 +146,12 @@ def test_a_prefix_by_name(package, tmp_path, client):
     by_name = client.chat.completions.create(messages=question, extra_body={"prefix": "capitals"}, **greedy)
     written = client.chat.completions.create(messages=[{"role": "system", "content": SYSTEM}, *question], **greedy)
     assert by_name.choices[0].message.content == written.choices[0].message.content and cached(by_name) >= 32
+    told = package / "prefixes" / "capitals" / "kept.json"
+    shutil.copytree(told.parent, told.parent.with_name("other"))
+    other = told.parent.with_name("other") / "kept.json"
+    other.write_text(other.read_text().replace(json.loads(other.read_text())["whose"], "0" * 64))
     for body, message in (
+        (dict(messages=question, extra_body={"prefix": "other"}), "belongs to other weights"),
         (dict(messages=question, extra_body={"prefix": "nobody"}), "has no nobody among its prefixes"),
         (dict(messages=question, extra_body={"prefix": "../x"}), "is no name"),
         (
