@@ -76,7 +76,8 @@ def lines(package: Path) -> list[Line]:
 def store(package: Path, how: Quantisation, method: str, said: list[Line]) -> None:
     recipe = Recipe(how, scales="minmax" if method == "minmax" else "mse")
     texts = tuple(line.text for line in said[:CALIBRATION])
-    convert(package, Alone(), find_pnnx(), recipe, None, Calibration(method, texts, "") if method in METHODS else None)
+    calibration = Calibration(method, texts, "") if method in METHODS else None
+    convert(package, Alone(), find_pnnx(), recipe, calibration=calibration)
 
 
 def stored(package: Path) -> tuple[float, float]:
