@@ -236,6 +236,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_keys(p)
     _add_engine(p)
     _add_sampling(p)
+    _add_kv(p)
     serving.add_options(p)
 
     p = command(

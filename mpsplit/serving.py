@@ -27,7 +27,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--model-name", metavar="NAME", help="what clients call the model (default: the package's folder)")
     add("--context", type=int, metavar="N", help="tokens of a prompt and its answer (default: the model's)")
     add("--cache", type=int, metavar="N", help="tokens of all requests together (default: the model's context)")
-    add("--kv", choices=CACHES, default=CACHES[0], help=f"how keys and values are stored (default: {CACHES[0]})")
     add("--max-concurrent", type=int, default=8, metavar="N", help="requests answered at once (default: 8)")
     add("--max-waiting", type=int, default=64, metavar="N", help="requests that may wait for a place (default: 64)")
     add(

@@ -60,8 +60,7 @@ class Turn:
         left, logits = self._first(*self._masked(ids, self._lowered(ids, own)))
         kept = 1 if self.sampling.greedy else self._kept(logits, parts)
         needed = logits if self.sampling.greedy or self.sampling.top_k else logits[:kept]
-        sure = self.sampling.greedy and not len(self.penalised)  # of each rank's best the first best, ties or not
-        if not kept or not sure and needed.min() <= floor:
+        if not kept or needed.min() <= floor:
             return None
         token = int(left[self._draw(logits[:kept])])
         return Chosen(token, *self._told(token, ids, own))

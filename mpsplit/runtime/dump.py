@@ -27,7 +27,7 @@ from mpsplit.errors import RunError
 from mpsplit.package.anatomy import Anatomy, anatomy_of
 from mpsplit.package.manifest import FUSED, rank_folder
 from mpsplit.plan.shards import Plan, Shard
-from mpsplit.runtime.engine import Engine, Part, whole_context
+from mpsplit.runtime.engine import Engine, Part, Steps
 
 HIDDEN, PRESENT = "hidden_states", ("present_key", "present_value")
 
@@ -67,7 +67,7 @@ class Open(Engine, Protocol):
     def values(self, attention: int, slot: int, positions: int) -> np.ndarray: ...
 
 
-class Dumping:
+class Dumping(Steps):
     def __init__(self, engine: Open, package: Path, comm: Communicator, dump: Dump):
         if not hasattr(engine, "keep"):
             raise RunError(
@@ -103,11 +103,6 @@ class Dumping:
 
     def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
         self.engine.place(slot, first, pages)
-
-    def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
-        if position == 0:
-            whole_context(self)
-        return self.batch(tokens, [Part(0, position, len(tokens))], every_row)
 
     def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray:
         (self.part,) = parts  # several requests at once are not dumped

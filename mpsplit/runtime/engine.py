@@ -34,11 +34,6 @@ def each_part(tokens: Sequence[int], parts: Sequence[Part]) -> Iterator[tuple[Se
         at += part.count
 
 
-def whole_context(engine: Engine) -> None:
-    """Slot 0 has pages for all of it, whatever was in them."""
-    engine.place(0, 0, range(pages_of(engine.manifest.facts.context)))
-
-
 class Engine(Protocol):
     name: str
     manifest: Manifest
@@ -66,3 +61,12 @@ class Engine(Protocol):
         """Without a loop, slot 0 alone, which takes all pages at position 0; a row for every token, where asked for."""
 
     def close(self) -> None: ...
+
+
+class Steps:
+    """`step` of an engine whose `batch` can give every row."""
+
+    def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
+        if position == 0:  # pages for all of the context, whatever was in them
+            self.place(0, 0, range(pages_of(self.manifest.facts.context)))
+        return self.batch(tokens, [Part(0, position, len(tokens))], every_row)

@@ -14,7 +14,7 @@ from mpsplit import native
 from mpsplit.comm import Alone, Communicator, Native
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest, rank_folder
-from mpsplit.runtime.engine import CACHES, Part, whole_context
+from mpsplit.runtime.engine import CACHES, Part, Steps
 
 
 def missing(comm: Communicator) -> str:
@@ -26,7 +26,7 @@ def missing(comm: Communicator) -> str:
     return ""
 
 
-class NativeEngine:
+class NativeEngine(Steps):
     name = "native"
 
     def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
@@ -53,11 +53,6 @@ class NativeEngine:
 
     def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray:
         return self._engine.step(np.asarray(tokens, np.int64), np.array(parts, np.int64), every_row)
-
-    def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
-        if position == 0:
-            whole_context(self)
-        return self.batch(tokens, [Part(0, position, len(tokens))], every_row)
 
     # -- to keep what the cache holds: kept.py ---------------------------------------------------------------------------------
 

@@ -19,14 +19,14 @@ from mpsplit.package.embedding_rows import embedding_rows
 from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
 from mpsplit.package.weight_files import Packed, WeightFiles
 from mpsplit.runtime import collective_layers, quantised_layer
-from mpsplit.runtime.engine import Part, each_part, whole_context
+from mpsplit.runtime.engine import Part, Steps, each_part
 from mpsplit.runtime.positions import causal_mask, rope_tables
 from mpsplit.runtime.replay import Replay
 
 RAW = 1  # extract a cache blob as it lies: its layout is ncnn's own, and comes back untouched
 
 
-class StockEngine:
+class StockEngine(Steps):
     name = "stock"
 
     def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
@@ -71,13 +71,8 @@ class StockEngine:
     def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
         self.pages.place(slot, first, pages)
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Part]) -> np.ndarray:
-        return np.concatenate([self._feed(own, part, False) for own, part in each_part(tokens, parts)])
-
-    def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
-        if position == 0:
-            whole_context(self)
-        return self._feed(tokens, Part(0, position, len(tokens)), every_row)
+    def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray:
+        return np.concatenate([self._feed(own, part, every_row) for own, part in each_part(tokens, parts)])
 
     def _feed(self, tokens: Sequence[int], part: Part, every_row: bool) -> np.ndarray:
         start, again = self.pages.feed(tokens, part, part.slot)

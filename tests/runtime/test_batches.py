@@ -13,7 +13,7 @@ from mpsplit.runtime.pages import PAGE, Pages
 from mpsplit.runtime.requests import Ending, Full, Generation, Piece, Request
 from mpsplit.runtime.sampling import Sampling
 from tests.runtime.test_generate import TableEngine
-from tests.runtime.test_orders import Rows, Threads, follow
+from tests.runtime.test_orders import Rows, led
 
 SAMPLINGS = [Sampling(), Sampling(1.0, seed=3), Sampling(0.8, 7, 0.9, 1.3, seed=4), Sampling(1.2, top_p=0.7, seed=5)]
 REQUESTS = [
@@ -71,20 +71,9 @@ def test_together_they_are_answered_as_alone(most, pages):
 
 @pytest.mark.parametrize("tensor, pipeline", [(2, 1), (1, 2), (4, 1)])
 def test_ranks_that_only_obey_take_part(tensor, pipeline):
-    comms = Threads.world(tensor * pipeline)
-    engines = [Rows(comm.rank, tensor, pipeline) for comm in comms]
-    others = [
-        threading.Thread(target=follow, args=pair, daemon=True) for pair in list(zip(engines, comms, strict=True))[1:]
-    ]
-    for other in others:
-        other.start()
-    loop = TokenLoop(engines[0], comms[0], None, chunk=16, most=5)
-    loop.reserve(loop.facts.context)
-    assert [end.token_ids for end in finished(loop, REQUESTS)] == alone()
-    loop.end()
-    for other in others:
-        other.join(20)
-        assert not other.is_alive()
+    with led(tensor, pipeline, chunk=16, most=5) as (loop, engines, _):
+        loop.reserve(loop.facts.context)
+        assert [end.token_ids for end in finished(loop, REQUESTS)] == alone()
     assert all(engine.steps == engines[0].steps for engine in engines)
 
 

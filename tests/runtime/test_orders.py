@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -107,7 +108,9 @@ SAMPLINGS = [
 ]
 
 
-def answers(tensor, pipeline):
+@contextmanager
+def led(tensor, pipeline, **how):
+    """A loop whose ranks follow it until the block ends; all engines, and all communicators."""
     comms = Threads.world(tensor * pipeline)
     engines = [Rows(comm.rank, tensor, pipeline) for comm in comms]
     others = [
@@ -115,11 +118,17 @@ def answers(tensor, pipeline):
     ]
     for other in others:
         other.start()
-    loop = TokenLoop(engines[0], comms[0], None, chunk=4)
-    found = [loop.generate(Request((1, 2, 3, 4, 5, 6), 12, sampling, ignore_eos=True)) for sampling in SAMPLINGS]
+    loop = TokenLoop(engines[0], comms[0], None, **how)
+    yield loop, engines, comms
     loop.end()
     for other in others:
         other.join(20)
+        assert not other.is_alive()
+
+
+def answers(tensor, pipeline):
+    with led(tensor, pipeline, chunk=4) as (loop, engines, comms):
+        found = [loop.generate(Request((1, 2, 3, 4, 5, 6), 12, sampling, ignore_eos=True)) for sampling in SAMPLINGS]
     return found, engines, comms
 
 
