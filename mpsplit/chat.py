@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +61,7 @@ class Chat:
     def stats(self) -> dict | None:
         """What the last answer took; None before the first."""
         stats = self._conversation.last
-        return stats and asdict(stats)
+        return stats and stats.to_json()
 
     def reset(self) -> None:
         """A new conversation."""

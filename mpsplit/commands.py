@@ -170,13 +170,18 @@ def run_command(args: argparse.Namespace) -> int:
     loop.end()
     parts = report.parts_of(manifest.facts, result.stats, placed, _stored_kind(args), args.chunk) if args.report else ()
     if args.json:
-        print(json.dumps(asdict(result) | {"report": [asdict(part) for part in parts]}, ensure_ascii=False))
+        print(
+            json.dumps(
+                vars(result) | {"stats": result.stats.to_json(), "report": [asdict(part) for part in parts]},
+                ensure_ascii=False,
+            )
+        )
         return 0
     print(",".join(map(str, result.token_ids)) if result.text is None else "", flush=True)
     time.sleep(0.02)  # mpirun carries the two streams side by side: let the answer arrive first
     print(f"[{result.finish_reason}; {result.stats}]", file=sys.stderr)
     if args.report:
-        report.show(parts, placed)
+        report.show(parts, placed, result.stats.accounts)
     return 0
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpsplit.errors import RunError
+from mpsplit.runtime.tables import length
 
 KEY = "MPSPLIT_API_KEY"
 BAR = 24  # characters
@@ -66,9 +67,16 @@ def drawn(state: dict) -> Group:
     ):
         table.add_column(name, justify=side)
     table.add_column("computes, waits for others")
+    table.add_column("a wait, p50 / p99", justify="right")
+    table.add_column("")
     for row in state["ranks"]:
         memory, speed = f"{row['memory_bytes'] / 2**20:,.0f} MiB", f"{row['tok_s']:.0f}"
-        table.add_row(str(row["rank"]), row["host"], str(row["stage"]), memory, speed, bar(row["busy"], row["wait"]))
+        waits, late = (
+            f"{length(row['wait_p50_s'])} / {length(row['wait_p99_s'])}",
+            "straggler" if row["straggler"] else "",
+        )
+        of_time = bar(row["busy"], row["wait"])
+        table.add_row(str(row["rank"]), row["host"], str(row["stage"]), memory, speed, of_time, waits, late)
     pages = f"{load['pages_used']} of {load['pages']} pages used, {load['pages_kept']} kept"
     return Group(f"{state['model']}: {load['running']} running, {load['waiting']} waiting; {pages}", table)
 

@@ -12,6 +12,7 @@ from tests.conftest import EXAMPLE
 from tests.test_errors import CLEAN
 
 PROGRAM = """
+import json
 import sys
 from mpsplit import Chat
 pieces = []
@@ -21,6 +22,7 @@ with Chat(sys.argv[1], max_new_tokens=40) as chat:
     assert "".join(pieces) == answer, pieces
     again = chat.generate("What is the capital of France?", temperature=0.9, seed=3, max_new_tokens=2)
     assert chat.stats()["new_tokens"] <= 2 and chat.stats()["cached_tokens"] > 0
+    assert len(json.loads(json.dumps(chat.stats()))["accounts"]) == int(sys.argv[2])
     chat.reset()
     assert chat.generate("What is the capital of France?") == answer
     found = chat.benchmark(20, 5)
@@ -41,11 +43,13 @@ def answer(*command):
 def test_it_answers_over_ranks_of_its_own(package_of, ranks):
     if ranks > 1 and not hasattr(native.load(), "gloo"):
         pytest.skip("the C++ communicator is not built, or without gloo")
-    assert answer(sys.executable, "-c", PROGRAM, package_of(EXAMPLE, ranks, 1)) == "The capital of France is Paris."
+    assert (
+        answer(sys.executable, "-c", PROGRAM, package_of(EXAMPLE, ranks, 1), ranks) == "The capital of France is Paris."
+    )
 
 
 def test_it_answers_over_the_ranks_of_an_mpirun(package_of):
-    said = answer(find_mpirun(), "-np", 2, sys.executable, "-c", PROGRAM, package_of(EXAMPLE, 2, 1))
+    said = answer(find_mpirun(), "-np", 2, sys.executable, "-c", PROGRAM, package_of(EXAMPLE, 2, 1), 2)
     assert said == "The capital of France is Paris."
 
 

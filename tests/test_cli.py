@@ -110,6 +110,9 @@ def test_chat_remembers_and_obeys(package):
     assert "The answer is 143." in said and "The day after Monday is Tuesday." in said
     assert "/reset" in said and "there is no command /fly; /help lists them" in said and "a new conversation" in said
     assert re.search(r"prefill [\d.]+ tok/s.*ended by eos", said)
+    assert (
+        "where the time went" in said and "makes the others wait" in said and re.search(r"0 to 1 .*[\d,]+ .* us", said)
+    )
 
 
 def test_chat_ends_with_its_input_and_survives_a_question_too_long(package):

@@ -7,6 +7,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
+
 #include "comm.h"
 #include "meet.h"
 #include "null_comm.h"
@@ -61,6 +63,14 @@ void look_for_ctrl_c() {
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
 }
 
+nb::ndarray<nb::numpy, int64_t> passed(const Comm& c) {
+    constexpr size_t words = sizeof(Passed) / sizeof(int64_t);
+    const size_t ranks = c.link() ? c.link()->passed.size() : size_t(c.size());
+    auto* data = new int64_t[ranks * words]();
+    if (c.link()) std::memcpy(data, c.link()->passed.data(), ranks * sizeof(Passed));
+    return nb::ndarray<nb::numpy, int64_t>(data, {ranks, words}, nb::capsule(data, [](void* p) noexcept { delete[] static_cast<int64_t*>(p); }));
+}
+
 using Free = nb::call_guard<nb::gil_scoped_release>;
 
 void bind_transports(nb::module_& m) {
@@ -92,9 +102,10 @@ void bind_comm(nb::module_& m) {
         .def_prop_ro("bytes", [](const Comm& c) { return c.traffic().bytes; })
         .def_prop_ro("calls", [](const Comm& c) { return c.traffic().calls; })
         .def_prop_ro("seconds", [](const Comm& c) { return c.traffic().seconds; })
-        .def_prop_rw("timeout", [](const Comm& c) { return c.link() ? c.link()->timeout : 0.0; },
-                     [](Comm& c, double seconds) { if (c.link()) c.link()->timeout = seconds; },
-                     "Seconds that a silent network peer is waited for; 0 for ever.")
+        .def_prop_rw("resting", [](const Comm& c) { return c.link() && c.link()->resting; },
+                     [](Comm& c, bool resting) { if (c.link()) c.link()->resting = resting; },
+                     "What comes next may take as long as it likes, and is no wait that counts.")
+        .def("passed", passed, "int64 [ranks of the world, 3 + lengths]: what went to each rank so far, and how long it was waited for (passed.h).")
         .def("all_reduce", [](Comm& c, const Array& x, const std::string& wire, const std::string& type) {
                  in_one_piece(x);
                  const Type element = type_of(x, type);

@@ -17,6 +17,8 @@ constexpr size_t short_sum = 64 << 10; // bytes up to which the whole array is e
 
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 // Counts one call: its payload, unless it fails, and its time.
 class Counted {
   public:
@@ -27,7 +29,6 @@ class Counted {
     ~Counted() { traffic_.seconds += std::chrono::duration<double>(Clock::now() - began_).count(); }
 
   private:
-    using Clock = std::chrono::steady_clock;
     Traffic& traffic_;
     Clock::time_point began_;
 };
@@ -55,7 +56,10 @@ void Comm::check_peer(int peer) const {
 void Comm::move(Out out, In in) {
     if (out.peer >= 0) out.peer = members_[out.peer];
     if (in.peer >= 0) in.peer = members_[in.peer];
+    const auto began = Clock::now();
     link_->move(out, in);
+    if (out.peer >= 0) link_->passed[out.peer].sent(out.bytes);
+    if (!link_->resting) link_->passed[in.peer >= 0 ? in.peer : out.peer].wait(std::chrono::nanoseconds(Clock::now() - began).count());
 }
 
 std::byte* Comm::scratch(size_t bytes) {

@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "passed.h"
+
 namespace mpsplit {
 
 // A peer has died, does not answer, or is not in the same collective. The message names it.
@@ -44,7 +46,7 @@ struct In {
 // A transport between the ranks of the world. Messages from one rank to another arrive in order. One thread at a time.
 class Link {
   public:
-    Link(int rank, int size) : rank(rank), size(size) {}
+    Link(int rank, int size) : rank(rank), size(size), passed(size_t(size)) {}
     virtual ~Link() = default;
 
     // Begins a message out, a message in, or both; finish() returns when both are through. Crossed messages never block each other.
@@ -57,8 +59,12 @@ class Link {
         finish();
     }
 
+    double limit() const { return resting ? 0 : timeout; } // seconds that a peer is waited for now
+
     const int rank, size;
     double timeout = 30; // seconds that a silent network peer is waited for; 0 for ever
+    bool resting = false; // what comes next may take as long as it likes, and is no wait that counts
+    std::vector<Passed> passed; // by rank
     std::function<void()> look_around = [] {}; // called now and then by long waits; throws when any rank has died
     std::mutex busy;
 };

@@ -127,7 +127,7 @@ class Gloo final : public Link {
     }
 
     void finish() override {
-        const auto most = watch_ ? for_ever : patience(timeout); // gloo's own timeout breaks all its connections
+        const auto most = watch_ ? for_ever : patience(limit()); // gloo's own timeout breaks all its connections
         if (coming_) wait(in_.peer, *coming_, [&] { return coming_->waitRecv(most); });
         else if (in_.peer >= 0) take(most);
         if (going_) wait(out_.peer, *going_, [&] { return going_->waitSend(most); });
@@ -170,7 +170,7 @@ class Gloo final : public Link {
                 while_waiting();
                 if (!left && watch_->has_left(peer)) left = now;
                 if (left && now > *left + last_words) fail_for(peer);
-                if (now > began + patience(timeout)) fail("rank " + std::to_string(peer) + " did not answer for " + seconds_text(timeout));
+                if (now > began + patience(limit())) fail("rank " + std::to_string(peer) + " did not answer for " + seconds_text(timeout));
             }
         });
     }

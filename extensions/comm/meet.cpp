@@ -26,7 +26,7 @@ class NearAndFar final : public Link {
     // The far part is begun first and waited for last. What goes through memory moves whether or not the network does, so no
     // circle of ranks can wait for each other.
     void start(Out out, In in) override {
-        far_->timeout = timeout;
+        far_->resting = resting;
         far_->start(take(out, false), take(in, false));
         near_->start(take(out, true), take(in, true));
     }

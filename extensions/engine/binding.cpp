@@ -107,5 +107,10 @@ NB_MODULE(_engine, m) {
         .def("values", remembered<&KeyValueCache::read_values>, "attention"_a, "slot"_a, "positions"_a,
              "[heads, positions, dim]")
         .def_prop_ro("bytes_sent", &Engine::bytes_sent)
-        .def_prop_ro("seconds_between_ranks", &Engine::seconds_between_ranks);
+        .def_prop_ro("seconds_between_ranks", &Engine::seconds_between_ranks)
+        .def("spent", [](const Engine& engine) {
+            auto result = array<int64_t>({size_t(kinds)});
+            std::copy_n(engine.spent().ns, kinds, result.data());
+            return result;
+        }, "ns so far, by the kind of layer (spent.h)");
 }

@@ -1,6 +1,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "failure.h"
@@ -113,7 +114,9 @@ void Engine::set_runs(std::span<const Part> parts, size_t tokens) {
 Engine::Logits Engine::step(std::span<const int64_t> tokens, std::span<const Part> parts, bool every_row) {
     set_runs(parts, tokens.size());
     Graph& graph = *graph_;
+    const auto began = std::chrono::steady_clock::now();
     hidden_in(tokens);
+    embedding_ns_ += std::chrono::nanoseconds(std::chrono::steady_clock::now() - began).count();
     graph.run(body_);
     if (!facts_.head_rows) {
         graph.take(hidden_out_);
@@ -201,6 +204,12 @@ double Engine::seconds_between_ranks() const {
     double seconds = 0;
     for (const auto& [id, comm] : setting_.groups) seconds += comm->traffic().seconds;
     return seconds;
+}
+
+Spent Engine::spent() const {
+    Spent spent = graph_->spent();
+    spent[Kind::embedding] = embedding_ns_;
+    return spent;
 }
 
 }  // namespace mpsplit

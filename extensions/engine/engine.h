@@ -19,6 +19,7 @@
 #include "mapped.h"
 #include "rank_facts.h"
 #include "setting.h"
+#include "spent.h"
 
 namespace mpsplit {
 
@@ -60,6 +61,7 @@ class Engine {
     std::span<const int32_t> pages(int slot, int positions) const;  // that hold so many positions, or a Failure
     uint64_t bytes_sent() const;
     double seconds_between_ranks() const;
+    Spent spent() const;  // so far
     const RankFacts& facts() const { return facts_; }
 
   private:
@@ -78,6 +80,7 @@ class Engine {
     Graph::Part body_ = {}, head_ = {};
     int hidden_in_ = -1, hidden_out_ = -1, logits_ = -1, top_ = -1;
     std::map<int, std::vector<int32_t>> slots_;  // the pages of each
+    int64_t embedding_ns_ = 0;  // so far
 };
 
 }  // namespace mpsplit

@@ -3,6 +3,7 @@
 #include <ncnn/datareader.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -73,6 +74,7 @@ Graph::Graph(const std::string& param, const std::string& weights, Setting& sett
     for (const ncnn::Layer* layer : net_.layers()) {
         in_.emplace_back(layer->bottoms.size());
         out_.emplace_back(layer->tops.size());
+        kinds_.push_back(kind_of(layer->type));
     }
 }
 
@@ -104,10 +106,16 @@ Graph::Row Graph::matrix_of(const std::string& name, int n, int k) const {
 }
 
 void Graph::run(Part part) {
+    using Clock = std::chrono::steady_clock;
+    auto began = Clock::now();
     for (int i = part.begin; i < part.end; i++) {
         const ncnn::Layer& layer = *net_.layers()[i];
         const bool given = layer.bottoms.empty() && layer.type == "Input";
-        if (!given) run(layer, in_[i], out_[i]);
+        if (given) continue;
+        run(layer, in_[i], out_[i]);
+        const auto done = Clock::now();
+        spent_[kinds_[i]] += std::chrono::nanoseconds(done - began).count();
+        began = done;
     }
 }
 

@@ -14,6 +14,7 @@
 #include "mapped.h"
 #include "pool.h"
 #include "setting.h"
+#include "spent.h"
 
 namespace mpsplit {
 
@@ -38,6 +39,7 @@ class Graph {
     ncnn::Mat take(int blob);                    // what it holds; it is empty then, unless it is kept
     ncnn::Mat& operator[](int blob) { return blobs_[blob]; }
     ncnn::Allocator* pool() { return &pool_; }
+    const Spent& spent() const { return spent_; }  // in run so far
 
   private:
     void run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out);
@@ -48,6 +50,8 @@ class Graph {
     ncnn::Net net_;
     std::vector<ncnn::Mat> blobs_;
     std::vector<bool> kept_;
+    std::vector<Kind> kinds_;  // of the layers
+    Spent spent_;
     std::vector<std::vector<ncnn::Mat>> in_, out_;  // by layer: room for its blobs while it runs
 };
 

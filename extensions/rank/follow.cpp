@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
+#include <iterator>
 #include <limits>
 #include <sys/resource.h>
 
@@ -16,39 +18,51 @@ namespace {
 // While it lives, the others may take as long as they like.
 class Patient {
   public:
-    explicit Patient(Comm& world) : link_(*world.link()), timeout_(link_.timeout) { link_.timeout = 0; }
-    ~Patient() { link_.timeout = timeout_; }
+    explicit Patient(Comm& world) : link_(*world.link()) { link_.resting = true; }
+    ~Patient() { link_.resting = false; }
 
   private:
     Link& link_;
-    double timeout_;
 };
 
-// What a request costs this rank, as mpsplit/runtime/account.py counts it.
+// What steps cost this rank, as mpsplit/runtime/account.py counts it.
 class Counted {
   public:
-    explicit Counted(Slice& slice) : slice_(slice), sent_(slice.bytes_sent()) {}
+    Counted(Slice& slice, Comm& world) : slice_(slice), world_(world), told_(so_far()) {}
 
     std::span<const float> step(std::span<const int64_t> tokens, std::span<const Part> parts) {
         const double inside = slice_.seconds_between_ranks();
         const auto began = Clock::now();
         const auto logits = slice_.step(tokens, parts);
-        int64_t* spent = spent_ + (tokens.size() == parts.size() ? 2 : 0);
-        spent[0] += std::chrono::nanoseconds(Clock::now() - began).count();
-        spent[1] += int64_t((slice_.seconds_between_ranks() - inside) * 1e9);
+        int64_t* took = took_ + (tokens.size() == parts.size() ? 2 : 0);
+        took[0] += std::chrono::nanoseconds(Clock::now() - began).count();
+        took[1] += int64_t((slice_.seconds_between_ranks() - inside) * 1e9);
         return logits;
     }
 
-    void report(Comm& world) {
-        const int64_t mine[6] = {int64_t(slice_.bytes_sent() - sent_), peak_rss_bytes(), spent_[0], spent_[1], spent_[2], spent_[3]};
-        std::vector<int64_t> all(6 * world.size());
-        world.all_gather(mine, sizeof mine, all.data());
-        sent_ = slice_.bytes_sent();
-        std::fill_n(spent_, 4, 0);
+    void report() {
+        auto mine = so_far();
+        std::transform(mine.begin(), mine.end(), told_.begin(), mine.begin(), std::minus<>());
+        mine[1] = peak_rss_bytes();
+        std::vector<int64_t> all(mine.size() * size_t(world_.size()));
+        world_.all_gather(mine.data(), mine.size() * sizeof mine[0], all.data());
+        told_ = so_far();
     }
 
   private:
     using Clock = std::chrono::steady_clock;
+
+    std::vector<int64_t> so_far() const {
+        std::vector<int64_t> words{int64_t(slice_.bytes_sent()), 0, took_[0], took_[1], took_[2], took_[3]};
+        const auto spent = slice_.spent();
+        words.insert(words.end(), spent.begin(), spent.end());
+        for (const Passed& to : world_.link()->passed) {
+            words.insert(words.end(), {to.bytes, to.messages, to.waited});
+            words.insert(words.end(), std::begin(to.waits), std::end(to.waits));
+        }
+        return words;
+    }
+
     static int64_t peak_rss_bytes() {
         rusage used{};
         getrusage(RUSAGE_SELF, &used);
@@ -56,8 +70,9 @@ class Counted {
     }
 
     Slice& slice_;
-    uint64_t sent_;
-    int64_t spent_[4] = {}; // ns of prompts, of it between ranks; of single tokens, of it between ranks
+    Comm& world_;
+    int64_t took_[4] = {}; // ns of prompts, of it between ranks; of single tokens, of it between ranks
+    std::vector<int64_t> told_;
 };
 
 double log_sum_exp(std::span<const float> logits, double temperature) {
@@ -105,7 +120,7 @@ void greet(const Slice& slice, Comm& world) {
 
 void follow(Slice& slice, Comm& world) {
     std::span<const float> logits;
-    Counted counted(slice);
+    Counted counted(slice, world);
     auto step = [&](std::span<const int64_t> tokens, std::span<const Part> parts) {
         logits = counted.step(tokens, parts);
         for (size_t i = 0; i < parts.size(); ++i) answer(slice, logits, int(i), parts[i].wanted, parts[i].temperature, world);
@@ -144,7 +159,7 @@ void follow(Slice& slice, Comm& world) {
             world.all_gather(&mine, sizeof mine, all.data());
             break;
         }
-        case Verb::report: counted.report(world); break;
+        case Verb::report: counted.report(); break;
         case Verb::end: return;
         default: throw Error("rank 0 gave order " + std::to_string(int64_t(order.verb)) + ", which this rank does not know; install the same mpsplit");
         }

@@ -3,6 +3,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "comm.h"
 #include "orders.h"
@@ -27,6 +28,7 @@ class Slice {
     virtual int64_t rows() const = 0;
     virtual uint64_t bytes_sent() const = 0;
     virtual double seconds_between_ranks() const = 0;
+    virtual std::vector<int64_t> spent() const = 0; // ns so far, by kind of layer
 };
 
 // All ranks, once they have loaded: waits for the slowest, and refuses ranks that speak other orders.

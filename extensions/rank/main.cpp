@@ -72,6 +72,10 @@ class EngineSlice final : public Slice {
     int64_t rows() const override { return engine_.facts().head_rows; }
     uint64_t bytes_sent() const override { return engine_.bytes_sent(); }
     double seconds_between_ranks() const override { return engine_.seconds_between_ranks(); }
+    std::vector<int64_t> spent() const override {
+        const Spent spent = engine_.spent();
+        return {std::begin(spent.ns), std::end(spent.ns)};
+    }
 
   private:
     std::string path(const std::string& folder) const { return package_ + "/" + folder + "/" + rank_ + ".kv"; }

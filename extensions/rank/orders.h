@@ -6,7 +6,7 @@
 
 namespace mpsplit {
 
-constexpr int64_t orders_version = 3;
+constexpr int64_t orders_version = 4;
 constexpr int lead = 0;
 constexpr size_t whose_bytes = 64; // of the text of save and load, before the folder
 

@@ -29,6 +29,7 @@ class Communicator(Protocol):
     bytes_sent: int
     seconds: float  # inside collectives so far, waiting for peers included
     local_size: int  # ranks on this host
+    passed: np.ndarray  # to each rank of the world, and waits for it (passed.py); zeros where the transport cannot tell
     host_lead: bool  # one rank of each host, which writes what the ranks of the host share
 
     def all_reduce(self, x: np.ndarray) -> None:

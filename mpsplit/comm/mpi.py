@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpsplit.comm.alone import Alone
+from mpsplit.comm.passed import nothing
 
 
 class Mpi:
@@ -19,7 +20,7 @@ class Mpi:
 
         self.mpi, self.in_place = communicator, MPI.IN_PLACE
         self.rank, self.size = communicator.rank, communicator.size
-        self.bytes_sent, self.seconds = 0, 0.0
+        self.bytes_sent, self.seconds, self.passed = 0, 0.0, nothing(communicator.size)
         host = communicator.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_size, self.host_lead = host.size, host.rank == 0
         host.Free()

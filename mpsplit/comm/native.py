@@ -86,6 +86,10 @@ class Native:
         return self.comm.seconds - self.uncounted_seconds
 
     @property
+    def passed(self) -> np.ndarray:
+        return self.comm.passed()
+
+    @property
     def transport(self) -> str:
         return self.comm.transport
 
@@ -138,8 +142,8 @@ class Native:
 
     @contextmanager
     def _as_long_as_it_takes(self):
-        timeout, self.comm.timeout = self.comm.timeout, 0
+        self.comm.resting = True
         try:
             yield
         finally:
-            self.comm.timeout = timeout
+            self.comm.resting = False

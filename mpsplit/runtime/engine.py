@@ -13,9 +13,13 @@ import numpy as np
 
 from mpsplit.package.manifest import Manifest
 from mpsplit.plan.shards import Range
+from mpsplit.runtime.kinds import KINDS
 from mpsplit.runtime.pages import pages_of
 
 CACHES = ("f32", "bf16", "q8")  # how keys and values may be stored
+
+
+UNTOLD = np.zeros(len(KINDS), np.int64)  # `spent` of an engine that cannot see into its layers
 
 
 class Part(NamedTuple):
@@ -47,6 +51,10 @@ class Engine(Protocol):
     def seconds(self) -> float:
         """What this rank spent inside collectives so far, over all its groups, waiting for peers included."""
 
+    @property
+    def spent(self) -> np.ndarray:
+        """int64: nanoseconds so far by kind of layer (kinds.py); zeros where the engine cannot tell."""
+
     def reserve(self, pages: int, stored: str) -> None:
         """A cache of so many pages, stored as one of CACHES says; what was in it is gone, and no slot has pages."""
 
@@ -64,7 +72,9 @@ class Engine(Protocol):
 
 
 class Steps:
-    """`step` of an engine whose `batch` can give every row."""
+    """`step` of an engine whose `batch` can give every row; it tells nothing of its layers."""
+
+    spent = UNTOLD
 
     def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
         if position == 0:  # pages for all of the context, whatever was in them

@@ -28,7 +28,7 @@ from mpsplit.runtime.sampling import candidates
 
 
 def follow(engine: Engine, comm: Communicator) -> None:
-    orders, counted, logits = Orders(comm), Counted(engine), np.empty((0, 0), np.float32)
+    orders, counted, logits = Orders(comm), Counted(engine, comm), np.empty((0, 0), np.float32)
 
     def answer(row: int, wanted: int, temperature: float) -> None:
         if wanted and logits.shape[1]:
@@ -51,6 +51,6 @@ def follow(engine: Engine, comm: Communicator) -> None:
             work = engine.save if order.verb == SAVE else engine.load
             comm.all_gather(np.array([work(order.slot, order.position, *kept_of(numbers))]))
         elif order.verb == REPORT:
-            counted.report(comm)
+            counted.report()
         elif order.verb == END:
             return

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import MpsplitError, RunError
+from mpsplit.runtime.account import Account
 from mpsplit.runtime.engine import CACHES, Engine, Part
 from mpsplit.runtime.follow import follow
 from mpsplit.runtime.keeper import Keeper
@@ -75,6 +76,10 @@ class TokenLoop:
     def ranks_now(self) -> list[dict]:
         """What each rank does of late (ledger.py)."""
         return self.ledger.rows()
+
+    def spent(self) -> tuple[Account, ...]:
+        """What each rank spent since the start; nothing before the first report."""
+        return self.ledger.total
 
     def drain(self) -> None:
         """No new requests from now on."""

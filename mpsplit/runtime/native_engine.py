@@ -45,6 +45,10 @@ class NativeEngine(Steps):
     def seconds(self) -> float:
         return self._engine.seconds_between_ranks
 
+    @property
+    def spent(self) -> np.ndarray:
+        return self._engine.spent()
+
     def reserve(self, pages: int, stored: str) -> None:
         self._engine.reserve(pages, CACHES.index(stored))
 

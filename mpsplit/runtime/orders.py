@@ -12,7 +12,7 @@ of 56 bytes, as `Order` lists them. extensions/rank/orders.h reads the same, for
     SAVE     the first `position` tokens of `slot` to this rank's file of a folder in the package; the numbers are whose they are, 64 bytes,
              and the folder, padded with 0 (kept.py); all ranks gather int64 [1], how it went. Of 0 tokens: the file is removed
     LOAD     and from there, into the pages of `slot`
-    REPORT   all ranks gather int64 [6], the account of what ran since the last one (account.py)
+    REPORT   all ranks gather int64: the account of what ran since the last one (account.py)
     END      leave
 
 STEP, BATCH, PLACE, SAVE and LOAD bring `count` numbers: `token`, or for more than one a second broadcast, int64 [count].
@@ -41,7 +41,7 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.runtime.engine import Engine, Part
 
-VERSION = 3
+VERSION = 4
 DUMPING = VERSION + 1000  # the same orders, but ranks also send each other what `run --dump` writes; C++ ranks do not
 LEAD = 0
 STEP, BATCH, MORE, PLACE, RESERVE, SAVE, LOAD, REPORT, END = range(9)

@@ -34,7 +34,7 @@ from mpsplit.runtime.sampling import Candidates, candidates
 class Ranks:
     def __init__(self, engine: Engine, comm: Communicator):
         self.engine, self.comm = engine, comm
-        self._orders, self._counted = Orders(comm), Counted(engine)
+        self._orders, self._counted = Orders(comm), Counted(engine, comm)
         self._heads = [shard for shard in engine.manifest.plan.shards if len(shard.head)]
         self._logits = np.empty((0, 0), np.float32)
 
@@ -69,7 +69,7 @@ class Ranks:
     def report(self) -> tuple[Account, ...]:
         """What each rank spent since the last report."""
         self._orders.give(Order(REPORT))
-        return tuple(self._counted.report(self.comm))
+        return self._counted.report()
 
     def end(self) -> None:
         self._orders.give(Order(END))

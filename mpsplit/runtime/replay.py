@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpsplit.runtime.engine import Part, each_part
+from mpsplit.runtime.engine import UNTOLD, Part, each_part
 from mpsplit.runtime.pages import PAGE, pages_of
 
 
@@ -40,6 +40,8 @@ class Replay:
 
 class OneHistory:
     """Slots for an engine that has but one cache, and a `step` that goes on with it or begins anew."""
+
+    spent = UNTOLD
 
     def __init__(self, *given):
         super().__init__(*given)

@@ -1,4 +1,4 @@
-"""`run --report`: what was predicted beside what was measured, part by part. In: a Placed plan, a request's Stats. Out: a Report.
+"""`run --report`: what was predicted beside what was measured, part by part. In: a Placed plan, a request's Stats. Out: Parts, and tables.
 
 Predicted by plan/cost.py for this very request: its prompt, its tokens, the weights as the package stores them. A rank's time between
 ranks is measured with the waiting for the slower ones; the prediction has the same in it: all of a token that the rank does not compute.
@@ -6,12 +6,14 @@ ranks is measured with the waiting for the slower ones; the prediction has the s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpsplit.plan.cost import Cost
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.placed import Placed
 from mpsplit.progress import console
+from mpsplit.runtime.account import Account
 from mpsplit.runtime.measure import Work
 from mpsplit.runtime.requests import Stats
 
@@ -62,8 +64,10 @@ def speed_of(facts: ModelFacts, placed: Placed, kind: str, work: Work, chunk: in
     return found
 
 
-def show(parts: list[Part], placed: Placed | None) -> None:
+def show(parts: list[Part], placed: Placed | None, accounts: Sequence[Account]) -> None:
     from rich.table import Table
+
+    from mpsplit.runtime.tables import tables
 
     table = Table("", "measured", "predicted", "measured / predicted", title="predicted beside measured")
     for column in table.columns[1:]:
@@ -75,7 +79,8 @@ def show(parts: list[Part], placed: Placed | None) -> None:
             shown[2] = f"{part.measured / part.predicted:.2f}" if part.predicted else ""
         table.add_row(part.name, *shown)
     out = console(stderr=True)
-    out.print(table)
+    for each in (table, *tables(accounts)):
+        out.print(each)
     if placed is None:
         out.print(
             "nothing is predicted: the package was made without a cluster.json; measure one with `mpsplit probe` and give --cluster"

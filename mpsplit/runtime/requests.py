@@ -7,7 +7,7 @@ loop's thread and must not wait.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import numpy as np
@@ -74,7 +74,11 @@ class Stats:
     time_to_first_token_s: float
     bytes_between_ranks: int
     peak_rss_bytes: tuple[int, ...]
-    accounts: tuple[Account, ...]
+    accounts: tuple[Account, ...]  # of all that ran beside it too
+
+    def to_json(self) -> dict:
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return told | {"accounts": [account.to_json(rank) for rank, account in enumerate(self.accounts)]}
 
     def __str__(self) -> str:
         rss = ", ".join(f"{size / 2**20:.0f}" for size in self.peak_rss_bytes)

@@ -6,9 +6,10 @@ In: tokens as they are chosen. Out: pieces and one Generation, to its listener.
 from __future__ import annotations
 
 import time
+from operator import add
 
 from mpsplit.errors import MpsplitError
-from mpsplit.runtime.account import Account, together
+from mpsplit.runtime.account import Account
 from mpsplit.runtime.choosing import Turn
 from mpsplit.runtime.pages import Held
 from mpsplit.runtime.requests import Chosen, Generation, Listener, Piece, Request, Stats
@@ -72,8 +73,7 @@ class Running:
 
     def account(self, accounts: tuple[Account, ...]) -> None:
         """What the ranks spent while it ran, by rank."""
-        before = self.accounts or (Account(),) * len(accounts)
-        self.accounts = tuple(map(together, before, accounts))
+        self.accounts = tuple(map(add, self.accounts, accounts)) if self.accounts else accounts
 
     def end(self, finish: str, unsaved: str = "") -> None:
         done = time.perf_counter()

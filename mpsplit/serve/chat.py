@@ -10,6 +10,7 @@ from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.kept import SESSIONS, Kept, folder_of
 from mpsplit.runtime.requests import Request, Stats
 from mpsplit.runtime.settings import FIRST, Layer, Settings, changed, layer, merged, pair, shown
+from mpsplit.runtime.tables import text
 
 
 class Conversation:
@@ -23,7 +24,7 @@ class Conversation:
         self.tokens: tuple[int, ...] = ()  # of the last answer and all before it
         self.warm = ""  # where they are kept, or those of a prefix
         self.last: Stats | None = None  # of the last answer
-        self.stats = "nothing was answered yet"
+        self.ended_by = ""
 
     def settings(self, call: Layer | None = None) -> Settings:
         """Of the file, the session and one call, the later before the earlier."""
@@ -42,7 +43,7 @@ class Conversation:
         self.messages = [*asked, {"role": "assistant", "content": answer.text.strip()}]
         self.tokens = (*prompt, *answer.token_ids)
         self.last = answer.stats
-        self.stats = f"{answer.stats}, ended by {answer.finish_reason}"
+        self.ended_by = answer.finish_reason
         return answer.text
 
     def set(self, layer: Layer) -> None:
@@ -85,7 +86,8 @@ def _help(conversation: Conversation, _: str) -> str:
 
 
 def _stats(conversation: Conversation, _: str) -> str:
-    return conversation.stats
+    last = conversation.last
+    return f"{last}, ended by {conversation.ended_by}\n{text(last.accounts)}" if last else "nothing was answered yet"
 
 
 def _set(conversation: Conversation, text: str) -> str:
@@ -115,7 +117,7 @@ def _load(conversation: Conversation, name: str) -> str:
 
 COMMANDS = {
     "/help": (_help, "this list"),
-    "/stats": (_stats, "speed of the last answer"),
+    "/stats": (_stats, "the last answer: its speed, where the time went, what passed between ranks"),
     "/set": (_set, "all settings; /set temperature=0.7 changes one"),
     "/system": (_system, "begin a new conversation, and first tell the model the text after /system"),
     "/reset": (_reset, "begin a new conversation"),

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
+from mpsplit.runtime.account import Account
 from mpsplit.runtime.requests import Listener, Load, Request, Ticket
 from mpsplit.runtime.text import Text
 
@@ -30,7 +31,10 @@ class Loop(Protocol):
     def load(self) -> Load: ...
 
     def ranks_now(self) -> list[dict]:
-        """What each rank does: rank, host, stage, memory_bytes, and of the last seconds the shares busy and wait."""
+        """What each rank does of late, as runtime/ledger.py says it."""
+
+    def spent(self) -> tuple[Account, ...]:
+        """What each rank spent since the start."""
 
     def drain(self) -> None:
         """No new requests from now on."""

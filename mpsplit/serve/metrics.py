@@ -5,16 +5,19 @@ No label holds anything a client chose: paths are those of the routes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from mpsplit.comm.passed import no_longer
+from mpsplit.runtime.account import Account
 from mpsplit.runtime.requests import Generation
 from mpsplit.serve.loop import Loop
 
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+LINK = ["rank", "peer"]
 
 
 class Metrics:
@@ -61,7 +64,7 @@ class _Now:
     def describe(self) -> list:
         return []
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         load = self.loop.load()
         for name, what, value in (
             ("requests_running", "Requests that are answered now", load.running),
@@ -74,11 +77,37 @@ class _Now:
         for state, count in (("used", load.pages_used), ("kept", load.pages_kept), ("free", free)):
             pages.add_metric([state], count)
         yield pages
-        shares = GaugeMetricFamily("mpsplit_rank_share", "Of the last seconds, by what a rank did", labels=["rank", "of"])  # fmt: skip
-        memory = GaugeMetricFamily("mpsplit_rank_memory_bytes", "Memory of a rank", labels=["rank"])
-        for row in self.loop.ranks_now():
-            for kind in ("busy", "wait"):
-                shares.add_metric([str(row["rank"]), kind], row[kind])
-            memory.add_metric([str(row["rank"])], row["memory_bytes"])
-        yield shares
-        yield memory
+        yield from _of_late(self.loop.ranks_now())
+        yield from _in_all(self.loop.spent())
+
+
+def _of_late(rows: list[dict]) -> Iterator[Metric]:
+    """A row a rank."""
+    shares = GaugeMetricFamily("mpsplit_rank_share", "Of the last seconds, by what a rank did", labels=["rank", "of"])
+    memory = GaugeMetricFamily("mpsplit_rank_memory_bytes", "Memory of a rank", labels=["rank"])
+    late = GaugeMetricFamily("mpsplit_rank_straggler", "1 where a rank makes the others wait, of late", labels=["rank"])
+    for row in rows:
+        rank = str(row["rank"])
+        for kind in ("busy", "wait"):
+            shares.add_metric([rank, kind], row[kind])
+        memory.add_metric([rank], row["memory_bytes"])
+        late.add_metric([rank], row["straggler"])
+    return iter((shares, memory, late))
+
+
+def _in_all(accounts: Sequence[Account]) -> Iterator[Metric]:
+    """Since the start: time by kind of layer, and each link."""
+    layers = CounterMetricFamily("mpsplit_layer_seconds", "By kind of layer; between ranks with waiting", labels=["rank", "kind"])  # fmt: skip
+    sent = CounterMetricFamily("mpsplit_link_bytes", "From rank to peer", labels=LINK)
+    messages = CounterMetricFamily("mpsplit_link_messages", "From rank to peer", labels=LINK)
+    waits = HistogramMetricFamily("mpsplit_link_wait_seconds", "A message that rank waited for peer with", labels=LINK)
+    for rank, account in enumerate(accounts):
+        for kind, seconds in account.seconds().items():
+            layers.add_metric([str(rank), kind], seconds)
+        for link in account.links(rank):
+            ends = [str(rank), str(link.peer)]
+            sent.add_metric(ends, link.bytes)
+            messages.add_metric(ends, link.messages)
+            buckets = [(f"{seconds:g}", count) for seconds, count in no_longer(account.passed[link.peer])]
+            waits.add_metric(ends, [*buckets, ("+Inf", link.waits)], link.waited_s)
+    return iter((layers, sent, messages, waits))

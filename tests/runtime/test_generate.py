@@ -7,7 +7,7 @@ from mpsplit.comm import Alone
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import Range, even_plan
-from mpsplit.runtime.engine import each_part
+from mpsplit.runtime.engine import UNTOLD, each_part
 from mpsplit.runtime.generate import TokenLoop
 from mpsplit.runtime.requests import Request
 from mpsplit.runtime.sampling import Sampling
@@ -23,7 +23,7 @@ class TableEngine:
         f = facts()
         plan = even_plan(f, 1, 1)
         self.manifest = Manifest("table", f, plan, Rope((), 1.0), "F32", (EOS,), (), (), (), {})
-        self.vocabulary, self.bytes_sent, self.seconds = Range(0, 131), 0, 0.0
+        self.vocabulary, self.bytes_sent, self.seconds, self.spent = Range(0, 131), 0, 0.0, UNTOLD
         self.steps, self.placed = [], []
 
     def reserve(self, pages, stored):

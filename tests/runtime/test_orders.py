@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsplit.comm import Alone
+from mpsplit.comm.passed import nothing
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import even_plan
@@ -36,6 +37,7 @@ class Threads:
 
     def __init__(self, rank, size, mail):
         self.rank, self.size, self.mail, self.listened, self.awaited = rank, size, mail, 0, 0
+        self.passed = nothing(size)
 
     @classmethod
     def world(cls, size):

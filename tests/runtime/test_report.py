@@ -2,6 +2,7 @@
 
 import pytest
 
+from mpsplit.comm.passed import nothing
 from mpsplit.plan.cluster import described
 from mpsplit.plan.placed import Placed
 from mpsplit.plan.shards import even_plan
@@ -12,7 +13,7 @@ from mpsplit.runtime.report import parts_of, show, speed_of
 from mpsplit.runtime.requests import Stats
 from tests.plan.test_shards import facts
 
-ACCOUNTS = (Account(10_000, 90 << 20, 5_000_000, 1_000_000, 9_000_000, 3_000_000),) * 2
+ACCOUNTS = (Account(10_000, 90 << 20, 5_000_000, 1_000_000, 9_000_000, 3_000_000, passed=nothing(2)),) * 2
 STATS = Stats(16, 4, 4, 100.0, 50.0, 0.1, 20_000, (90 << 20,) * 2, ACCOUNTS)
 
 
@@ -43,9 +44,9 @@ def test_slower_links_are_predicted_between_ranks():
 def test_without_machines_there_is_no_prediction_and_it_says_how_to_get_one(capsys):
     parts = parts_of(facts(), STATS, None, "q4", 8)
     assert {part.predicted for part in parts} == {None}
-    show(parts, None)
+    show(parts, None, ACCOUNTS)
     assert "mpsplit probe" in capsys.readouterr().err
-    show(parts_of(facts(), STATS, placed(), "q4", 8), placed())
+    show(parts_of(facts(), STATS, placed(), "q4", 8), placed(), ACCOUNTS)
     said = capsys.readouterr().err
     assert "nobody has measured" in said and "rank 1: memory" in said
 

@@ -135,7 +135,7 @@ HOSTILE = {
     "{{ self._TemplateReference__context }}": "reaches for",
     "{% for i in range(10**9) %}x{% endfor %}": "fails on this conversation: Range too big",
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}": "it takes more than 0.5 s",
-    "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}": "was stopped|recursion",
+    "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}": "recursion|it takes more than",
     "{{ 9 ** (9 ** (9 ** 9)) }}": "it takes more than 0.5 s",
     "{{ 'x' * 10**10 }}": "it takes more than 512 MB",
     "{{ '%10000000000d' % 1 }}": "it takes more than 512 MB",
@@ -151,7 +151,8 @@ HOSTILE = {
 
 @pytest.mark.parametrize("template", HOSTILE)
 def test_hostile_templates_are_refused_in_one_line_and_the_next_one_works(template):
-    renderer = Renderer(seconds=0.5, characters=100_000)
+    seconds = 0.5 if "0.5 s" in HOSTILE[template] else 60  # the clock ends those alone that nothing else would
+    renderer = Renderer(seconds=seconds, characters=100_000)
     with pytest.raises(RunError, match=HOSTILE[template]) as refused:
         renderer.render(template, variables(TALK))
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400

@@ -15,7 +15,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from mpsplit.comm.passed import BYTES, MESSAGES, WAITED, WAITS, nothing
 from mpsplit.errors import MpsplitError, RunError
+from mpsplit.runtime.account import Account
+from mpsplit.runtime.kinds import KINDS
 from mpsplit.runtime.requests import Chosen, Ending, Full, Generation, Grammar, Listener, Load, Piece, Request, Stats
 from mpsplit.runtime.text import Stream, Text
 
@@ -73,9 +76,15 @@ class FakeLoop:
     def ranks_now(self) -> list[dict]:
         busy = len(self.running) / self.places
         return [
-            dict(rank=rank, host="here", stage=rank // 2, memory_bytes=(rank + 1) * 2**28, tok_s=9.0, busy=busy * 0.7, wait=busy * 0.2)
+            dict(rank=rank, host="here", stage=rank // 2, memory_bytes=(rank + 1) * 2**28, tok_s=9.0, busy=busy * 0.7, wait=busy * 0.2,
+                 wait_p50_s=2e-6, wait_p99_s=3e-4, straggler=rank == 3)
             for rank in range(4)
         ]  # fmt: skip
+
+    def spent(self) -> tuple[Account, ...]:
+        passed = nothing(4)
+        passed[3, [BYTES, MESSAGES, WAITED, WAITS + 2]] = 4096, 2, 1_600, 2
+        return tuple(Account(kinds=np.arange(len(KINDS)) * 10**6, passed=passed) for _ in range(4))
 
     def drain(self) -> None:
         self.ending = True

@@ -4,6 +4,7 @@ import re
 import socket
 
 import httpx
+import pytest
 
 from mpsplit.serve.running import listen
 
@@ -39,6 +40,14 @@ def test_figures(server, client):
     assert grown["mpsplit_time_to_first_token_seconds_count"] == grown["mpsplit_time_per_token_seconds_count"] == 1
     assert after['mpsplit_pages{state="free"}'] == 4 and after["mpsplit_requests_running"] == 0
     assert after['mpsplit_rank_memory_bytes{rank="3"}'] == 2**30
+    assert [after[f'mpsplit_rank_straggler{{rank="{rank}"}}'] for rank in range(4)] == [0, 0, 0, 1]
+    assert after['mpsplit_layer_seconds_total{kind="linear",rank="0"}'] == 1e-3
+    link = '{peer="3",rank="0"}'
+    assert after[f"mpsplit_link_bytes_total{link}"] == 4096 and after[f"mpsplit_link_messages_total{link}"] == 2
+    assert after[f"mpsplit_link_wait_seconds_count{link}"] == 2
+    assert after[f"mpsplit_link_wait_seconds_sum{link}"] == pytest.approx(1.6e-6)
+    longest = [after[f'mpsplit_link_wait_seconds_bucket{{le="{le}",peer="3",rank="0"}}'] for le in ("5e-07", "2e-06")]
+    assert longest == [0, 2]
 
 
 def figures(server) -> dict[str, float]:

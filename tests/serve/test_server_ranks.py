@@ -104,6 +104,9 @@ def test_figures_and_ranks(running):
     figures = httpx.get(f"{running[1]}/metrics").text
     assert 'mpsplit_requests_total{path="/v1/chat/completions",status="200"}' in figures
     assert float(re.search(r"^mpsplit_bytes_between_ranks_total (\S+)$", figures, re.M)[1]) > 0
+    for ends in ('peer="1",rank="0"', 'peer="0",rank="1"'):
+        assert float(re.search(f"^mpsplit_link_bytes_total{{{ends}}} (.*)$", figures, re.M)[1]) > 0
+    assert 'mpsplit_layer_seconds_total{kind="linear",rank="1"}' in figures
 
 
 @pytest.mark.parametrize("command", [["mpirun"], []])
