@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mpsplit.runtime.sampling import PRESETS
+from mpsplit.runtime.settings import REFUSE, SLIDE
 
 IGNORED = {"metadata", "modalities", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention",
            "reasoning_effort", "safety_identifier", "service_tier", "store", "verbosity"}  # fmt: skip
@@ -88,6 +89,7 @@ class Wishes(Body):
     user: str | None = Field(default=None, max_length=512)
     prefix: str | None = None
     session_id: str | None = None
+    when_full: Literal[REFUSE, SLIDE] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -139,7 +139,7 @@ async def _answer(http: Request, body: Wishes, asked_of, shape: type[Shape]) -> 
     answering = Answering(service, asked.requests)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     answers = [Answer(echo, ToolReader(asked.tools) if asked.tools else None) for echo in asked.echo]
-    telling = Telling(service, answering, told, tuple(answers), asked.n, include_usage)
+    telling = Telling(service, answering, told, tuple(answers), asked.n, asked.left_out, include_usage)
     return EventStream(telling) if body.stream else await while_connected(http, answering, telling.whole())
 
 
