@@ -3,7 +3,8 @@
     PACKAGE/prefixes/NAME/kept.json     the tokens, whose they are, and what the one who kept them wants to know; on rank 0's host
     PACKAGE/prefixes/NAME/rank-R.kv     keys and values, on the host of each rank (extensions/engine/kept.h)
 
-Keys and values belong to weights, cut and stored as they are: another package refuses them, one that differs in its context takes them.
+Keys and values belong to weights, cut and stored as they are: another package refuses them, one that differs in its context takes
+what it has pages for.
 Invariant: what is loaded only spares work. An answer is what it would be without.
 """
 
