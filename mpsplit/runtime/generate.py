@@ -77,8 +77,9 @@ class TokenLoop:
         return self.ledger.rows()
 
     def drain(self) -> None:
-        """No new requests from now on."""
-        self._ending = True
+        """No new requests from now on; one that is being taken is taken. A signal handler may call it: the lock lets its holder in again."""
+        with self._changed:
+            self._ending = True
 
     # -- rank 0 ---------------------------------------------------------------------------------------------------------------
 
@@ -102,16 +103,25 @@ class TokenLoop:
         return ends[0]
 
     def work(self, until: threading.Event) -> None:
-        """Answers what is submitted until then, and what was submitted before to its end."""
+        """Answers what is submitted until then, and what was submitted before to its end; nothing is taken after it."""
         try:
-            while not until.is_set() or self._waiting or self.running:
+            while not self._over(until):
                 self.turn()
                 with self._changed:
                     self._changed.wait_for(lambda: self._waiting or self.running or until.is_set(), IDLE)
         except BaseException as wrong:
-            for one in [*self.running, *self._waiting.take_all()]:
+            with self._changed:
+                self._ending = True
+                left = [*self.running, *self._waiting.take_all()]
+            for one in left:
                 one.fail(RunError(f"the ranks stopped: {wrong}"))
             raise
+
+    def _over(self, until: threading.Event) -> bool:
+        with self._changed:
+            over = until.is_set() and not (self._waiting or self.running)
+            self._ending = self._ending or over
+            return over
 
     def turn(self) -> bool:
         """One step for all that run; whether there is anything left to do."""
