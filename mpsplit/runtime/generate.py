@@ -81,6 +81,11 @@ class TokenLoop:
         with self._changed:
             self._ending = True
 
+    def forget(self, folder: str, before: float) -> None:
+        """In the next turn: what was kept in that folder before then (time.time()), on the hosts of all ranks."""
+        self.keeper.check()
+        self.keeper.old.append((folder, before))
+
     # -- rank 0 ---------------------------------------------------------------------------------------------------------------
 
     def reserve(self, tokens: int, stored: str = "f32") -> None:
@@ -125,6 +130,7 @@ class TokenLoop:
 
     def turn(self) -> bool:
         """One step for all that run; whether there is anything left to do."""
+        self.keeper.forget_old()
         self._drop_cancelled()
         self._admit()
         if tokens_of := self._compose():

@@ -90,6 +90,14 @@ def text_of(kept: Kept, raw: bool) -> str:
     return kept.about["text"]
 
 
+def is_older(package: Path, folder: str, when: float) -> bool:
+    """Whether there is anything, and nobody kept or used it since then (time.time())."""
+    try:
+        return (package / folder / KEPT).stat().st_mtime < when
+    except FileNotFoundError:
+        return False
+
+
 def forget(package: Path, folder: str) -> None:
     """On this host."""
     shutil.rmtree(package / folder, ignore_errors=True)

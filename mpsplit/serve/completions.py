@@ -103,7 +103,7 @@ def _asked(
     fitted = [_fitted(service, body, settings, tuple(prompt)) for prompt in prompts]
     sampling, keeping = settings.sampling, service.keeping
     saves = keeping.session(body.session_id) if body.session_id else ""
-    warm = keeping.of_prefix(body.prefix) if body.prefix else saves if keeping.has(saves) else ""
+    warm = keeping.of_prefix(body.prefix) if body.prefix else keeping.of_session(saves) if saves else ""
     requests = [
         Request(
             prompt=prompt,

@@ -32,6 +32,9 @@ class Loop(Protocol):
     def ranks_now(self) -> list[dict]:
         """What each rank does: rank, host, stage, memory_bytes, and of the last seconds the shares busy and wait."""
 
+    def forget(self, folder: str, before: float) -> None:
+        """What was kept in that folder before then (time.time()), on all hosts, soon. Raises a RunError where nothing can be kept."""
+
     def drain(self) -> None:
         """No new requests from now on."""
 

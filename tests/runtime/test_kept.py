@@ -1,7 +1,9 @@
 """Prefixes and conversations on disk, on 1, 2 and 4 ranks: what is loaded gives the answers of a run from scratch, or is refused."""
 
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -163,6 +165,25 @@ def test_another_package_and_damage_are_refused_and_the_loop_lives(world, packag
         assert "cannot be kept: rank 0 cannot write its file" in unsaved
 
     lead(loop, world, work)
+
+
+def test_what_is_too_old_is_forgotten_on_all_hosts(world, package, shared_folder):
+    host = shared_folder / f"host-{world.rank}"  # with a disk of its own
+    shutil.copytree(package, host)
+    loop = load_loop(host, world)
+
+    def work():
+        old, young, unknown = keep(loop, 40, SESSIONS), keep(loop, 41, SESSIONS), folder_of(SESSIONS, "unknown")
+        now = time.time()
+        os.utime(host / old / KEPT, (now - 90, now - 90))
+        for folder in (old, old, young, unknown):
+            loop.forget(folder, now - 60)
+        loop.turn()
+        assert names(host, SESSIONS) == ["of-41"]
+
+    lead(loop, world, work)
+    assert not (host / SESSIONS / "of-40" / f"rank-{world.rank}.kv").exists()
+    assert (host / SESSIONS / "of-41" / f"rank-{world.rank}.kv").exists()
 
 
 def test_what_was_kept_in_another_kind_is_refused(world, package):

@@ -48,6 +48,7 @@ class FakeLoop:
         self.ending = False
         self.requests: list[Request] = []  # all that were taken
         self.fails: MpsplitError | None = None  # what the next token meets
+        self.forgotten: list[str] = []  # folders
         self.script: list[int] = []  # what is said instead, before the end
 
     def submit(self, request: Request, listener: Listener) -> Running:
@@ -76,6 +77,9 @@ class FakeLoop:
             dict(rank=rank, host="here", stage=rank // 2, memory_bytes=(rank + 1) * 2**28, tok_s=9.0, busy=busy * 0.7, wait=busy * 0.2)
             for rank in range(4)
         ]  # fmt: skip
+
+    def forget(self, folder: str, before: float) -> None:
+        self.forgotten.append(folder)
 
     def drain(self) -> None:
         self.ending = True
