@@ -6,6 +6,7 @@ Fields of OpenAI's that change nothing here are taken and ignored, those that wo
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -64,7 +65,7 @@ class ResponseFormat(Body):
         return self
 
 
-class Wishes(Body):
+class Wishes(Body, ABC):
     """What chats and completions have in common. Left out, a field is what the server was started with."""
 
     model: str | None = None
@@ -109,9 +110,9 @@ class Wishes(Body):
         return self.max_tokens
 
     @property
+    @abstractmethod
     def likely(self) -> int | None:
         """How many likely tokens are told with each of the answer; None for no probabilities."""
-        raise NotImplementedError
 
 
 class Function(Body):
