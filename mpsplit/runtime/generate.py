@@ -53,7 +53,7 @@ class TokenLoop:
         self.ledger = Ledger(engine.manifest.plan, hosts_of(comm))
         self.keeper = Keeper(self.ranks, package, most)
         self.running: list[Running] = []  # the longest there first
-        self._waiting, self._changed = Queue(waiting), threading.Condition()
+        self._waiting, self._changed = Queue(waiting), threading.Condition(threading.RLock())  # signal handlers drain
         self._ending = False
 
     # -- from any thread ------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class TokenLoop:
         return self.ledger.rows()
 
     def drain(self) -> None:
-        """No new requests from now on; one that is being taken is taken. A signal handler may call it: the lock lets its holder in again."""
+        """No new requests from now on; one that is on its way in is answered."""
         with self._changed:
             self._ending = True
 
@@ -108,7 +108,7 @@ class TokenLoop:
         return ends[0]
 
     def work(self, until: threading.Event) -> None:
-        """Answers what is submitted until then, and what was submitted before to its end; nothing is taken after it."""
+        """Answers what is submitted until then, and what was submitted before to its end."""
         try:
             while not self._over(until):
                 self.turn()
@@ -123,6 +123,7 @@ class TokenLoop:
             raise
 
     def _over(self, until: threading.Event) -> bool:
+        """Whether all is answered; from then on nothing is taken."""
         with self._changed:
             over = until.is_set() and not (self._waiting or self.running)
             self._ending = self._ending or over
