@@ -54,7 +54,7 @@ class TokenLoop:
         self.ledger = Ledger(engine.manifest.plan, hosts_of(comm))
         self.keeper = Keeper(self.ranks, package, most)
         self.running: list[Running] = []  # the longest there first
-        self._waiting, self._changed = Queue(waiting), threading.Condition()
+        self._waiting, self._changed = Queue(waiting), threading.Condition(threading.RLock())  # signal handlers drain
         self._ending = False
 
     # -- from any thread ------------------------------------------------------------------------------------------------------
@@ -82,8 +82,14 @@ class TokenLoop:
         return self.ledger.total
 
     def drain(self) -> None:
-        """No new requests from now on."""
-        self._ending = True
+        """No new requests from now on; one that is on its way in is answered."""
+        with self._changed:
+            self._ending = True
+
+    def forget(self, folder: str, before: float) -> None:
+        """In the next turn: what was kept in that folder before then (time.time()), on the hosts of all ranks."""
+        self.keeper.check()
+        self.keeper.old.append((folder, before))
 
     # -- rank 0 ---------------------------------------------------------------------------------------------------------------
 
@@ -109,17 +115,28 @@ class TokenLoop:
     def work(self, until: threading.Event) -> None:
         """Answers what is submitted until then, and what was submitted before to its end."""
         try:
-            while not until.is_set() or self._waiting or self.running:
+            while not self._over(until):
                 self.turn()
                 with self._changed:
                     self._changed.wait_for(lambda: self._waiting or self.running or until.is_set(), IDLE)
         except BaseException as wrong:
-            for one in [*self.running, *self._waiting.take_all()]:
+            with self._changed:
+                self._ending = True
+                left = [*self.running, *self._waiting.take_all()]
+            for one in left:
                 one.fail(RunError(f"the ranks stopped: {wrong}"))
             raise
 
+    def _over(self, until: threading.Event) -> bool:
+        """Whether all is answered; from then on nothing is taken."""
+        with self._changed:
+            over = until.is_set() and not (self._waiting or self.running)
+            self._ending = self._ending or over
+            return over
+
     def turn(self) -> bool:
         """One step for all that run; whether there is anything left to do."""
+        self.keeper.forget_old()
         self._drop_cancelled()
         self._admit()
         if tokens_of := self._compose():

@@ -5,11 +5,12 @@ Used by the token loop, between its steps.
 
 from __future__ import annotations
 
+from collections import deque
 from functools import cached_property
 from pathlib import Path
 
 from mpsplit.errors import RunError
-from mpsplit.runtime.kept import Kept, check, whose
+from mpsplit.runtime.kept import Kept, check, forget, is_older, whose
 from mpsplit.runtime.pages import Held, Pages, common
 from mpsplit.runtime.ranks import Ranks
 from mpsplit.runtime.running import Running
@@ -19,10 +20,11 @@ OTHER = 2  # of kept.OUTCOMES
 
 
 class Keeper:
-    """`slot` is one that no request has; `stored` is how the cache stores now."""
+    """`slot` is one that no request has; `stored` is how the cache stores now; `old`: folders to be forgotten, and what is old."""
 
     def __init__(self, ranks: Ranks, package: Path | None, slot: int):
         self.ranks, self.package, self.slot = ranks, package, slot
+        self.old: deque[tuple[str, float]] = deque()  # from any thread
 
     @cached_property
     def whose(self) -> str:
@@ -41,7 +43,8 @@ class Keeper:
             )
 
     def warm(self, one: Running, pages: Pages, stored: str) -> None:
-        """Brings what is kept on disk of its tokens into the cache, where it is not there yet."""
+        """Brings what is kept on disk of its tokens into the cache, where it is not there yet (NOTES: What is kept on disk changes
+        between steps)."""
         kept = Kept.read(self.package, one.request.warm)
         if (kept.whose, kept.stored) != (self.whose, stored):
             check([OTHER], kept.folder, "used")
@@ -65,3 +68,11 @@ class Keeper:
         except (RunError, OSError) as wrong:
             return str(wrong)
         return ""
+
+    def forget_old(self) -> None:
+        """But for what was kept anew in the meantime; rank 0's part goes last, for it says what is there."""
+        while self.old:
+            folder, before = self.old.popleft()
+            if is_older(self.package, folder, before):
+                self.ranks.save(self.slot, 0, folder, self.whose)
+                forget(self.package, folder)

@@ -3,7 +3,8 @@
     PACKAGE/prefixes/NAME/kept.json     the tokens, whose they are, and what the one who kept them wants to know; on rank 0's host
     PACKAGE/prefixes/NAME/rank-R.kv     keys and values, on the host of each rank (extensions/engine/kept.h)
 
-Keys and values belong to weights, cut and stored as they are: another package refuses them, one that differs in its context takes them.
+Keys and values belong to weights, cut and stored as they are: another package refuses them, one that differs in its context takes
+what it has pages for.
 Invariant: what is loaded only spares work. An answer is what it would be without.
 """
 
@@ -87,6 +88,14 @@ def text_of(kept: Kept, raw: bool) -> str:
         kind, other = ("raw prompts", "a system message") if raw else ("a system message", "raw prompts")
         raise Unusable(f"{kept.folder} was made for {other}, not for {kind}; {remedy}")
     return kept.about["text"]
+
+
+def is_older(package: Path, folder: str, when: float) -> bool:
+    """Whether there is anything, and nobody kept or used it since then (time.time())."""
+    try:
+        return (package / folder / KEPT).stat().st_mtime < when
+    except FileNotFoundError:
+        return False
 
 
 def forget(package: Path, folder: str) -> None:

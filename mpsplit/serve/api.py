@@ -6,11 +6,13 @@ Fields of OpenAI's that change nothing here are taken and ignored, those that wo
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mpsplit.runtime.sampling import PRESETS
+from mpsplit.runtime.settings import REFUSE, SLIDE
 
 IGNORED = {"metadata", "modalities", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention",
            "reasoning_effort", "safety_identifier", "service_tier", "store", "verbosity"}  # fmt: skip
@@ -63,7 +65,7 @@ class ResponseFormat(Body):
         return self
 
 
-class Wishes(Body):
+class Wishes(Body, ABC):
     """What chats and completions have in common. Left out, a field is what the server was started with."""
 
     model: str | None = None
@@ -88,6 +90,7 @@ class Wishes(Body):
     user: str | None = Field(default=None, max_length=512)
     prefix: str | None = None
     session_id: str | None = None
+    when_full: Literal[REFUSE, SLIDE] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -107,9 +110,9 @@ class Wishes(Body):
         return self.max_tokens
 
     @property
+    @abstractmethod
     def likely(self) -> int | None:
         """How many likely tokens are told with each of the answer; None for no probabilities."""
-        raise NotImplementedError
 
 
 class Function(Body):

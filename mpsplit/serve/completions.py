@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mpsplit.runtime.requests import Grammar, Request
-from mpsplit.runtime.settings import SETTINGS, Settings, merged
+from mpsplit.runtime.settings import REFUSE, SETTINGS, SLIDE, Settings, merged
 from mpsplit.runtime.text import Text
 from mpsplit.serve.api import ChatBody, CompletionBody, Message, ResponseFormat, Tool, Wishes
 from mpsplit.serve.errors import ApiError
@@ -22,11 +22,13 @@ SEEDS = 2**63
 
 @dataclass(frozen=True)
 class Asked:
-    """`echo`: of each answer the text that stands before it; `n`: answers a prompt; `tools`: names of those that may be called."""
+    """`echo`: of each answer the text that stands before it; `n`: answers a prompt; `left_out`: tokens of the prompts that slid out
+    of the context; `tools`: names of those that may be called."""
 
     requests: tuple[Request, ...]
     n: int
     echo: tuple[str, ...]
+    left_out: int
     tools: tuple[str, ...] = ()
 
 
@@ -47,9 +49,10 @@ def of_completion(service: Service, body: CompletionBody, owner: str) -> Asked:
     before = service.keeping.prefix(body.prefix, raw=True) if body.prefix else ""
     prompts = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
     _check_answers(service, len(prompts) * (body.n or 1))
-    ids = [text_ids(service, before + prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    settings = _settings(service, body, COMPLETION_TOKENS)
+    ids = [text_ids(service, before + prompt, settings) if isinstance(prompt, str) else prompt for prompt in prompts]
     grammar = _grammar(service, _schema(body.response_format))
-    asked = _asked(service, body, _settings(service, body, COMPLETION_TOKENS), ids, grammar, owner)
+    asked = _asked(service, body, settings, ids, grammar, owner)
     if not body.echo:
         return asked
     echo = [p if isinstance(p, str) else _text(service).decode(p) for p in prompts for _ in range(asked.n)]
@@ -64,16 +67,16 @@ def chat_ids(
     if len(messages) > service.limits.messages:
         raise ApiError(400, f"{len(messages)} messages, at most {service.limits.messages} are taken", param="messages")
     plain = [message.plain for message in messages]
-    _check_length(service, sum(len(message["content"]) for message in plain))
+    _check_length(service, sum(len(message["content"]) for message in plain), settings)
     talk = plain if plain[0]["role"] == "system" else settings.messages(plain)
     offered = [tool.model_dump(exclude_none=True) for tool in tools]
     return text.chat(talk, offered or None, settings.template)
 
 
-def text_ids(service: Service, prompt: str) -> list[int]:
+def text_ids(service: Service, prompt: str, settings: Settings | None = None) -> list[int]:
     """As it stands."""
     text = _text(service)
-    _check_length(service, len(prompt))
+    _check_length(service, len(prompt), settings or merged(*service.layers))
     return text.raw(prompt)
 
 
@@ -97,15 +100,13 @@ def _asked(
 ) -> Asked:
     n, context = body.n or 1, service.context
     _check_answers(service, len(prompts) * n)
-    for prompt in prompts:
-        if len(prompt) >= context:
-            raise _too_long(service, f"the prompt has {len(prompt)} tokens")
+    fitted = [_fitted(service, body, settings, tuple(prompt)) for prompt in prompts]
     sampling, keeping = settings.sampling, service.keeping
     saves = keeping.session(body.session_id) if body.session_id else ""
-    warm = keeping.of_prefix(body.prefix) if body.prefix else saves if keeping.has(saves) else ""
+    warm = keeping.of_prefix(body.prefix) if body.prefix else keeping.of_session(saves) if saves else ""
     requests = [
         Request(
-            prompt=tuple(prompt),
+            prompt=prompt,
             max_new_tokens=min(settings.max_new_tokens, context - len(prompt)),
             sampling=replace(sampling, seed=(sampling.seed + number) % SEEDS),
             stops=settings.stop,
@@ -116,10 +117,21 @@ def _asked(
             warm=warm,
             saves="" if i or number else saves,
         )
-        for i, prompt in enumerate(prompts)
+        for i, (prompt, _) in enumerate(fitted)
         for number in range(n)
     ]
-    return Asked(tuple(requests), n, ("",) * len(requests))
+    return Asked(tuple(requests), n, ("",) * len(requests), sum(out for _, out in fitted))
+
+
+def _fitted(service: Service, body: Wishes, settings: Settings, prompt: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """The prompt with room behind it, and how many of its tokens slid out: room for as long an answer as somebody asked for, or
+    else for a short one."""
+    named = body.longest or any("max_new_tokens" in layer for layer in service.layers)
+    room = settings.max_new_tokens if named else min(settings.max_new_tokens, Settings.max_new_tokens)
+    prompt, out = replace(settings, max_new_tokens=room).fitted(prompt, service.context)
+    if len(prompt) >= service.context:
+        raise _too_long(service, f"the prompt has {len(prompt)} tokens")
+    return prompt, out
 
 
 def _settings(service: Service, body: Wishes, longest: int) -> Settings:
@@ -150,14 +162,17 @@ def _check_answers(service: Service, count: int) -> None:
         raise ApiError(400, f"{count} answers in one request (prompts times n), at most {most} are given", param="n")
 
 
-def _check_length(service: Service, characters: int) -> None:
+def _check_length(service: Service, characters: int, settings: Settings) -> None:
     """Before the tokenizer, which takes its time: so many characters cannot be few enough tokens."""
-    if characters > service.longest_prompt:
+    if settings.when_full == REFUSE and characters > service.longest_prompt:
         raise _too_long(service, f"the prompt has {characters} characters")
 
 
 def _too_long(service: Service, what: str) -> ApiError:
-    message = f"{what}, the context is {service.context} tokens, the answer among them; shorten it"
+    message = (
+        f"{what}, the context is {service.context} tokens, the answer among them; shorten it, "
+        f'or send "when_full": "{SLIDE}", which keeps its first tokens and its last'
+    )
     return ApiError(400, message, "context_length_exceeded")
 
 

@@ -6,40 +6,51 @@ all messages, as OpenAI's clients do, and gets the answer that it would get with
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from mpsplit.runtime.kept import KEPT, PREFIXES, SESSIONS, Kept, folder_of, forget, names, text_of
+from mpsplit.runtime.kept import KEPT, PREFIXES, SESSIONS, Kept, folder_of, is_older, names, text_of
+from mpsplit.serve.loop import Loop
 
 HOUR = 3600.0
 
 
 @dataclass(frozen=True)
 class Keeping:
-    """`seconds` that a session is kept after its last answer."""
+    """`seconds` that a session is kept after somebody asked for it."""
 
-    package: Path
+    loop: Loop
     seconds: float = HOUR
 
     def prefix(self, name: str, raw: bool) -> str:
         """Its text."""
-        return text_of(Kept.read(self.package, self.of_prefix(name)), raw)
+        return text_of(Kept.read(self.loop.package, self.of_prefix(name)), raw)
 
     def of_prefix(self, name: str) -> str:
         return folder_of(PREFIXES, name)
 
     def session(self, name: str) -> str:
-        """Its folder, whether it is there or not; those that are too old are gone."""
-        for other in names(self.package, SESSIONS):
+        """Its folder, whether it is there or not; the loop forgets those that are too old."""
+        for other in names(self.loop.package, SESSIONS):
             folder = folder_of(SESSIONS, other)
-            told = self.package / folder / KEPT
-            if other.startswith(OF_HTTP) and time.time() - told.stat().st_mtime > self.seconds:
-                forget(self.package, folder)
+            if other.startswith(OF_HTTP) and is_older(self.loop.package, folder, self._too_old):
+                self.loop.forget(folder, self._too_old)
         return folder_of(SESSIONS, OF_HTTP + name)
 
-    def has(self, folder: str) -> bool:
-        return bool(folder) and (self.package / folder / KEPT).is_file()
+    def of_session(self, folder: str) -> str:
+        """The folder, where there is a session that is not too old, and it is young again; otherwise nothing."""
+        if is_older(self.loop.package, folder, self._too_old):
+            return ""
+        try:
+            os.utime(self.loop.package / folder / KEPT)
+        except FileNotFoundError:
+            return ""
+        return folder
+
+    @property
+    def _too_old(self) -> float:
+        return time.time() - self.seconds
 
 
 OF_HTTP = "http-"  # before the names of sessions, so that nobody reads or replaces those of `mpsplit chat`

@@ -29,6 +29,7 @@ MISTAKES = {
     500: {"model": ErrorBody, "description": "The answer failed"},
     503: {"model": ErrorBody, "description": "The server is about to end"},
 }
+NO_EMBEDDINGS = "a causal language model predicts tokens and serves no embeddings"
 OBJECT = {"schema": {"type": "object"}}
 ANSWERS = {200: {"content": {"application/json": OBJECT, "text/event-stream": {}}}, **MISTAKES}
 OBJECTS = {200: {"content": {"application/json": OBJECT}}, **MISTAKES}
@@ -47,9 +48,13 @@ async def completions(body: CompletionBody, http: Request) -> Response:
     return await _answer(http, body, of_completion, CompletionShape)
 
 
-@api.post("/v1/embeddings", responses=MISTAKES, status_code=404)
-async def embeddings() -> None:
-    raise ApiError(404, "this server has no model for embeddings; it answers /v1/chat/completions", "model_not_found")
+@api.post(
+    "/v1/embeddings", status_code=400, response_model=ErrorBody, responses=MISTAKES, response_description=NO_EMBEDDINGS
+)
+async def embeddings(http: Request) -> Response:
+    """Refused, whatever is asked: packages hold causal language models alone."""
+    message = f"{_service(http).model}: {NO_EMBEDDINGS}; ask a server with an embedding model, or this one for text at /v1/chat/completions"
+    raise ApiError(400, message, "no_embeddings", "model")
 
 
 @api.get("/v1/models", responses=OBJECTS)
@@ -139,7 +144,7 @@ async def _answer(http: Request, body: Wishes, asked_of, shape: type[Shape]) -> 
     answering = Answering(service, asked.requests)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     answers = [Answer(echo, ToolReader(asked.tools) if asked.tools else None) for echo in asked.echo]
-    telling = Telling(service, answering, told, tuple(answers), asked.n, include_usage)
+    telling = Telling(service, answering, told, tuple(answers), asked.n, asked.left_out, include_usage)
     return EventStream(telling) if body.stream else await while_connected(http, answering, telling.whole())
 
 

@@ -52,7 +52,7 @@ class Service:
 
     @cached_property
     def keeping(self) -> Keeping:
-        return Keeping(self.loop.package, self.session_seconds)
+        return Keeping(self.loop, self.session_seconds)
 
     @cached_property
     def metrics(self) -> Metrics:

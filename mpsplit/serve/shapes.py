@@ -123,8 +123,8 @@ class CompletionShape:
         return told
 
 
-def usage(answers: Sequence[Answer], n: int) -> dict:
-    """Prompts count once, however many answers they have; `mpsplit` is ours."""
+def usage(answers: Sequence[Answer], n: int, left_out: int) -> dict:
+    """Prompts count once, however many answers they have; `mpsplit` is ours, and `left_out` what slid out of the context."""
     stats = [answer.generation.stats for answer in answers]
     prompt, cached = (sum(getattr(s, name) for s in stats[::n]) for name in ("prompt_tokens", "cached_tokens"))
     new = sum(s.new_tokens for s in stats)
@@ -138,6 +138,7 @@ def usage(answers: Sequence[Answer], n: int) -> dict:
             "tok_s": sum(s.decode_tok_s for s in stats),
             "bytes_between_ranks": sum(s.bytes_between_ranks for s in stats),
             "cached_tokens": cached,
+            "left_out": left_out,
         },
     }
 

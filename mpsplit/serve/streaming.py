@@ -24,13 +24,14 @@ DONE = "data: [DONE]\n\n"
 
 @dataclass(frozen=True)
 class Telling:
-    """One HTTP answer, of one or several choices; `n` of them belong to a prompt."""
+    """One HTTP answer, of one or several choices; `n` of them belong to a prompt, whose `left_out` tokens nobody read."""
 
     service: Service
     answering: Answering
     shape: Shape
     answers: tuple[Answer, ...]
     n: int
+    left_out: int
     include_usage: bool = False
 
     async def whole(self) -> Response:
@@ -38,7 +39,7 @@ class Telling:
             continue
         choices = [self.shape.whole(index, answer) for index, answer in enumerate(self.answers)]
         head = self._head(self.shape.kind)
-        return JSONResponse(head | {"choices": choices, "usage": usage(self.answers, self.n)})
+        return JSONResponse(head | {"choices": choices, "usage": self._usage()})
 
     async def events(self) -> AsyncIterator[str]:
         try:
@@ -61,7 +62,7 @@ class Telling:
             if answer.generation:
                 yield head | {"choices": [self.shape.closing(index, answer)]}
         if self.include_usage:
-            yield head | {"choices": [], "usage": usage(self.answers, self.n)}
+            yield head | {"choices": [], "usage": self._usage()}
 
     async def _heard(self) -> AsyncIterator[tuple[int, str, list[Chosen]]]:
         """(which answer, text that can be shown, tokens of it but for the end of the answer, which is no text)"""
@@ -70,6 +71,9 @@ class Telling:
             chosen = [one for one in told if one.id not in self.service.loop.eos]
             answer.chosen += chosen
             yield index, answer.hear(what), chosen
+
+    def _usage(self) -> dict:
+        return usage(self.answers, self.n, self.left_out)
 
     def _head(self, kind: str) -> dict:
         number = self.shape.prefix + secrets.token_hex(12)

@@ -120,6 +120,48 @@ def test_no_more_wait_than_may_and_none_comes_when_it_ends():
     assert loop.load().running == loop.load().waiting == loop.load().pages_used == 0
 
 
+def test_a_request_on_its_way_in_holds_up_the_end():
+    loop, said, inside, go = TokenLoop(TableEngine(), Alone(), None), Said(), threading.Event(), threading.Event()
+    add = loop._waiting.add
+
+    def slow(one):
+        inside.set()
+        assert go.wait(20)
+        add(one)
+
+    loop._waiting.add = slow
+    coming = threading.Thread(target=loop.submit, args=(Request((1,), 3), said))
+    ending = threading.Thread(target=loop.drain)
+    coming.start()
+    assert inside.wait(20)
+    ending.start()
+    ending.join(0.1)
+    assert ending.is_alive()
+    go.set()
+    ending.join(20)
+    until = threading.Event()
+    until.set()
+    loop.work(until)
+    assert said.tokens == (2, 3, 4)
+
+
+def test_who_comes_after_the_work_is_turned_away():
+    """Nobody would answer."""
+    loop, until = TokenLoop(TableEngine(), Alone(), None), threading.Event()
+    until.set()
+    loop.work(until)
+    with pytest.raises(Ending):
+        loop.submit(Request((1,), 5), Said())
+    loop = TokenLoop(TableEngine(), Alone(), None)
+    loop.engine.batch = lambda tokens, parts: 1 / 0
+    loop.submit(Request((1,), 5), said := Said())
+    with pytest.raises(ZeroDivisionError):
+        loop.work(threading.Event())
+    with pytest.raises(Ending):
+        loop.submit(Request((1,), 5), Said())
+    assert "the ranks stopped" in str(said.ends[0])
+
+
 def test_cancelled_it_leaves_its_place_and_its_pages():
     loop = TokenLoop(TableEngine(), Alone(), None, most=1)
     runs, waits = Said(), Said()

@@ -124,3 +124,11 @@ def test_penalties_reach_the_choice():
 def test_requests_that_cannot_be_answered(request_, message):
     with pytest.raises(RunError, match=message):
         loop().generate(request_)
+
+
+def test_an_engine_that_keeps_nothing_forgets_nothing():
+    one = loop()
+    one.engine.name = "table"
+    with pytest.raises(RunError, match="the table engine cannot keep its cache on disk"):
+        one.forget("sessions/http-x", 1.0)
+    assert not one.keeper.old

@@ -1,7 +1,9 @@
 """Prefixes and conversations on disk, on 1, 2 and 4 ranks: what is loaded gives the answers of a run from scratch, or is refused."""
 
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from mpsplit import native
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest
-from mpsplit.runtime.kept import KEPT, PREFIXES, Kept, folder_of, names, whose
+from mpsplit.runtime.kept import KEPT, PREFIXES, SESSIONS, Kept, folder_of, names, whose
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.pages import PAGE, Pages
 from mpsplit.runtime.requests import Request
@@ -37,8 +39,20 @@ def package(world, package_of, shared_folder):
     return copy
 
 
-def keep(loop, length, **about):
-    name = folder_of(PREFIXES, f"of-{length}")
+@pytest.fixture(scope="module")
+def narrow(world, package_of, model_of, shared_folder):
+    """A package of the same weights with half the context, 64 tokens."""
+    whole, model = model_of("llama"), shared_folder / "llama-narrow"
+    if world.rank == 0:
+        config = json.loads((whole / "config.json").read_text())
+        shutil.copytree(whole, model)
+        (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    world.exchange(None)
+    return package_of(model, *splits(world.size)[-1])
+
+
+def keep(loop, length, kind=PREFIXES, **about):
+    name = folder_of(kind, f"of-{length}")
     loop.generate(Request(TOKENS[:length], 1, saves=name, about=about, ignore_eos=True))
     return name
 
@@ -77,6 +91,50 @@ def test_answers_are_those_of_a_run_from_scratch(world, package):
     lead(loop, world, work)
 
 
+@pytest.mark.most(2)
+def test_a_package_of_another_context_takes_what_it_has_pages_for(world, package, narrow):
+    long = 2 * PAGE + 7
+    for folder, lengths in ((package, (40, long)), (narrow, (40,))):
+        loop = load_loop(folder, world)
+        lead(loop, world, lambda loop=loop, lengths=lengths: [keep(loop, length, SESSIONS) for length in lengths])
+    if world.rank == 0:
+        (package / SESSIONS).rename(package / "of-package")
+        (narrow / SESSIONS).rename(package / SESSIONS)
+        (package / "of-package").rename(narrow / SESSIONS)
+    world.exchange(None)
+    wide, tight = (load_loop(folder, world, chunk=16) for folder in (package, narrow))
+    assert whose(wide.engine.manifest) == whose(tight.engine.manifest)
+
+    def answer(loop, tokens, length=0):
+        """Its ids, how many tokens of the prompt were known, and how many the ranks computed."""
+        fed, step = [], loop.ranks.step
+        loop.ranks.step = lambda tokens, asked: fed.append(len(tokens)) or step(tokens, asked)
+        forget(loop)
+        warm = folder_of(SESSIONS, f"of-{length}") if length else ""
+        end = loop.generate(Request(tokens, 8, warm=warm, ignore_eos=True))
+        loop.ranks.step = step
+        return end.token_ids, end.stats.cached_tokens, sum(fed)
+
+    def in_the_wide_one():
+        prompt = TOKENS + REST  # more than the other has room for
+        ids, _, computed = answer(wide, prompt)
+        assert computed == len(prompt) + 7
+        assert answer(wide, prompt, 40) == (ids, 40, computed - 40)
+
+    def in_the_tight_one():
+        prompt = TOKENS[:44] + REST
+        ids, _, computed = answer(tight, prompt)
+        assert answer(tight, prompt, 40) == (ids, 40, computed - 40)
+        assert answer(tight, prompt, long) == (ids, 0, computed)  # it takes a page more than there are
+        with pytest.raises(RunError, match="the prompt has 82 tokens, the context 64; shorten it"):
+            answer(tight, TOKENS[:long] + REST, long)
+        tight.reserve(256)
+        assert answer(tight, prompt, long) == (ids, PAGE, computed - PAGE)
+
+    lead(wide, world, in_the_wide_one)
+    lead(tight, world, in_the_tight_one)
+
+
 def test_another_package_and_damage_are_refused_and_the_loop_lives(world, package):
     loop = load_loop(package, world)
 
@@ -107,6 +165,25 @@ def test_another_package_and_damage_are_refused_and_the_loop_lives(world, packag
         assert "cannot be kept: rank 0 cannot write its file" in unsaved
 
     lead(loop, world, work)
+
+
+def test_what_is_too_old_is_forgotten_on_all_hosts(world, package, shared_folder):
+    host = shared_folder / f"host-{world.rank}"  # with a disk of its own
+    shutil.copytree(package, host)
+    loop = load_loop(host, world)
+
+    def work():
+        old, young, unknown = keep(loop, 40, SESSIONS), keep(loop, 41, SESSIONS), folder_of(SESSIONS, "unknown")
+        now = time.time()
+        os.utime(host / old / KEPT, (now - 90, now - 90))
+        for folder in (old, old, young, unknown):
+            loop.forget(folder, now - 60)
+        loop.turn()
+        assert names(host, SESSIONS) == ["of-41"]
+
+    lead(loop, world, work)
+    assert not (host / SESSIONS / "of-40" / f"rank-{world.rank}.kv").exists()
+    assert (host / SESSIONS / "of-41" / f"rank-{world.rank}.kv").exists()
 
 
 def test_what_was_kept_in_another_kind_is_refused(world, package):

@@ -4,6 +4,7 @@ import re
 import socket
 
 import httpx
+import openai
 import pytest
 
 from mpsplit.serve.running import listen
@@ -23,6 +24,15 @@ def test_tokens_there_and_back(server, text):
         path = "detokenize" if "tokens" in body else "tokenize"
         assert httpx.post(f"{address}/{path}", json=body).status_code == 400
     assert httpx.post(f"{address}/detokenize", json={"tokens": [2**31 - 1]}).json() == {"prompt": ""}
+
+
+def test_embeddings_are_refused_plainly(server, client):
+    """With a status that OpenAI's clients do not try again, and as the server describes itself."""
+    with pytest.raises(openai.BadRequestError, match="fake: a causal language model .* no embeddings") as refused:
+        client.embeddings.create(model="fake", input="one")
+    assert (refused.value.code, refused.value.param) == ("no_embeddings", "model")
+    told = httpx.get(f"{server[0]}/openapi.json").json()["paths"]["/v1/embeddings"]["post"]["responses"]
+    assert "200" not in told and "serves no embeddings" in told["400"]["description"]
 
 
 def test_figures(server, client):

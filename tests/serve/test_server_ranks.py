@@ -124,6 +124,14 @@ def test_sigterm_answers_what_runs_and_ends_all_ranks(package, command):
     child.stdout.close()
 
 
+def test_a_long_prompt_slides(client):
+    prompt = [5 + i % 99 for i in range(600)]
+    wishes = dict(model="vicuna", max_tokens=12, temperature=0)
+    slid = client.completions.create(prompt=prompt, **wishes, extra_body={"when_full": "slide"})
+    by_hand = client.completions.create(prompt=prompt[:64] + prompt[64 - 500 :], **wishes)
+    assert slid.choices[0].text == by_hand.choices[0].text and slid.usage.mpsplit["left_out"] == 100
+
+
 def test_json(client):
     schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"], "additionalProperties": False}  # fmt: skip
     wanted = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
