@@ -233,7 +233,7 @@ def test_doctor_finds_what_the_tests_need():
 
 
 def test_doctor_says_how_to_mend(monkeypatch):
-    from mpsplit import doctor
+    from mpsplit.commands import doctor
 
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.setattr(doctor.sys, "executable", "/no/bin/python")
