@@ -8,8 +8,7 @@ from pathlib import Path
 from mpsplit.comm import mpi_rank
 from mpsplit.options.ranks import started_ranks
 from mpsplit.package.keys import KeySource
-from mpsplit.package.manifest import GRAPH, MANIFEST, Manifest, rank_folder
-from mpsplit.package.param import Param
+from mpsplit.package.manifest import MANIFEST, Manifest
 from mpsplit.package.quantisation import kind_of
 
 
@@ -47,9 +46,7 @@ def package_for_ranks(args: argparse.Namespace, name: str = MANIFEST) -> Manifes
 
 def stored_kind(args: argparse.Namespace) -> str:
     """How this rank's linears are stored."""
-    from mpsplit.package.opened import text_of
+    from mpsplit.package.opened import graph_of
 
     package = Path(args.package)
-    graph = rank_folder(package, mpi_rank() or 0) / GRAPH
-    name = graph.relative_to(package).as_posix()
-    return kind_of(Param.parse(text_of(package, Manifest.load(package), name, keys_of(args))))
+    return kind_of(graph_of(package, Manifest.load(package), mpi_rank() or 0, keys_of(args)))
