@@ -54,15 +54,13 @@ def test_a_part_imports_only_what_stands_before_it(part):
 @pytest.mark.parametrize(
     "loaded, never",
     [
-        ("mpsplit.cli", {"torch", "ncnn"}),  # --help waits for neither
-        (
-            "mpsplit.cli, mpsplit.export.convert, mpsplit.export.pnnx",
-            {"torch"},
-        ),  # which takes more memory than the rest
+        ("mpsplit.cli", {"torch", "ncnn"}),
+        ("mpsplit.cli, mpsplit.export.convert, mpsplit.export.pnnx", {"torch"}),
         ("mpsplit.cli, mpsplit.runtime.load, mpsplit.serve.chat, mpsplit.serve.running", {"torch"}),
     ],
 )
 def test_what_is_never_loaded(loaded, never):
+    """--help waits for no engine; torch takes more memory than all the rest, which would bound a rank's conversion."""
     program = f"import sys, {loaded}; sys.exit(' '.join({never} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mpsplit.comm import world
+from mpsplit.comm import Communicator, world
 from mpsplit.errors import PlanError
 from mpsplit.options.ranks import add_ranks, started_ranks, under_mpirun
 from mpsplit.plan.model import ModelFacts
@@ -18,6 +18,7 @@ def add_factors(parser: argparse.ArgumentParser) -> None:
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
+    """All that `plan_for` reads."""
     add_factors(parser)
     add_ranks(parser)
     parser.add_argument("--plan", help="a plan.json instead of --tensor and --pipeline")
@@ -44,7 +45,7 @@ def plan_for(args: argparse.Namespace, facts: ModelFacts) -> Plan:
 
 
 def make_under_mpirun(plan: Plan, args: argparse.Namespace) -> int | None:
-    """`under_mpirun`, of a command that writes a package to --out."""
+    """`under_mpirun`, of a command that makes a package in --out; when it fails, nothing half-written stays there."""
     from mpsplit.export.unfinished import forget
 
     code = under_mpirun(plan.ranks, args)
@@ -53,7 +54,7 @@ def make_under_mpirun(plan: Plan, args: argparse.Namespace) -> int | None:
     return code
 
 
-def world_of(plan: Plan):
+def world_of(plan: Plan) -> Communicator:
     """All ranks of the plan, or this process for all of them."""
     comm = world()
     if comm.size not in (1, plan.ranks):

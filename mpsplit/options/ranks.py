@@ -24,7 +24,7 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def add_serial(parser: argparse.ArgumentParser) -> None:
-    """Who has it asks it before `under_mpirun`."""
+    """With it, a command leaves `under_mpirun` out."""
     parser.add_argument(
         "--serial", action="store_true", help="all ranks one after the other in this process, without MPI"
     )
