@@ -6,20 +6,16 @@ model shows, far below what a damaged one does.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.package.agreement import Agreement, PartAgreement
 from mpsplit.package.manifest import MANIFEST, Manifest
 from mpsplit.parting import first_parting
 from mpsplit.progress import console
-from mpsplit.verification import Trial, loop_of, stored_kind, verify
 
 
 @dataclass(frozen=True)
@@ -47,22 +43,6 @@ LIMITS = {
     "q6": Limits(None, 0.05, 0.70, 1.15, own=0.1),
     "q4": Limits(None, 0.5, 0.30, 2.0, own=0.3),
 }
-
-
-def judge(
-    args: argparse.Namespace, manifest: Manifest, trial: Trial, wishes: dict[str, float], comm: Communicator
-) -> int:
-    """The exit code: 0 the same, 1 different. What was found is told by rank 0 and kept in the manifest of each host."""
-    sliced = args.engine == "torch"
-    trial = replace(trial, kind="f32" if sliced else stored_kind(manifest, trial, comm))
-    limits = LIMITS[trial.kind].with_wishes(**wishes)
-    found = comm.exchange(verify(loop_of(args.engine, manifest, trial, comm), comm, trial))[0]
-    failed = failures(found, limits)
-    if comm.rank == 0:
-        print(json.dumps(told(found, limits, failed))) if args.json else show(found, limits, failed)
-    if comm.host_lead and not sliced and not manifest.sealed:  # whoever changes a sealed one signs it again
-        store(trial.package, found)
-    return int(bool(failed))
 
 
 def failures(found: Agreement, limits: Limits) -> list[str]:

@@ -19,9 +19,8 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.package.agreement import Agreement, PartAgreement
 from mpsplit.package.keys import KeySource
-from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
-from mpsplit.package.opened import ENVIRONMENT, text_of
-from mpsplit.package.param import Param
+from mpsplit.package.manifest import Manifest
+from mpsplit.package.opened import ENVIRONMENT, graph_of
 from mpsplit.package.quantisation import KINDS, Quantisation
 from mpsplit.parting import States, Witness, package_states
 from mpsplit.plan.model import ModelFacts
@@ -85,8 +84,7 @@ def read_texts(path: Path) -> tuple[str, ...]:
 
 def stored_kind(manifest: Manifest, trial: Trial, comm: Communicator) -> str:
     """The coarsest kind in which any rank stores a linear."""
-    name = (rank_folder(trial.package, comm.rank) / GRAPH).relative_to(trial.package).as_posix()
-    graph = Param.parse(text_of(trial.package, manifest, name, trial.keys))
+    graph = graph_of(trial.package, manifest, comm.rank, trial.keys)
     own = {how.bits for how in map(Quantisation.of, graph.layers) if how and how.bits}
     bits = min(set().union(*comm.exchange(own)), default=0)
     return next(kind for kind, number in KINDS.items() if number == bits)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mpsplit import __version__, native
-from mpsplit.cli import build_parser
+from mpsplit.cli import COMMANDS, build_parser
 from mpsplit.inspection import describe, inspect
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.weight_files import WeightFiles
@@ -32,20 +32,7 @@ def package(package_of):
 
 def test_version_and_help(capsys):
     assert mpsplit("--version").strip() == f"mpsplit {__version__}"
-    for name in (
-        "plan",
-        "probe",
-        "simulate",
-        "partition",
-        "convert",
-        "run",
-        "chat",
-        "serve",
-        "inspect",
-        "verify",
-        "bench",
-        "doctor",
-    ):
+    for name in (command.name for command in COMMANDS):
         with pytest.raises(SystemExit):
             build_parser().parse_args([name, "--help"])
         assert re.search(rf"example: .*mpsplit {name}", capsys.readouterr().out)
@@ -236,7 +223,7 @@ def test_doctor_finds_what_the_tests_need():
 
 
 def test_doctor_says_how_to_mend(monkeypatch):
-    from mpsplit import doctor
+    from mpsplit.commands import doctor
 
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.setattr(doctor.sys, "executable", "/no/bin/python")

@@ -104,6 +104,12 @@ def text_of(package: Path, manifest: Manifest, path: str, keys: KeySource = ENVI
         return file.read().decode()
 
 
+def graph_of(package: Path, manifest: Manifest, rank: int, keys: KeySource = ENVIRONMENT) -> Param:
+    """What the rank computes, as convert made it."""
+    path = rank_folder(package, rank) / GRAPH
+    return Param.parse(text_of(package, manifest, path.relative_to(package).as_posix(), keys))
+
+
 def authenticate(package: Path, manifest: Manifest, keys: KeySource) -> None:
     """Every chunk of every file is what was encrypted with this key."""
     if vault := vault_of(package, manifest, keys):

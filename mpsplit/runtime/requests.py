@@ -97,6 +97,9 @@ class Generation:
     stats: Stats
     unsaved: str = ""  # why it could not be kept, where that was asked for
 
+    def to_json(self) -> dict:
+        return vars(self) | {"stats": self.stats.to_json()}
+
 
 Listener = Callable[[Piece | Generation | MpsplitError], None]
 

@@ -6,8 +6,8 @@ from dataclasses import fields
 import pytest
 
 from mpsplit.cli import build_parser
-from mpsplit.commands import _layers
 from mpsplit.errors import RunError
+from mpsplit.options.settings import layers_of
 from mpsplit.runtime.sampling import PRESETS, Sampling
 from mpsplit.runtime.settings import SAMPLING, SETTINGS, Settings, changed, layer, merged, pair, read_config, shown
 
@@ -107,10 +107,10 @@ def test_the_command_line_takes_all_of_it(tmp_path):
     given = ["--config", str(path), "--preset", "penalty_sample", "--min-p", "0.1", "--stop", "a", "--stop", "b"]
     given += ["--presence-penalty", "0.5", "--frequency-penalty", "-0.5", "--template", "qwen", "--system", "Hi"]
     for command in (["chat", "p"], ["run", "p", "--prompt", "x"]):
-        found = merged(*_layers(build_parser().parse_args([*command, *given])))
+        found = merged(*layers_of(build_parser().parse_args([*command, *given])))
         assert found.stop == ("a", "b") and (found.template, found.system) == ("qwen", "Hi")
         assert found.sampling == Sampling(0.7, 50, 0.9, 1.1, 64, 0, 0.1, 0.5, -0.5, 5)
-        assert merged(*_layers(build_parser().parse_args(command))) == Settings()
+        assert merged(*layers_of(build_parser().parse_args(command))) == Settings()
 
 
 def test_what_is_shown_can_be_set():

@@ -35,12 +35,12 @@ def test_a_port_that_another_has(package):
 
 
 def test_what_is_not_installed(package, monkeypatch):
-    from mpsplit import serving
     from mpsplit.cli import build_parser
+    from mpsplit.commands import serve
     from mpsplit.errors import RunError
 
-    monkeypatch.setattr(serving, "NEEDED", ("fastapi", "no_such_module"))
+    monkeypatch.setattr(serve, "NEEDED", ("fastapi", "no_such_module"))
     with pytest.raises(
         RunError, match=r"serve needs no_such_module, not installed here; run `pip install 'mpsplit\[serve\]'`"
     ):
-        serving.serve_command(build_parser().parse_args(["serve", str(package)]))
+        serve.serve_command(build_parser().parse_args(["serve", str(package)]))

@@ -3,7 +3,7 @@
 import pytest
 
 from mpsplit.cli import main
-from mpsplit.top import bar
+from mpsplit.commands.top import bar
 from tests.serve.conftest import served
 from tests.serve.fake import FakeLoop
 

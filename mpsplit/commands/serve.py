@@ -10,16 +10,26 @@ import signal
 from importlib.util import find_spec
 from pathlib import Path
 
-from mpsplit import commands, launch
-from mpsplit.comm import mpi_rank, world
+from mpsplit.comm import mpi_rank
 from mpsplit.errors import RunError
-from mpsplit.runtime.engine import CACHES
+from mpsplit.options.leading import add_chunk, add_engine, add_kv, lead
+from mpsplit.options.package import add_keys, add_package, package_for_ranks
+from mpsplit.options.ranges import at_least_one
+from mpsplit.options.ranks import add_ranks, under_mpirun
+from mpsplit.options.settings import add_settings, layers_of
 from mpsplit.runtime.settings import merged
 
 NEEDED = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    add_package(parser)
+    add_ranks(parser)
+    add_keys(parser)
+    add_engine(parser)
+    add_settings(parser)
+    add_chunk(parser)
+    add_kv(parser)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="another one than this machine's own needs an API key (default: 127.0.0.1)")
     add("--port", type=int, default=8000, metavar="N", help="0 takes a free one, and says which (default: 8000)")
@@ -34,22 +44,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=3600,
         metavar="S",
-        help="seconds that a session is kept after its last answer (default: 3600)",
+        help="seconds that a session is kept after its last request (default: 3600)",
     )
     add("--max-body", type=int, default=4, metavar="MIB", help="of one request (default: 4)")
 
 
 def serve_command(args: argparse.Namespace) -> int:
     _check_options(args)
-    manifest = commands._package_for_ranks(args)
-    layers = commands._layers(args)
+    manifest = package_for_ranks(args)
+    layers = layers_of(args)
     merged(*layers)  # refuses before the work
-    if manifest.plan.ranks > 1 and mpi_rank() is None:
-        return launch.start(manifest.plan.ranks, args.given, args.hostfile, ends_itself=True)
+    if (code := under_mpirun(manifest.plan.ranks, args, ends_itself=True)) is not None:
+        return code
+    room = dict(cache=args.cache, most=args.max_concurrent, waiting=args.max_waiting)
     if mpi_rank():
         for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 hears them too, and says when it is time to go
             signal.signal(number, signal.SIG_IGN)
-        _load(args).follow()
+        lead(args, **room)
         return 0
     from mpsplit.serve import running, security
     from mpsplit.serve.service import MIB, Limits, Service
@@ -58,9 +69,7 @@ def serve_command(args: argparse.Namespace) -> int:
     sock, address = running.listen(args.host, args.port)
     with sock:
         hosts = security.allowed_hosts(args.host, address, keys)
-        loop = _load(args)
-        if args.cache or args.kv != CACHES[0]:
-            loop.reserve(args.cache or loop.facts.context, args.kv)
+        loop = lead(args, **room)
         limits = Limits(answers=min(Limits.answers, args.max_concurrent), body_bytes=args.max_body * MIB)
         name = args.model_name or Path(args.package).resolve().name
         service = Service(
@@ -72,19 +81,10 @@ def serve_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace):
-    from mpsplit.runtime.load import load_loop
-
-    places = dict(most=args.max_concurrent, waiting=args.max_waiting)
-    return load_loop(Path(args.package), world(), args.chunk, args.engine, keys=commands._keys(args), **places)
-
-
 def _check_options(args: argparse.Namespace) -> None:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise RunError(f"serve needs {', '.join(missing)}, not installed here; run `pip install 'mpsplit[serve]'`")
-    for name in ("context", "cache", "max_concurrent", "max_waiting", "max_body"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise RunError(f"--{name.replace('_', '-')} {value} is out of range; it must be at least 1")
+    at_least_one(args, "context", "cache", "max_concurrent", "max_waiting", "max_body")
     if not 0 <= args.port < 65536:
         raise RunError(f"--port {args.port} is out of range; it must be 0 (any free one) to 65535")
 

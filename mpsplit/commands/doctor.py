@@ -1,15 +1,17 @@
-"""`mpsplit doctor`: what works here, what does not, and how to mend it. In: this machine. Out: a row a check."""
+"""`mpsplit doctor`: what works here, what does not, and how to mend it. In: this machine. Out: a row a check; 1 where a need is not met."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from mpsplit import native
@@ -18,6 +20,19 @@ from mpsplit.launch import OPEN_MPI, find_mpirun
 from mpsplit.progress import console
 
 SECONDS = 30  # longest a check may take
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+
+
+def doctor_command(args: argparse.Namespace) -> int:
+    findings = examine()
+    if args.json:
+        print(json.dumps([asdict(f) for f in findings]))
+    else:
+        show(findings)
+    return int(not all(f.fine for f in findings if f.need != "build"))
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,23 @@ machines' description; no weights are needed.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpsplit.errors import ClusterError, PlanError
-from mpsplit.plan.cluster import ASSUMED_BANDWIDTH, ASSUMED_FLOP, ASSUMED_LATENCY, ASSUMED_READ, Cluster, described
-from mpsplit.plan.cluster_json import load_cluster
+from mpsplit.errors import PlanError
+from mpsplit.options.machines import add_machines, cluster_of
+from mpsplit.options.model import add_model, facts_of
+from mpsplit.options.plan import add_factors, factors
+from mpsplit.options.ranges import at_least_one
+from mpsplit.package.quantisation import BLOCKS, KINDS
+from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.cost import Cost
 from mpsplit.plan.model import ModelFacts
 from mpsplit.plan.pin import pinned
 from mpsplit.plan.placed import Placed
-from mpsplit.plan.quantities import bytes_per_second, flop_per_second, memory_bytes, seconds, several
 from mpsplit.plan.shards import Plan, even_plan
 from mpsplit.plan.sizes import Job
 from mpsplit.progress import console
@@ -30,54 +34,57 @@ GOALS = {
     "throughput": "tokens a second of many conversations",
     "memory": "memory on the fullest machine",
 }
-ASSUMED_MEMORY = 1 << 40  # of machines that nobody has described: the plan says what it needs
-
 SHOWN = 5  # names of machines in a sentence
-DESCRIPTION = ("memory", "read", "flop", "latency", "bandwidth")
 
 
-def cluster_of(args: argparse.Namespace, ranks: int | None) -> Cluster:
-    """--cluster, or machines described by --ranks, --memory, --read, --flop, --latency and --bandwidth."""
-    if args.cluster:
-        said = [f"--{name}" for name in DESCRIPTION if getattr(args, name)]
-        if said:
-            raise PlanError(
-                f"--cluster {args.cluster} has measured what {' and '.join(said)} would say; give one or the other"
-            )
-        cluster = load_cluster(Path(args.cluster))
-        if ranks and ranks > cluster.size:
-            raise ClusterError(
-                f"{args.cluster} has {cluster.size} devices, {ranks} ranks were asked for; probe them all"
-            )
-        return cluster
-    memory = several(args.memory, memory_bytes) if args.memory else []
-    count = ranks or len(memory)
-    if not count:
-        raise PlanError(
-            "on which machines? give --cluster FILE (from `mpsplit probe`), --ranks N, or --memory 4G,4G,8G"
-        )
-    if len(memory) > 1 and len(memory) != count:
-        raise PlanError(
-            f"--memory names {len(memory)} machines, {count} ranks were asked for; name one for all, or each"
-        )
-    return described(
-        (memory or [ASSUMED_MEMORY]) * (1 if len(memory) > 1 else count),
-        several(args.read, bytes_per_second) if args.read else [ASSUMED_READ],
-        seconds(args.latency) if args.latency else ASSUMED_LATENCY,
-        bytes_per_second(args.bandwidth) if args.bandwidth else ASSUMED_BANDWIDTH,
-        flop_per_second(args.flop) if args.flop else ASSUMED_FLOP,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add = parser.add_argument
+    add("--ranks", type=int, metavar="N", help="how many machines there are, where no file tells")
+    add_machines(parser)
+    add("--goal", choices=tuple(GOALS), default="token", help="what is to be best (default: seconds a token)")
+    add("--pin", metavar="TEXT", help='your own plan: "embed=0; layers 0-9=0,1; layers 10-31=2; head=2"')
+    add("--plan", metavar="FILE", help="an earlier plan.json, to check and price it")
+    add_factors(parser)
+    add("--quant", choices=tuple(KINDS), default="q4", help="how weights are stored (default: q4)")
+    add("--block", type=int, choices=BLOCKS, default=32, help="weights that share a scale (default: 32)")
+    add("--context", type=int, metavar="N", help="room for tokens (default: the model's)")
+    add("--prompt", type=int, default=128, metavar="N", help="tokens of the prompt (default: 128)")
+    add("--new", type=int, default=64, metavar="N", help="tokens of the answer (default: 64)")
+    add("--chunk", type=int, default=128, metavar="N", help="prompt tokens a step (default: 128)")
+    add("--compare", action="store_true", help="a table: the best plans, even ones, one machine alone")
+    add("--dry-run", action="store_true", help="say it, and write nothing")
+    add("--out", metavar="FILE", help="write plan.json, for partition")
+    add("--draw", metavar="FILE", help="draw the plan, as SVG")
+    add("--hosts", metavar="DIR", help="write hostfile and rankfile, and say the mpirun line")
+    add("--json", action="store_true", help="print the plan as JSON")
 
 
-def job_of(args: argparse.Namespace, facts: ModelFacts) -> Job:
+def plan_command(args: argparse.Namespace) -> int:
+    facts = facts_of(args.model)
+    ranks = args.ranks or (args.tensor or 1) * (args.pipeline or 1) * bool(args.tensor or args.pipeline)
+    cluster, job = cluster_of(args, ranks), _job(args, facts)
+    if args.compare:
+        rows = _compared(facts, cluster, job, args.goal)
+        print(json.dumps(rows)) if args.json else _show_comparison(rows)
+        return 0
+    chosen = _choose(args, facts, cluster, job)
+    if args.json:
+        print(json.dumps(chosen.placed.to_json()))
+    else:
+        _show(chosen, facts, args.model)
+    if not args.dry_run:
+        _write(chosen, facts, args)
+    return 0
+
+
+def _job(args: argparse.Namespace, facts: ModelFacts) -> Job:
     context = args.context or facts.context
     if not 0 < context <= facts.context:
         raise PlanError(
             f"--context {context} is out of range; the model has {facts.context}, so give 1 to {facts.context}"
         )
-    for name in ("prompt", "new", "chunk"):
-        if getattr(args, name) < 1:
-            raise PlanError(f"--{name} {getattr(args, name)} is out of range; it must be at least 1")
+    at_least_one(args, "prompt", "new", "chunk")
     prompt = max(1, min(args.prompt, context - 1))
     return Job(args.quant, args.block, context, prompt, max(1, min(args.new, context - prompt)), args.chunk)
 
@@ -92,7 +99,7 @@ class Chosen:
     warning: str = ""
 
 
-def choose(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job) -> Chosen:
+def _choose(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job) -> Chosen:
     """The user's own plan, checked and priced; otherwise the best. Either is held against fewer machines."""
     from mpsplit.plan.alternatives import Alternative, alone, fewer_are_faster
     from mpsplit.plan.solver import best, solve
@@ -137,35 +144,24 @@ def _own_choice(
     return plan, tuple(range(plan.ranks))
 
 
-def factors(args: argparse.Namespace, ranks: int | None) -> tuple[int, int]:
-    """--tensor and --pipeline; what is not given follows from the number of ranks."""
-    pipeline = args.pipeline or (1 if not (args.tensor and ranks) else max(1, ranks // args.tensor))
-    tensor = args.tensor or max(1, (ranks or pipeline) // pipeline)
-    if ranks and tensor * pipeline != ranks:
-        raise PlanError(
-            f"--tensor {tensor} x --pipeline {pipeline} makes {tensor * pipeline} ranks, {ranks} were asked for"
-        )
-    return tensor, pipeline
-
-
-def show(chosen: Chosen, facts: ModelFacts, model: str) -> None:
+def _show(chosen: Chosen, facts: ModelFacts, model: str) -> None:
     from mpsplit.plan.draw_text import text
 
     placed = chosen.placed
     if chosen.warning:
         print(chosen.warning)
-    print(text(facts, placed.plan, placed.cluster, placed.job, chosen.cost, name_of(model)), end="")
+    print(text(facts, placed.plan, placed.cluster, placed.job, chosen.cost, _name(model)), end="")
     print(chosen.why)
     if told := _checkpoint(model):
         print(told)
 
 
-def write(chosen: Chosen, facts: ModelFacts, args: argparse.Namespace) -> None:
+def _write(chosen: Chosen, facts: ModelFacts, args: argparse.Namespace) -> None:
     """The files that were asked for, and what to do with them."""
     from mpsplit.plan import hosts
     from mpsplit.plan.draw_svg import svg
 
-    placed, name = chosen.placed, name_of(args.model)
+    placed, name = chosen.placed, _name(args.model)
     package = f"build/{name}"
     if args.out:
         placed.save(Path(args.out))
@@ -181,7 +177,7 @@ def write(chosen: Chosen, facts: ModelFacts, args: argparse.Namespace) -> None:
         print(f"{started.hostfile} and {started.rankfile} are for:\n{started.command}", file=sys.stderr)
 
 
-def name_of(model: str) -> str:
+def _name(model: str) -> str:
     return Path(model).resolve().name
 
 
@@ -197,7 +193,7 @@ def _checkpoint(model: str) -> str:
     return f"the checkpoint has {found.size / 1e9:.3g} GB{types}; each rank reads its own part of them only"
 
 
-def compare(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> list[dict]:
+def _compared(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> list[dict]:
     """The plans of the table that fit, the best one first."""
     from mpsplit.plan.alternatives import alternatives
 
@@ -217,7 +213,7 @@ def compare(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> list[di
     ]
 
 
-def show_comparison(rows: Sequence[dict]) -> None:
+def _show_comparison(rows: Sequence[dict]) -> None:
     from rich.table import Table
 
     table = Table(

@@ -1,6 +1,6 @@
-"""`mpsplit prefix` and `--prefix`: texts that many prompts begin with, computed once and kept in the package.
+"""`mpsplit prefix`: texts that many prompts begin with, computed once and kept in the package.
 
-In: a text. Out: a folder in the package, or prompts that begin with what one holds. A prefix is a system message, or as it stands
+In: a text. Out: a folder in the package, which --prefix names (options/prefix.py). A prefix is a system message, or as it stands
 what comes before a raw prompt; its tokens are those that prompts with it really begin with.
 """
 
@@ -10,9 +10,11 @@ import argparse
 import time
 from pathlib import Path
 
-from mpsplit import commands
 from mpsplit.comm import mpi_rank
 from mpsplit.errors import RunError
+from mpsplit.options.leading import add_chunk, add_engine, add_kv, lead
+from mpsplit.options.package import add_keys, package_for_ranks
+from mpsplit.options.ranks import add_ranks, under_mpirun
 from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.kept import PREFIXES, Kept, folder_of, forget, names, whose
 from mpsplit.runtime.pages import common
@@ -27,6 +29,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--name", help="what it is called")
     add("--text-file", metavar="FILE", help="the text of a system message")
     add("--raw", action="store_true", help="it comes before raw prompts instead, without the chat template")
+    add_ranks(parser)
+    add_keys(parser)
+    add_engine(parser)
+    add_chunk(parser)
+    add_kv(parser)
 
 
 def prefix_command(args: argparse.Namespace) -> int:
@@ -39,16 +46,16 @@ def _add(args: argparse.Namespace) -> int:
     if not args.name or not args.text_file:
         raise RunError("prefix add needs --name NAME and --text-file FILE")
     folder, package = folder_of(PREFIXES, args.name), Path(args.package)
-    manifest = commands._package_for_ranks(args)
+    manifest = package_for_ranks(args)
     try:
         text = Path(args.text_file).read_text(encoding="utf-8") if not mpi_rank() else ""
     except (OSError, UnicodeDecodeError) as wrong:
         raise RunError(f"--text-file {args.text_file} cannot be read ({wrong})") from None
-    if (code := commands._under_mpirun(manifest.plan.ranks, args)) is not None:
+    if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.runtime.requests import Request
 
-    loop = commands._lead(args)
+    loop = lead(args)
     if loop is None:
         return 0
     tokens = _tokens(loop.text, text, args.raw)

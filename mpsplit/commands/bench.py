@@ -1,0 +1,86 @@
+"""`mpsplit bench`: how fast it runs here, and what holds it up. In: a package, or the name of a shape. Out: a Speed, as text or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from mpsplit.comm import world
+from mpsplit.errors import RunError
+from mpsplit.export.shapes import SHAPES
+from mpsplit.options.leading import add_engine
+from mpsplit.options.machines import add_cluster, placed_of
+from mpsplit.options.package import add_keys, keys_of, package_for_ranks, stored_kind
+from mpsplit.options.ranges import at_least_one
+from mpsplit.options.ranks import add_ranks, add_threads, started_ranks, take_threads, under_mpirun
+from mpsplit.package.quantisation import BLOCKS, KINDS, Quantisation
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("package", metavar="PACKAGE", nargs="?", help="the directory that convert finished")
+    add("--random", metavar="SHAPE", help=f"random weights instead: {', '.join(SHAPES)}")
+    add_ranks(parser)
+    add_threads(parser)
+    add("--quant", choices=tuple(KINDS), help="how --random stores weights (default: q4)")
+    add("--block", type=int, choices=BLOCKS, default=32, help="of --random (default: 32)")
+    add("--repeat", type=int, default=5, metavar="N", help="rounds after the one that warms up (default: 5)")
+    add("--chunk", type=int, default=512, metavar="N", help="prompt tokens a step (default: 512)")
+    add_cluster(parser)
+    add_keys(parser)
+    add_engine(parser)
+    add("--json", action="store_true", help="print one JSON object")
+
+
+def bench_command(args: argparse.Namespace) -> int:
+    if bool(args.package) == bool(args.random):
+        raise RunError("measure what? give either a PACKAGE or --random SHAPE")
+    at_least_one(args, "ranks", "threads", "repeat", "chunk")
+    take_threads(args)
+    if args.random:
+        args.package = _random_package(args)
+    manifest = package_for_ranks(args)
+    placed = placed_of(args, manifest)
+    if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
+        return code
+    from mpsplit.runtime import measure, report
+    from mpsplit.runtime.cores import share_of_cores
+    from mpsplit.runtime.load import load_engine
+
+    comm = world()
+    package = Path(args.package)
+    stored = max(comm.exchange(stored_kind(args)), key=KINDS.__getitem__)  # a rank without linears passes for f32
+    if args.quant not in (None, stored):
+        raise RunError(f"{package} is stored as {stored}; run `mpsplit convert {package} --quant {args.quant}` first")
+    work = measure.Work.within(manifest.facts.context)
+    if comm.rank == 0 and work.lengths != measure.LENGTHS:
+        lengths = " and ".join(map(str, work.lengths))
+        print(f"the context of {manifest.facts.context} has room for prefill {lengths} and decode {work.new}", file=sys.stderr)  # fmt: skip
+    bench = measure.Bench(
+        load_engine(package, comm, args.engine, keys_of(args)), comm, share_of_cores(comm.local_size), args.chunk, work
+    )
+    predicted = report.speed_of(manifest.facts, placed, stored, work, args.chunk) if placed else None
+    speed = measure.measure(bench, args.repeat, shape=manifest.model, quant=stored, predicted=predicted)
+    if comm.rank == 0:
+        if args.json:
+            print(json.dumps(asdict(speed)))
+        else:
+            measure.show(speed)
+    return 0
+
+
+def _random_package(args: argparse.Namespace) -> Path:
+    """The package of --random, made by one rank of each host if it is not in the cache."""
+    from mpsplit.export.random_model import package_path, random_package
+    from mpsplit.export.shapes import find_shape
+
+    wanted = (args.random, started_ranks(args) or 1, Quantisation.named(args.quant or "q4", args.block))
+    find_shape(args.random)
+    comm = world()
+    if comm.host_lead:
+        random_package(*wanted)
+    comm.exchange(None)
+    return package_path(*wanted)

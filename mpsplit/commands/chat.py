@@ -1,0 +1,43 @@
+"""`mpsplit chat`: a conversation in the terminal. In: a package, lines. Out: answers, until /exit or the end of the input."""
+
+from __future__ import annotations
+
+import argparse
+
+from mpsplit import launch
+from mpsplit.options.leading import add_chunk, add_engine, add_kv, lead
+from mpsplit.options.package import add_keys, add_package, package_for_ranks
+from mpsplit.options.prefix import add_prefix, prefix_of
+from mpsplit.options.ranks import add_ranks, under_mpirun
+from mpsplit.options.settings import add_settings, layers_of
+from mpsplit.runtime.settings import merged
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_package(parser)
+    add_ranks(parser)
+    add_keys(parser)
+    add_engine(parser)
+    add_settings(parser)
+    add_chunk(parser)
+    add_kv(parser)
+    add_prefix(parser)
+
+
+def chat_command(args: argparse.Namespace) -> int:
+    manifest = package_for_ranks(args)
+    layers, prefix = layers_of(args), prefix_of(args)
+    merged(*layers)  # refuses before the work
+    if (code := under_mpirun(manifest.plan.ranks, args, reads_input=True)) is not None:
+        return code
+    from mpsplit.serve.chat import Conversation, chat
+
+    loop = lead(args)
+    if loop is None:
+        return 0
+    conversation = Conversation(loop, *layers)
+    if prefix:
+        conversation.begin_with(prefix)
+    chat(conversation, launch.input_lines())
+    loop.end()
+    return 0

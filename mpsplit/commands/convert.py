@@ -1,0 +1,142 @@
+"""`mpsplit convert`: from traced slices to ncnn. In: what `partition` left. Out: a package that runs, every rank's part made by its rank.
+
+Invariant: what cannot be is refused before the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from mpsplit.comm import mpi_rank, world
+from mpsplit.commands.verify import original_of, verify_converted
+from mpsplit.errors import ConvertError, PlanError
+from mpsplit.options.package import add_keys, add_package, keys_of
+from mpsplit.options.ranks import add_ranks, add_serial, started_ranks, under_mpirun
+from mpsplit.package.keys import Key
+from mpsplit.package.manifest import PARTITION, Manifest
+from mpsplit.package.quantisation import BLOCKS, KINDS
+from mpsplit.package.recipe import LAYOUTS, METHODS, NATIVE, SCALES, Recipe
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_package(parser)
+    add_ranks(parser)
+    add_serial(parser)
+    add = parser.add_argument
+    add("--quant", choices=tuple(KINDS), default="f32", help="how linear weights are stored (default: f32)")
+    add("--block", type=int, choices=BLOCKS, default=32, help="weights that share a scale (default: 32)")
+    add("--model", metavar="DIR", help="where the model is by now (default: where it was partitioned)")
+    add(
+        "--quant-for",
+        action="append",
+        default=[],
+        metavar="NAME=KIND",
+        help="other bits for some: lm_head=q8,layers.0.*=q6/64,embed=q8 (may be repeated)",
+    )
+    add(
+        "--scales",
+        choices=SCALES,
+        help="scale of a block by its largest weight, or by least squared error (default: minmax, mse with --calibrate)",
+    )
+    add(
+        "--layout",
+        choices=LAYOUTS,
+        default=NATIVE,
+        help="whose kernels read the quantised weights: ours, or those of any ncnn, which are slower (default: native)",
+    )
+    add(
+        "--calibrate",
+        metavar="FILE",
+        help="text of the kind the model will see: it goes through the float model on all ranks, and rounding spares what it uses",
+    )
+    add(
+        "--calibrate-method",
+        choices=METHODS,
+        help="make up for what rounding spoils, or scale inputs before it, or both (default: gptq)",
+    )
+    add("--calibrate-tokens", type=int, metavar="N", help="how many of FILE's tokens (default: 4096)")
+    add("--share-with", metavar="PACKAGE", help="take weight files that are the same from there, one copy for both")
+    add("--encrypt", action="store_true", help="seal all but the manifest; plain weights never reach the disk")
+    add_keys(parser)
+    add("--pnnx", metavar="PATH", help="another pnnx than the installed one")
+    add("--customop", metavar="LIB", help="operator library, for a pnnx built against the same libtorch")
+    add("--verify", metavar="MODEL", help="then compare with this model, as `mpsplit verify` does")
+
+
+def convert_command(args: argparse.Namespace) -> int:
+    package = Path(args.package)
+    partition = Manifest.load(package, PARTITION)
+    ranks = partition.plan.ranks
+    started = started_ranks(args)
+    if started not in (None, ranks):
+        raise PlanError(
+            f"{package} was partitioned for {ranks} ranks, {started} were started; use `mpirun -np {ranks}`"
+        )
+    from mpsplit.export.convert import convert
+    from mpsplit.export.pnnx import find_pnnx
+
+    if args.verify:
+        original_of(partition, args.verify)
+    key = _key_to_encrypt_with(args)
+    scales = args.scales or ("mse" if args.calibrate else "minmax")
+    recipe = Recipe.parse(args.quant, args.block, ",".join(args.quant_for), scales, args.layout)
+    calibration = _calibration(args, recipe, partition)
+    pnnx = find_pnnx(args.pnnx, args.customop)
+    if not args.serial and (code := under_mpirun(ranks, args)) is not None:
+        return code
+    comm = world()
+    began = time.perf_counter()
+    model, other = (Path(given) if given else None for given in (args.model, args.share_with))
+    made = convert(package, comm, pnnx, recipe, model, calibration=calibration, share_with=other, key=key)
+    if comm.rank == 0 and made.manifest is None:
+        print(f"made the graphs of {ranks} ranks in {package}, no weights: it was partitioned with --structure-only")
+        print(f"next: mpsplit convert {package} --model DIR, where the weights are")
+    elif comm.rank == 0:
+        _show(package, made.manifest, made.read)
+        print(f"converted {package} in {time.perf_counter() - began:.1f} s; next: mpsplit run {package} --prompt Hello")
+    return verify_converted(args) if args.verify else 0
+
+
+def _key_to_encrypt_with(args: argparse.Namespace) -> Key | None:
+    keys = keys_of(args)
+    if not args.encrypt and keys.asked:
+        raise ConvertError("a key was given, but not to encrypt with; add --encrypt, or leave the key out")
+    if args.encrypt and args.share_with:
+        raise ConvertError(
+            "encrypted packages share no files: each has its own way to write them; leave --share-with out"
+        )
+    return keys.find() if args.encrypt else None
+
+
+def _calibration(args: argparse.Namespace, recipe: Recipe, partition: Manifest):
+    """None without --calibrate."""
+    if args.calibrate is None:
+        if args.calibrate_method or args.calibrate_tokens is not None:
+            raise ConvertError("--calibrate-method and --calibrate-tokens say how; give the text with --calibrate FILE")
+        return None
+    from mpsplit.export.calibration import MOST, Calibration, check_calibration
+
+    check_calibration(recipe, partition, 1 if args.serial and mpi_rank() is None else partition.plan.ranks)
+    tokens = MOST if args.calibrate_tokens is None else args.calibrate_tokens
+    return Calibration.of(Path(args.calibrate), Path(args.package), args.calibrate_method or METHODS[0], tokens)
+
+
+def _show(package: Path, manifest: Manifest, read: tuple[int, ...]) -> None:
+    """`read`: bytes of each rank's weights."""
+    from mpsplit.inspection import tied
+
+    for rank, (part, own) in enumerate(zip(manifest.ranks, read, strict=True)):
+        size, bits = sum(file.size for file in part.files), _bits(package, manifest, rank)
+        print(f"rank {rank}: {size:,} bytes{bits}; read {own:,} of {part.weight_bytes:,} bytes of weights")
+    if manifest.facts.tied:
+        print(f"{tied(manifest)}; stored as {manifest.tools['recipe']}")
+
+
+def _bits(package: Path, manifest: Manifest, rank: int) -> str:
+    """Of a weight as stored, where this host can look: not into the graphs of other hosts, nor into sealed ones."""
+    from mpsplit.package.contents import contents
+
+    held = None if manifest.sealed else contents(package, manifest, rank, manifest.facts.context).total
+    return f", {held.bits:.2f} bits a weight" if held and held.weights else ""

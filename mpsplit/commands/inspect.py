@@ -1,0 +1,62 @@
+"""`mpsplit inspect`: what a package holds. In: a package, or two to compare. Out: text, JSON or a picture; 1 where two differ."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from mpsplit.errors import RunError
+from mpsplit.options.package import add_keys, keys_of
+from mpsplit.package.manifest import Manifest
+
+NETRON = "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of the ncnn wheel."
+OF_ONE = ("check", "context", "dot", "svg", "rank", "unfold")  # options that --diff has no use for
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("package", metavar="PACKAGE", nargs="?", help="the directory that convert finished")
+    add("--check", action="store_true", help="read every file again and compare it with the manifest")
+    add("--context", type=int, metavar="N", help="tokens of the cache of keys and values (default: the model's)")
+    add("--diff", nargs=2, metavar=("A", "B"), help="what differs between two packages, names and order aside")
+    add("--dot", metavar="FILE", help="draw a rank's graph, for graphviz; collectives are marked")
+    add("--svg", metavar="FILE", help="or as a picture, which needs nothing")
+    add("--rank", type=int, metavar="R", help="whose graph (default: 0)")
+    add("--unfold", action="store_true", help="draw equal decoder layers one by one")
+    add_keys(parser)
+    add("--json", action="store_true", help="print one JSON object")
+
+
+def inspect_command(args: argparse.Namespace) -> int:
+    if bool(args.package) == bool(args.diff):
+        raise RunError("inspect what? give either a PACKAGE or --diff A B")
+    from mpsplit import inspection
+
+    if args.diff:
+        if idle := [f"--{name}" for name in OF_ONE if getattr(args, name)]:
+            raise RunError(f"--diff compares two packages and has no use for {' and '.join(idle)}; leave it out")
+        return inspection.show_difference(*map(Path, args.diff), args.json)
+    package = Path(args.package)
+    manifest = Manifest.load(package)
+    if args.check:
+        for rank in range(manifest.plan.ranks):
+            manifest.check_files(package, rank, again=True)
+    keys = keys_of(args)
+    if keys.asked or args.check and manifest.sealed:
+        from mpsplit.package.opened import authenticate, vault_of
+
+        (authenticate if args.check else vault_of)(package, manifest, keys)
+    if args.dot or args.svg:
+        inspection.draw(package, manifest, args.rank or 0, args.unfold, {"dot": args.dot, "svg": args.svg})
+        return 0
+    if args.rank is not None or args.unfold:
+        raise RunError("--rank and --unfold say how to draw; give --dot FILE or --svg FILE with them")
+    inspected = inspection.inspect(package, manifest, args.context)
+    if args.json:
+        print(json.dumps(inspection.describe(inspected), indent=1, ensure_ascii=False))
+    else:
+        inspection.show(inspected)
+        if manifest.sealed:
+            print(f"\nencrypted with {manifest.sealed.algorithm}, its key is {manifest.sealed.key}")
+    return 0

@@ -1,0 +1,51 @@
+"""`mpsplit partition`: every rank's own slice, cut and traced. In: a model, a plan. Out: a package that `convert` goes on with."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from mpsplit.options.model import add_model
+from mpsplit.options.plan import add_plan, make_under_mpirun, plan_for, world_of
+from mpsplit.options.ranks import add_serial
+from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.placed import Placed
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_plan(parser)
+    parser.add_argument("--out", required=True, help="the package's directory")
+    add_serial(parser)
+    parser.add_argument(
+        "--form",
+        choices=("module", "operator"),
+        default="module",
+        help="how collectives stand in the .pt file; operator is for --customop",
+    )
+    parser.add_argument(
+        "--structure-only", action="store_true", help="config.json is enough: no weights need to be there"
+    )
+
+
+def partition_command(args: argparse.Namespace) -> int:
+    from mpsplit.export.source import find_config, find_model, read_config
+
+    folder = (find_config if args.structure_only else find_model)(args.model)
+    plan = plan_for(args, ModelFacts.from_config(read_config(folder)))
+    if not args.serial and (code := make_under_mpirun(plan, args)) is not None:
+        return code
+    from mpsplit.export.partition import partition
+
+    comm = world_of(plan)
+    began = time.perf_counter()
+    placed = Placed.load(Path(args.plan)) if args.plan else None
+    manifest = partition(folder, plan, Path(args.out), comm, args.form, placed, args.structure_only)
+    if comm.rank == 0:
+        for rank, part in enumerate(manifest.ranks):
+            print(f"rank {rank}: {part.weight_bytes:,} bytes of weights, {len(part.schedule)} collectives")
+        if manifest.unused:
+            print(f"not used of the checkpoint: {', '.join(manifest.unused)}")
+        print(f"partitioned into {args.out} in {time.perf_counter() - began:.1f} s; next: mpsplit convert {args.out}")
+    return 0

@@ -1,0 +1,42 @@
+"""`mpsplit repartition`: a package for another plan. In: a package, a plan. Out: another package, every weight as it was."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from mpsplit.options.package import add_package
+from mpsplit.options.plan import add_plan, make_under_mpirun, plan_for, world_of
+from mpsplit.options.ranks import add_serial
+from mpsplit.package.manifest import Manifest
+from mpsplit.plan.placed import Placed
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_package(parser)
+    add_plan(parser)
+    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="the new package's directory")
+    add_serial(parser)
+
+
+def repartition_command(args: argparse.Namespace) -> int:
+    from mpsplit.export.pnnx import find_pnnx
+
+    package, out = Path(args.package), Path(args.out)
+    old = Manifest.load(package)
+    plan, pnnx = plan_for(args, old.facts), find_pnnx()
+    if not args.serial and (code := make_under_mpirun(plan, args)) is not None:
+        return code
+    from mpsplit.export.repartition import needed, repartition
+
+    comm = world_of(plan)
+    began = time.perf_counter()
+    made = repartition(package, plan, out, comm, pnnx, Placed.load(Path(args.plan)) if args.plan else None)
+    if comm.rank == 0:
+        for shard, part, read in zip(plan.shards, made.manifest.ranks, made.read, strict=True):
+            ranks = ", ".join(map(str, needed(old.plan, [shard])))
+            size = sum(file.size for file in part.files)
+            print(f"rank {shard.rank}: {size:,} bytes; read {read:,} of rank {ranks} of {package}")
+        print(f"repartitioned {package} into {out} in {time.perf_counter() - began:.1f} s, every weight as it was")
+    return 0

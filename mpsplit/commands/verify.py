@@ -1,0 +1,84 @@
+"""`mpsplit verify`: the package against the original model. In: both. Out: what was found, told and kept in the manifest; 1 where they differ."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from mpsplit.comm import world
+from mpsplit.gate import LIMITS, failures, show, store, told
+from mpsplit.options.leading import ENGINES, add_engine
+from mpsplit.options.model import add_model
+from mpsplit.options.package import add_keys, add_package, keys_of, package_for_ranks
+from mpsplit.options.ranks import add_ranks, under_mpirun
+from mpsplit.package.manifest import MANIFEST, PARTITION, Manifest
+
+SLICES = {"torch": "the sliced modules before conversion, on partition's output too"}
+WISHES = {  # fields of gate.Limits; without a default here each kind of package has its own
+    "tolerance": "largest difference of a logit",
+    "max_kl": "largest mean KL divergence from the original, in nats",
+    "min_top1": "smallest share of equal best tokens",
+    "max_perplexity_ratio": "largest perplexity, over the original's",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_package(parser)
+    add_model(parser)
+    add_ranks(parser)
+    add_engine(parser, ENGINES | SLICES)
+    add = parser.add_argument
+    for name, what in WISHES.items():
+        limits = {kind: getattr(limits, name) for kind, limits in LIMITS.items()}
+        defaults = ", ".join(f"{kind} {limit:g}" for kind, limit in limits.items() if limit is not None)
+        add(f"--{name.replace('_', '-')}", type=float, metavar="X", help=f"{what} (default: {defaults})")
+    add("--layers", action="store_true", help="compare layer by layer too, and name the first that parts")
+    add("--prompts", metavar="FILE", help="one text a line (default: built-in random and English prompts)")
+    add_keys(parser)
+    add("--json", action="store_true", help="print one JSON object")
+
+
+def verify_command(args: argparse.Namespace) -> int:
+    from mpsplit.verification import Trial, loop_of, read_texts, stored_kind, verify
+
+    sliced = args.engine == "torch"  # the modules themselves, which need no conversion
+    manifest = package_for_ranks(args, PARTITION if sliced else MANIFEST)
+    folder, package = original_of(manifest, args.model), Path(args.package)
+    wishes = {name: getattr(args, name) for name in WISHES}
+    LIMITS["f32"].with_wishes(**wishes)  # refuses before the work
+    texts = read_texts(Path(args.prompts)) if args.prompts else ()
+    if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
+        return code
+    comm = world()
+    trial = Trial(package, folder, texts=texts, layers=args.layers, keys=keys_of(args))
+    trial = replace(trial, kind="f32" if sliced else stored_kind(manifest, trial, comm))
+    limits = LIMITS[trial.kind].with_wishes(**wishes)
+    found = comm.exchange(verify(loop_of(args.engine, manifest, trial, comm), comm, trial))[0]
+    failed = failures(found, limits)
+    if comm.rank == 0:
+        print(json.dumps(told(found, limits, failed))) if args.json else show(found, limits, failed)
+    if comm.host_lead and not sliced and not manifest.sealed:  # whoever changes a sealed one signs it again
+        store(package, found)
+    return int(bool(failed))
+
+
+def original_of(manifest: Manifest, model: str) -> Path:
+    """The directory of a model that the package can have been made of."""
+    from mpsplit.export.source import find_model
+    from mpsplit.verification import check_model
+
+    folder = find_model(model)
+    check_model(manifest.facts, folder)
+    return folder
+
+
+def verify_converted(args: argparse.Namespace) -> int:
+    """What `convert --verify MODEL` does in the end: this command without options, on the same ranks, with the same key."""
+    given = [args.package, args.verify]
+    for name in ("ranks", "hostfile", "key_file", "key_command"):
+        given += [f"--{name.replace('_', '-')}", str(value)] if (value := getattr(args, name)) else []
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return verify_command(parser.parse_args(given, argparse.Namespace(given=["verify", *given])))
