@@ -125,6 +125,18 @@ def pytest_unconfigure(config):
         print(f"== rank {mpi_rank()}\n{report._tw._file.getvalue()}", file=sys.__stderr__, flush=True)
 
 
+def pytest_testnodedown(node, error):
+    """A process of pytest-xdist is gone, and its tests with it: that is more than a test that failed."""
+    if error:
+        node.config.lost = True
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "lost"):
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="also the cases that look for the same thing once more")
 
