@@ -18,7 +18,7 @@ from mpsplit.errors import RunError
 from mpsplit.runtime.tables import length
 
 KEY = "MPSPLIT_API_KEY"
-BAR = 24  # characters
+BAR = 12  # characters
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -56,29 +56,33 @@ def seen(address: str) -> dict:
 
 
 def drawn(state: dict) -> Group:
-    load = state["load"]
-    table = Table()
+    load, ranks = state["load"], state["ranks"]
+    staged = any(row["stage"] for row in ranks)
+    table = Table(box=None, padding=(0, 2, 0, 0))
     for name, side in (
         ("rank", "right"),
         ("host", "left"),
-        ("stage", "right"),
+        *([("stage", "right")] if staged else ()),
         ("memory", "right"),
         ("tok/s", "right"),
+        ("computes, waits", "left"),
+        ("waits p50, p99", "left"),
     ):
-        table.add_column(name, justify=side)
-    table.add_column("computes, waits for others")
-    table.add_column("a wait, p50 / p99", justify="right")
-    table.add_column("")
-    for row in state["ranks"]:
-        memory, speed = f"{row['memory_bytes'] / 2**20:,.0f} MiB", f"{row['tok_s']:.0f}"
-        waits, late = (
-            f"{length(row['wait_p50_s'])} / {length(row['wait_p99_s'])}",
-            "straggler" if row["straggler"] else "",
+        table.add_column(name, justify=side, no_wrap=True)
+    for row in ranks:
+        table.add_row(
+            str(row["rank"]),
+            row["host"],
+            *([str(row["stage"])] if staged else ()),
+            f"{row['memory_bytes'] / 2**20:,.0f} MiB",
+            f"{row['tok_s']:.0f}",
+            bar(row["busy"], row["wait"]),
+            f"{length(row['wait_p50_s'])}, {length(row['wait_p99_s'])}",
         )
-        of_time = bar(row["busy"], row["wait"])
-        table.add_row(str(row["rank"]), row["host"], str(row["stage"]), memory, speed, of_time, waits, late)
     pages = f"{load['pages_used']} of {load['pages']} pages used, {load['pages_kept']} kept"
-    return Group(f"{state['model']}: {load['running']} running, {load['waiting']} waiting; {pages}", table)
+    said = f"{state['model']}: {load['running']} running, {load['waiting']} waiting; {pages}"
+    late = [f"rank {row['rank']} makes the others wait" for row in ranks if row["straggler"]]
+    return Group(said, table, *late)
 
 
 def bar(busy: float, wait: float) -> Text:

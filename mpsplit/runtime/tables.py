@@ -16,6 +16,7 @@ from mpsplit.runtime.kinds import BETWEEN, KINDS
 from mpsplit.runtime.straggler import straggler
 
 WIDE = 100  # columns of the text
+UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
 
 
 def tables(accounts: Sequence[Account]) -> Iterator[RenderableType]:
@@ -67,8 +68,6 @@ def _links(accounts: Sequence[Account]) -> Table:
 
 
 def length(seconds: float) -> str:
-    """Of time, in the unit that fits."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.2g} us"
+    """Of time, two digits in the unit that fits."""
+    unit, size = next(((unit, size) for unit, size in UNITS if seconds >= size), UNITS[-1])
+    return f"{float(f'{seconds / size:.2g}'):g} {unit}"

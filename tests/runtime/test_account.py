@@ -65,7 +65,7 @@ def test_tables_say_it():
         assert part in said
     assert "no rank makes the others wait" in said
     assert "link" not in text([account(1)]) and text([Account()]) == ""
-    assert [length(s) for s in (0, 2.5e-6, 0.0123, 3)] == ["0 us", "2.5 us", "12.3 ms", "3 s"]
+    assert [length(s) for s in (0, 2.54e-6, 862e-6, 0.0123, 3)] == ["0 us", "2.5 us", "860 us", "12 ms", "3 s"]
 
 
 def test_a_ledger_sums_all_and_shows_what_is_of_late(monkeypatch):

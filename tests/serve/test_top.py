@@ -3,17 +3,18 @@
 import pytest
 
 from mpsplit.cli import main
-from mpsplit.commands.top import bar
+from mpsplit.commands.top import BAR, bar
 from tests.serve.conftest import served
 from tests.serve.fake import FakeLoop
 
 
 def test_it_shows_a_row_a_rank(text, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "80")
     with served(FakeLoop(text)) as (address, service):
         assert main(["top", address, "--once"]) == 0
     said = capsys.readouterr().out
     assert "0 running, 0 waiting" in said and said.count("MiB") == len(service.loop.ranks_now())
+    assert "rank 3 makes the others wait" in said and "2 us, 300 us" in said
 
 
 def test_what_it_cannot_see(capsys, monkeypatch):
@@ -24,4 +25,4 @@ def test_what_it_cannot_see(capsys, monkeypatch):
 
 @pytest.mark.parametrize("busy, wait", [(0, 0), (1, 0), (0.5, 0.5), (0.7, 0.6)])
 def test_a_bar_is_as_long_as_any_other(busy, wait):
-    assert len(bar(busy, wait).plain.split(" ")[0]) == 24
+    assert len(bar(busy, wait).plain.split(" ")[0]) == BAR
