@@ -55,6 +55,8 @@ class Chat:
 
     def generate(self, prompt: str, on_text: Callable[[str], None] | None = None, **settings) -> str:
         """The answer, which joins the conversation; `on_text` hears it piece by piece."""
+        if not self._open:
+            raise RunError("this Chat is closed; make another")
         call = layer(settings, "generate")
         return self._conversation.say(prompt, on_text or (lambda piece: None), call)
 

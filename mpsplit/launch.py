@@ -22,6 +22,7 @@ from mpsplit.progress import TERMINAL
 
 END_OF_INPUT = b"\x04\n"
 FAILURE = b"mpsplit: rank "  # how the command line and mpsplit-rank begin
+NOISE = b"PMIX ERROR: PMIX_ERR_UNREACH"  # of an mpirun whose ranks were quicker to end
 RULE = "-" * 20  # mpirun draws its notices between lines of dashes
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -103,6 +104,7 @@ def _pass_input(pipe: int) -> None:
 
 def input_lines() -> Iterator[str]:
     """Rank 0's lines, until they end."""
+    sys.stdin.reconfigure(errors="replace")
     while (line := sys.stdin.readline()) and line.encode() != END_OF_INPUT:
         yield line
 
@@ -136,6 +138,8 @@ class Notices:
             self._pass(line)
 
     def _pass(self, data: bytes) -> None:
+        if NOISE in data:
+            return
         self.said = self.said or FAILURE in data
         sys.stderr.buffer.write(data)
         sys.stderr.flush()

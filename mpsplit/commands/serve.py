@@ -52,6 +52,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def serve_command(args: argparse.Namespace) -> int:
     _check_options(args)
     manifest = package_for_ranks(args)
+    if (args.context or 0) > (most := manifest.facts.context):
+        raise RunError(
+            f"--context {args.context} is more than the {most} tokens of {args.package}; give {most} or less"
+        )
     layers = layers_of(args)
     merged(*layers)  # refuses before the work
     if (code := under_mpirun(manifest.plan.ranks, args, ends_itself=True)) is not None:

@@ -42,6 +42,7 @@ def top_command(args: argparse.Namespace) -> int:
 
 def seen(address: str) -> dict:
     """What /ranks says."""
+    address = address if "://" in address else f"http://{address}"
     request = urllib.request.Request(f"{address.rstrip('/')}/ranks")
     if key := os.environ.get(KEY):
         request.add_header("Authorization", f"Bearer {key}")

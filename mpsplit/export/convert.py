@@ -167,6 +167,8 @@ def _shared(package: Path, partition: Manifest, comm: Communicator, vault: Vault
     """The files that belong to no rank, sealed; None where they stay what partition made them."""
     found: Texts = {}
     for path in (package / file.path for file in partition.shared if comm.rank == 0):
+        if not path.is_file():
+            raise ConvertError(f"{path} is missing; run `mpsplit partition` again")
         name, data = path.relative_to(package).as_posix(), path.read_bytes()
         if data.startswith(MAGIC) and not vault:
             raise ConvertError(f"{path} is encrypted; convert with --encrypt and its key, or partition again")

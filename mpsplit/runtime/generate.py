@@ -115,6 +115,7 @@ class TokenLoop:
     def work(self, until: threading.Event) -> None:
         """Answers what is submitted until then, and what was submitted before to its end."""
         try:
+            self._report()  # so that there is something to see before the first request
             while not self._over(until):
                 self.turn()
                 with self._changed:

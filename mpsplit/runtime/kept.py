@@ -73,7 +73,9 @@ def whose(manifest: Manifest) -> str:
 
 def folder_of(kind: str, name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise Unusable(f"{name!r} is no name to keep something by; use up to 64 letters, digits, dots, dashes")
+        raise Unusable(
+            f"{name!r} is no name to keep something by; use up to 64 letters, digits, dots, dashes, underscores"
+        )
     return f"{kind}/{name}"
 
 

@@ -15,7 +15,7 @@ from mpsplit.comm import Communicator
 from mpsplit.comm.passed import NANO, WAITS, quantile
 from mpsplit.plan.shards import Plan
 from mpsplit.runtime.account import Account
-from mpsplit.runtime.straggler import straggler
+from mpsplit.runtime.straggler import NOTABLE, straggler
 
 WINDOW = 5.0  # seconds that "of late" means
 
@@ -48,8 +48,9 @@ class Ledger:
         `straggler`: whether it makes the others wait."""
         reports = list(self._of_late)
         accounts = [reduce(add, each) for each in zip(*(accounts for *_, accounts in reports), strict=True)]
-        late = straggler(accounts)
         seconds = max(sum(over for _, over, *_ in reports), 1e-3) + (self.age if self.age > 2 else 0)
+        late = straggler(accounts)
+        late = late if late and late.seconds > NOTABLE * seconds else None
         found = []
         for shard in self.plan.shards:
             own = accounts[shard.rank] if accounts else Account()

@@ -67,7 +67,7 @@ class Setting(NamedTuple):
 
 SETTINGS = {
     "preset": Setting(TEXT, "NAME", f"sampling by name: {', '.join(PRESETS)}; the options here change it"),
-    "max_new_tokens": Setting(WHOLE, "N", "longest answer (default: 64)"),
+    "max_new_tokens": Setting(WHOLE, "N", "longest answer (default: 64; over HTTP as in OpenAI's API)"),
     "temperature": Setting(NUMBER, "T", "0 is greedy (default)"),
     "top_k": Setting(WHOLE, "K", "choose among the k likeliest, 0 for all (default)"),
     "top_p": Setting(NUMBER, "P", "choose among the likeliest that make up p (default: 1)"),

@@ -61,7 +61,8 @@ class ResponseFormat(Body):
     @model_validator(mode="after")
     def _whole(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema belongs to the type json_schema, and to no other")
+            told = "belongs to the type json_schema, and to no other" if self.json_schema else "is missing"
+            raise ValueError(f"json_schema {told}")
         return self
 
 
@@ -161,7 +162,7 @@ class Call(BaseModel):
 class Message(BaseModel):
     """What an assistant said is taken back as it was given, with fields that mean nothing here."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, json_schema_extra={"required": ["role", "content"]})
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: String | list[TextPart] | None = None
@@ -169,11 +170,19 @@ class Message(BaseModel):
     tool_calls: list[Call] | None = None
     tool_call_id: String | None = None
 
+    @model_validator(mode="after")
+    def _said(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise ValueError("content is missing; only an assistant's message may have none")
+        return self
+
     @property
     def plain(self) -> dict[str, Any]:
-        """As templates know messages: one text, and `system` for what OpenAI renamed to `developer`."""
+        """As templates know messages: one text, and `system` for what OpenAI renamed to `developer`. Answers begin with a blank, which templates
+        bring too."""
         parts = self.content if isinstance(self.content, list) else []
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in parts)
+        content = content.strip() if self.role == "assistant" else content
         role = "system" if self.role == "developer" else self.role
         extras = self.model_dump(include={"name", "tool_calls", "tool_call_id"}, exclude_none=True)
         return {"role": role, "content": content, **extras}

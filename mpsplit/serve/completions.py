@@ -102,7 +102,7 @@ def _asked(
     _check_answers(service, len(prompts) * n)
     fitted = [_fitted(service, body, settings, tuple(prompt)) for prompt in prompts]
     sampling, keeping = settings.sampling, service.keeping
-    saves = keeping.session(body.session_id) if body.session_id else ""
+    saves = keeping.session(body.session_id) if body.session_id is not None else ""
     warm = keeping.of_prefix(body.prefix) if body.prefix else keeping.of_session(saves) if saves else ""
     requests = [
         Request(

@@ -72,6 +72,8 @@ def of_validation(wrong: RequestValidationError) -> ApiError:
     where = ".".join(str(step) for step in told["loc"][1:] if not ALTERNATIVE.search(str(step))) or None
     if told["type"] == "extra_forbidden":
         return ApiError(400, f"Unrecognized request argument supplied: {where}", "unknown_parameter", where)
+    if told["loc"] == ("body",) and told["type"] != "value_error":
+        return ApiError(400, "send a JSON object, with the header Content-Type: application/json", "invalid_json")
     message = told["msg"].removeprefix("Value error, ")
     return ApiError(400, f"{where}: {message}" if where else message, "invalid_value", where)
 

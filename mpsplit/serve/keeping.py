@@ -32,11 +32,12 @@ class Keeping:
 
     def session(self, name: str) -> str:
         """Its folder, whether it is there or not; the loop forgets those that are too old."""
+        folder_of(SESSIONS, name)  # refuses what is no name
         for other in names(self.loop.package, SESSIONS):
-            folder = folder_of(SESSIONS, other)
+            folder = f"{SESSIONS}/{other}"
             if other.startswith(OF_HTTP) and is_older(self.loop.package, folder, self._too_old):
                 self.loop.forget(folder, self._too_old)
-        return folder_of(SESSIONS, OF_HTTP + name)
+        return f"{SESSIONS}/{OF_HTTP}{name}"
 
     def of_session(self, folder: str) -> str:
         """The folder, where there is a session that is not too old, and it is young again; otherwise nothing."""

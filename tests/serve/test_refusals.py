@@ -47,7 +47,7 @@ def post(server):
         ({"stream": "yes"}, "stream", "valid boolean"),
         ({"temprature": 1}, "temprature", "Unrecognized request argument supplied: temprature"),
         ({"logit_bias": {"5": 1}}, None, "logit_bias cannot be served here; leave it out"),
-        ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema belongs to"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema is missing"),
         ({"model": "gpt-9"}, "model", "there is no such model; this server has fake"),
     ],
 )
@@ -89,6 +89,23 @@ def test_what_changes_nothing_is_ignored(client):
     )  # fmt: skip
     assistant = {"role": "assistant", "content": None, "refusal": None, "annotations": []}
     client.chat.completions.create(model="fake", messages=[*CHAT, assistant, *CHAT], max_tokens=2)
+
+
+def test_what_people_forget_is_named(post):
+    for content in (b"", b'{"messages": []}'):
+        _, error, _ = post("/v1/chat/completions", content=content)
+        assert error["message"] == "send a JSON object, with the header Content-Type: application/json"
+    _, error, _ = post("/v1/chat/completions", json={"messages": [{"role": "user"}]})
+    assert "content is missing" in error["message"]
+    for name in ("", "../s1", "a b"):
+        _, error, _ = post("/v1/chat/completions", json={"messages": CHAT, "session_id": name})
+        assert error["message"].startswith(f"{name!r} is no name")
+
+
+def test_an_answer_that_is_sent_back_has_no_blank_more(server):
+    talk = [[*CHAT, {"role": "assistant", "content": said}, *CHAT] for said in ("Yes.", " Yes.\n")]
+    plain, blank = (httpx.post(f"{server[0]}/tokenize", json={"messages": messages}).json() for messages in talk)
+    assert plain["tokens"] == blank["tokens"]
 
 
 @pytest.mark.parametrize(
