@@ -26,7 +26,7 @@ def check_ranks(manifest: Manifest, package: Path, ranks: int) -> None:
     needed = manifest.plan.ranks
     if ranks != needed:
         raise RunError(
-            f"{package} is split over {needed} ranks, {ranks} were started; start {needed}, by `mpirun -np {needed}` or --ranks {needed}, or leave both out"
+            f"{package} is split over {needed} ranks, {ranks} were started; use `mpirun -np {needed}` or --ranks {needed}, or leave both out"
         )
 
 
