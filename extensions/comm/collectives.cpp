@@ -56,10 +56,12 @@ void Comm::check_peer(int peer) const {
 void Comm::move(Out out, In in) {
     if (out.peer >= 0) out.peer = members_[out.peer];
     if (in.peer >= 0) in.peer = members_[in.peer];
+    const int awaited = in.peer >= 0 ? in.peer : out.peer;
+    if (awaited < 0) return; // both are empty
     const auto began = Clock::now();
     link_->move(out, in);
     if (out.peer >= 0) link_->passed[out.peer].sent(out.bytes);
-    if (!link_->resting) link_->passed[in.peer >= 0 ? in.peer : out.peer].wait(std::chrono::nanoseconds(Clock::now() - began).count());
+    if (!link_->resting) link_->passed[awaited].wait(std::chrono::nanoseconds(Clock::now() - began).count());
 }
 
 std::byte* Comm::scratch(size_t bytes) {
