@@ -5,22 +5,18 @@ from __future__ import annotations
 import argparse
 
 from mpsplit import launch
-from mpsplit.options.leading import add_chunk, add_engine, add_kv, lead
-from mpsplit.options.package import add_keys, add_package, package_for_ranks
+from mpsplit.options.leading import add_leading, lead
+from mpsplit.options.package import add_package, package_for_ranks
 from mpsplit.options.prefix import add_prefix, prefix_of
 from mpsplit.options.ranks import add_ranks, under_mpirun
-from mpsplit.options.settings import add_settings, layers_of
+from mpsplit.options.settings import layers_of
 from mpsplit.runtime.settings import merged
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_package(parser)
     add_ranks(parser)
-    add_keys(parser)
-    add_engine(parser)
-    add_settings(parser)
-    add_chunk(parser)
-    add_kv(parser)
+    add_leading(parser)
     add_prefix(parser)
 
 

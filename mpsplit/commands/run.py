@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mpsplit.errors import RunError
-from mpsplit.options.leading import add_chunk, add_engine, add_kv, lead
+from mpsplit.options.leading import add_leading, lead
 from mpsplit.options.machines import add_cluster, placed_of
-from mpsplit.options.package import add_keys, add_package, package_for_ranks, stored_kind
+from mpsplit.options.package import add_package, package_for_ranks, stored_kind
 from mpsplit.options.prefix import add_prefix, prefix_of
 from mpsplit.options.ranks import add_ranks, under_mpirun
-from mpsplit.options.settings import add_settings, layers_of
+from mpsplit.options.settings import layers_of
 from mpsplit.runtime.kept import Kept, text_of
 from mpsplit.runtime.settings import Settings, merged
 
@@ -38,11 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="what was predicted beside what was measured, where the time went, what passed between ranks",
     )
     add_cluster(parser)
-    add_keys(parser)
-    add_engine(parser)
-    add_settings(parser)
-    add_chunk(parser)
-    add_kv(parser)
+    add_leading(parser)
     add_prefix(parser)
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from mpsplit.comm import mpi_rank
 from mpsplit.errors import RunError
-from mpsplit.options.leading import add_chunk, add_engine, add_kv, lead
-from mpsplit.options.package import add_keys, add_package, package_for_ranks
+from mpsplit.options.leading import add_leading, lead
+from mpsplit.options.package import add_package, package_for_ranks
 from mpsplit.options.ranges import at_least_one
 from mpsplit.options.ranks import add_ranks, under_mpirun
-from mpsplit.options.settings import add_settings, layers_of
+from mpsplit.options.settings import layers_of
 from mpsplit.runtime.settings import merged
 
 NEEDED = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
@@ -25,11 +25,7 @@ NEEDED = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_package(parser)
     add_ranks(parser)
-    add_keys(parser)
-    add_engine(parser)
-    add_settings(parser)
-    add_chunk(parser)
-    add_kv(parser)
+    add_leading(parser)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="another one than this machine's own needs an API key (default: 127.0.0.1)")
     add("--port", type=int, default=8000, metavar="N", help="0 takes a free one, and says which (default: 8000)")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpsplit.comm import world
-from mpsplit.options.package import keys_of
+from mpsplit.options.package import add_keys, keys_of
+from mpsplit.options.settings import add_settings
 from mpsplit.runtime.engine import CACHES
 
 if TYPE_CHECKING:  # they need ncnn, which no --help waits for
@@ -29,6 +30,15 @@ def add_kv(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv", choices=CACHES, default=CACHES[0], help=f"how keys and values are stored (default: {CACHES[0]})"
     )
+
+
+def add_leading(parser: argparse.ArgumentParser) -> None:
+    """What every command takes that answers."""
+    add_keys(parser)
+    add_engine(parser)
+    add_settings(parser)
+    add_chunk(parser)
+    add_kv(parser)
 
 
 def lead(

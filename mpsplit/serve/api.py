@@ -159,10 +159,17 @@ class Call(BaseModel):
     function: Called
 
 
+def _with_content(schema: dict[str, Any]) -> None:
+    """What clients are told of messages: an assistant's alone may have no content, and need not."""
+    schema["required"] = ["role", "content"]
+    content = schema["properties"]["content"]
+    content["anyOf"] = [kind for kind in content["anyOf"] if kind != {"type": "null"}]
+
+
 class Message(BaseModel):
     """What an assistant said is taken back as it was given, with fields that mean nothing here."""
 
-    model_config = ConfigDict(strict=True, json_schema_extra={"required": ["role", "content"]})
+    model_config = ConfigDict(strict=True, json_schema_extra=_with_content)
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: String | list[TextPart] | None = None

@@ -30,7 +30,7 @@ def test_thousands_of_requests(text, cases):
         for operation in (result.ok() for result in schema.get_all_operations()):
             fuzz(operation, round(cases * SHARES.get(operation.path, 0)) or FEW, session, seen)
         assert service.loop.idle() and not service.tickets
-    assert sum(seen.values()) >= cases and seen[200] > cases / 20 and seen[400] > cases / 10, seen
+    assert sum(seen.values()) >= cases and seen[200] > cases / 10 and seen[400] > cases / 10, seen
     assert set(seen) <= {200, 400, 404, 405, 429}, seen
 
 
