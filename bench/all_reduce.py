@@ -16,7 +16,7 @@ import time
 import numpy as np
 from mpi4py import MPI
 
-from mpsplit import native
+from mpsplit.native import cpp
 
 CALLS = 200
 
@@ -38,7 +38,7 @@ def main() -> None:
     arguments.add_argument("--bytes", type=int, default=8192)
     arguments.add_argument("--rounds", type=int, default=50)
     given = arguments.parse_args()
-    module = native.load()
+    module = cpp.load()
     if module is None:
         raise SystemExit("the C++ communicator is not built; run python -m mpsplit.native")
     world, shared, far = MPI.COMM_WORLD, module.mpi(), module.mpi(False)

@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mpsplit.export.random_model import folder, random_checkpoint
+from mpsplit.export.random_package import folder, random_checkpoint
 
 RANK = b"OMPI_COMM_WORLD_RANK="
 EVERY = 0.05

@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from mpsplit.native import kernels
+from mpsplit.native.cpp import kernels
 
 N, K, WORKING_SET, MATRICES_OF_PREFILL = 11008, 4096, 320e6, 2
 

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from mpsplit.errors import MpsplitError, RunError
-from mpsplit.export.random_model import folder, random_checkpoint, random_package
-from mpsplit.launch import OPEN_MPI, find_mpirun
-from mpsplit.native import kernels
+from mpsplit.export.random_package import folder, random_checkpoint, random_package
+from mpsplit.measure.bench import BEYOND_CACHES, ENOUGH, LENGTHS, weight_bytes
+from mpsplit.mpirun import OPEN_MPI, find_mpirun
+from mpsplit.native.cpp import kernels
 from mpsplit.package.manifest import Manifest
-from mpsplit.package.quantisation import Quantisation
+from mpsplit.package.stored.quantisation import Quantisation
 from mpsplit.progress import track
-from mpsplit.runtime.measure import BEYOND_CACHES, ENOUGH, LENGTHS, weight_bytes
 
 CONTENDERS = Path(__file__).parent / "contenders"
 NAMES = ("ours-q4", "ours-q8", "llama-q4_0", "llama-q4_k_m", "llama-q8_0", "transformers")

@@ -20,24 +20,24 @@ from pathlib import Path
 import numpy as np
 
 from mpsplit.comm import Alone
-from mpsplit.export.calibration import Calibration
-from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.convert import convert
+from mpsplit.export.graph.pnnx import find_pnnx
+from mpsplit.export.model.checkpoint import Checkpoint
+from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
-from mpsplit.export.pnnx import find_pnnx
-from mpsplit.export.source import read_config
-from mpsplit.native import kernels
+from mpsplit.export.weights.calibration_text import Calibration
+from mpsplit.native.cpp import kernels
 from mpsplit.package.manifest import GRAPH, rank_folder
-from mpsplit.package.param import Param
-from mpsplit.package.quantisation import LAYER, QLinear, Quantisation
-from mpsplit.package.recipe import METHODS, SCALES, Recipe
-from mpsplit.package.weight_files import Packed, WeightFiles
-from mpsplit.plan.model import ModelFacts
+from mpsplit.package.param_text import Param
+from mpsplit.package.stored.quantisation import LAYER, QLinear, Quantisation
+from mpsplit.package.stored.recipe import METHODS, SCALES, Recipe
+from mpsplit.package.stored.weight_files import Packed, WeightFiles
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import even_plan
 from mpsplit.progress import track
-from mpsplit.runtime.engine import CACHES
+from mpsplit.runtime.engine.engine_protocol import CACHES
 from mpsplit.runtime.load import load_loop
-from mpsplit.runtime.requests import Request
+from mpsplit.runtime.loop.requests import Request
 
 MODEL = Path(__file__).parents[1] / "examples" / "tiny-vicuna"
 CALIBRATION, NEW = 50, 64  # lines of eval.jsonl, tokens of an answer

@@ -19,15 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpsplit.errors import ClusterError, MpsplitError
-from mpsplit.export.random_model import package_path
+from mpsplit.export.random_package import package_path
+from mpsplit.measure.bench import Work
 from mpsplit.package.manifest import Manifest
-from mpsplit.package.quantisation import Quantisation
+from mpsplit.package.stored.quantisation import Quantisation
 from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.cluster_json import load_cluster
-from mpsplit.plan.cost import price
-from mpsplit.plan.simulate import Weather, simulate
-from mpsplit.plan.sizes import Job
-from mpsplit.runtime.measure import Work
+from mpsplit.plan.price.cost import price
+from mpsplit.plan.price.simulation import Weather, simulate
+from mpsplit.plan.price.sizes import Job
 
 CHUNK = 512  # mpsplit bench's
 

@@ -11,6 +11,6 @@ def __getattr__(name: str):
     """`from mpsplit import Chat`, which the other commands need not wait for."""
     if name != "Chat":
         raise AttributeError(f"mpsplit has no {name}")
-    from mpsplit.chat import Chat
+    from mpsplit.python_chat import Chat
 
     return Chat

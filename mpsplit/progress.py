@@ -12,7 +12,7 @@ from mpsplit.comm import mpi_rank
 
 T = TypeVar("T")
 WIDE = 160  # columns where there is no terminal
-TERMINAL = "MPSPLIT_TERMINAL"  # set by launch.py, which sees the terminal that mpirun hides from its ranks
+TERMINAL = "MPSPLIT_TERMINAL"  # set by mpirun.py, which sees the terminal that mpirun hides from its ranks
 
 
 def on_terminal() -> bool:
@@ -67,7 +67,7 @@ def _shown() -> bool:
 
 
 def console(stderr: bool = False):
-    """A rich Console. Under mpirun every rank's output looks like a terminal; launch.py knows whether there is one. What is none has
+    """A rich Console. Under mpirun every rank's output looks like a terminal; mpirun.py knows whether there is one. What is none has
     no edge to keep to."""
     from rich.console import Console
 

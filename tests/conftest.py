@@ -106,7 +106,7 @@ def transformers_answer(folder: Path, prompt: tuple[int, ...], new: int):
 
 def weight_path(folder: Path, role: str = "floats", number: int = 0) -> Path:
     """A weight file of a rank: its floats, its embedding, or one of the packed."""
-    from mpsplit.package.weight_files import WeightFiles
+    from mpsplit.package.stored.weight_files import WeightFiles
 
     files = WeightFiles.load(folder)
     return folder / (files.packed[number][1] if role == "packed" else getattr(files, role))
@@ -225,10 +225,10 @@ def model_of(world, shared_folder):
 def package_of(world, shared_folder, model_of):
     """(model directory or family, tensor, pipeline) -> its package; every rank its part, or one rank all of them."""
     from mpsplit.export.convert import convert
+    from mpsplit.export.graph.pnnx import find_pnnx
+    from mpsplit.export.model.model_source import read_config
     from mpsplit.export.partition import partition
-    from mpsplit.export.pnnx import find_pnnx
-    from mpsplit.export.source import read_config
-    from mpsplit.plan.model import ModelFacts
+    from mpsplit.plan.model_facts import ModelFacts
     from mpsplit.plan.shards import even_plan
 
     def make(model: str | Path, tensor: int, pipeline: int) -> Path:

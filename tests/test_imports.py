@@ -1,6 +1,8 @@
-"""The direction of imports: plan -> export -> package -> runtime -> serve, read from the source with ast."""
+"""How the house stands: the direction of imports, no circles, rooms that can be seen at a glance. Read from the source with ast."""
 
 import ast
+import functools
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,27 +10,43 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "mpsplit"
-GROUND = {"cache", "errors", "comm", "native", "progress", "third_party"}  # what every part stands on
+GROUND = {"cache_folder", "errors", "comm", "native", "progress"}  # what every part stands on
 # The package is the border: both halves import it, it imports neither, and neither half imports the other.
 MAY_IMPORT = {
-    "plan": {"plan"},
-    "package": {"plan", "package"},
-    "export": {"plan", "package", "export"},
-    "runtime": {"plan", "package", "runtime"},
-    "serve": {"runtime", "serve"},
-    "options": {"plan", "package", "export", "runtime", "options", "launch"},  # what commands share knows no command
+    "plan": {"families"},
+    "package": {"families", "plan"},
+    "export": {"families", "plan", "package"},
+    "runtime": {"plan", "package"},
+    "measure": {"plan", "package", "runtime"},
+    "check": {"plan", "package", "export", "runtime"},
+    "serve": {"runtime"},
+    "options": {"plan", "package", "export", "runtime", "mpirun"},  # what commands share knows no command
 }
 FORBIDDEN = {
+    "families": {"torch", "transformers", "ncnn", "numpy"},
     "plan": {"torch", "transformers", "ncnn"},
     "package": {"torch", "transformers", "ncnn", "mpi4py"},
     "export": {"ncnn"},
     "runtime": {"torch", "transformers", "safetensors"},
+    "measure": {"torch", "transformers", "safetensors"},
     "serve": {"torch", "transformers", "ncnn", "numpy"},
     "options": {"torch", "transformers", "ncnn", "numpy"},
 }
+CROWD = 16  # files of a room; commands, of which there is a file each, may be more
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    return {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
 def imports(path: Path) -> set[str]:
+    """Also those that stand inside functions or are for types alone."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -46,17 +64,51 @@ def test_a_part_imports_only_what_stands_before_it(part):
     for path in files:
         for name in imports(path):
             words = name.split(".")
-            assert words[0] not in FORBIDDEN[part], f"{path.relative_to(ROOT)} imports {name}"
+            assert words[0] not in FORBIDDEN.get(part, ()), f"{path.relative_to(ROOT)} imports {name}"
             if words[0] == "mpsplit" and len(words) > 1:
-                assert words[1] in MAY_IMPORT[part] | GROUND, f"{path.relative_to(ROOT)} imports {name}"
+                assert words[1] in MAY_IMPORT[part] | GROUND | {part}, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_circles():
+    """The __init__ of a room is loaded before its files, and imports some of them; as a part of a circle it does not count."""
+    graph = {name: (imports(path) & set(modules())) - {name} for name, path in modules().items()}
+    rooms = {name for name, path in modules().items() if path.name == "__init__.py"}
+    graphlib.TopologicalSorter(
+        {name: of - rooms for name, of in graph.items()}
+    ).prepare()  # CycleError names the circle
+
+
+def rooms():
+    return sorted(path.parent for path in modules().values() if path.name == "__init__.py" and path.parent != ROOT)
+
+
+@pytest.mark.parametrize("room", rooms(), ids=lambda room: str(room.relative_to(ROOT)))
+def test_a_room_tells_what_is_in_it(room):
+    """One line of why, then every file and every room inside; commands stand in a table of cli.py."""
+    said = (room / "__init__.py").read_text(encoding="utf-8")
+    inside = [path for path in room.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    if room.name == "commands":
+        return
+    assert len(inside) <= CROWD, f"{room} has {len(inside)} files"
+    for path in inside:
+        assert path.stem.startswith("__") or path.stem in said, f"{room}/__init__.py does not name {path.stem}"
+
+
+def test_a_name_stands_once():
+    """But for a command beside what it starts."""
+    names = {}
+    for path in modules().values():
+        if not path.stem.startswith("__") and path.parent.name != "commands":
+            assert path.stem not in names, f"{path} and {names[path.stem]}: rename one"
+            names[path.stem] = path
 
 
 @pytest.mark.parametrize(
     "loaded, never",
     [
         ("mpsplit.cli", {"torch", "ncnn"}),
-        ("mpsplit.cli, mpsplit.export.convert, mpsplit.export.pnnx", {"torch"}),
-        ("mpsplit.cli, mpsplit.runtime.load, mpsplit.serve.chat, mpsplit.serve.running", {"torch"}),
+        ("mpsplit.cli, mpsplit.export.convert, mpsplit.export.graph.pnnx", {"torch"}),
+        ("mpsplit.cli, mpsplit.runtime.load, mpsplit.serve.chat, mpsplit.serve.http.serving", {"torch"}),
     ],
 )
 def test_what_is_never_loaded(loaded, never):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpsplit.launch import OPEN_MPI
+from mpsplit.mpirun import OPEN_MPI
 from tests.conftest import EXAMPLE, thorough
 from tests.test_errors import CLEAN
 

@@ -9,9 +9,9 @@ import numpy as np
 from orders import LENGTHS, NEW_TOKENS, serve
 
 from mpsplit.comm import world
-from mpsplit.runtime.cores import share_of_cores
+from mpsplit.measure.bench import Bench, Work
+from mpsplit.runtime.engine.cores import share_of_cores
 from mpsplit.runtime.load import load_engine
-from mpsplit.runtime.measure import Bench, Work
 
 END, ROUND = 0, 1  # what rank 0 tells the others
 

@@ -1,5 +1,5 @@
 // What one rank handed to another, and how long it waited for it: messages counted by the length of the wait, so that what several steps, or
-// several ranks, waited can be added up. mpsplit/comm/passed.py reads the same numbers.
+// several ranks, waited can be added up. mpsplit/comm/link_counts.py reads the same numbers.
 #pragma once
 
 #include <algorithm>

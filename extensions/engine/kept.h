@@ -15,7 +15,7 @@
 
 namespace mpsplit {
 
-// What became of it, as mpsplit/runtime/kept.py tells it.
+// What became of it, as mpsplit/runtime/kept/kept_texts.py tells it.
 enum class Kept : int64_t { done, missing, other, damaged, unwritable };
 
 // Writes a new file and puts it into the place of an old one; of no positions it removes the old one.

@@ -15,7 +15,7 @@
 namespace mpsplit {
 namespace {
 
-constexpr char sealed[] = "MPSEALED";  // how an encrypted file begins: mpsplit/package/sealed.py
+constexpr char sealed[] = "MPSEALED";  // how an encrypted file begins: mpsplit/package/sealed/vault.py
 constexpr int most = 1 << 24;          // of anything that is counted here: what is more is damage
 constexpr int64_t most_angles = int64_t(1) << 26;  // tables of cos and sin of 256 MB each
 
@@ -41,7 +41,7 @@ bool possible(const RankFacts& f) {
            int64_t(f.context) * int64_t(f.inverse_frequencies.size()) <= most_angles;
 }
 
-// No way out of the folder; mpsplit/package/weight_files.py has the same.
+// No way out of the folder; mpsplit/package/stored/weight_files.py has the same.
 bool stays_inside(const std::string& name) {
     static const std::regex plain("weights/[A-Za-z0-9_-]{1,64}[.]bin");
     return name.size() < 100 && std::regex_match(name, plain);

@@ -1,4 +1,4 @@
-// Where a rank's time goes, by the kind of layer. mpsplit/runtime/kinds.py lists the kinds in the same order.
+// Where a rank's time goes, by the kind of layer. mpsplit/runtime/engine/layer_kinds.py lists the kinds in the same order.
 #pragma once
 
 #include <cstdint>

@@ -25,7 +25,7 @@ class Patient {
     Link& link_;
 };
 
-// What steps cost this rank, as mpsplit/runtime/account.py counts it.
+// What steps cost this rank, as mpsplit/runtime/account/account.py counts it.
 class Counted {
   public:
     Counted(Slice& slice, Comm& world) : slice_(slice), world_(world), told_(so_far()) {}

@@ -1,4 +1,4 @@
-// A rank that follows: takes orders from rank 0 until the end, as mpsplit/runtime/follow.py does.
+// A rank that follows: takes orders from rank 0 until the end, as mpsplit/runtime/loop/follow.py does.
 #pragma once
 
 #include <span>

@@ -1,4 +1,4 @@
-// How a rank without Python joins the others: the environment and the calls of mpsplit/comm/__init__.py and native.py.
+// How a rank without Python joins the others: the environment and the calls of mpsplit/comm/__init__.py and cpp.py.
 #pragma once
 
 #include "comm.h"

@@ -41,7 +41,7 @@ Arguments parse(int count, char** words) {
     return found;
 }
 
-// as mpsplit/runtime/cores.py
+// as mpsplit/runtime/engine/cores.py
 int share_of_cores(int local_size) {
     const int share = std::max(1, int(std::thread::hardware_concurrency()) / local_size);
     const char* asked = std::getenv("OMP_NUM_THREADS");

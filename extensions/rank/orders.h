@@ -1,4 +1,4 @@
-// What rank 0 tells the others, as mpsplit/runtime/orders.py writes it; that file says what each order means and how ranks start.
+// What rank 0 tells the others, as mpsplit/runtime/loop/orders.py writes it; that file says what each order means and how ranks start.
 #pragma once
 
 #include <cstddef>

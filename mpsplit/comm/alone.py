@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mpsplit.comm.passed import nothing
+from mpsplit.comm.link_counts import nothing
 
 
 class Alone:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from mpsplit.comm import world
 from mpsplit.errors import RunError
-from mpsplit.export.shapes import SHAPES
-from mpsplit.options.leading import add_engine
-from mpsplit.options.machines import add_cluster, placed_of
-from mpsplit.options.package import add_keys, keys_of, package_for_ranks, stored_kind
-from mpsplit.options.ranges import at_least_one
-from mpsplit.options.ranks import add_ranks, add_threads, started_ranks, take_threads, under_mpirun
-from mpsplit.package.quantisation import BLOCKS, KINDS, Quantisation
+from mpsplit.export.model.named_shapes import SHAPES
+from mpsplit.options.loop_options import add_engine
+from mpsplit.options.machine_options import add_cluster, placed_of
+from mpsplit.options.number_checks import at_least_one
+from mpsplit.options.package_argument import add_keys, keys_of, package_for_ranks, stored_kind
+from mpsplit.options.rank_options import add_ranks, add_threads, started_ranks, take_threads, under_mpirun
+from mpsplit.package.stored.quantisation import BLOCKS, KINDS, Quantisation
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +46,8 @@ def bench_command(args: argparse.Namespace) -> int:
     placed = placed_of(args, manifest)
     if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
-    from mpsplit.runtime import measure, report
-    from mpsplit.runtime.cores import share_of_cores
+    from mpsplit.measure import bench, report
+    from mpsplit.runtime.engine.cores import share_of_cores
     from mpsplit.runtime.load import load_engine
 
     comm = world()
@@ -55,27 +55,27 @@ def bench_command(args: argparse.Namespace) -> int:
     stored = max(comm.exchange(stored_kind(args)), key=KINDS.__getitem__)  # a rank without linears passes for f32
     if args.quant not in (None, stored):
         raise RunError(f"{package} is stored as {stored}; run `mpsplit convert {package} --quant {args.quant}` first")
-    work = measure.Work.within(manifest.facts.context)
-    if comm.rank == 0 and work.lengths != measure.LENGTHS:
+    work = bench.Work.within(manifest.facts.context)
+    if comm.rank == 0 and work.lengths != bench.LENGTHS:
         lengths = " and ".join(map(str, work.lengths))
         print(f"the context of {manifest.facts.context} has room for prefill {lengths} and decode {work.new}", file=sys.stderr)  # fmt: skip
-    bench = measure.Bench(
+    bench = bench.Bench(
         load_engine(package, comm, args.engine, keys_of(args)), comm, share_of_cores(comm.local_size), args.chunk, work
     )
     predicted = report.speed_of(manifest.facts, placed, stored, work, args.chunk) if placed else None
-    speed = measure.measure(bench, args.repeat, shape=manifest.model, quant=stored, predicted=predicted)
+    speed = bench.measure(bench, args.repeat, shape=manifest.model, quant=stored, predicted=predicted)
     if comm.rank == 0:
         if args.json:
             print(json.dumps(asdict(speed)))
         else:
-            measure.show(speed)
+            bench.show(speed)
     return 0
 
 
 def _random_package(args: argparse.Namespace) -> Path:
     """The package of --random, made by one rank of each host if it is not in the cache."""
-    from mpsplit.export.random_model import package_path, random_package
-    from mpsplit.export.shapes import find_shape
+    from mpsplit.export.model.named_shapes import find_shape
+    from mpsplit.export.random_package import package_path, random_package
 
     wanted = (args.random, started_ranks(args) or 1, Quantisation.named(args.quant or "q4", args.block))
     find_shape(args.random)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from mpsplit import launch
-from mpsplit.options.leading import add_leading, lead
-from mpsplit.options.package import add_package, package_for_ranks
-from mpsplit.options.prefix import add_prefix, prefix_of
-from mpsplit.options.ranks import add_ranks, under_mpirun
-from mpsplit.options.settings import layers_of
-from mpsplit.runtime.settings import merged
+from mpsplit import mpirun
+from mpsplit.options.loop_options import add_leading, lead
+from mpsplit.options.package_argument import add_package, package_for_ranks
+from mpsplit.options.prefix_option import add_prefix, prefix_of
+from mpsplit.options.rank_options import add_ranks, under_mpirun
+from mpsplit.options.settings_options import layers_of
+from mpsplit.runtime.talk.answer_settings import merged
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,6 @@ def chat_command(args: argparse.Namespace) -> int:
     conversation = Conversation(loop, *layers)
     if prefix:
         conversation.begin_with(prefix)
-    chat(conversation, launch.input_lines())
+    chat(conversation, mpirun.input_lines())
     loop.end()
     return 0

@@ -12,12 +12,12 @@ from pathlib import Path
 from mpsplit.comm import mpi_rank, world
 from mpsplit.commands.verify import original_of, verify_converted
 from mpsplit.errors import ConvertError, PlanError
-from mpsplit.options.package import add_keys, add_package, keys_of
-from mpsplit.options.ranks import add_ranks, add_serial, started_ranks, under_mpirun
-from mpsplit.package.keys import Key
+from mpsplit.options.package_argument import add_keys, add_package, keys_of
+from mpsplit.options.rank_options import add_ranks, add_serial, started_ranks, under_mpirun
 from mpsplit.package.manifest import PARTITION, Manifest
-from mpsplit.package.quantisation import BLOCKS, KINDS
-from mpsplit.package.recipe import LAYOUTS, METHODS, NATIVE, SCALES, Recipe
+from mpsplit.package.sealed.keys import Key
+from mpsplit.package.stored.quantisation import BLOCKS, KINDS
+from mpsplit.package.stored.recipe import LAYOUTS, METHODS, NATIVE, SCALES, Recipe
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +75,7 @@ def convert_command(args: argparse.Namespace) -> int:
             f"{package} was partitioned for {ranks} ranks, {started} were started; use `mpirun -np {ranks}`"
         )
     from mpsplit.export.convert import convert
-    from mpsplit.export.pnnx import find_pnnx
+    from mpsplit.export.graph.pnnx import find_pnnx
 
     if args.verify:
         original_of(partition, args.verify)
@@ -116,7 +116,7 @@ def _calibration(args: argparse.Namespace, recipe: Recipe, partition: Manifest):
         if args.calibrate_method or args.calibrate_tokens is not None:
             raise ConvertError("--calibrate-method and --calibrate-tokens say how; give the text with --calibrate FILE")
         return None
-    from mpsplit.export.calibration import MOST, Calibration, check_calibration
+    from mpsplit.export.weights.calibration_text import MOST, Calibration, check_calibration
 
     check_calibration(recipe, partition, 1 if args.serial and mpi_rank() is None else partition.plan.ranks)
     tokens = MOST if args.calibrate_tokens is None else args.calibrate_tokens
@@ -125,7 +125,7 @@ def _calibration(args: argparse.Namespace, recipe: Recipe, partition: Manifest):
 
 def _show(package: Path, manifest: Manifest, read: tuple[int, ...]) -> None:
     """`read`: bytes of each rank's weights."""
-    from mpsplit.inspection import tied
+    from mpsplit.package.inside.inspection import tied
 
     for rank, (part, own) in enumerate(zip(manifest.ranks, read, strict=True)):
         size, bits = sum(file.size for file in part.files), _bits(package, manifest, rank)
@@ -136,7 +136,7 @@ def _show(package: Path, manifest: Manifest, read: tuple[int, ...]) -> None:
 
 def _bits(package: Path, manifest: Manifest, rank: int) -> str:
     """Of a weight as stored, where this host can look: not into the graphs of other hosts, nor into sealed ones."""
-    from mpsplit.package.contents import contents
+    from mpsplit.package.inside.rank_contents import contents
 
     held = None if manifest.sealed else contents(package, manifest, rank, manifest.facts.context).total
     return f", {held.bits:.2f} bits a weight" if held and held.weights else ""

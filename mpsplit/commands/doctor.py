@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from mpsplit import native
 from mpsplit.errors import MpsplitError
-from mpsplit.launch import OPEN_MPI, find_mpirun
+from mpsplit.mpirun import OPEN_MPI, find_mpirun
+from mpsplit.native import cpp
 from mpsplit.progress import console
 
 SECONDS = 30  # longest a check may take
@@ -108,7 +108,7 @@ def _program(name: str, need: str, remedy: str) -> Callable[[], Finding]:
 
 def _extensions() -> Finding:
     """The C++ of extensions/: what was built, with what."""
-    parts, whole = native.built(), native.load("_engine") is not None
+    parts, whole = cpp.built(), cpp.load("_engine") is not None
     if not parts:
         parts = ["not built: mpi4py carries the messages, no 8, 6 or 4 bits"]
     if not whole:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from mpsplit.comm import mpi_rank
-from mpsplit.options.package import add_keys, add_package, keys_of
+from mpsplit.options.package_argument import add_keys, add_package, keys_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def decrypt_command(args: argparse.Namespace) -> int:
 
 
 def _copy(args: argparse.Namespace, what: str) -> int:
-    from mpsplit.package import encryption
+    from mpsplit.package.sealed import encryption
 
     if mpi_rank():
         return 0  # one rank of an mpirun does it

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from mpsplit.errors import RunError
-from mpsplit.options.package import add_keys, keys_of
+from mpsplit.options.package_argument import add_keys, keys_of
 from mpsplit.package.manifest import Manifest
 
 NETRON = "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of the ncnn wheel."
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def inspect_command(args: argparse.Namespace) -> int:
     if bool(args.package) == bool(args.diff):
         raise RunError("inspect what? give either a PACKAGE or --diff A B")
-    from mpsplit import inspection
+    from mpsplit.package.inside import inspection
 
     if args.diff:
         if idle := [f"--{name}" for name in OF_ONE if getattr(args, name)]:
@@ -44,7 +44,7 @@ def inspect_command(args: argparse.Namespace) -> int:
             manifest.check_files(package, rank, again=True)
     keys = keys_of(args)
     if keys.asked or args.check and manifest.sealed:
-        from mpsplit.package.opened import authenticate, vault_of
+        from mpsplit.package.sealed.opened import authenticate, vault_of
 
         (authenticate if args.check else vault_of)(package, manifest, keys)
     if args.dot or args.svg:

@@ -6,11 +6,11 @@ import argparse
 import time
 from pathlib import Path
 
-from mpsplit.options.model import add_model
-from mpsplit.options.plan import add_plan, make_under_mpirun, plan_for, world_of
-from mpsplit.options.ranks import add_serial
-from mpsplit.plan.model import ModelFacts
-from mpsplit.plan.placed import Placed
+from mpsplit.options.model_argument import add_model
+from mpsplit.options.plan_options import add_plan, make_under_mpirun, plan_for, world_of
+from mpsplit.options.rank_options import add_serial
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.placed_plan import Placed
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def partition_command(args: argparse.Namespace) -> int:
-    from mpsplit.export.source import find_config, find_model, read_config
+    from mpsplit.export.model.model_source import find_config, find_model, read_config
 
     folder = (find_config if args.structure_only else find_model)(args.model)
     plan = plan_for(args, ModelFacts.from_config(read_config(folder)))

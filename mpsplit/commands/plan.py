@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpsplit.errors import PlanError
-from mpsplit.options.machines import add_machines, cluster_of
-from mpsplit.options.model import add_model, facts_of
-from mpsplit.options.plan import add_factors, factors
-from mpsplit.options.ranges import at_least_one
-from mpsplit.package.quantisation import BLOCKS, KINDS
+from mpsplit.options.machine_options import add_machines, cluster_of
+from mpsplit.options.model_argument import add_model, facts_of
+from mpsplit.options.number_checks import at_least_one
+from mpsplit.options.plan_options import add_factors, factors
+from mpsplit.package.stored.quantisation import BLOCKS, KINDS
 from mpsplit.plan.cluster import Cluster
-from mpsplit.plan.cost import Cost
-from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.pin import pinned
-from mpsplit.plan.placed import Placed
+from mpsplit.plan.placed_plan import Placed
+from mpsplit.plan.price.cost import Cost
+from mpsplit.plan.price.sizes import Job
 from mpsplit.plan.shards import Plan, even_plan
-from mpsplit.plan.sizes import Job
 from mpsplit.progress import console
 
 GOALS = {
@@ -101,8 +101,8 @@ class Chosen:
 
 def _choose(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job) -> Chosen:
     """The user's own plan, checked and priced; otherwise the best. Either is held against fewer machines."""
-    from mpsplit.plan.alternatives import Alternative, alone, fewer_are_faster
-    from mpsplit.plan.solver import best, solve
+    from mpsplit.plan.solve.alternatives import Alternative, alone, fewer_are_faster
+    from mpsplit.plan.solve.solver import best, solve
 
     own = _own_choice(args, facts, cluster, job)
     if own:
@@ -145,7 +145,7 @@ def _own_choice(
 
 
 def _show(chosen: Chosen, facts: ModelFacts, model: str) -> None:
-    from mpsplit.plan.draw_text import text
+    from mpsplit.plan.draw.plan_text import text
 
     placed = chosen.placed
     if chosen.warning:
@@ -158,8 +158,8 @@ def _show(chosen: Chosen, facts: ModelFacts, model: str) -> None:
 
 def _write(chosen: Chosen, facts: ModelFacts, args: argparse.Namespace) -> None:
     """The files that were asked for, and what to do with them."""
-    from mpsplit.plan import hosts
-    from mpsplit.plan.draw_svg import svg
+    from mpsplit.plan import host_files
+    from mpsplit.plan.draw.plan_svg import svg
 
     placed, name = chosen.placed, _name(args.model)
     package = f"build/{name}"
@@ -173,7 +173,7 @@ def _write(chosen: Chosen, facts: ModelFacts, args: argparse.Namespace) -> None:
         print(f"drawn in {args.draw}", file=sys.stderr)
     if args.hosts:
         program = ("mpsplit", "run", package, "--prompt", "Hello")
-        started = hosts.write(placed.plan, placed.cluster, Path(args.hosts), program)
+        started = host_files.write(placed.plan, placed.cluster, Path(args.hosts), program)
         print(f"{started.hostfile} and {started.rankfile} are for:\n{started.command}", file=sys.stderr)
 
 
@@ -183,8 +183,8 @@ def _name(model: str) -> str:
 
 def _checkpoint(model: str) -> str:
     """What there is to download or to read, as far as headers and index tell."""
-    from mpsplit.export.shapes import SHAPES
-    from mpsplit.export.source import find_config, stored
+    from mpsplit.export.model.model_source import find_config, stored
+    from mpsplit.export.model.named_shapes import SHAPES
 
     found = None if model in SHAPES else stored(find_config(model))
     if not found:
@@ -195,7 +195,7 @@ def _checkpoint(model: str) -> str:
 
 def _compared(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> list[dict]:
     """The plans of the table that fit, the best one first."""
-    from mpsplit.plan.alternatives import alternatives
+    from mpsplit.plan.solve.alternatives import alternatives
 
     return [
         {

@@ -1,6 +1,6 @@
 """`mpsplit prefix`: texts that many prompts begin with, computed once and kept in the package.
 
-In: a text. Out: a folder in the package, which --prefix names (options/prefix.py). A prefix is a system message, or as it stands
+In: a text. Out: a folder in the package, which --prefix names (options/prefix_option.py). A prefix is a system message, or as it stands
 what comes before a raw prompt; its tokens are those that prompts with it really begin with.
 """
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from mpsplit.comm import mpi_rank
 from mpsplit.errors import RunError
-from mpsplit.options.leading import add_chunk, add_engine, add_kv, lead
-from mpsplit.options.package import add_keys, package_for_ranks
-from mpsplit.options.ranks import add_ranks, under_mpirun
+from mpsplit.options.loop_options import add_chunk, add_engine, add_kv, lead
+from mpsplit.options.package_argument import add_keys, package_for_ranks
+from mpsplit.options.rank_options import add_ranks, under_mpirun
 from mpsplit.package.manifest import Manifest
-from mpsplit.runtime.kept import PREFIXES, Kept, folder_of, forget, names, whose
-from mpsplit.runtime.pages import common
+from mpsplit.runtime.engine.pages import common
+from mpsplit.runtime.kept.kept_texts import PREFIXES, Kept, folder_of, forget, names, whose
 
 ACTIONS = ("add", "list", "remove")
 
@@ -53,7 +53,7 @@ def _add(args: argparse.Namespace) -> int:
         raise RunError(f"--text-file {args.text_file} cannot be read ({wrong})") from None
     if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
-    from mpsplit.runtime.requests import Request
+    from mpsplit.runtime.loop.requests import Request
 
     loop = lead(args)
     if loop is None:

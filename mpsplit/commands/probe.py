@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mpsplit.comm import mpi_rank, world
 from mpsplit.errors import RunError
-from mpsplit.options.ranges import at_least_one
-from mpsplit.options.ranks import add_ranks, add_threads, take_threads, under_mpirun
+from mpsplit.options.number_checks import at_least_one
+from mpsplit.options.rank_options import add_ranks, add_threads, take_threads, under_mpirun
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +31,10 @@ def probe_command(args: argparse.Namespace) -> int:
     take_threads(args)
     if (code := under_mpirun(args.ranks or 1, args)) is not None:
         return code
-    from mpsplit.package.files import beside
+    from mpsplit.measure.probe import probe, show
+    from mpsplit.package.whole_files import beside
     from mpsplit.plan.cluster_json import save_cluster, to_json
-    from mpsplit.runtime.cores import share_of_cores
-    from mpsplit.runtime.probe import probe, show
+    from mpsplit.runtime.engine.cores import share_of_cores
 
     comm = world()
     began = time.perf_counter()

@@ -6,11 +6,11 @@ import argparse
 import time
 from pathlib import Path
 
-from mpsplit.options.package import add_package
-from mpsplit.options.plan import add_plan, make_under_mpirun, plan_for, world_of
-from mpsplit.options.ranks import add_serial
+from mpsplit.options.package_argument import add_package
+from mpsplit.options.plan_options import add_plan, make_under_mpirun, plan_for, world_of
+from mpsplit.options.rank_options import add_serial
 from mpsplit.package.manifest import Manifest
-from mpsplit.plan.placed import Placed
+from mpsplit.plan.placed_plan import Placed
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def repartition_command(args: argparse.Namespace) -> int:
-    from mpsplit.export.pnnx import find_pnnx
+    from mpsplit.export.graph.pnnx import find_pnnx
 
     package, out = Path(args.package), Path(args.out)
     old = Manifest.load(package)

@@ -10,14 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mpsplit.errors import RunError
-from mpsplit.options.leading import add_leading, lead
-from mpsplit.options.machines import add_cluster, placed_of
-from mpsplit.options.package import add_package, package_for_ranks, stored_kind
-from mpsplit.options.prefix import add_prefix, prefix_of
-from mpsplit.options.ranks import add_ranks, under_mpirun
-from mpsplit.options.settings import layers_of
-from mpsplit.runtime.kept import Kept, text_of
-from mpsplit.runtime.settings import Settings, merged
+from mpsplit.options.loop_options import add_leading, lead
+from mpsplit.options.machine_options import add_cluster, placed_of
+from mpsplit.options.package_argument import add_package, package_for_ranks, stored_kind
+from mpsplit.options.prefix_option import add_prefix, prefix_of
+from mpsplit.options.rank_options import add_ranks, under_mpirun
+from mpsplit.options.settings_options import layers_of
+from mpsplit.runtime.kept.kept_texts import Kept, text_of
+from mpsplit.runtime.talk.answer_settings import Settings, merged
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    from mpsplit.runtime.dump import Dump
+    from mpsplit.runtime.engine.dump import Dump
 
     manifest = package_for_ranks(args)
     if args.dump_per_rank and not args.dump:
@@ -58,8 +58,8 @@ def run_command(args: argparse.Namespace) -> int:
     settings, before = _begun_with(prefix, args)
     if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
-    from mpsplit.runtime import report
-    from mpsplit.runtime.requests import Request
+    from mpsplit.measure import report
+    from mpsplit.runtime.loop.requests import Request
 
     loop = lead(args, dump)
     if loop is None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from mpsplit.comm import mpi_rank
 from mpsplit.errors import RunError
-from mpsplit.options.leading import add_leading, lead
-from mpsplit.options.package import add_package, package_for_ranks
-from mpsplit.options.ranges import at_least_one
-from mpsplit.options.ranks import add_ranks, under_mpirun
-from mpsplit.options.settings import layers_of
-from mpsplit.runtime.settings import merged
+from mpsplit.options.loop_options import add_leading, lead
+from mpsplit.options.number_checks import at_least_one
+from mpsplit.options.package_argument import add_package, package_for_ranks
+from mpsplit.options.rank_options import add_ranks, under_mpirun
+from mpsplit.options.settings_options import layers_of
+from mpsplit.runtime.talk.answer_settings import merged
 
 NEEDED = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
 
@@ -62,11 +62,11 @@ def serve_command(args: argparse.Namespace) -> int:
             signal.signal(number, signal.SIG_IGN)
         lead(args, **room)
         return 0
-    from mpsplit.serve import running, security
-    from mpsplit.serve.service import MIB, Limits, Service
+    from mpsplit.serve.http import security, serving
+    from mpsplit.serve.service.service import MIB, Limits, Service
 
     keys = security.read_keys(Path(args.api_key_file) if args.api_key_file else None)
-    sock, address = running.listen(args.host, args.port)
+    sock, address = serving.listen(args.host, args.port)
     with sock:
         hosts = security.allowed_hosts(args.host, address, keys)
         loop = lead(args, **room)
@@ -75,8 +75,8 @@ def serve_command(args: argparse.Namespace) -> int:
         service = Service(
             loop, name, layers, args.context, limits=limits, keys=keys, hosts=hosts, session_seconds=args.session_ttl
         )
-        print(_greeting(service, running.url(sock), manifest.plan.ranks), flush=True)
-        running.run(service, sock)
+        print(_greeting(service, serving.url(sock), manifest.plan.ranks), flush=True)
+        serving.run(service, sock)
     loop.end()
     return 0
 

@@ -8,17 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mpsplit.errors import PlanError, RunError
-from mpsplit.export.shapes import SHAPES
-from mpsplit.options.machines import DESCRIPTION, add_machines, cluster_of
-from mpsplit.options.model import facts_of
-from mpsplit.options.plan import add_factors
-from mpsplit.package.quantisation import KINDS
+from mpsplit.export.model.named_shapes import SHAPES
+from mpsplit.options.machine_options import DESCRIPTION, add_machines, cluster_of
+from mpsplit.options.model_argument import facts_of
+from mpsplit.options.plan_options import add_factors
+from mpsplit.package.stored.quantisation import KINDS
 from mpsplit.plan.cluster import Cluster
-from mpsplit.plan.cost import Cost, price
-from mpsplit.plan.placed import Placed
+from mpsplit.plan.placed_plan import Placed
+from mpsplit.plan.price.cost import Cost, price
+from mpsplit.plan.price.simulation import Cause, Simulated, Weather, simulate
+from mpsplit.plan.price.sizes import Job
 from mpsplit.plan.shards import Plan, even_plan
-from mpsplit.plan.simulate import Cause, Simulated, Weather, simulate
-from mpsplit.plan.sizes import Job
 from mpsplit.progress import console
 
 

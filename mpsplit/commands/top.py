@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpsplit.errors import RunError
-from mpsplit.runtime.tables import length
+from mpsplit.runtime.account.account_tables import length
 
 KEY = "MPSPLIT_API_KEY"
 BAR = 12  # characters

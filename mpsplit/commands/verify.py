@@ -7,12 +7,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from mpsplit.check.gate import LIMITS, failures, show, store, told
 from mpsplit.comm import world
-from mpsplit.gate import LIMITS, failures, show, store, told
-from mpsplit.options.leading import ENGINES, add_engine
-from mpsplit.options.model import add_model
-from mpsplit.options.package import add_keys, add_package, keys_of, package_for_ranks
-from mpsplit.options.ranks import add_ranks, under_mpirun
+from mpsplit.options.loop_options import ENGINES, add_engine
+from mpsplit.options.model_argument import add_model
+from mpsplit.options.package_argument import add_keys, add_package, keys_of, package_for_ranks
+from mpsplit.options.rank_options import add_ranks, under_mpirun
 from mpsplit.package.manifest import MANIFEST, PARTITION, Manifest
 
 SLICES = {"torch": "the sliced modules before conversion, on partition's output too"}
@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def verify_command(args: argparse.Namespace) -> int:
-    from mpsplit.verification import Trial, loop_of, read_texts, stored_kind, verify
+    from mpsplit.check.verification import Trial, loop_of, read_texts, stored_kind, verify
 
     sliced = args.engine == "torch"  # the modules themselves, which need no conversion
     manifest = package_for_ranks(args, PARTITION if sliced else MANIFEST)
@@ -66,8 +66,8 @@ def verify_command(args: argparse.Namespace) -> int:
 
 def original_of(manifest: Manifest, model: str) -> Path:
     """The directory of a model that the package can have been made of."""
-    from mpsplit.export.source import find_model
-    from mpsplit.verification import check_model
+    from mpsplit.check.verification import check_model
+    from mpsplit.export.model.model_source import find_model
 
     folder = find_model(model)
     check_model(manifest.facts, folder)

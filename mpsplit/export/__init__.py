@@ -1,1 +1,12 @@
-"""Checkpoint bytes -> sliced modules -> dynamo graph -> TorchScript -> pnnx -> ncnn. One file a stage; may import torch."""
+"""Checkpoint bytes to a package, a rank its own slice. May import torch; imports nothing of the runtime.
+
+partition           every rank cuts and traces its own slice
+convert             every rank turns its trace into graphs and streams its weights beside them
+repartition         a package for another plan, without the model that it was made of
+random_package      packages of a known shape whose weights mean nothing, for measurements
+unfinished_folders  where ranks write until a partition is whole
+model/              where weights come from
+trace/              modules that are cut, then traced
+graph/              from a trace to the text of ncnn's graph
+weights/            what goes into the weight files
+"""

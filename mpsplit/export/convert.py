@@ -21,26 +21,27 @@ from typing import TYPE_CHECKING
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError
-from mpsplit.export.contents import contents
-from mpsplit.export.graphs import Graphs, make_graphs
-from mpsplit.export.origin import Origin, open_model
-from mpsplit.export.pnnx import Pnnx
-from mpsplit.export.schedule import check_schedules
-from mpsplit.export.store import Index, Store
-from mpsplit.export.weights import Source, Weights
-from mpsplit.package.embedding import HEAD_ROWS, dtype_of
-from mpsplit.package.files import beside, forget_unfinished, json_text
-from mpsplit.package.keys import Key
+from mpsplit.export.graph.collective_schedule import check_schedules
+from mpsplit.export.graph.pnnx import Pnnx
+from mpsplit.export.graph.rank_graphs import Graphs, make_graphs
+from mpsplit.export.model.model_origin import Origin, open_model
+from mpsplit.export.weights.conversion_weights import Weights
+from mpsplit.export.weights.weight_contents import contents
+from mpsplit.export.weights.weight_source import Source
+from mpsplit.export.weights.weight_store import Index, Store
 from mpsplit.package.manifest import FORM, FUSED, GRAPH, MANIFEST, PARTITION, RANK_TEXT, File, Manifest, rank_folder
 from mpsplit.package.rank_text import rank_text
-from mpsplit.package.recipe import Recipe
-from mpsplit.package.sealed import MAGIC, Vault
+from mpsplit.package.sealed.keys import Key
+from mpsplit.package.sealed.vault import MAGIC, Vault
+from mpsplit.package.stored.embedding import HEAD_ROWS, dtype_of
+from mpsplit.package.stored.recipe import Recipe
+from mpsplit.package.whole_files import beside, forget_unfinished, json_text
 from mpsplit.plan.cuts import EMBEDDING, linears_of, one_matrix
 from mpsplit.progress import bytes_bar, track
 
 if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does not load
-    from mpsplit.export.calibrated import Calibrated
-    from mpsplit.export.calibration import Calibration
+    from mpsplit.export.weights.calibrated_encoders import Calibrated
+    from mpsplit.export.weights.calibration_text import Calibration
 
 FLOAT = Recipe()
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -136,7 +137,7 @@ def _of_checkpoint(package: Path, partition: Manifest, recipe: Recipe, model: Pa
 def _calibrated(
     calibration: Calibration, recipe: Recipe, partition: Manifest, origin: Origin, comm: Communicator
 ) -> Calibrated:
-    from mpsplit.export.calibrated import Calibrated
+    from mpsplit.export.weights.calibrated_encoders import Calibrated
 
     return Calibrated(calibration, recipe, partition, origin, comm)
 

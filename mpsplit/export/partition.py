@@ -21,23 +21,23 @@ import torch
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import ModelError
-from mpsplit.export import torchscript
-from mpsplit.export.capture import as_text, calls, capture, check_alike, check_calls, expected_calls
-from mpsplit.export.checkpoint import Checkpoint
-from mpsplit.export.example import examples
-from mpsplit.export.miniature import fingerprint, miniature
-from mpsplit.export.origin import KEY, Origin
-from mpsplit.export.slicing import IGNORABLE, build_whole, expected_weights, rope_of, shapes_alone, slice_model
-from mpsplit.export.source import read_config
-from mpsplit.export.structure import Shapes, Structure
-from mpsplit.export.tokenizer import copy_tokenizer, eos_ids
-from mpsplit.export.unfinished import forget, partial_folder
-from mpsplit.package.files import NUMPY_TYPES, write_json
+from mpsplit.export.model.checkpoint import Checkpoint
+from mpsplit.export.model.model_origin import KEY, Origin
+from mpsplit.export.model.model_source import read_config
+from mpsplit.export.model.tokenizer_files import copy_tokenizer, eos_ids
+from mpsplit.export.trace import torchscript
+from mpsplit.export.trace.capture import as_text, calls, capture, check_alike, check_calls, expected_calls
+from mpsplit.export.trace.miniature import fingerprint, miniature
+from mpsplit.export.trace.slicing import IGNORABLE, build_whole, expected_weights, rope_of, shapes_alone, slice_model
+from mpsplit.export.trace.trace_inputs import examples
+from mpsplit.export.trace.trace_structure import Shapes, Structure
+from mpsplit.export.unfinished_folders import forget, partial_folder
 from mpsplit.package.manifest import CONFIG, FORM, MANIFEST, PARTITION, File, Manifest, RankPart, Rope, rank_folder
-from mpsplit.package.weight_files import FOLDER
+from mpsplit.package.stored.weight_files import FOLDER
+from mpsplit.package.whole_files import NUMPY_TYPES, write_json
 from mpsplit.plan.cuts import EMBEDDING, HEAD, Part, source_of
-from mpsplit.plan.model import ModelFacts
-from mpsplit.plan.placed import PLAN, Placed
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.placed_plan import PLAN, Placed
 from mpsplit.plan.shards import Plan
 from mpsplit.progress import track
 

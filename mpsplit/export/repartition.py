@@ -13,19 +13,19 @@ from pathlib import Path
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import PackageError
-from mpsplit.export.blocks import check_blocks
 from mpsplit.export.convert import Conversion, convert
-from mpsplit.export.origin import File, Origin
+from mpsplit.export.graph.pnnx import Pnnx
+from mpsplit.export.model.model_origin import File, Origin
 from mpsplit.export.partition import Model, examine, partition_model
-from mpsplit.export.pnnx import Pnnx
-from mpsplit.export.repacked import Repacked
-from mpsplit.export.unchanged import unchanged
-from mpsplit.export.weights import Weights
-from mpsplit.package.embedding import HEAD_ROWS
+from mpsplit.export.weights.block_cuts import check_blocks
+from mpsplit.export.weights.conversion_weights import Weights
+from mpsplit.export.weights.repacked import Repacked
+from mpsplit.export.weights.unchanged_files import unchanged
 from mpsplit.package.manifest import CONFIG, GRAPH, MANIFEST, PARTITION, Manifest, rank_folder
-from mpsplit.package.opened import opened_rank
+from mpsplit.package.sealed.opened import opened_rank
+from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.plan.cuts import one_matrix
-from mpsplit.plan.placed import Placed
+from mpsplit.plan.placed_plan import Placed
 from mpsplit.plan.shards import Plan, Range, Shard
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from mpsplit.errors import MpsplitError, PackageError
 from mpsplit.package.agreement import Agreement
 from mpsplit.package.collectives import Call
-from mpsplit.package.files import json_text, read_json, write_json
-from mpsplit.package.keys import Key
-from mpsplit.package.manifest_kinds import check_manifest
-from mpsplit.package.sealed import Vault
-from mpsplit.package.verified import read_sha256, remembered_sha256
-from mpsplit.plan.model import ModelFacts
+from mpsplit.package.manifest_fields import check_manifest
+from mpsplit.package.sealed.keys import Key
+from mpsplit.package.sealed.vault import Vault
+from mpsplit.package.verified_files import read_sha256, remembered_sha256
+from mpsplit.package.whole_files import json_text, read_json, write_json
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan
 
 FORMAT_VERSION = 3

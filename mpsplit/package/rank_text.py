@@ -6,7 +6,7 @@ In: a manifest, the names of the rank's weight files. Out: text; extensions/engi
 from __future__ import annotations
 
 from mpsplit.package.manifest import Manifest
-from mpsplit.package.weight_files import WeightFiles
+from mpsplit.package.stored.weight_files import WeightFiles
 
 
 def rank_text(manifest: Manifest, rank: int, files: WeightFiles) -> str:

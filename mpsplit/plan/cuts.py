@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Range, Shard
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from mpsplit.errors import PlanError
 from mpsplit.plan.cluster import Cluster
-from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.price.sizes import Job
 from mpsplit.plan.shards import Plan, Share, lay_out
-from mpsplit.plan.sizes import Job
 from mpsplit.plan.steps import divide, divide_heads, steps_of
 
 SYNTAX = 'such as --pin "embed=0; layers 0-9=0,1; layers 10-31=2; head=2"'

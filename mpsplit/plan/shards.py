@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from mpsplit.errors import PlanError
-from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.steps import divide, divide_heads, even, steps_of
 
 PLAN_VERSION = 1

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.model_facts import ModelFacts
 
-BLOCK = 32  # weights that share a scale (package/quantisation.py), at the least
+BLOCK = 32  # weights that share a scale (package/stored/quantisation.py), at the least
 
 
 @dataclass(frozen=True)

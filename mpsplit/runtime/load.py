@@ -7,17 +7,17 @@ from pathlib import Path
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
-from mpsplit.package.keys import KeySource
 from mpsplit.package.manifest import Manifest
-from mpsplit.package.opened import ENVIRONMENT, opened, opened_rank
-from mpsplit.runtime.cores import share_of_cores
-from mpsplit.runtime.dump import Dump, Dumping
-from mpsplit.runtime.engine import Engine
-from mpsplit.runtime.generate import TokenLoop
-from mpsplit.runtime.native_engine import NativeEngine, missing
-from mpsplit.runtime.orders import DUMPING, LEAD, VERSION, greet
-from mpsplit.runtime.stock import StockEngine
-from mpsplit.runtime.text import Text, load_text
+from mpsplit.package.sealed.keys import KeySource
+from mpsplit.package.sealed.opened import ENVIRONMENT, opened, opened_rank
+from mpsplit.runtime.engine.cores import share_of_cores
+from mpsplit.runtime.engine.dump import Dump, Dumping
+from mpsplit.runtime.engine.engine_protocol import Engine
+from mpsplit.runtime.engine.native_engine import NativeEngine, missing
+from mpsplit.runtime.engine.stock_engine import StockEngine
+from mpsplit.runtime.loop.orders import DUMPING, LEAD, VERSION, greet
+from mpsplit.runtime.loop.token_loop import TokenLoop
+from mpsplit.runtime.talk.text import Text, load_text
 
 ENGINES = {"native": NativeEngine, "stock": StockEngine}
 

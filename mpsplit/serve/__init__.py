@@ -1,1 +1,8 @@
-"""What people talk to. Knows only the runtime's token loop."""
+"""What people talk to. Knows only the runtime's token loop.
+
+chat        `mpsplit chat`: a conversation on the terminal
+api_errors  errors in OpenAI's shape
+service/    what every endpoint needs
+openai/     OpenAI's requests and answers
+http/       the server around them
+"""

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator
 
 from mpsplit.errors import RunError
-from mpsplit.runtime.generate import TokenLoop
-from mpsplit.runtime.kept import SESSIONS, Kept, folder_of
-from mpsplit.runtime.requests import Request, Stats
-from mpsplit.runtime.settings import FIRST, Layer, Settings, changed, layer, merged, pair, shown
-from mpsplit.runtime.tables import text
+from mpsplit.runtime.account.account_tables import text
+from mpsplit.runtime.kept.kept_texts import SESSIONS, Kept, folder_of
+from mpsplit.runtime.loop.requests import Request, Stats
+from mpsplit.runtime.loop.token_loop import TokenLoop
+from mpsplit.runtime.talk.answer_settings import FIRST, Layer, Settings, changed, layer, merged, pair, shown
 
 
 class Conversation:

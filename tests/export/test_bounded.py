@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mpsplit import native
+from mpsplit.native import cpp
 from tests.test_errors import CLEAN
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +15,7 @@ CEILING = 700e6  # bytes a rank, of which torch and pnnx take 500e6; a rank's ha
 
 
 @pytest.mark.seconds(400)
-@pytest.mark.skipif(native.kernels(required=False) is None, reason="the kernels are not built")
+@pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built")
 def test_a_checkpoint_of_one_gigabyte(tmp_path):
     command = [sys.executable, ROOT / "bench" / "conversion.py", "--shape", "llama-1.1b", "--layers", "8"]
     done = subprocess.run(

@@ -9,13 +9,13 @@ import torch
 
 from mpsplit.comm import Alone
 from mpsplit.errors import ConvertError, MpsplitError
-from mpsplit.export.checkpoint import Checkpoint
 from mpsplit.export.convert import convert
+from mpsplit.export.graph.pnnx import Pnnx, find_pnnx
+from mpsplit.export.model.checkpoint import Checkpoint
+from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
-from mpsplit.export.pnnx import Pnnx, find_pnnx
-from mpsplit.export.source import read_config
 from mpsplit.package.manifest import CONFIG, PARTITION, Manifest
-from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import even_plan
 from tests.conftest import FAMILIES, make_model, splits
 

@@ -10,27 +10,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mpsplit import native
 from mpsplit.comm import Alone
 from mpsplit.errors import PackageError, PlanError
 from mpsplit.export import convert as converting
-from mpsplit.export import stream
 from mpsplit.export.convert import convert
-from mpsplit.export.fuse import fuse
-from mpsplit.export.graphs import Graphs
-from mpsplit.export.origin import Origin
+from mpsplit.export.graph.fuse import fuse
+from mpsplit.export.graph.packed_linears import quantise
+from mpsplit.export.graph.pnnx import find_pnnx
+from mpsplit.export.graph.rank_graphs import Graphs
+from mpsplit.export.model.model_origin import Origin
+from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
-from mpsplit.export.pnnx import find_pnnx
-from mpsplit.export.quantise import quantise
 from mpsplit.export.repartition import needed, repartition
-from mpsplit.export.source import read_config
-from mpsplit.package.embedding import HEAD_ROWS
-from mpsplit.package.embedding_rows import embedding_rows
-from mpsplit.package.files import read_json, sha256, write_json
+from mpsplit.export.weights import weight_stream
+from mpsplit.native import cpp
 from mpsplit.package.manifest import FUSED, GRAPH, PARTITION, Manifest, Seal
-from mpsplit.package.recipe import Recipe
-from mpsplit.package.weight_files import WeightFiles
-from mpsplit.plan.model import ModelFacts
+from mpsplit.package.stored.embedding import HEAD_ROWS
+from mpsplit.package.stored.embedding_rows import embedding_rows
+from mpsplit.package.stored.recipe import Recipe
+from mpsplit.package.stored.weight_files import WeightFiles
+from mpsplit.package.whole_files import read_json, sha256, write_json
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
 from tests.conftest import EXAMPLE, make_model, thorough, weight_path
 from tests.export.test_resume import killed_after
@@ -38,7 +38,7 @@ from tests.test_errors import CLEAN, MPSPLIT
 
 pytestmark = [
     pytest.mark.seconds(400),
-    pytest.mark.skipif(native.kernels(required=False) is None, reason="the kernels are not built"),
+    pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built"),
 ]
 # heads of 32 inputs on half as many KV heads; MLP columns that 2 and 3 ranks divide into whole blocks of 64, 3 of 128
 SIZES = dict(hidden_size=192, num_attention_heads=6, num_key_value_heads=3, intermediate_size=384, num_hidden_layers=2)
@@ -203,9 +203,9 @@ def test_a_split_block_is_refused_before_the_work(made, tmp_path):
 
 
 def test_killed_at_any_moment_and_started_again(made, moved, monkeypatch):
-    monkeypatch.setattr(stream, "PIECE", 1 << 14)
-    write = stream._Continued.write
-    monkeypatch.setattr(stream._Continued, "write", lambda *given: (write(*given), time.sleep(0.003)))
+    monkeypatch.setattr(weight_stream, "PIECE", 1 << 14)
+    write = weight_stream._Continued.write
+    monkeypatch.setattr(weight_stream._Continued, "write", lambda *given: (write(*given), time.sleep(0.003)))
     old = made("llama-bias", "2", MIXED, "old")
     direct = made("llama-bias", "3", MIXED, "direct")
     killed = sum(killed_after(0.2 * i, lambda: moved("llama-bias", old, "3")) for i in range(1, 4))

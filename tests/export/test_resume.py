@@ -11,29 +11,29 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from mpsplit import native
 from mpsplit.comm import Alone
 from mpsplit.errors import ConvertError, ModelError
 from mpsplit.export import convert as converting
-from mpsplit.export import stream
-from mpsplit.export.checkpoint import Checkpoint
-from mpsplit.export.contents import Array
 from mpsplit.export.convert import convert
-from mpsplit.export.encode import Encoder
-from mpsplit.export.origin import Origin
+from mpsplit.export.graph.pnnx import find_pnnx
+from mpsplit.export.model.checkpoint import Checkpoint
+from mpsplit.export.model.model_origin import Origin
+from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
-from mpsplit.export.pnnx import find_pnnx
-from mpsplit.export.source import read_config
+from mpsplit.export.weights import weight_stream
+from mpsplit.export.weights.encode import Encoder
+from mpsplit.export.weights.weight_contents import Array
+from mpsplit.native import cpp
 from mpsplit.package.manifest import GRAPH, MANIFEST, PARTITION, Manifest
-from mpsplit.package.quantisation import FLOAT, Quantisation
-from mpsplit.package.recipe import Recipe
+from mpsplit.package.stored.quantisation import FLOAT, Quantisation
+from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.cuts import Part
-from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Range, even_plan
 from tests.conftest import make_model, weight_path
 from tests.export.test_partition import digests, make
 
-QUANTISED = native.kernels(required=False) is not None
+QUANTISED = cpp.kernels(required=False) is not None
 HOW = Quantisation(4, 32) if QUANTISED else FLOAT
 KILLS = 20
 
@@ -78,9 +78,9 @@ def test_killed_at_any_moment_and_started_again_it_makes_the_same_bytes(
     whole, partitioned, made_graphs, tmp_path, monkeypatch
 ):
     """In children of this process, that it kills; pieces are small and slow here, so that there are many moments."""
-    monkeypatch.setattr(stream, "PIECE", 1 << 14)
-    write = stream._Continued.write
-    monkeypatch.setattr(stream._Continued, "write", lambda *given: (write(*given), time.sleep(0.003)))
+    monkeypatch.setattr(weight_stream, "PIECE", 1 << 14)
+    write = weight_stream._Continued.write
+    monkeypatch.setattr(weight_stream._Continued, "write", lambda *given: (write(*given), time.sleep(0.003)))
     pristine = shutil.copytree(partitioned, tmp_path / "pristine")
     began = time.monotonic()
     convert(partitioned, Alone(), find_pnnx(), Recipe(HOW))
@@ -113,7 +113,7 @@ def killed_after(seconds: float, work) -> bool:
 
 
 def test_what_is_there_is_not_read_again(whole, partitioned, made_graphs, monkeypatch):
-    monkeypatch.setattr(stream, "PIECE", 1 << 14)
+    monkeypatch.setattr(weight_stream, "PIECE", 1 << 14)
     first = convert(partitioned, Alone(), find_pnnx(), Recipe(HOW)).read
     assert first == tuple(part.weight_bytes for part in Manifest.load(partitioned).ranks)
     assert convert(partitioned, Alone(), find_pnnx(), Recipe(HOW)).read == (0, 0)
@@ -129,24 +129,28 @@ def test_what_is_there_is_not_read_again(whole, partitioned, made_graphs, monkey
 def test_every_piece_can_be_made_alone(model, tmp_path, monkeypatch, kind, bits):
     if bits and not QUANTISED:
         pytest.skip("the kernels are not built")
-    monkeypatch.setattr(stream, "PIECE", 1 << 10)
-    monkeypatch.setattr("mpsplit.export.contents.ROWS_AT_ONCE", 32 * 64 * 4)
+    monkeypatch.setattr(weight_stream, "PIECE", 1 << 10)
+    monkeypatch.setattr("mpsplit.export.weights.weight_contents.ROWS_AT_ONCE", 32 * 64 * 4)
     checkpoint = Checkpoint(model)
     name, part = "model.layers.0.mlp.gate_proj.weight", Part(0, Range(13, 200))  # no multiple of a panel
     rows = checkpoint.stored(name, part) if kind == "own" else checkpoint.floats(name, part)
-    data = native.kernels().pack(rows, bits, 32) if bits else rows
+    data = cpp.kernels().pack(rows, bits, 32) if bits else rows
     encoder = Encoder(Quantisation(bits, 32))
     array = Array(name, part, rows.shape, kind, data.nbytes, encoder, b"flag", 3)
     assert len(list(array.pieces())) > 3
     tell = lambda name, count: None  # noqa: E731
     made = tmp_path / "a"
-    address = stream.write(made, [array], checkpoint, tell)
+    address = weight_stream.write(made, [array], checkpoint, tell)
     expected = b"flag" + data.tobytes() + bytes(3)
     assert made.read_bytes() == expected
     for cut in np.linspace(0, len(expected), 23, dtype=int):
         kept = int(max(0, cut - 1) // 1024 * 1024)
         made.write_bytes(expected[:kept] + b"x" * (cut - kept))  # the last piece may be anything
-        assert stream.write(made, [array], checkpoint, tell) == address == stream.address_of([array], checkpoint)
+        assert (
+            weight_stream.write(made, [array], checkpoint, tell)
+            == address
+            == weight_stream.address_of([array], checkpoint)
+        )
         assert made.read_bytes() == expected
 
 

@@ -7,23 +7,23 @@ import torch
 
 from mpsplit.comm import Alone
 from mpsplit.errors import ConvertError
-from mpsplit.export import torchscript
-from mpsplit.export.capture import calls, capture
-from mpsplit.export.example import examples
-from mpsplit.export.graphs import make_graphs
-from mpsplit.export.miniature import fingerprint, miniature
-from mpsplit.export.named_weights import named_weights
+from mpsplit.export.graph.named_weights import named_weights
+from mpsplit.export.graph.pnnx import find_pnnx, run_pnnx
+from mpsplit.export.graph.rank_graphs import make_graphs
+from mpsplit.export.graph.rewrites import REWRITES, Context
+from mpsplit.export.graph.rewrites.all_layers import all_layers
+from mpsplit.export.graph.splits import with_splits, without_splits
+from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
-from mpsplit.export.pnnx import find_pnnx, run_pnnx
-from mpsplit.export.rewrites import REWRITES, Context
-from mpsplit.export.rewrites.all_layers import all_layers
-from mpsplit.export.slicing import build_whole, slice_model
-from mpsplit.export.source import read_config
-from mpsplit.export.splits import with_splits, without_splits
+from mpsplit.export.trace import torchscript
+from mpsplit.export.trace.capture import calls, capture
+from mpsplit.export.trace.miniature import fingerprint, miniature
+from mpsplit.export.trace.slicing import build_whole, slice_model
+from mpsplit.export.trace.trace_inputs import examples
 from mpsplit.package.manifest import PARTITION, Manifest
-from mpsplit.package.param import Layer, Param
-from mpsplit.package.recipe import Recipe
-from mpsplit.plan.model import ModelFacts
+from mpsplit.package.param_text import Layer, Param
+from mpsplit.package.stored.recipe import Recipe
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Range, Share, even_plan, lay_out
 from tests.conftest import FAMILIES, make_model, thorough
 

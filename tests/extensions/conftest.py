@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpsplit import native
+from mpsplit.native import cpp
 
 EXTENSIONS = Path(__file__).parents[2] / "extensions"
 
@@ -34,7 +34,7 @@ def build_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def kernels():
-    built = native.kernels(required=False)
+    built = cpp.kernels(required=False)
     if built is None:
         pytest.skip("the kernels are not built: no C++ compiler, cmake or nanobind")
     return built

@@ -7,16 +7,16 @@ import sys
 import numpy as np
 import pytest
 
-from mpsplit import native
 from mpsplit.comm import Alone
-from mpsplit.launch import OPEN_MPI, find_mpirun
+from mpsplit.mpirun import OPEN_MPI, find_mpirun
+from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import even_plan
-from mpsplit.runtime.generate import TokenLoop
-from mpsplit.runtime.orders import greet
-from mpsplit.runtime.replay import OneHistory, Replay
-from mpsplit.runtime.requests import Request
-from mpsplit.runtime.sampling import Sampling
+from mpsplit.runtime.choose.sampling import Sampling
+from mpsplit.runtime.engine.replay import OneHistory, Replay
+from mpsplit.runtime.loop.orders import greet
+from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.token_loop import TokenLoop
 from tests.extensions.conftest import build, need
 from tests.extensions.test_ranks import clean
 from tests.plan.test_shards import facts
@@ -66,7 +66,7 @@ def answers(engine, comm):
 
 @pytest.fixture(scope="module")
 def follower(build_folder):
-    if not hasattr(native.load(), "gloo"):
+    if not hasattr(cpp.load(), "gloo"):
         pytest.skip("the C++ communicator is not built, or without gloo")
     need("cmake")
     target = build(build_folder / "rank", "follow_test", f"-DPython_EXECUTABLE={sys.executable}")
@@ -93,7 +93,7 @@ def test_followers_without_python_give_the_same_tokens(follower, tmp_path, ranks
 @pytest.mark.seconds(300)
 @pytest.mark.parametrize("meet", ("mpirun", "folder"))
 def test_a_package_runs_with_a_worker_without_python(package_of, tmp_path, meet):
-    program = native.folder() / "mpsplit-rank"
+    program = cpp.folder() / "mpsplit-rank"
     if not program.exists():
         pytest.skip("mpsplit-rank is not built: it needs ncnn")
     package = package_of("llama", 2, 1)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mpsplit import native
+from mpsplit.native import cpp
 from tests.test_errors import hear_interrupts
 
-_comm = native.load()
+_comm = cpp.load()
 if not hasattr(_comm, "gloo"):
     missing = (
         "is not built; python -m mpsplit.native builds it" if _comm is None else "was built without gloo (libgloo-dev)"
@@ -123,7 +123,7 @@ def test_ctrl_c_ends_a_wait(tmp_path, shared):
 
 
 def test_the_example_for_scripts_that_used_pygloo():
-    from mpsplit.runtime import gloo
+    from mpsplit.comm import gloo
 
     done = doctest.testmod(gloo)
     assert (done.failed, done.attempted > 0) == (0, True)

@@ -8,18 +8,18 @@ import sys
 
 import pytest
 
-from mpsplit import native
-from mpsplit.launch import OPEN_MPI, find_mpirun
+from mpsplit.mpirun import OPEN_MPI, find_mpirun
+from mpsplit.native import cpp
 from tests.extensions.test_ranks import clean
 
-LIBRARY = native.torch_library()
+LIBRARY = cpp.torch_library()
 if LIBRARY is None:
     pytest.skip("the torch operators are not built; python -m mpsplit.native builds them", allow_module_level=True)
 
 import torch  # noqa: E402
 
 from mpsplit.errors import RunError  # noqa: E402
-from mpsplit.export import operators  # noqa: E402
+from mpsplit.export.trace import operators  # noqa: E402
 
 ops = torch.ops.mpi_extensions
 ALL, BACKWARDS, NULL = 10, 11, 12  # group ids of this file: the ranks in order, in the opposite order, never named
@@ -243,19 +243,19 @@ def test_without_the_library_the_schemas_are_the_same(tmp_path):
 
 
 def test_another_torch_is_built_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(native, "torch_version", lambda: tmp_path / "version.py")
+    monkeypatch.setattr(cpp, "torch_version", lambda: tmp_path / "version.py")
     keys = set()
     for version in ("2.13.0", "2.13.1"):
         (tmp_path / "version.py").write_text(version)
-        keys.add(native.key.__wrapped__())
+        keys.add(cpp.key.__wrapped__())
     assert len(keys) == 2
 
 
 def test_a_library_that_does_not_load_is_named(tmp_path, monkeypatch, capsys):
-    (tmp_path / native.TORCH_LIBRARY).write_text("not a library")
-    monkeypatch.setattr(native, "torch_library", lambda: tmp_path / native.TORCH_LIBRARY)
+    (tmp_path / cpp.TORCH_LIBRARY).write_text("not a library")
+    monkeypatch.setattr(cpp, "torch_library", lambda: tmp_path / cpp.TORCH_LIBRARY)
     assert not operators._load_library()
-    assert f"{native.TORCH_LIBRARY} does not load" in capsys.readouterr().err
+    assert f"{cpp.TORCH_LIBRARY} does not load" in capsys.readouterr().err
 
 
 def test_without_the_library_ranks_are_refused(monkeypatch):

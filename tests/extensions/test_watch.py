@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mpsplit.launch import OPEN_MPI, find_mpirun
+from mpsplit.mpirun import OPEN_MPI, find_mpirun
 from tests.extensions.test_ranks import clean, start
 from tests.test_errors import gone
 

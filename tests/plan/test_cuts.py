@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 
 from mpsplit.plan.cuts import CUTS, part_of
-from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Share, even_plan, lay_out
 from mpsplit.plan.steps import even
 from tests.plan.test_shards import facts, layouts

@@ -3,8 +3,8 @@ import pytest
 from mpsplit.errors import PlanError
 from mpsplit.plan.cluster import described
 from mpsplit.plan.pin import pinned
-from mpsplit.plan.placed import Placed
-from mpsplit.plan.sizes import Job
+from mpsplit.plan.placed_plan import Placed
+from mpsplit.plan.price.sizes import Job
 from tests.plan.test_shards import facts
 
 CLUSTER, FACTS = described([1 << 30] * 4), facts(layers=8)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsplit.errors import PlanError
-from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Range, Share, even_plan, lay_out
 from mpsplit.plan.steps import divide, divide_heads, steps_of
 

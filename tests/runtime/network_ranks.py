@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from mpsplit.comm import world
+from mpsplit.measure.probe_links import Links
 from mpsplit.plan.cluster import Cluster, described
-from mpsplit.plan.cost import price
-from mpsplit.plan.sizes import Job
+from mpsplit.plan.price.cost import price
+from mpsplit.plan.price.sizes import Job
 from mpsplit.runtime.load import load_engine
-from mpsplit.runtime.probe_links import Links
 
 TOKENS, ROUNDS = 12, 3
 

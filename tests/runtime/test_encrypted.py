@@ -4,11 +4,11 @@ import subprocess
 
 import pytest
 
-from mpsplit import native
-from mpsplit.package.encryption import encrypt
-from mpsplit.package.keys import Key, KeySource
+from mpsplit.native import cpp
+from mpsplit.package.sealed.encryption import encrypt
+from mpsplit.package.sealed.keys import Key, KeySource
 from mpsplit.runtime.load import ENGINES, load_loop
-from mpsplit.runtime.requests import Request
+from mpsplit.runtime.loop.requests import Request
 from tests.conftest import EXAMPLE, splits
 from tests.test_errors import CLEAN, MPSPLIT, refused
 
@@ -30,7 +30,7 @@ def tokens(world, *given, **more) -> tuple[int, ...]:
 @pytest.mark.mpi
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_same_tokens(world, package_of, shared_folder, engine):
-    if engine == "native" and native.load("_engine") is None:
+    if engine == "native" and cpp.load("_engine") is None:
         pytest.skip("the native engine is not built")
     plain, key = package_of("llama", *splits(world.size)[0]), shared_folder / "key"
     sealed = shared_folder / f"sealed-{engine}"
@@ -65,10 +65,10 @@ def test_the_command_line(sealed):
 
 
 def test_a_rank_without_python_says_that_it_has_no_keys(sealed):
-    program = native.folder() / "mpsplit-rank"
+    program = cpp.folder() / "mpsplit-rank"
     if not program.exists():
         pytest.skip("mpsplit-rank is not built")
-    from mpsplit.launch import OPEN_MPI, find_mpirun
+    from mpsplit.mpirun import OPEN_MPI, find_mpirun
 
     lead = [*MPSPLIT, "run", sealed / "package", "--prompt", "x", "--key-file", sealed / "key"]
     done = subprocess.run(

@@ -5,14 +5,14 @@ import functools
 import numpy as np
 import pytest
 
-from mpsplit import native
-from mpsplit.runtime.gathering import all_logits
+from mpsplit.native import cpp
+from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.load import load_loop
-from mpsplit.runtime.requests import Request
-from mpsplit.runtime.sampling import Sampling
+from mpsplit.runtime.loop.all_logits import all_logits
+from mpsplit.runtime.loop.requests import Request
 from tests.conftest import FAMILIES, splits, thorough, transformers_answer
 
-ENGINES = ("native", "stock") if native.load("_engine") else ("stock",)
+ENGINES = ("native", "stock") if cpp.load("_engine") else ("stock",)
 OTHERS = [family for family in FAMILIES if family not in ("llama-bias", "qwen3")]
 PROMPT = tuple(np.random.default_rng(1).integers(0, 131, 23).tolist())
 NEW = 64
@@ -89,7 +89,7 @@ def package_of_one(world, package_of, model_of):
         return package_of("llama", 1, 1)
     from mpsplit.comm import Alone
     from mpsplit.export.convert import convert
-    from mpsplit.export.pnnx import find_pnnx
+    from mpsplit.export.graph.pnnx import find_pnnx
     from tests.export.test_partition import make
 
     model = model_of("llama")

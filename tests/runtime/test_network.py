@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from mpsplit import native
+from mpsplit.native import cpp
 from tests.conftest import thorough
 from tests.namespaces import hosts, run_ranks, why_not
 
 
 @pytest.fixture(scope="module")
 def needed():
-    if not hasattr(native.load(), "gloo"):
+    if not hasattr(cpp.load(), "gloo"):
         pytest.skip("the C++ communicator is not built, or without gloo")
     if reason := why_not():
         pytest.skip(reason)

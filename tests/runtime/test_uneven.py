@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpsplit import native
 from mpsplit.comm import Alone
 from mpsplit.export.convert import convert
+from mpsplit.export.graph.pnnx import find_pnnx
+from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
-from mpsplit.export.pnnx import find_pnnx
-from mpsplit.export.source import read_config
-from mpsplit.launch import OPEN_MPI, find_mpirun
+from mpsplit.mpirun import OPEN_MPI, find_mpirun
+from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest
-from mpsplit.plan.model import ModelFacts
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
 from tests.conftest import make_model, thorough, transformers_answer
 from tests.test_errors import CLEAN, MPSPLIT
 
-ENGINES = ("native", "stock") if native.load("_engine") else ("stock",)
+ENGINES = ("native", "stock") if cpp.load("_engine") else ("stock",)
 REFERENCE = "reference.npz"
 ROOT = Path(__file__).parents[2]
 PROMPT = tuple(np.random.default_rng(1).integers(0, 131, 23).tolist())
@@ -113,7 +113,7 @@ def test_verify_on_three_ranks(model_of, package_of):
     assert told["same"] and told["max_abs"] < 1e-4
 
 
-@pytest.mark.skipif(native.load("_engine") is None, reason="the native engine is not built")
+@pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
 @pytest.mark.parametrize("case", SOME)
 def test_the_dump_is_transformers(model_of, package_of, case, tmp_path):
     """Whoever has the heads, and whether the first rank of a stage has any: transformers' names, each once."""

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from mpsplit.comm import world
-from mpsplit.runtime.gathering import all_logits
 from mpsplit.runtime.load import load_loop
-from mpsplit.runtime.requests import Request
+from mpsplit.runtime.loop.all_logits import all_logits
+from mpsplit.runtime.loop.requests import Request
 
 
 def main(package: str, reference: str, *engines: str) -> None:

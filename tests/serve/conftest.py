@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from mpsplit.export.tokenizer import copy_tokenizer
-from mpsplit.runtime.text import Text
-from mpsplit.serve.running import listen, serving, url
-from mpsplit.serve.security import allowed_hosts
-from mpsplit.serve.service import Service
+from mpsplit.export.model.tokenizer_files import copy_tokenizer
+from mpsplit.runtime.talk.text import Text
+from mpsplit.serve.http.security import allowed_hosts
+from mpsplit.serve.http.serving import listen, serving, url
+from mpsplit.serve.service.service import Service
 from tests.conftest import EXAMPLE
 from tests.serve.fake import FakeLoop
 

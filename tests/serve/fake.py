@@ -15,12 +15,23 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from mpsplit.comm.passed import BYTES, MESSAGES, WAITED, WAITS, nothing
+from mpsplit.comm.link_counts import BYTES, MESSAGES, WAITED, WAITS, nothing
 from mpsplit.errors import MpsplitError, RunError
-from mpsplit.runtime.account import Account
-from mpsplit.runtime.kinds import KINDS
-from mpsplit.runtime.requests import Chosen, Ending, Full, Generation, Grammar, Listener, Load, Piece, Request, Stats
-from mpsplit.runtime.text import Stream, Text
+from mpsplit.runtime.account.account import Account
+from mpsplit.runtime.engine.layer_kinds import KINDS
+from mpsplit.runtime.loop.requests import (
+    Chosen,
+    Ending,
+    Full,
+    Generation,
+    Grammar,
+    Listener,
+    Load,
+    Piece,
+    Request,
+    Stats,
+)
+from mpsplit.runtime.talk.text import Stream, Text
 
 EOS = 2
 HALF = -0.6931  # every token's logarithm of its probability

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from mpsplit.runtime.text import Text
-from mpsplit.serve.running import listen, run, url
-from mpsplit.serve.security import allowed_hosts
-from mpsplit.serve.service import Service
+from mpsplit.runtime.talk.text import Text
+from mpsplit.serve.http.security import allowed_hosts
+from mpsplit.serve.http.serving import listen, run, url
+from mpsplit.serve.service.service import Service
 from tests.serve.fake import FakeLoop
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from mpsplit.errors import RunError
-from mpsplit.export.tokenizer import copy_tokenizer
-from mpsplit.runtime.kept import Kept
-from mpsplit.runtime.sampling import Sampling
-from mpsplit.runtime.text import Text
+from mpsplit.export.model.tokenizer_files import copy_tokenizer
+from mpsplit.runtime.choose.sampling import Sampling
+from mpsplit.runtime.kept.kept_texts import Kept
+from mpsplit.runtime.talk.text import Text
 from mpsplit.serve.chat import Conversation, chat
 from tests.conftest import EXAMPLE
 

@@ -1,6 +1,6 @@
 """Whose word counts: a call's before the server's, field by field."""
 
-from mpsplit.runtime.settings import layer
+from mpsplit.runtime.talk.answer_settings import layer
 from tests.serve.conftest import client_of, served
 from tests.serve.fake import FakeLoop
 

@@ -1,0 +1,111 @@
+"""The original model, one decoder layer at a time, so that it fits a machine that cannot hold it. In: a Hugging Face directory.
+Out: hidden states after every layer and logits, in float32.
+
+The layers are transformers' own, and so are the masks and angles around them: the whole model's forward runs, with a single layer in it.
+Invariant: what is in memory of the weights is one layer, the rows of the embedding that were asked for, and a piece of the head.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mpsplit.export.model.checkpoint import Checkpoint
+from mpsplit.export.trace.slicing import IGNORABLE, expected_weights
+from mpsplit.plan.cuts import EMBEDDING, Part
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.shards import Range
+from mpsplit.progress import track
+
+HEAD = "lm_head.weight"
+HEAD_ROWS = 4096  # of the head at once
+WHOLE = Part(None, None)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one decoder layer makes of a hidden state: [length, hidden] after its attention and after its MLP, both added."""
+
+    attention: torch.Tensor
+    mlp: torch.Tensor
+
+
+class Layer:
+    """One decoder layer with its weights. Hidden states are [length, hidden], of one text from its first token."""
+
+    def __init__(self, model: nn.Module, layer: nn.Module):
+        self.model, self.layer = model, layer
+
+    @torch.inference_mode()
+    def __call__(self, hidden: torch.Tensor) -> Step:
+        between = []
+        hook = self.layer.post_attention_layernorm.register_forward_pre_hook(lambda _, x: between.append(x[0]))
+        self.model.layers = nn.ModuleList([self.layer])
+        try:
+            out = self.model(inputs_embeds=hidden[None], use_cache=False).last_hidden_state
+        finally:
+            hook.remove()
+            self.model.layers = nn.ModuleList()
+        return Step(between[0][0], out[0])
+
+    @torch.inference_mode()
+    def mlp(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The second half alone: from what the attention left to what the layer leaves."""
+        return hidden + self.layer.mlp(self.layer.post_attention_layernorm(hidden))
+
+
+class Original:
+    def __init__(self, folder: Path):
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        self.checkpoint = Checkpoint(folder)
+        facts = ModelFacts.from_config(config.to_dict())
+        self.checkpoint.check(
+            expected_weights(model, facts), (*IGNORABLE, *([HEAD] if facts.tied else []))
+        )  # before hours of work, not after them
+        self._head = EMBEDDING if facts.tied else HEAD
+        self._vocabulary = facts.vocabulary
+        self._layers, self._body, self._norm = model.model.layers, model.model, model.model.norm
+        self._fill(self._norm, "model.norm")
+        self._body.rotary_emb = type(self._body.rotary_emb)(config=config)
+        self._body.embed_tokens, self._body.norm, self._body.layers = None, nn.Identity(), nn.ModuleList()
+
+    def embed(self, tokens: tuple[int, ...]) -> torch.Tensor:
+        """[length, hidden]"""
+        distinct = sorted(set(tokens))
+        rows = {t: self._read(EMBEDDING, Part(0, Range(t, t + 1))) for t in distinct}
+        return torch.cat([rows[t] for t in tokens])
+
+    def layers(self) -> Iterator[Layer]:
+        """Each decoder layer in its turn; the one before it is forgotten."""
+        for index in track(range(len(self._layers)), "original, layer by layer"):
+            layer = copy.deepcopy(self._layers[index])  # without weights: those stay only as long as this
+            self._fill(layer, f"model.layers.{index}")
+            yield Layer(self._body, layer)
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[length, vocabulary] of what the last layer left."""
+        normed = self._norm(hidden)
+        pieces = []
+        for start in range(0, self._vocabulary, HEAD_ROWS):
+            rows = Range(start, min(start + HEAD_ROWS, self._vocabulary))
+            pieces.append(F.linear(normed, self._read(self._head, Part(0, rows))))
+        return torch.cat(pieces, dim=1)
+
+    def _read(self, name: str, part: Part) -> torch.Tensor:
+        return torch.from_numpy(self.checkpoint.floats(name, part))
+
+    def _fill(self, module: nn.Module, path: str) -> None:
+        for name, _ in list(module.named_parameters()):
+            owner, _, leaf = name.rpartition(".")
+            weight = nn.Parameter(self._read(f"{path}.{name}", WHOLE), requires_grad=False)
+            setattr(module.get_submodule(owner), leaf, weight)

@@ -1,0 +1,129 @@
+"""Where a package and its original part. In: what the package has after each half of a layer. Out: a PartAgreement for each part.
+
+An early error makes all that follows differ, so each part is also judged by itself: the original's part is given the package's own input.
+Invariant: what the ranks of a stage have in common is taken from its first rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpsplit.comm import Communicator
+from mpsplit.errors import RunError
+from mpsplit.package.agreement import PartAgreement
+from mpsplit.package.inside.anatomy import anatomy
+from mpsplit.package.manifest import FUSED, rank_folder
+from mpsplit.package.param_text import Param
+from mpsplit.runtime.engine.dump import Open
+from mpsplit.runtime.loop.all_logits import all_logits
+from mpsplit.runtime.loop.orders import LEAD
+
+if TYPE_CHECKING:
+    from mpsplit.check.original_model import Layer, Original
+
+
+@dataclass(frozen=True)
+class States:
+    """Of the package: `stream` is [2 * layers + 1, length, hidden], the hidden state before the first layer and after each half layer."""
+
+    tokens: tuple[int, ...]
+    stream: np.ndarray
+    logits: np.ndarray
+
+
+def package_states(engine: Open, comm: Communicator, package: Path, tokens: tuple[int, ...]) -> States | None:
+    """On rank 0, with the help of all; None on the others."""
+    if not hasattr(engine, "keep"):
+        raise RunError(
+            f"--layers needs the native engine or the torch engine, the {engine.name} engine does not show what is between its "
+            "layers; leave --engine out, or run python -m mpsplit.native where it is not built"
+        )
+    plan, facts = engine.manifest.plan, engine.manifest.facts
+    shard = plan.shards[comm.rank]
+    blobs = _stream(engine, package, comm.rank)
+    if len(blobs) != 2 * len(shard.layers) + 1:
+        raise RunError(
+            f"rank {comm.rank} shows {len(blobs)} hidden states for {len(shard.layers)} layers; convert again"
+        )
+    engine.keep(blobs)
+    logits = all_logits(engine, comm, tokens)
+    own = np.stack([engine.blob(name) for name in blobs])
+    leads = [group[0] for group in plan.stages]
+    if comm.rank != LEAD:
+        if comm.rank in leads and len(shard.layers):
+            comm.send(np.ascontiguousarray(own[1:]), LEAD)
+        return None
+    stream = [own]
+    for rank in leads[1:]:
+        if count := len(plan.shards[rank].layers):
+            stream.append(np.empty((2 * count, len(tokens), facts.hidden), np.float32))
+            comm.recv(stream[-1], rank)
+    return States(tokens, np.concatenate(stream), logits)
+
+
+def _stream(engine: Open, package: Path, rank: int) -> Sequence[str]:
+    """The names of the hidden states: what enters the rank's first layer, then two a layer."""
+    if engine.name == "torch":
+        return engine.stream
+    graph = Param.load(rank_folder(package, rank) / FUSED)
+    return anatomy(graph, engine.manifest.plan.shards[rank].layers.start).stream
+
+
+class Witness:
+    """Sees the original's layers pass, one after the other."""
+
+    def __init__(self, original: Original, states: States):
+        self.original, self.states = original, states
+        self.hidden = original.embed(states.tokens)  # the original's own
+        self.seen = [_part(None, "embedding", states.stream[0], self.hidden, self.hidden, 0, np.max)]
+
+    def see(self, layer: Layer) -> None:
+        index = len(self.seen) // 2
+        before, between, after = map(_tensor, self.states.stream[2 * index : 2 * index + 3])
+        step = layer(self.hidden)
+        own = layer(before).attention, layer.mlp(between)  # what the package should have made of what it had
+        self.seen += [
+            _part(index, "attention", between, step.attention, own[0], before),
+            _part(index, "mlp", after, step.mlp, own[1], between),
+        ]
+        self.hidden = step.mlp
+
+    def parts(self) -> tuple[PartAgreement, ...]:
+        """All of them, once every layer has passed."""
+        own = self.original.logits(_tensor(self.states.stream[-1]))
+        head = _part(None, "head", self.states.logits, self.original.logits(self.hidden), own, 0)
+        return (*self.seen, head)
+
+
+def _part(layer: int | None, name: str, package, original, own, before, over=np.median) -> PartAgreement:
+    """All [length, n]: what the package has, the original has, the package should have, and had before.
+
+    A token that a model gives much larger states than all others does not speak for them: the median position does. Rows of the
+    embedding are damaged one by one.
+    """
+    package, original, own, before = (np.asarray(x, np.float64) for x in (package, original, own, before))
+    if not np.isfinite(package).all():
+        return PartAgreement(layer, name, np.inf, np.inf, np.inf)
+    norm = np.linalg.norm
+    cosine = (package * original).sum(-1) / np.maximum(norm(package, axis=-1) * norm(original, axis=-1), TINY)
+    off = norm(package - own, axis=-1) / np.maximum(norm(own - before, axis=-1), TINY)
+    return PartAgreement(layer, name, float(np.abs(package - original).max()), float(cosine.mean()), float(over(off)))
+
+
+TINY = 1e-30
+
+
+def _tensor(array: np.ndarray):
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def first_parting(parts: Sequence[PartAgreement], limit: float) -> PartAgreement | None:
+    """The first part that does by itself more wrong than `limit`."""
+    return next((part for part in parts if not part.own <= limit), None)

@@ -1,0 +1,255 @@
+"""`mpsplit verify`: the split, converted model against the original. In: a package, its model. Out: an Agreement.
+
+Every rank runs its engine, which may also be the sliced modules before conversion (export/trace/torch_engine.py); rank 0 runs the
+original beside it, in float32 and a layer at a time (check/original_model.py), over the same tokens. The original generates nothing: where
+its best token is the package's at every place of an answer, it would have given the same answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpsplit.check.parting import States, Witness, package_states
+from mpsplit.comm import Communicator
+from mpsplit.errors import RunError
+from mpsplit.package.agreement import Agreement, PartAgreement
+from mpsplit.package.manifest import Manifest
+from mpsplit.package.sealed.keys import KeySource
+from mpsplit.package.sealed.opened import ENVIRONMENT, graph_of
+from mpsplit.package.stored.quantisation import KINDS, Quantisation
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.progress import track
+from mpsplit.runtime.engine.engine_protocol import Engine
+from mpsplit.runtime.engine.replay import OneHistory
+from mpsplit.runtime.load import load_loop, load_package_text
+from mpsplit.runtime.loop.all_logits import all_logits
+from mpsplit.runtime.loop.orders import LEAD
+from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.token_loop import TokenLoop
+
+LENGTHS = (1, 7, 40)  # of the random prompts, in tokens
+SENTENCES = (
+    "What is the capital of France? The capital of France is Paris.",
+    "The sun rose over the hills, and the village began to wake.",
+    "To add two numbers, write one below the other and add their digits from the right to the left.",
+)
+NEW_TOKENS = 32
+CHUNK = 128  # positions whose logits are in memory at once
+LAYER_TOKENS = 64  # positions at which layers are compared
+
+
+@dataclass(frozen=True)
+class Prompt:
+    tokens: tuple[int, ...]
+    is_text: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to compare: the package at `package` with the model in `folder`, on the `texts` of a file instead of the built-in prompts."""
+
+    package: Path
+    folder: Path
+    kind: str = "f32"
+    texts: tuple[str, ...] = ()
+    layers: bool = False
+    keys: KeySource = ENVIRONMENT  # of an encrypted package
+
+
+def check_model(facts: ModelFacts, folder: Path) -> None:
+    from mpsplit.export.model.model_source import read_config
+
+    if ModelFacts.from_config(read_config(folder)) != facts:
+        raise RunError(
+            f"{folder} is not the model of this package: their sizes differ; give the model that was partitioned"
+        )
+
+
+def read_texts(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise RunError(f"--prompts {path} cannot be read ({wrong}); give a file with one text a line") from None
+    texts = tuple(line for line in lines if line.strip())
+    if not texts:
+        raise RunError(f"--prompts {path} has {len(lines)} lines and no text; give a file with one text a line")
+    return texts
+
+
+def stored_kind(manifest: Manifest, trial: Trial, comm: Communicator) -> str:
+    """The coarsest kind in which any rank stores a linear."""
+    graph = graph_of(trial.package, manifest, comm.rank, trial.keys)
+    own = {how.bits for how in map(Quantisation.of, graph.layers) if how and how.bits}
+    bits = min(set().union(*comm.exchange(own)), default=0)
+    return next(kind for kind, number in KINDS.items() if number == bits)
+
+
+def loop_of(engine: str | None, manifest: Manifest, trial: Trial, comm: Communicator) -> TokenLoop:
+    """The package, or for `torch` the sliced modules it is made of."""
+    if engine != "torch":
+        return load_loop(trial.package, comm, engine=engine, keys=trial.keys)
+    return TokenLoop(sliced(manifest, trial.folder, comm), comm, None)
+
+
+def sliced(manifest: Manifest, folder: Path, comm: Communicator) -> Engine:
+    """The sliced modules, for a loop."""
+    from mpsplit.export.trace.torch_engine import TorchEngine
+
+    class Sliced(OneHistory, TorchEngine):
+        pass
+
+    return Sliced(manifest, folder, comm)
+
+
+def verify(loop: TokenLoop, comm: Communicator, trial: Trial) -> Agreement | None:
+    """What all ranks find together, on rank 0; None on the others."""
+    prompts = comm.exchange(_prompts(loop.engine.manifest, trial) if comm.rank == LEAD else None)[0]
+    states = None
+    if trial.layers:
+        longest = max((prompt.tokens for prompt in prompts), key=len)
+        states = package_states(loop.engine, comm, trial.package, longest[:LAYER_TOKENS])
+    sequences = _answered(loop, comm, prompts)
+    original = None
+    if comm.rank == LEAD:
+        original = _Reference(trial.folder, sequences, states)
+    comm.wait()  # as long as the original takes
+    found = []
+    for number, tokens in enumerate(track(sequences, "package")):
+        pieces = [
+            _compared(split, original.logits(number, start), tokens[start + 1 : start + 1 + CHUNK])
+            for start, split in _pieces(loop.engine, comm, tokens)
+            if original
+        ]
+        found.append(Rows(*map(np.concatenate, zip(*map(astuple, pieces), strict=True))) if pieces else None)
+    if not original:
+        return None
+    return _agreement(loop.engine.name, trial.kind, prompts, sequences, found, original.parts)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A number a position: the largest difference of a logit, KL, each side's best token and its surprise at the token that follows
+    (in nats; 0 after the last)."""
+
+    apart: np.ndarray
+    kl: np.ndarray
+    split_best: np.ndarray
+    whole_best: np.ndarray
+    split_surprise: np.ndarray
+    whole_surprise: np.ndarray
+
+
+class _Reference:
+    """The original's last hidden state of every sequence, and its logits of some positions; of layers what `states` ask for."""
+
+    def __init__(self, folder: Path, sequences: Sequence[tuple[int, ...]], states: States | None):
+        from mpsplit.check.original_model import Original
+
+        self.original = Original(folder)
+        witness = Witness(self.original, states) if states else None
+        self.hidden = [self.original.embed(tokens) for tokens in sequences]
+        for layer in self.original.layers():
+            self.hidden = [layer(hidden).mlp for hidden in self.hidden]
+            if witness:
+                witness.see(layer)
+        self.parts = witness.parts() if witness else ()
+
+    def logits(self, sequence: int, start: int) -> np.ndarray:
+        """float32 [up to CHUNK, vocabulary]"""
+        return self.original.logits(self.hidden[sequence][start : start + CHUNK]).numpy()
+
+
+def _prompts(manifest: Manifest, trial: Trial) -> tuple[Prompt, ...]:
+    """Room is left for the answer."""
+    text, facts = load_package_text(trial.package, manifest, trial.keys), manifest.facts
+    if trial.texts and text is None:
+        raise RunError("--prompts needs a tokenizer, and this package has none; leave it out")
+    room = max(1, facts.context - new_tokens(facts) - 1)
+    generator = np.random.default_rng(0)
+    drawn = [tuple(map(int, generator.integers(0, facts.vocabulary, min(n, room)))) for n in LENGTHS]
+    spoken = [tuple(text.raw(line)[:room]) for line in trial.texts or SENTENCES] if text else []
+    kept = [Prompt(tokens, True) for tokens in spoken if tokens]
+    return tuple(kept if trial.texts else [Prompt(tokens, False) for tokens in drawn] + kept)
+
+
+def new_tokens(facts: ModelFacts) -> int:
+    return min(NEW_TOKENS, facts.context // 2)
+
+
+def _answered(loop: TokenLoop, comm: Communicator, prompts: tuple[Prompt, ...]) -> list[tuple[int, ...]]:
+    """Each prompt and what the package says after it, on all ranks."""
+    if comm.rank != LEAD:
+        loop.follow()
+        return comm.exchange(None)[0]
+    new = new_tokens(loop.facts)
+    answers = [loop.generate(Request(p.tokens, new, ignore_eos=True)).token_ids for p in track(prompts, "answers")]
+    loop.end()
+    return comm.exchange([prompt.tokens + answer for prompt, answer in zip(prompts, answers, strict=True)])[0]
+
+
+def _pieces(engine: Engine, comm: Communicator, tokens: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray | None]]:
+    for start in range(0, len(tokens), CHUNK):
+        yield start, all_logits(engine, comm, tokens[start : start + CHUNK], start)
+
+
+def _compared(split: np.ndarray, whole: np.ndarray, following: tuple[int, ...]) -> Rows:
+    """Of logits [positions, vocabulary] and the tokens after the positions, of which the last may be missing."""
+    broken = ~np.isfinite(split).all(axis=-1)
+    a, b = _log_softmax(np.where(broken[:, None], 0, split)), _log_softmax(whole)
+    apart = np.abs(np.where(broken[:, None], 0, split) - whole).max(axis=-1)
+    places = np.arange(len(following))
+    surprises = np.zeros((2, len(whole)))
+    surprises[:, places] = -a[places, following], -b[places, following]
+    return Rows(
+        apart=np.where(broken, np.inf, apart),
+        kl=np.where(broken, np.inf, np.sum(np.exp(b) * (b - a), axis=-1)),
+        split_best=np.where(broken, -1, split.argmax(axis=-1)),
+        whole_best=whole.argmax(axis=-1),
+        split_surprise=np.where(broken, np.inf, surprises[0]),
+        whole_surprise=surprises[1],
+    )
+
+
+def _agreement(
+    engine: str,
+    kind: str,
+    prompts: tuple[Prompt, ...],
+    sequences: list[tuple[int, ...]],
+    found: list[Rows],
+    parts: tuple[PartAgreement, ...],
+) -> Agreement:
+    texts = any(prompt.is_text for prompt in prompts)
+    counted, greedy = [], []
+    for prompt, tokens, rows in zip(prompts, sequences, found, strict=True):
+        said = len(prompt.tokens) - 1  # the position that gives the first token of the answer
+        greedy.append(rows.whole_best[said:-1] == np.array(tokens[said + 1 :]))
+        if prompt.is_text or not texts:  # nobody is expected to know what follows in a random prompt
+            counted.append((rows.split_surprise - rows.whole_surprise)[:said])
+    surplus = np.concatenate(counted)
+    kl = np.concatenate([rows.kl for rows in found])
+    with np.errstate(over="ignore"):
+        ratio = float(np.exp(surplus.mean())) if len(surplus) else 1.0
+    return Agreement(
+        engine=engine,
+        kind=kind,
+        prompts=hashlib.sha256(json.dumps([prompt.tokens for prompt in prompts]).encode()).hexdigest(),
+        positions=len(kl),
+        max_abs=float(max(rows.apart.max() for rows in found)),
+        kl=float(kl.mean()),
+        max_kl=float(kl.max()),
+        top1=float(np.mean(np.concatenate([rows.split_best == rows.whole_best for rows in found]))),
+        greedy=float(np.mean(np.concatenate(greedy))),
+        perplexity_ratio=ratio,
+        parts=parts,
+    )
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))

@@ -1,0 +1,58 @@
+"""Linears become QLinear: the weights of every Gemm leave the file of floats, packed, for others. The last rewrite of a graph.
+
+In: the final Param and how to store. Out: a Param with QLinear layers. Where each matrix will lie follows from the shapes before it, so
+no weight is needed to know it. Every decoder layer has a file of its own, and what stands outside of them. In ncnn's own layout a Gemm stays
+a Gemm, and its weights stay in the file of floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mpsplit.errors import ConvertError
+from mpsplit.native.cpp import kernels
+from mpsplit.package.param_text import Layer, Param
+from mpsplit.package.stored.float_weights import ALIGNMENT, FLOAT_BYTES, gemm_shape, has_bias
+from mpsplit.package.stored.quantisation import BLOCKS, GEMM, LAYER, TERM, QLinear, Quantisation
+from mpsplit.package.stored.recipe import NCNN, Recipe
+from mpsplit.package.stored.weight_files import next_file
+from mpsplit.plan.cuts import layer_of
+
+
+def quantise(param: Param, recipe: Recipe) -> Param:
+    layers, end, last = [], 0, None
+    for layer in param.layers:
+        weight = f"{layer.name}.weight"
+        how = recipe.kind_of(weight)
+        if layer.type == GEMM and how.bits:
+            _check_fits(layer, how)
+            if recipe.layout == NCNN:
+                layer = replace(layer, params=layer.params | {TERM: str(how.term)})
+            else:
+                layer, end = _packed(layer, end if layer_of(weight) == last else next_file(end), how)
+                last = layer_of(weight)
+        layers.append(layer)
+    return Param(tuple(layers))
+
+
+def _check_fits(layer: Layer, how: Quantisation) -> None:
+    _, k = gemm_shape(layer)
+    if not how.fits(k):
+        fitting = [block for block in BLOCKS if k % block == 0]
+        remedy = (
+            f"use --block {fitting[0]}"
+            if fitting
+            else "use --quant f32, or partition again so that each rank has a multiple of 32, as with fewer ranks a stage"
+        )
+        raise ConvertError(
+            f"{layer.name} has {k} inputs on this rank, which are no multiple of the block of {how.block}; {remedy}"
+        )
+
+
+def _packed(layer: Layer, offset: int, how: Quantisation) -> tuple[Layer, int]:
+    """The QLinear whose matrix begins at `offset`, and where the next one does; both in units of the alignment."""
+    n, k = gemm_shape(layer)
+    size = kernels().packed_bytes(n, k, how.bits, how.block)
+    end = offset + -(-size // ALIGNMENT)
+    params = QLinear(n, k, how.bits, how.block, offset, size, end if has_bias(layer) else -1).params()
+    return replace(layer, type=LAYER, params=params), end + has_bias(layer) * -(-n * FLOAT_BYTES // ALIGNMENT)

@@ -1,0 +1,110 @@
+"""Two decoder layers become all of the rank's: what repeats in the miniature is stamped out, each time with the next layer's names.
+
+    head | one | the other | tail    becomes    head | one | ... as often as there are layers | tail
+
+Where one begins is the first layer that owns a weight of it, or its first collective where it owns none, and what both have before
+that. Invariant: both are equal up to names, each reads of the one before a single blob, the hidden state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mpsplit.errors import ConvertError
+from mpsplit.export.graph.rewrites.rewrite import Context
+from mpsplit.export.graph.splits import with_splits, without_splits
+from mpsplit.package.param_text import Layer, Param
+from mpsplit.plan.shards import Range
+
+PREFIX = "model.layers."
+SUMS = 2  # collectives of a decoder layer that owns nothing here
+OUTPUTS = ("hidden_out", "logits")
+Blobs = dict[str, str]  # of one decoder layer -> of another
+
+
+def all_layers(param: Param, context: Context) -> Param:
+    wanted = context.layers
+    if len(wanted) < 2:
+        return Param(with_splits(without_splits(param.layers)))
+    layers = without_splits(param.layers)
+    start, length = _period(layers, wanted)
+    one, other = layers[start : start + length], layers[start + length : start + 2 * length]
+    same = _same(one, other, wanted)
+    entering = [blob for blob in same if all(blob not in layer.tops for layer in one)]
+    if len(entering) != 1:
+        raise ConvertError(
+            f"a decoder layer reads {len(entering)} blobs of the one before; expected the hidden state alone"
+        )
+    out, names = layers[:start], {}
+    for i in wanted:
+        before = {entering[0]: names.get(same[entering[0]], entering[0])}
+        names = _names(one, i)
+        if i == wanted.stop - 1:  # what an engine asks for keeps its name
+            names |= {blob: same[blob] for blob in names if same[blob] in OUTPUTS}
+        out += _stamped(one, i, wanted.start, names | before)
+    last = {same[blob]: name for blob, name in names.items()}
+    return Param(with_splits(out + [layer.rename(last) for layer in layers[start + 2 * length :]]))
+
+
+def _period(layers: list[Layer], wanted: Range) -> tuple[int, int]:
+    """Where the first decoder layer begins, and of how many layers it consists."""
+    owns = [i for n in (0, 1) for i in _owners(layers, wanted.start + n)[:1]]
+    if len(owns) < 2:
+        owns = [i for i, layer in enumerate(layers) if layer.type == "AllReduce"][-2 * SUMS :: SUMS]
+    if len(owns) < 2:
+        raise ConvertError(
+            "nothing tells one decoder layer from the next: this rank owns no weights of them and sums nothing"
+        )
+    first, second = owns
+    both = 0  # so many before that belong to the decoder layer too
+    while both < first and _kind(layers[first - both - 1]) == _kind(layers[second - both - 1]):
+        both += 1
+    return first - min(both, _spare(layers, first, second)), second - first
+
+
+def _spare(layers: list[Layer], first: int, second: int) -> int:
+    """How many layers of the second decoder layer are not behind its beginning."""
+    ahead = 0
+    while second + ahead < len(layers) and _kind(layers[first + ahead]) == _kind(layers[second + ahead]):
+        ahead += 1
+    return max(0, second - first - ahead)
+
+
+def _kind(layer: Layer) -> tuple:
+    return layer.type, layer.params, len(layer.bottoms)
+
+
+def _owners(layers: list[Layer], number: int) -> list[int]:
+    return [i for i, layer in enumerate(layers) if layer.name.startswith(f"{PREFIX}{number}.")]
+
+
+def _same(one: list[Layer], other: list[Layer], wanted: Range) -> Blobs:
+    """The blobs of one in the other, when they are equal up to names; also that which the first reads of what is before it."""
+    found: Blobs = {}
+    if len(one) != len(other):
+        raise ConvertError(f"two decoder layers became {len(one)} and {len(other)} layers; they must be alike")
+    for a, b in zip(one, other, strict=True):
+        named = a.name.replace(f"{PREFIX}{wanted.start}.", f"{PREFIX}{wanted.start + 1}.")
+        alike = _kind(a) == _kind(b) and (not a.name.startswith(PREFIX) or named == b.name)
+        for x, y in zip(a.bottoms, b.bottoms, strict=alike):
+            alike &= found.get(x, y) == y
+            if x != y:
+                found[x] = y
+        if not alike:
+            raise ConvertError(f"two decoder layers became different layers: ({a}) and ({b})")
+        found |= dict(zip(a.tops, b.tops, strict=True))
+    return found
+
+
+def _names(one: list[Layer], number: int) -> Blobs:
+    blobs = [blob for layer in one for blob in layer.tops]
+    return {blob: f"{number}.{i}" for i, blob in enumerate(blobs)}
+
+
+def _stamped(one: list[Layer], number: int, first: int, names: Blobs) -> list[Layer]:
+    """A decoder layer's layers: those with weights are named for them, the others by number."""
+    out = []
+    for i, layer in enumerate(one):
+        name = layer.name.replace(f"{PREFIX}{first}.", f"{PREFIX}{number}.", 1)
+        out.append(replace(layer.rename(names), name=name if name.startswith(PREFIX) else f"{number}.{layer.type}.{i}"))
+    return out

@@ -1,0 +1,124 @@
+"""The dynamo graph of one rank's stage. In: a Stage. Out: a GraphModule of torch functions with collectives as operators.
+
+dynamo lifts parameters and symbolic lengths to placeholders; here they become attributes with their Hugging Face names and a
+size of `hidden` again, so that the graph takes exactly hidden, cos, sin and mask. Invariant: the collectives in it are those
+that the plan asks for, in that order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+
+from mpsplit.errors import ConvertError
+from mpsplit.export.trace.operators import collective_of
+from mpsplit.export.trace.slicing import Stage, neighbours
+from mpsplit.export.trace.trace_inputs import INPUTS, Example
+from mpsplit.package.collectives import STAGE, WORLD, Call
+from mpsplit.plan.shards import Plan
+
+
+def zeros(example: Example, device: str = "cpu") -> list[torch.Tensor]:
+    return [torch.zeros(shape, device=device) for shape in example.shapes().values()]
+
+
+def capture(stage: Stage, example: Example, device: str = "cpu") -> fx.GraphModule:
+    """Traces the stage with TorchDynamo, in one graph, for any length; on "meta" shapes alone, of a stage without bytes."""
+    found: list[tuple[fx.GraphModule, list]] = []
+
+    def backend(graph_module, inputs):
+        found.append((graph_module, inputs))
+        return graph_module.forward
+
+    torch._dynamo.reset()
+    tensors = zeros(example, device)
+    for tensor, axes in zip(tensors, INPUTS.values(), strict=True):
+        for axis in axes:
+            torch._dynamo.mark_dynamic(tensor, axis)
+    with torch.no_grad():
+        torch.compile(stage, fullgraph=True, backend=backend)(*tensors)
+    if len(found) != 1:
+        raise ConvertError(
+            f"dynamo made {len(found)} graphs of the stage instead of one; this architecture needs a closer look"
+        )
+    return _with_named_weights(stage, *found[0])
+
+
+def calls(graph_module: fx.GraphModule) -> tuple[Call, ...]:
+    """The graph's collectives in order."""
+    return tuple(
+        Call(operator, tuple(node.args[1:]))
+        for node in graph_module.graph.nodes
+        if (operator := collective_of(node.target))
+    )
+
+
+def expected_calls(plan: Plan, rank: int) -> tuple[Call, ...]:
+    """The collectives that the plan asks of a rank: Megatron's two sums a layer, one for the embedding, and the hand-overs."""
+    shard = plan.shards[rank]
+    source, targets = neighbours(plan, rank)
+    summed = Call("all_reduce", (STAGE,))
+    sums = 2 * len(shard.layers) + (shard.stage == 0) if len(plan.group(rank)) > 1 else 0
+    received = () if source is None else (Call("recv", (WORLD, source)),)
+    return received + (summed,) * sums + tuple(Call("send", (WORLD, peer)) for peer in targets)
+
+
+def check_calls(found: tuple[Call, ...], expected: tuple[Call, ...], rank: int) -> None:
+    for i, (have, want) in enumerate(zip([*found, None], [*expected, None], strict=False)):
+        if have != want:
+            raise ConvertError(
+                f"the graph of rank {rank} has {len(found)} collectives, the plan asks for {len(expected)}; "
+                f"at {i}: {have or 'nothing'} instead of {want or 'nothing'}"
+            )
+
+
+def check_alike(whole: fx.GraphModule, small: fx.GraphModule, layers: int, kept: int) -> None:
+    """The operations of the whole graph must be those of the small one with its last decoder layer said again and again."""
+    a, b = ([str(node.target) for node in g.graph.nodes if node.op.startswith("call")] for g in (whole, small))
+    each, rest = divmod(len(a) - len(b), max(layers - kept, 1))
+    repeats = (b[: at + each] + b[at : at + each] * (layers - kept) + b[at + each :] for at in range(len(b) - each + 1))
+    if rest or each < 0 or a not in repeats:
+        raise ConvertError(
+            f"the {layers} decoder layers are not alike: {len(a)} operations, {len(b)} in {kept} of them; this architecture needs a closer look"
+        )
+
+
+def as_text(graph_module: fx.GraphModule) -> str:
+    """graph.fx.txt: one node a line, to be read and to be diffed between ranks."""
+    return f"{graph_module.graph}\n"
+
+
+def _with_named_weights(stage: Stage, graph_module: fx.GraphModule, inputs: list) -> fx.GraphModule:
+    names = {id(parameter): name for name, parameter in stage.named_parameters()}
+    lifted = {node: value for node, value in zip(graph_module.graph.find_nodes(op="placeholder"), inputs, strict=True)}
+    given = {node.name.strip("_").removeprefix("l_"): node for node in lifted}
+
+    root, graph, mapped = nn.Module(), fx.Graph(), {}
+    for name in INPUTS:
+        new = graph.placeholder(name)
+        if name in given:
+            mapped[given[name]] = new
+    length = graph.call_method("size", (next(iter(graph.nodes)), 1))
+    for node, value in lifted.items():
+        if isinstance(value, torch.SymInt):
+            mapped[node] = length
+        elif id(value) in names:
+            _place(root, names[id(value)], value)
+            mapped[node] = graph.get_attr(names[id(value)])
+        elif node not in mapped:
+            raise ConvertError(f"dynamo lifted {node.name} out of the stage; it is neither an input nor a weight")
+    for node in graph_module.graph.nodes:
+        if node not in mapped:
+            mapped[node] = graph.node_copy(node, mapped.__getitem__)
+    if not length.users:
+        graph.erase_node(length)
+    return fx.GraphModule(root, graph)
+
+
+def _place(root: nn.Module, name: str, value: nn.Parameter) -> None:
+    *path, leaf = name.split(".")
+    for step in path:
+        if not hasattr(root, step):
+            root.add_module(step, nn.Module())
+        root = getattr(root, step)
+    root.register_parameter(leaf, value)

@@ -1,0 +1,208 @@
+"""One rank's slice of the model as modules. In: config, Shard. Out: a Stage whose weights have the shapes of the rank's own.
+
+The model is built on the meta device and cut in its modules by the table of cuts; what fills them is up to the caller: nothing, to
+trace; the checkpoint, to compute. Invariant: weights keep their Hugging Face names; a group of one rank has no collectives.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+
+from mpsplit.errors import ConvertError
+from mpsplit.export.model.checkpoint import Checkpoint
+from mpsplit.export.trace import operators
+from mpsplit.package.collectives import STAGE, WORLD
+from mpsplit.package.manifest import Rope
+from mpsplit.plan.cuts import CUTS, Part, module_of, part_of, source_of
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.shards import Plan, Shard
+
+ATTENTION = "mpsplit"
+IGNORABLE = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")  # buffers that older checkpoints carry along
+
+
+def grouped_attention(module, query, key, value, mask, scaling=None, **_):
+    """Attention with K and V unexpanded: [1, heads, length, head_dim], KV heads fewer; mask float [length, past + length]."""
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, grouped_attention)
+
+
+class RowwiseLinear(nn.Module):
+    """y = all_reduce(x[mine] @ W[:, mine].T) + b: each rank holds some input columns, all of them get the sum."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x):
+        partial = operators.all_reduce(F.linear(x, self.weight), STAGE)
+        return partial if self.bias is None else partial + self.bias
+
+
+class NoColumns(nn.Module):
+    """A RowwiseLinear of no input columns: y = all_reduce(0) + b, the zeros made of any x of the shape of y."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.bias = linear.bias
+
+    def forward(self, x):
+        total = operators.all_reduce(x * 0, STAGE)
+        return total if self.bias is None else total + self.bias
+
+
+class NoAttention(nn.Module):
+    """In the place of an attention of which this rank has no heads: it still takes part in the sum."""
+
+    def __init__(self, attention: nn.Module):
+        super().__init__()
+        self.o_proj = NoColumns(attention.o_proj)
+
+    def forward(self, hidden_states, **_):
+        return self.o_proj(hidden_states), None
+
+
+class NoMlp(nn.Module):
+    """In the place of an MLP of which this rank has no columns."""
+
+    def __init__(self, mlp: nn.Module):
+        super().__init__()
+        self.down_proj = NoColumns(mlp.down_proj)
+
+    def forward(self, x):
+        return self.down_proj(x)
+
+
+# range of the Shard, where it is empty -> modules of a layer and what replaces them; what nobody reads needs no norm
+ABSENT = {
+    "heads": {"self_attn": NoAttention, "input_layernorm": nn.Identity},
+    "mlp": {"mlp": NoMlp, "post_attention_layernorm": nn.Identity},
+}
+
+
+class Stage(nn.Module):
+    """The rank's layers between what it receives and what it hands on.
+
+    hidden [1, length, hidden]: in the first stage the rows of the embedding that this rank owns (zeros elsewhere), in the
+    others a tensor of the shape to receive. cos, sin [1, length, head_dim]; mask [length, past + length], additive.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan, rank: int):
+        super().__init__()
+        shard = plan.shards[rank]
+        self.model = nn.Module()
+        self.model.layers = nn.ModuleDict({str(i): _without_absent(model.model.layers[i], shard) for i in shard.layers})
+        self.head = bool(len(shard.head))
+        if self.head:
+            self.model.norm = model.model.norm
+            self.lm_head = model.lm_head
+        self.alone = len(plan.group(rank)) == 1
+        self.sum_embedding = shard.stage == 0 and not self.alone
+        self.source, self.targets = neighbours(plan, rank)
+
+    def forward(self, hidden, cos, sin, mask):
+        if self.sum_embedding:
+            hidden = operators.all_reduce(hidden, STAGE)
+        if self.source is not None:
+            hidden = operators.recv(hidden, WORLD, self.source)
+        for layer in self.model.layers.values():
+            hidden = layer(hidden, attention_mask=mask, position_embeddings=(cos, sin))
+        for peer in self.targets:
+            hidden = operators.send(hidden, WORLD, peer)
+        if self.head:
+            return hidden, self.lm_head(self.model.norm(hidden))
+        return (hidden,)
+
+
+def _without_absent(layer: nn.Module, shard: Shard) -> nn.Module:
+    for owned, modules in ABSENT.items():
+        for name, replacement in modules.items() if not len(getattr(shard, owned)) else ():
+            setattr(layer, name, replacement(getattr(layer, name)))
+    return layer
+
+
+def neighbours(plan: Plan, rank: int) -> tuple[int | None, tuple[int, ...]]:
+    """The rank to receive the hidden state from and those to send it to: member j of a stage hears from member j mod size."""
+    stage = plan.shards[rank].stage
+    here = plan.stages[stage]
+    me = here.index(rank)
+    before = plan.stages[stage - 1] if stage else ()
+    after = plan.stages[stage + 1] if stage + 1 < len(plan.stages) else ()
+    source = before[me % len(before)] if before else None
+    return source, tuple(peer for j, peer in enumerate(after) if here[j % len(here)] == rank)
+
+
+def build_whole(folder, changes: Mapping[str, int] = MappingProxyType({})) -> nn.Module:
+    """The whole model on the meta device: shapes, no bytes; its config changed as asked."""
+    config = AutoConfig.from_pretrained(folder)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, dtype=torch.float32).eval()
+
+
+def expected_weights(model: nn.Module, facts: ModelFacts) -> dict[str, tuple[int, ...]]:
+    """Every weight the checkpoint must hold; a tied head lives in the embedding."""
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if not (facts.tied and name == "lm_head.weight")
+    }
+
+
+def rope_of(model: nn.Module) -> Rope:
+    """The inverse frequencies as transformers itself computes them, scaling variants included."""
+    rotary = type(model.model.rotary_emb)(config=model.config)
+    return Rope(tuple(rotary.inv_freq.tolist()), float(rotary.attention_scaling))
+
+
+Fill = Callable[[str, Part, tuple[int, ...]], torch.Tensor]  # name, part, shape of the part -> the part in float32
+
+
+def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, fill: Fill) -> Stage:
+    """Cuts the modules of the rank's shard and fills them."""
+    _agree_with_transformers(model)
+    shard = plan.shards[rank]
+    stage = Stage(model, plan, rank)
+    for name, parameter in list(stage.named_parameters()):
+        part = part_of(name, shard, facts)
+        shape = tuple(len(part.range) if axis == part.axis else size for axis, size in enumerate(parameter.shape))
+        piece = fill(name, part, shape)
+        assert piece.shape == shape, f"{name}: {piece.shape} instead of {shape}"
+        module = stage.get_submodule(name.rpartition(".")[0])
+        setattr(module, name.rpartition(".")[2], nn.Parameter(piece, requires_grad=False))
+    for path, module in list(stage.named_modules()):
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+            if CUTS[module_of(f"{path}.weight")].style == "rowwise" and not stage.alone:
+                parent, _, leaf = path.rpartition(".")
+                setattr(stage.get_submodule(parent), leaf, RowwiseLinear(module))
+    return stage.eval()
+
+
+def shapes_alone(name: str, part: Part, shape: tuple[int, ...]) -> torch.Tensor:
+    """Fills nothing in: enough to trace."""
+    return torch.empty(shape, device="meta")
+
+
+def from_checkpoint(checkpoint: Checkpoint, facts: ModelFacts) -> Fill:
+    return lambda name, part, shape: torch.from_numpy(checkpoint.floats(source_of(name, facts), part))
+
+
+def _agree_with_transformers(model: nn.Module) -> None:
+    """Our table and transformers' own tensor-parallel plan must name the same cuts, where it names any."""
+    ours = {pattern.removeprefix("model."): cut.style for pattern, cut in CUTS.items()}
+    for pattern, style in (model.config.base_model_tp_plan or {}).items():
+        mine = next((s for p, s in ours.items() if fnmatch.fnmatchcase(pattern, p)), None)
+        if style in ("colwise", "rowwise") and mine != style:
+            raise ConvertError(f"transformers cuts {pattern} {style}, mpsplit/plan/cuts.py {mine}; update one of them")

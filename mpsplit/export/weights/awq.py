@@ -1,0 +1,152 @@
+"""AWQ: input columns that carry large activations are scaled up before rounding, and what makes the input is scaled down. In: weights that
+share an input, statistics of it. Out: a scale for each column.
+
+With s = (mean |x|)^alpha, Q(W s) (x / s) loses less than Q(W) x for the alpha that a search finds (Lin et al., arXiv 2306.00978). Dividing
+x costs nothing where it folds into what was there before: FOLDS. Invariant: folding alone changes the model by no more than float
+rounding, and ranks that add up their losses choose the same scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mpsplit.export.weights.input_statistics import Statistics
+from mpsplit.native.cpp import kernels
+from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
+
+ALPHAS = tuple(i / 20 for i in range(20))  # 0 is no scaling
+SAMPLE = 256  # rows of a weight, at least, that losses are found on: enough to tell one alpha from another
+SMALLEST = 1e-4  # of the mean: inputs that are nearly always 0 get no scale out of all proportion
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The inputs of `readers` are divided by dividing the rows (of a norm, its numbers) of `source`, in the same layer."""
+
+    source: str
+    readers: tuple[str, ...]
+
+
+VALUES = "self_attn.v_proj"
+# no fold's source comes before it as a reader: what is chosen for columns does not depend on what rows are divided by
+FOLDS = (
+    Fold("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+    Fold(VALUES, ("self_attn.o_proj",)),
+    Fold("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+    Fold("mlp.up_proj", ("mlp.down_proj",)),
+)
+HEAD = Fold("model.norm", ("lm_head",))  # outside of the layers, on the last stage
+
+
+def column_scales(mean: np.ndarray, alpha: float) -> np.ndarray:
+    """float32 [k], around 1: the largest times the smallest is 1"""
+    s = np.maximum(mean.astype(np.float64), max(float(mean.mean(dtype=np.float64)) * SMALLEST, 1e-30)) ** alpha
+    return (s / np.sqrt(s.max() * s.min())).astype(np.float32)
+
+
+def output_error(difference: np.ndarray, hessian: np.ndarray) -> float:
+    """Mean over the inputs of |D x|^2, D [n, k]"""
+    return float(np.einsum("ij,ij->", difference @ hessian, difference, dtype=np.float64))
+
+
+def losses(
+    rows: np.ndarray, how: Quantisation, of: Statistics, scales: str = "mse", alphas: Sequence[float] = ALPHAS
+) -> np.ndarray:
+    """float64 [alphas]: the output error of rows [n, k] for each; a sample of a weight's rows will do."""
+    found = []
+    for alpha in alphas:
+        s = column_scales(of.mean, alpha)
+        found.append(output_error(rounded(rows * s, how, scales) / s - rows, of.hessian))
+    return np.array(found)
+
+
+def rounded(rows: np.ndarray, how: Quantisation, scales: str) -> np.ndarray:
+    """What rows become when they are stored."""
+    values, steps = kernels().integers(np.ascontiguousarray(rows), how.bits, how.block, scales)
+    return (values.reshape(*steps.shape, -1) * steps[..., None]).reshape(rows.shape)
+
+
+def best_scales(mean: np.ndarray, total_losses: np.ndarray, alphas: Sequence[float] = ALPHAS) -> np.ndarray:
+    """The column scales with the least loss, where `total_losses` are summed over all readers of the input and all ranks."""
+    return column_scales(mean, alphas[int(np.argmin(total_losses))])
+
+
+def of_heads(mean: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
+    """Means of o_proj's inputs [heads * dim] as v_proj's rows [kv_heads * dim] can follow them: over the heads that share one."""
+    return mean.reshape(kv_heads, heads // kv_heads, -1).mean(axis=1).reshape(-1)
+
+
+def to_heads(s: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
+    """Scales of v_proj's rows as scales of o_proj's columns."""
+    return np.repeat(s.reshape(kv_heads, 1, -1), heads // kv_heads, axis=1).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one rank has of a decoder layer: rows of its linears (all or some: SAMPLE are enough) and Statistics by name within it
+    ("mlp.up_proj.weight"); heads as cut for the rank."""
+
+    rows: Mapping[str, np.ndarray]
+    of: Mapping[str, Statistics]
+    heads: int
+    kv_heads: int
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What folding does to one array: row i is divided by over[i], column j multiplied by times[j]; None leaves them."""
+
+    over: np.ndarray | None = None
+    times: np.ndarray | None = None
+
+    def __call__(self, array: np.ndarray, first: int = 0) -> np.ndarray:
+        """Rows `first` and following of a weight, or numbers of a norm or bias."""
+        if self.over is not None:
+            array = (array.T / self.over[first : first + len(array)]).T
+        return array if self.times is None else array * self.times
+
+    def statistics(self, of: Statistics) -> Statistics:
+        """Of what the linear is fed after folding."""
+        return of if self.times is None else of.scaled(self.times)
+
+
+def scalings(
+    layer: Layer,
+    how: Callable[[str], Quantisation],
+    scales: str,
+    total: Callable[[np.ndarray], np.ndarray] = lambda own: own,
+    folds: Sequence[Fold] = FOLDS,
+) -> dict[str, Scaling]:
+    """Scaling by name within the layer, for what changes. `total` sums losses over the ranks of the stage; each calls it once for every norm."""
+    found: dict[str, Scaling] = {}
+    for fold in folds:
+        s = _scales_of(layer, fold, how, scales, total if fold.source.endswith("norm") else lambda own: own)
+        if s is None:
+            continue
+        for name in fold.readers:
+            found[f"{name}.weight"] = replace(found.get(f"{name}.weight", Scaling()), times=s)
+        if fold.source == VALUES:  # a row of v for all the heads that read it
+            s = s.reshape(layer.kv_heads, layer.heads // layer.kv_heads, -1)[:, 0].reshape(-1)
+        for name in (f"{fold.source}.weight", f"{fold.source}.bias"):
+            found[name] = replace(found.get(name, Scaling()), over=s)
+    return found
+
+
+def _scales_of(layer: Layer, fold: Fold, how, scales: str, total) -> np.ndarray | None:
+    """Of the readers' columns; None where nothing is rounded, and for a rank without readers, which only takes part in the sum."""
+    readers = [name for name in (f"{reader}.weight" for reader in fold.readers) if name in layer.rows]
+    own, of = np.zeros(len(ALPHAS)), None
+    if readers:
+        of = layer.of[readers[0]]
+        if fold.source == VALUES:
+            shared = to_heads(of_heads(of.mean, layer.heads, layer.kv_heads), layer.heads, layer.kv_heads)
+            of = replace(of, mean=shared)
+    for name in readers:
+        if how(name).bits not in (0, BFLOAT):
+            rows = layer.rows[name]
+            own = own + losses(rows[:: max(1, len(rows) // SAMPLE)], how(name), of, scales)
+    summed = total(own)
+    return best_scales(of.mean, summed) if of and summed.any() else None

@@ -1,0 +1,67 @@
+"""Whether another plan cuts blocks apart. In: the plan that a package was made for, the new one, how its weights are stored. Out: nothing,
+or the first cut that does, and what would not.
+
+Weights that share a scale follow each other along the inputs, which only rowwise linears are cut along. Invariant: a block that begins or
+ends at a cut of both plans is whole in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from mpsplit.errors import PlanError
+from mpsplit.package.stored.quantisation import BFLOAT, BLOCKS
+from mpsplit.package.stored.recipe import Recipe
+from mpsplit.plan.cuts import linears_of, part_of
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.shards import Plan, Range, Shard, even_plan
+
+
+@dataclass(frozen=True)
+class Split:
+    """`block`: the inputs that share a scale; the new plan cuts at `at`, between them."""
+
+    weight: str
+    rank: int
+    at: int
+    block: Range
+
+
+def splits(old: Plan, shards: Iterable[Shard], facts: ModelFacts, recipe: Recipe) -> Iterator[Split]:
+    """What the new shards would cut apart."""
+    for shard in shards:
+        for weight in linears_of(facts):
+            part, how = part_of(weight, shard, facts), recipe.kind_of(weight)
+            if part is None or part.axis != 1 or how.bits in (0, BFLOAT):
+                continue
+            theirs = [held.range for other in old.shards if (held := part_of(weight, other, facts))]
+            for at in (part.range.start, part.range.stop):
+                held = next((held for held in theirs if held.start <= at < held.stop), None)
+                if held and (past := (at - held.start) % how.block):
+                    yield Split(weight, shard.rank, at, Range(at - past, at - past + how.block))
+
+
+def check_blocks(old: Plan, new: Plan, ranks: Iterable[int], facts: ModelFacts, recipe: Recipe) -> None:
+    """Of some ranks of the new plan."""
+    first, *others = [*splits(old, (new.shards[rank] for rank in ranks), facts, recipe)] or [None]
+    if first is None:
+        return
+    size = len(first.block)
+    more = f", and {len(others)} more like it" if others else ""
+    smaller = f" --block {BLOCKS[0]}" if size > BLOCKS[0] else ""
+    raise PlanError(
+        f"the plan cuts {first.weight} at input {first.at} (rank {first.rank}), inside the block {first.block} whose {size} weights share "
+        f"a scale{more}; {_fitting(old, new.ranks, facts, recipe)}, or partition the original for this plan and convert it{smaller}"
+    )
+
+
+def _fitting(old: Plan, ranks: int, facts: ModelFacts, recipe: Recipe) -> str:
+    """Even plans of as many ranks that split nothing."""
+    shapes = [(ranks // stages, stages) for stages in range(1, min(ranks, facts.layers) + 1) if ranks % stages == 0]
+    found = [
+        f"--tensor {tensor} --pipeline {pipeline}"
+        for tensor, pipeline in shapes
+        if not any(splits(old, even_plan(facts, tensor, pipeline).shards, facts, recipe))
+    ]
+    return f"use {' or '.join(found)}" if found else "use --plan with cuts between blocks"

@@ -1,0 +1,170 @@
+"""What calibration makes of each weight, layer by layer while the files are written. In: a Calibration, every rank of a partition. Out: encoders
+of weights, by name.
+
+A rank writes its matrices in the order of its layers. When the first one of a layer is asked for, that layer's weights come from the
+checkpoint, the tokens go through it in float32 on all ranks of its stage, and AWQ's scales are chosen; then its weights leave again and
+its matrices are encoded. What AWQ does to norms and biases is remembered: they are written last. Invariant: one layer's weights or second moments
+are held, never the model's; all ranks go through all of their layers, whatever is on their disks already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mpsplit.comm import Communicator
+from mpsplit.export.model.model_origin import Origin
+from mpsplit.export.trace import operators
+from mpsplit.export.trace.slicing import shapes_alone
+from mpsplit.export.trace.torch_engine import TorchEngine
+from mpsplit.export.weights import awq
+from mpsplit.export.weights.calibration_text import Calibration, check_calibration
+from mpsplit.export.weights.encode import Encoder
+from mpsplit.export.weights.gptq import factor
+from mpsplit.export.weights.input_statistics import Statistics, filled, statistics
+from mpsplit.package.collectives import STAGE
+from mpsplit.package.manifest import Manifest
+from mpsplit.package.stored.embedding import HEAD_ROWS
+from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
+from mpsplit.package.stored.recipe import Recipe, text_of
+from mpsplit.plan.cuts import HEAD, part_of, source_of
+
+LAYER = "model.layers."
+
+
+class Calibrated:
+    """`tell` hears what is being worked on; `key` stands for all that decides what comes out, the machine's way of rounding included."""
+
+    def __init__(
+        self, calibration: Calibration, recipe: Recipe, partition: Manifest, origin: Origin, comm: Communicator
+    ):
+        check_calibration(recipe, partition, comm.size)
+        self.calibration, self.recipe = calibration, recipe
+        self.partition, self.model, self.comm = partition, origin.folder, comm
+        self.shard = partition.plan.shards[comm.rank]
+        machine = torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+        self.key = repr((calibration, recipe, partition.plan, origin.files, machine))
+        self.tell: Callable[[str, int], None] = lambda name, count: None
+        self._scalings: dict[str, awq.Scaling] = {}
+        self._of: dict[str, Statistics] = {}  # of the layer where we are
+        self._passed: set[str] = set()
+        self._layers = self._calibrate()
+        self._forget()
+
+    def encoder_of(self, name: str, how: Quantisation) -> Awaited:
+        return Awaited(name, how, self)
+
+    def encoder(self, name: str, how: Quantisation) -> Encoder:
+        """Of a weight of a layer not earlier than the last one; of what is not rounded, at any time."""
+        if self._encoder[0] != name:
+            self._reach(_layer_of(name))
+            rounded = how.bits not in (0, BFLOAT) and "gptq" in self.calibration.method
+            scaling = self._scalings.get(name)
+            self._encoder = name, Encoder(how, self.recipe.scales, scaling, self._factor(name) if rounded else None)
+        return self._encoder[1]
+
+    def finish(self) -> None:
+        """Goes through what this rank has no need of, for the others."""
+        self._forget()
+        for _ in self._layers:
+            self._forget()
+
+    def _reach(self, layer: str) -> None:
+        while layer not in self._passed:
+            self._forget()
+            self._passed.add(next(self._layers))
+
+    def _forget(self) -> None:
+        """What is of one layer alone, before the next one takes its room."""
+        self._of, self._encoder, self._last_factor = {}, (None, None), (None, None)
+
+    def _factor(self, name: str) -> np.ndarray:
+        """GPTQ's, the same for all weights that read one tensor."""
+        of = self._of[name]
+        if self._last_factor[0] is not of:
+            self._last_factor = None, None
+            scaled = self._scalings.get(name, awq.Scaling()).statistics(of)
+            self._last_factor = of, factor(scaled.hessian)
+        return self._last_factor[1]
+
+    def _calibrate(self) -> Iterator[str]:
+        """The names of this rank's layers and "lm_head", once their Statistics are here and their scales chosen."""
+        engine = TorchEngine(self.partition, self.model, self.comm, shapes_alone)
+
+        def around(module: torch.nn.Module, prefix: str):
+            self.tell(f"calibrates {prefix}", 0)
+            return filled(module, prefix, engine.weight)
+
+        try:
+            for layer, of in statistics(engine, self.calibration.sequences, around):
+                self._of = of
+                del of  # held by nobody else when the next layer runs
+                self._scale(engine, layer)
+                yield layer
+            if not len(self.shard.head) and self.shard.stage == self.partition.plan.shards[-1].stage:
+                self._scale(engine, "lm_head")  # of which it has no rows, but others of its stage do
+        finally:
+            engine.close()
+
+    def _scale(self, engine: TorchEngine, layer: str) -> None:
+        if "awq" not in self.calibration.method:
+            return
+        prefix, folds = (f"{layer}.", awq.FOLDS) if layer.startswith(LAYER) else ("", self._head_folds)
+        inside = {name.removeprefix(prefix): name for name in self._of}
+        found = awq.scalings(
+            awq.Layer(
+                {own: self._sample(engine, name) for own, name in inside.items()},
+                {own: self._of[name] for own, name in inside.items()},
+                len(self.shard.heads),
+                len(self.shard.kv_heads),
+            ),
+            lambda own: self.recipe.kind_of(prefix + own),
+            self.recipe.scales,
+            _sum_over_stage,
+            folds,
+        )
+        self._scalings |= {prefix + own: scaling for own, scaling in found.items()}
+
+    @property
+    def _head_folds(self) -> list[awq.Fold]:
+        """None where the head's matrix is the embedding too, which must stay what it is."""
+        return [] if self.partition.dtype == HEAD_ROWS else [awq.HEAD]
+
+    def _sample(self, engine: TorchEngine, name: str) -> np.ndarray:
+        """Rows of this rank's part, from all over it."""
+        source, part = source_of(name, engine.facts), part_of(name, self.shard, engine.facts)
+        rows = engine.checkpoint.entries[source].cut(part)[0]
+        every = range(0, rows, max(1, rows // awq.SAMPLE))
+        return np.concatenate([engine.checkpoint.floats(source, part, i, i + 1) for i in every])
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """An encoder that is known once its layer has been calibrated; of an array that is stored as it is (0 bits), what AWQ does to it."""
+
+    name: str
+    how: Quantisation
+    calibrated: Calibrated
+
+    @property
+    def text(self) -> str:
+        """All that decides the bytes, but for the rows and what else the checkpoint has."""
+        return f"{text_of(self.how)} {self.calibrated.key}"
+
+    def __call__(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
+        return self.calibrated.encoder(self.name, self.how)(rows, first)
+
+    def integers(self, rows: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        return self.calibrated.encoder(self.name, self.how).integers(rows, first)
+
+
+def _layer_of(weight: str) -> str:
+    """As statistics() names them; the last norm goes with the head."""
+    return ".".join(weight.split(".")[:3]) if weight.startswith(LAYER) else HEAD.removesuffix(".weight")
+
+
+def _sum_over_stage(losses: np.ndarray) -> np.ndarray:
+    return operators.all_reduce(torch.from_numpy(losses.astype(np.float32)), STAGE).numpy()

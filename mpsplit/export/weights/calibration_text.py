@@ -1,0 +1,79 @@
+"""A text to calibrate with, as tokens. In: a file, the tokenizer.json of a package. Out: a Calibration, or what is wrong with the text.
+
+Invariant: the tokens are the text's, in order and each once, up to a number of them that is enough; so all ranks have the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from mpsplit.errors import ConvertError
+from mpsplit.package.manifest import PARTITION, TOKENIZER, Manifest
+from mpsplit.package.stored.quantisation import BFLOAT
+from mpsplit.package.stored.recipe import Recipe
+from mpsplit.plan.cuts import linears_of
+
+LENGTH, MOST = 512, 4096  # tokens of a sequence, and of all
+FEWEST = 128  # tokens: fewer say nothing of thousands of inputs
+LETTERS = 32  # of a token at most, on average: what lies further on in a text is not looked at
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`method` is one of recipe.METHODS, `text` the sha256 of the file."""
+
+    method: str
+    sequences: tuple[tuple[int, ...], ...]
+    text: str
+
+    @classmethod
+    def of(cls, text: Path, package: Path, method: str, most: int) -> Calibration:
+        partition = Manifest.load(package, PARTITION)
+        if not (package / TOKENIZER).is_file():
+            raise ConvertError(
+                f"--calibrate {text}: {package} has no tokenizer to read it with; "
+                "put tokenizer.json into the model's directory and partition again"
+            )
+        found = sequences(text, package / TOKENIZER, partition.facts.context, most=most)
+        return cls(method, found, hashlib.sha256(text.read_bytes()).hexdigest())
+
+    def __str__(self) -> str:
+        return f"{self.method} over {sum(map(len, self.sequences)):,} tokens of the text {self.text[:16]}"
+
+
+def check_calibration(recipe: Recipe, partition: Manifest, processes: int) -> None:
+    """Whether calibrating has a point, and the ranks to do it."""
+    kinds = [recipe.kind_of(name) for name in linears_of(partition.facts)]
+    if all(how.bits in (0, BFLOAT) for how in kinds):
+        raise ConvertError(
+            f"--calibrate has nothing to do where all weights are {' or '.join(sorted({how.kind for how in kinds}))}; "
+            "give --quant q8, q6 or q4 with it, or leave it out"
+        )
+    ranks = partition.plan.ranks
+    if processes != ranks:
+        raise ConvertError(
+            f"--calibrate runs the model on all of its {ranks} ranks at once, and this is {processes} process; "
+            f"use `mpirun -np {ranks}`, or leave --serial out"
+        )
+
+
+def sequences(
+    text: Path, tokenizer: Path, context: int, length: int = LENGTH, most: int = MOST
+) -> tuple[tuple[int, ...], ...]:
+    if most < FEWEST:
+        raise ConvertError(f"--calibrate-tokens {most} says too little; give {FEWEST} or more")
+    try:
+        written = text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise ConvertError(f"--calibrate {text} cannot be read ({wrong}); give a file of plain text in UTF-8") from None
+    tokens = Tokenizer.from_file(str(tokenizer)).encode(written[: LETTERS * most]).ids[:most]
+    if len(tokens) < FEWEST:
+        raise ConvertError(
+            f"--calibrate {text} has {len(tokens)} tokens, and {FEWEST} are needed; give a longer text, best of the kind the model will see"
+        )
+    step = min(length, context)
+    return tuple(tuple(tokens[i : i + step]) for i in range(0, len(tokens), step))

@@ -1,0 +1,145 @@
+"""What the linears of the split model are fed: means and second moments of their inputs. In: a TorchEngine on every rank, calibration
+tokens. Out: Statistics by weight name, layer after layer.
+
+Slices run with their real collectives, so that a column-wise linear sees the whole input on every rank, and a row-wise one (o_proj,
+down_proj) its rank's columns, which are those of its slice. Invariant: only one layer's statistics are held at a time; linears that read one
+tensor share one Statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from mpsplit.errors import ConvertError
+from mpsplit.export.trace import operators
+from mpsplit.export.trace.slicing import RowwiseLinear
+from mpsplit.package.collectives import STAGE, WORLD
+from mpsplit.plan.cuts import HEAD
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of inputs x [k] over `count` tokens: the mean of |x| [k] and of x x^T [k, k], float32."""
+
+    mean: np.ndarray
+    hessian: np.ndarray
+    count: int
+
+    @classmethod
+    def of(cls, inputs: np.ndarray) -> Statistics:
+        """inputs [tokens, k]"""
+        return cls(np.abs(inputs).mean(0), inputs.T @ inputs / np.float32(len(inputs)), len(inputs))
+
+    def scaled(self, s: np.ndarray) -> Statistics:
+        """Of x / s, once that has been folded into what makes x."""
+        return Statistics(self.mean / s, self.hessian / s / s[:, None], self.count)
+
+
+class _Sums:
+    """Sums over the tokens seen so far, for one input tensor and all its readers."""
+
+    def __init__(self, width: int):
+        self.mean, self.hessian, self.count = torch.zeros(width), torch.zeros(width, width), 0
+
+    def add(self, x: torch.Tensor) -> None:
+        self.mean += x.abs().sum(0)
+        self.hessian.addmm_(x.T, x)
+        self.count += len(x)
+
+    def statistics(self) -> Statistics:
+        """In the memory of the sums, which are none any more."""
+        mean, hessian = self.mean.numpy(), self.hessian.numpy()
+        mean /= self.count
+        hessian /= self.count
+        return Statistics(mean, hessian, self.count)
+
+
+@contextmanager
+def gathering(module: nn.Module, prefix: str) -> Iterator[dict[str, _Sums]]:
+    """Counts what the linears in `module` are fed while the block runs; keys are weight names."""
+    sums: dict[str, _Sums] = {}
+    last: list = [None, None]  # the tensor that was counted last, and its sums
+
+    def count(name: str, x: torch.Tensor) -> None:
+        if last[0] is not x:
+            last[:] = x, sums.get(name) or _Sums(x.shape[-1])
+            last[1].add(x.reshape(-1, x.shape[-1]))
+        sums[name] = last[1]
+
+    linears = {p: m for p, m in module.named_modules() if isinstance(m, nn.Linear | RowwiseLinear)}
+    hooks = [
+        m.register_forward_pre_hook(lambda _, args, name=f"{prefix}{'.' * bool(p)}{p}.weight": count(name, args[0]))
+        for p, m in linears.items()
+    ]
+    try:
+        yield sums
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def filled(module: nn.Module, prefix: str, fill: Callable[[str], torch.Tensor]) -> Iterator[None]:
+    """The module's parameters hold fill(weight name) while the block runs, and only shapes afterwards: so a slice larger than memory is
+    run layer by layer."""
+    places = [(module.get_submodule(n.rpartition(".")[0]), n) for n, _ in module.named_parameters()]
+    put = lambda at, name, tensor: setattr(at, name.rpartition(".")[2], nn.Parameter(tensor, requires_grad=False))  # noqa: E731
+    try:
+        for at, name in places:
+            put(at, name, fill(f"{prefix}.{name}"))
+        yield
+    finally:
+        for at, name in places:
+            put(at, name, getattr(at, name.rpartition(".")[2]).to("meta"))
+
+
+Around = Callable[[nn.Module, str], AbstractContextManager]
+
+
+def statistics(
+    engine, sequences: Sequence[Sequence[int]], around: Around = lambda module, prefix: nullcontext()
+) -> Iterator[tuple[str, dict[str, Statistics]]]:
+    """(module, its linears' Statistics) for "model.layers.N" of this rank and "lm_head"; all ranks call it, and go through it to the end.
+    Each layer, and "model.norm", runs within `around`, which may fill in its weights; the head itself need not run."""
+    if not sum(map(len, sequences)):
+        raise ConvertError("the calibration text has no tokens; give --calibrate a file with some pages of text")
+    stage = engine.stage
+    with torch.inference_mode():
+        inputs = [engine.inputs(tokens) for tokens in sequences]
+        states, places = [_enter(stage, hidden) for hidden, *_ in inputs], [rest for _, *rest in inputs]
+    del inputs
+    for number, layer in stage.model.layers.items():
+        name = f"model.layers.{number}"
+        with around(layer, name), torch.inference_mode(), gathering(layer, name) as sums:
+            for i, (cos, sin, mask) in enumerate(places):
+                states[i] = layer(states[i], attention_mask=mask, position_embeddings=(cos, sin))
+        yield name, _finished(sums)
+    with torch.inference_mode():
+        for hidden in states:
+            for peer in stage.targets:
+                hidden = operators.send(hidden, WORLD, peer)
+        if not stage.head:
+            return
+        norm, total = stage.model.norm, _Sums(engine.facts.hidden)
+        with around(norm, "model.norm"):
+            for hidden in states:
+                total.add(norm(hidden)[0])
+    yield "lm_head", {HEAD: total.statistics()}
+
+
+def _enter(stage: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """What a Stage does before its first layer."""
+    if stage.sum_embedding:
+        hidden = operators.all_reduce(hidden, STAGE)
+    return hidden if stage.source is None else operators.recv(hidden, WORLD, stage.source)
+
+
+def _finished(sums: dict[str, _Sums]) -> dict[str, Statistics]:
+    done = {id(s): s.statistics() for s in sums.values()}
+    return {name: done[id(s)] for name, s in sums.items()}

@@ -1,0 +1,232 @@
+"""Weights out of a package, for another plan. In: the files of its ranks. Out: any part of any weight, in the bits that are there.
+
+Integers and scales are taken out of packed matrices, cut and joined, and packed again: nothing becomes float and is rounded anew.
+Invariant: where no block is split (block_cuts.py), what comes out is what the package's own conversion would have stored for the part.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpsplit.errors import PackageError
+from mpsplit.export.model.checkpoint import read_at
+from mpsplit.export.weights.weight_contents import PANEL
+from mpsplit.native.cpp import kernels
+from mpsplit.package.manifest import GRAPH, MANIFEST, Manifest, rank_folder
+from mpsplit.package.param_text import Layer, Param
+from mpsplit.package.stored.embedding import HEAD_ROWS, dtype_of, joined, stored_row
+from mpsplit.package.stored.float_weights import ALIGNMENT, arrays_of, weights_of
+from mpsplit.package.stored.quantisation import BFLOAT, FLOAT, GEMM, QLinear, Quantisation
+from mpsplit.package.stored.quantisation import LAYER as QLINEAR
+from mpsplit.package.stored.recipe import Recipe, Rule, text_of
+from mpsplit.package.stored.weight_files import WeightFiles, inside
+from mpsplit.package.whole_files import NUMPY_TYPES
+from mpsplit.plan.cuts import CUTS, EMBEDDING, HEAD, Part, linears_of, module_of, part_of
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.shards import Range, Shard
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One rank's part of a weight: rows of numbers, or a packed matrix, at an offset."""
+
+    part: Part
+    file: Path
+    offset: int
+    shape: tuple[int, ...]
+    type: type = np.float32
+    matrix: QLinear | None = None
+
+    @property
+    def how(self) -> Quantisation:
+        return Quantisation(self.matrix.bits, self.matrix.block) if self.matrix else FLOAT
+
+
+class Repacked:
+    """Weights of some ranks of a package, in the place of a Checkpoint. `embedding`: the type that its rows have as a table, which the
+    head's can become where it is both; None where these ranks have none of it."""
+
+    def __init__(self, package: Path, manifest: Manifest, ranks: list[int]):
+        self.ranks, self.bytes_read = ranks, 0
+        self._facts = manifest.facts
+        self._open: dict[Path, int] = {}
+        self._slices: dict[str, list[Slice]] = defaultdict(list)
+        for rank in ranks:
+            for name, held in _slices_of(rank_folder(package, rank), manifest, rank):
+                part, shape = held.part, held.shape
+                if part.axis is not None and shape[part.axis] != len(part.range):
+                    raise PackageError(
+                        f"rank {rank} has {name} of shape {list(shape)}, its plan says {part.range}; convert the model again"
+                    )
+                self._slices[name].append(held)
+        self.embedding = None if manifest.dtype == HEAD_ROWS else manifest.dtype
+        if manifest.dtype == HEAD_ROWS and HEAD in self._slices:
+            self._slices[EMBEDDING] = self._slices[HEAD]
+            self.embedding = _as_table(self._slices[HEAD][0].how)
+
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    @property
+    def recipe(self) -> Recipe:
+        """How each linear is stored. The embedding is not in it: it stays as it is."""
+        kinds: dict[str, Quantisation] = {}
+        for name in filter(self._slices.__contains__, linears_of(self._facts)):
+            found = {held.how for held in self._slices[name]}
+            if len(found) > 1:
+                raise PackageError(
+                    f"{name} is stored in {len(found)} ways by the ranks of one package; convert it again"
+                )
+            kinds[name] = found.pop()
+        default = Counter(kinds.values()).most_common(1)[0][0] if kinds else FLOAT
+        others = {name: how for name, how in kinds.items() if how != default or name == HEAD}  # which may be tied
+        return Recipe(default, tuple(Rule(name.removesuffix(".weight"), how) for name, how in others.items()))
+
+    def tensor_of(self, weight: str, facts: ModelFacts) -> str:
+        """A tied head has a matrix of its own here."""
+        return weight
+
+    def type_of(self, name: str) -> str:
+        if name == EMBEDDING:
+            return self.embedding
+        how = self._slices[name][0].how
+        return text_of(how) if how.bits else "F32"
+
+    def file_of(self, name: str) -> str:
+        """It tells the hashes of all others."""
+        return MANIFEST
+
+    def stored(self, name: str, part: Part, start: int, stop: int) -> np.ndarray:
+        pieces, axis = list(self._pieces(name, part, start, stop)), part.axis or 0
+        how, is_table = pieces[0][0].how, name == EMBEDDING
+        if not how.bits:
+            return np.concatenate([self._rows(*piece) for piece in pieces], axis)
+        if how.bits == BFLOAT:  # which float32 holds as they are
+            rows = np.concatenate([self._bfloats(*piece) for piece in pieces], axis)
+            return _bfloats_of(rows) if is_table else kernels().pack(rows, how.bits, how.block)
+        found = [self._integers(*piece) for piece in pieces]
+        values, scales = (np.concatenate(arrays, axis) for arrays in zip(*found, strict=True))
+        if is_table:
+            return joined(values, scales.astype(np.float16))
+        return kernels().pack_values(values, scales, how.bits, how.block)
+
+    def _pieces(self, name: str, part: Part, start: int, stop: int) -> Iterator[tuple[Slice, Range, Range | None]]:
+        """What rows start..stop of a part are put together of: rows and columns of slices, None for all columns."""
+        if part.axis is None:
+            yield self._slices[name][0], Range(start, stop), None
+        elif part.axis == 0:
+            first = part.range.start
+            for held, own in self._cover(name, Range(first + start, first + stop)):
+                yield held, own, None
+        else:
+            for held, own in self._cover(name, part.range):
+                yield held, Range(start, stop), own
+
+    def _cover(self, name: str, wanted: Range) -> Iterator[tuple[Slice, Range]]:
+        """The slices that `wanted` is in, and what is taken of each, counted within it: where several have it, of the first."""
+        at = wanted.start
+        while at < wanted.stop:
+            held = next(
+                (held for held in self._slices[name] if held.part.range.start <= at < held.part.range.stop), None
+            )
+            if held is None:
+                raise PackageError(f"{name}: nobody has {at} of {wanted}; is a rank of the package missing here?")
+            own, end = held.part.range, min(held.part.range.stop, wanted.stop)
+            yield held, Range(at - own.start, end - own.start)
+            at = end
+
+    def _rows(self, held: Slice, rows: Range, columns: Range | None) -> np.ndarray:
+        width = math.prod(held.shape[1:]) * np.dtype(held.type).itemsize
+        data = self._read(held.file, held.offset + rows.start * width, len(rows) * width)
+        found = data.view(held.type).reshape(len(rows), *held.shape[1:])
+        return found if columns is None else found[:, columns.start : columns.stop]
+
+    def _bfloats(self, held: Slice, rows: Range, columns: Range | None) -> np.ndarray:
+        weights, inside = self._panels(held, rows)
+        return weights.unpack()[inside, _slice(columns)]
+
+    def _integers(self, held: Slice, rows: Range, columns: Range | None) -> tuple[np.ndarray, np.ndarray]:
+        weights, inside = self._panels(held, rows)
+        values, scales = weights.integers()
+        return values[inside, _slice(columns)], scales[inside, _slice(columns, held.matrix.block)]
+
+    def _panels(self, held: Slice, rows: Range):
+        """The packed panels that hold these rows, and where in them these are."""
+        q = held.matrix
+        first, last = rows.start // PANEL, -(-rows.stop // PANEL)
+        each = kernels().packed_bytes(PANEL, q.k, q.bits, q.block)
+        data = self._read(held.file, held.offset + first * each, (last - first) * each)
+        weights = kernels().Weights(data, min(last * PANEL, q.n) - first * PANEL, q.k, q.bits, q.block)
+        return weights, slice(rows.start - first * PANEL, rows.stop - first * PANEL)
+
+    def _read(self, file: Path, at: int, size: int) -> np.ndarray:
+        """Bytes, where the kernels want them."""
+        if file not in self._open:
+            self._open[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        room = np.empty(size + ALIGNMENT, np.uint8)
+        data = room[-room.ctypes.data % ALIGNMENT :][:size]
+        read_at(self._open[file], memoryview(data), at, file)
+        self.bytes_read += size
+        return data
+
+
+def _slice(columns: Range | None, unit: int = 1) -> slice:
+    return slice(None) if columns is None else slice(columns.start // unit, columns.stop // unit)
+
+
+def _as_table(how: Quantisation) -> str:
+    """The type of an embedding that has what a matrix stored like this has: integers of fewer bits fit in 8."""
+    return {0: "F32", BFLOAT: "BF16"}.get(how.bits) or dtype_of(how.block)
+
+
+def _bfloats_of(rows: np.ndarray) -> np.ndarray:
+    return (rows.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def _slices_of(folder: Path, manifest: Manifest, rank: int) -> Iterator[tuple[str, Slice]]:
+    """What the files of a rank hold, by the names of the weights."""
+    shard, files, at = manifest.plan.shards[rank], WeightFiles.load(folder), 0
+    spans = files.spans(folder)
+    for layer in Param.load(folder / GRAPH).layers:
+        parts = {name: _part(layer, name, shard, manifest.facts) for name in weights_of(layer)}
+        if layer.type == QLINEAR:
+            q = QLinear.of(layer)
+            number = inside(spans, q.offset, q.bytes)
+            first, name = files.packed[number]
+            yield from _of_linear(folder / name, first, q, parts)
+            continue
+        for (name, part), array in zip(parts.items(), arrays_of(layer), strict=True):
+            at += array.total
+            yield name, Slice(part, folder / files.floats, at - array.bytes, array.shape)
+    if files.embedding and len(shard.embed):
+        kind = np.dtype(NUMPY_TYPES.get(manifest.dtype, np.uint8))
+        width = stored_row(manifest.dtype, manifest.facts.hidden) // kind.itemsize
+        yield EMBEDDING, Slice(Part(0, shard.embed), folder / files.embedding, 0, (len(shard.embed), width), kind.type)
+
+
+def _of_linear(file: Path, first: int, q: QLinear, parts: dict[str, Part]) -> Iterator[tuple[str, Slice]]:
+    """`first`: the offset that the file begins at."""
+    (weight, part), *bias = parts.items()
+    yield weight, Slice(part, file, (q.offset - first) * ALIGNMENT, (q.n, q.k), matrix=q)
+    for name, part in bias:
+        yield name, Slice(part, file, (q.bias - first) * ALIGNMENT, (q.n,))
+
+
+def _part(layer: Layer, name: str, shard: Shard, facts: ModelFacts) -> Part:
+    if layer.type == GEMM and Quantisation.of(layer).bits:
+        raise PackageError(
+            f"{layer.name} is stored in ncnn's own layout, which stays as it was cut; partition the model again and convert it --layout ncnn"
+        )
+    part = part_of(name, shard, facts) if module_of(name) in CUTS else None
+    if part is None:
+        raise PackageError(f"rank {shard.rank} has {name}, which its plan does not give it; copy the package again")
+    return part

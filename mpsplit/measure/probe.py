@@ -1,0 +1,135 @@
+"""`mpsplit probe`: what the machines and the links between them can do. In: a communicator. Out: a Cluster, the same on every rank.
+
+bench/README.md tells the method. Invariant: all ranks walk through the same samples in the same order, with a wait for all before each, so that the ranks of a
+host measure what is left to them while their neighbours work.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mpsplit.comm import Communicator
+from mpsplit.measure.probe_engine import Effort, EngineProbe, kinds_here
+from mpsplit.measure.probe_links import Links
+from mpsplit.measure.probe_machine import Disk, Memory, available_bytes, busy_share, host_names, process_bytes
+from mpsplit.native import cpp
+from mpsplit.plan.cluster import MESSAGES, Cluster, Device, Measured
+from mpsplit.progress import console, track
+from mpsplit.runtime.engine.native_engine import NativeEngine, missing
+from mpsplit.runtime.engine.stock_engine import StockEngine
+
+BUSY = 0.2  # of a machine's cores, above which others are in the way
+REST = 0.005  # seconds before a sample: OpenMP's threads spin for a while after their work, and ncnn's are not the engine's
+
+
+def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Effort = Effort()) -> Cluster:  # noqa: B008 (frozen)
+    cpp.load("_engine")  # belongs to what a process takes before any weight is there
+    process = process_bytes()
+    hosts = host_names(comm)
+    neighbours = hosts.count(hosts[comm.rank])
+    comm.wait()
+    memory = available_bytes() // neighbours
+    effort = effort.within(memory)
+    files = Disk(disk, effort.disk // neighbours)
+    _warn_of_others(comm, hosts)
+    links = Links(comm, hidden)
+    here = comm.exchange(kinds_here())
+    kinds = tuple(kind for kind in here[0] if all(kind in other for other in here))
+    engine = EngineProbe(StockEngine if missing(comm) else NativeEngine, effort, kinds, threads)
+    takes = {"read": Memory(effort.read, threads).rate, "disk": files.rate} | engine.samples
+    samples = _rounds(comm, takes, links, effort)
+    device = Device(
+        name=f"{hosts[comm.rank]}:{hosts[: comm.rank].count(hosts[comm.rank])}", host=hosts[comm.rank],
+        threads=threads, memory_bytes=memory, process_bytes=process,
+        read=Measured.of(samples["read"]), disk=Measured.of(samples["disk"]), **engine.found(samples),
+    )  # fmt: skip
+    return Cluster(
+        devices=tuple(comm.exchange(device)), links=links.links(), sums=links.all_reduces(),
+        transport=getattr(comm, "transport", "mpi4py" if comm.size > 1 else ""),
+    )  # fmt: skip
+
+
+def _warn_of_others(comm: Communicator, hosts: list[str]) -> None:
+    """What is measured is what other processes leave: rank 0 says where they take much."""
+    busy = {host: share for host, share in zip(hosts, comm.exchange(busy_share()), strict=True) if share > BUSY}
+    if busy and comm.rank == 0:
+        named = ", ".join(f"{share:.0%} of the cores of {host}" for host, share in busy.items())
+        print(f"mpsplit: other processes use {named}; probe again when they are done", file=sys.stderr)
+
+
+def _rounds(
+    comm: Communicator, takes: dict[str, Callable[[], float]], links: Links, effort: Effort
+) -> dict[str, list[float]]:
+    """One round to warm up, which also tells how many there is time for."""
+
+    def one() -> dict[str, float]:
+        found = {}
+        for name, take in takes.items():
+            comm.wait()
+            time.sleep(REST)
+            found[name] = take()
+        links.sample()
+        return found
+
+    began = time.perf_counter()
+    one()
+    links.forget()
+    least, most = effort.rounds
+    slowest = max(comm.exchange(time.perf_counter() - began))
+    rounds = [one() for _ in track(range(max(least, min(most, int(effort.seconds / slowest)))), "rounds")]
+    return {name: [found[name] for found in rounds] for name in takes}
+
+
+def show(cluster: Cluster) -> None:
+    from rich.table import Table
+
+    out = console()
+    devices = Table("", *(device.name for device in cluster.devices), title="machines")
+    for name, words in _rows(cluster):
+        devices.add_row(name, *words)
+    out.print(devices)
+    if cluster.size > 1:
+        links = Table("between", *map(_bytes, MESSAGES), title=f"messages one way, {cluster.transport}")
+        for (a, b), link in cluster.links.items():
+            links.add_row(f"{a} - {b}", *map(_micros, link.seconds))
+        sums = Table("ranks", "bytes", "time", title="all_reduce")
+        for found in cluster.sums:
+            sums.add_row(str(found.ranks), _bytes(found.size), _micros(found.seconds))
+        out.print(links)
+        out.print(sums)
+
+
+def _rows(cluster: Cluster) -> list[tuple[str, list[str]]]:
+    """The table's lines: a name, and a word for each device."""
+    gigabytes = lambda measured: f"{measured.value / 1e9:.2f} GB/s{_spread(measured)}"  # noqa: E731
+    gigaflop = lambda measured: f"{measured.value / 1e9:.0f} Gflop/s{_spread(measured)}"  # noqa: E731
+    rows = {
+        "threads": lambda d: str(d.threads),
+        "memory": lambda d: f"{d.memory_bytes / 2**20:,.0f} MiB",
+        "of which a process takes": lambda d: f"{d.process_bytes / 2**20:,.0f} MiB",
+        "memory reads": lambda d: gigabytes(d.read),
+        "disk reads": lambda d: gigabytes(d.disk),
+        "a layer, beside weights": lambda d: _micros(d.layer_seconds),
+        "a token, beside layers": lambda d: _micros(d.step_seconds),
+        "attention, decode": lambda d: gigabytes(d.attention.decode),
+        "attention, prefill": lambda d: gigaflop(d.attention.prefill),
+    }
+    for kind in cluster.devices[0].kinds:
+        rows[f"{kind}, decode"] = lambda d, kind=kind: gigabytes(d.kinds[kind].decode)
+        rows[f"{kind}, prefill"] = lambda d, kind=kind: gigaflop(d.kinds[kind].prefill)
+    return [(name, [word(device) for device in cluster.devices]) for name, word in rows.items()]
+
+
+def _spread(measured: Measured) -> str:
+    return f" ±{measured.spread:.0%}"
+
+
+def _micros(measured: Measured) -> str:
+    return f"{measured.value * 1e6:,.1f} us{_spread(measured)}"
+
+
+def _bytes(size: int) -> str:
+    return next(f"{size >> shift} {unit}" for shift, unit in ((20, "MB"), (10, "KB"), (0, "B")) if size >> shift)

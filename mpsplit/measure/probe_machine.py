@@ -1,0 +1,143 @@
+"""What one rank's machine gives it: memory, how fast that is read, and the disk. In: /proc, cgroups, a folder. Out: bytes and bytes a second."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mpsplit.comm import Communicator
+from mpsplit.errors import RunError
+from mpsplit.native.cpp import kernels
+
+CGROUPS = Path("/sys/fs/cgroup")
+# version -> (folder, limit, use, and the line of memory.stat with what can be dropped of that use)
+FILES = {
+    1: ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("", "memory.max", "memory.current", "inactive_file"),
+}
+PARTS = 8  # of the file, one a round: so that no round finds in memory what another has read
+PIECE = 8 << 20
+PATIENCE = 2.0  # seconds of writing; a slow disk gets a smaller file
+
+
+def available_bytes() -> int:
+    """What can be had without swapping, or what the control groups of this process leave where that is less."""
+    system = meminfo(Path("/proc/meminfo").read_text(encoding="utf-8"))["MemAvailable"]
+    groups = Path("/proc/self/cgroup")
+    return min([system, *left_in_cgroups(groups.read_text(encoding="utf-8") if groups.exists() else "", CGROUPS)])
+
+
+def busy_share(seconds: float = 0.3) -> float:
+    """The part of this machine's cores that others use while we sleep."""
+    before = cpu_ticks(Path("/proc/stat").read_text(encoding="utf-8"))
+    time.sleep(seconds)
+    after = cpu_ticks(Path("/proc/stat").read_text(encoding="utf-8"))
+    idle, total = (b - a for a, b in zip(before, after, strict=True))
+    return 1 - idle / max(total, 1)
+
+
+def cpu_ticks(text: str) -> tuple[int, int]:
+    """(idle, all) since the machine started, of /proc/stat's first line: user nice system idle iowait irq softirq steal ..."""
+    ticks = [int(word) for word in text.split("\n", 1)[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
+
+
+def meminfo(text: str) -> dict[str, int]:
+    """Name -> bytes."""
+    lines = (line.partition(":") for line in text.splitlines())
+    return {name: int(rest.split()[0]) << 10 for name, _, rest in lines if rest.strip()}
+
+
+def left_in_cgroups(text: str, root: Path) -> list[int]:
+    """`text` is /proc/self/cgroup: bytes that each group with a limit leaves, from ours up to the root."""
+    left = []
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        version = 2 if not controllers else 1 if "memory" in controllers.split(",") else None
+        if version:
+            top = root / FILES[version][0]
+            own = top / path.lstrip("/")
+            left += [_left(group, version) for group in (own, *own.parents) if group.is_relative_to(top)]
+    return [size for size in left if size is not None]
+
+
+def _left(group: Path, version: int) -> int | None:
+    """None where nothing limits it; a container may not see the groups above its own."""
+    _, limit, use, droppable = FILES[version]
+    try:
+        most, used = (group / limit).read_text(encoding="utf-8").strip(), int((group / use).read_text(encoding="utf-8"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return None
+    return None if most == "max" else max(0, int(most) - used + int(stat.get(droppable, 0)))
+
+
+def process_bytes() -> int:
+    """What this process holds of memory now."""
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
+
+
+def host_names(comm: Communicator) -> list[str]:
+    """A name for the host of each rank: two hosts, to the communicator, have two names, whatever they call themselves."""
+    names = comm.exchange(socket.gethostname())
+    found: dict[object, str] = {}
+    for host, name in zip(getattr(comm, "hosts", names), names, strict=True):
+        if host not in found:
+            same = sum(other.partition("#")[0] == name for other in found.values())
+            found[host] = f"{name}#{same + 1}" if same else name
+    return [found[host] for host in getattr(comm, "hosts", names)]
+
+
+class Memory:
+    """More than caches hold, to read through."""
+
+    def __init__(self, size: int, threads: int):
+        self.data, self.threads = np.ones(size, np.uint8), threads
+
+    def rate(self) -> float:
+        began = time.perf_counter()
+        if compiled := kernels(required=False):
+            compiled.read_through(self.data, self.threads)
+        else:
+            self.data.view(np.uint64).max()  # one thread, and slower than the memory may be
+        return self.data.nbytes / (time.perf_counter() - began)
+
+
+class Disk:
+    """A file of this rank in `folder`, gone from the page cache before each reading; nobody sees it, and it ends with the process."""
+
+    def __init__(self, folder: Path, size: int):
+        try:
+            self.file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (lives as long as the probe)
+            self.part = self._write(min(size, _free(folder) // 8)) // PARTS
+        except OSError as wrong:
+            raise RunError(f"cannot write to {folder} ({wrong.strerror}); give another folder with --disk") from None
+        self.turn = 0
+
+    def _write(self, size: int) -> int:
+        piece, began, written = np.random.default_rng(0).bytes(min(PIECE, max(size, PARTS))), time.perf_counter(), 0
+        while written < max(size, PARTS) and (not written or time.perf_counter() - began < PATIENCE):
+            written += self.file.write(piece)
+            os.fsync(self.file.fileno())
+        return written
+
+    def rate(self) -> float:
+        descriptor, start = self.file.fileno(), self.turn % PARTS * self.part
+        self.turn += 1
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        began = time.perf_counter()
+        done = 0
+        while done < self.part:
+            done += len(os.pread(descriptor, min(1 << 20, self.part - done), start + done))
+        return self.part / (time.perf_counter() - began)
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize

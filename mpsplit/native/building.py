@@ -1,0 +1,123 @@
+"""Builds the C++ of extensions/, and of third_party/ what it needs: `python -m mpsplit.native`.
+
+In: sources, a compiler, cmake. Out: what cpp.py finds. The first build takes a few minutes, most of them for ncnn, which is kept
+for the next one. Invariant: what stands in the cache is whole; it is moved there in one step.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from mpsplit.cache_folder import cache
+from mpsplit.native import cpp
+from mpsplit.native.cpp import BuildError
+from mpsplit.native.third_party import PINS, FetchError, sources
+from mpsplit.progress import percent_bar
+
+
+def build() -> Path:
+    """Builds what is not built yet; gives the folder that holds it."""
+    target = cpp.folder()
+    if cpp.is_built():
+        return target
+    if not cpp.SOURCES.is_dir():
+        raise BuildError(f"there is no {cpp.SOURCES}; the C++ is built from a checkout of mpsplit")
+    for program, remedy in (
+        (cpp.compiler(), "a C++ compiler (apt install g++)"),
+        (_cmake(), "cmake (pip install cmake)"),
+    ):
+        if not program:
+            raise BuildError(f"not built: {remedy} is missing; mpi4py carries the messages instead")
+    if importlib.util.find_spec("nanobind") is None:
+        raise BuildError("not built: nanobind is missing (pip install nanobind); mpi4py carries the messages instead")
+    cache().mkdir(parents=True, exist_ok=True)
+    with open(cache() / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that build at once wait for the first
+        if not cpp.is_built():
+            try:
+                ncnn = [f"-Dncnn_DIR={_ncnn() / 'lib' / 'cmake' / 'ncnn'}"]
+            except (FetchError, BuildError) as wrong:
+                print(f"{wrong}; the stock engine runs packages instead, slower")
+                ncnn = []
+            torch = [f"-DMPSPLIT_TORCH={version.parent}"] if (version := cpp.torch_version()) else []
+            options = [f"-DPython_EXECUTABLE={sys.executable}", *ncnn, *torch]
+            _compile("mpsplit", cpp.SOURCES, target, options, _keep)
+    cpp.forget()
+    return target
+
+
+def _ncnn() -> Path:
+    """ncnn as third_party/ncnn builds it, installed in a folder of its own."""
+    target = cache() / f"ncnn-{cpp.ncnn_key()}"
+    if not (target / "lib").is_dir():
+        options = [f"-DNCNN_SOURCE={sources('ncnn', cache())}", "-DCMAKE_INSTALL_LIBDIR=lib"]
+        _compile("ncnn", PINS / "ncnn", target, options, _install)
+    return target
+
+
+def _cmake() -> str | None:
+    return shutil.which("cmake") or shutil.which(cpp.beside("cmake"))
+
+
+def _compile(what: str, source: Path, target: Path, options: list[str], keep: Callable[[Path, Path], None]) -> None:
+    """Configures and builds in a folder that does not outlive this; `keep` takes what is wanted from it to the target."""
+    with tempfile.TemporaryDirectory(dir=cache()) as partial:
+        tree, log = Path(partial) / "build", cache() / f"{what}.log"
+        configure = [_cmake(), "-S", source, "-B", tree, *options, *cpp.flags()]
+        with open(log, "w") as out:
+            for command in (configure, [_cmake(), "--build", tree, "-j", str(os.cpu_count())]):
+                if _run_with_bar(what, command, out):
+                    lines = log.read_text().splitlines()
+                    said = next((line for line in lines if "rror:" in line or "rror at" in line), "it said no more")
+                    raise BuildError(f"{what} did not build: {said.strip()}; all of it is in {log}")
+        keep(tree, target)
+
+
+def _run_with_bar(what: str, command: list, out: TextIO) -> int:
+    """The exit code; make says how far it is in percent."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with percent_bar(f"building {what}") as advance:
+        for line in process.stdout:
+            out.write(line)
+            if percent := re.match(r"\[ *(\d+)%\]", line):
+                advance(int(percent[1]))
+    return process.wait()
+
+
+def _keep(tree: Path, target: Path) -> None:
+    """The modules, and the program for ranks without Python."""
+    target.mkdir(exist_ok=True)
+    for built in (*tree.glob("rank/mpsplit-rank"), *tree.rglob(f"*{cpp.SUFFIX}"), *tree.rglob(cpp.TORCH_LIBRARY)):
+        os.replace(built, target / built.name)  # in one step: nobody loads half a file
+
+
+def _install(tree: Path, target: Path) -> None:
+    installed = tree / "installed"
+    command = [_cmake(), "--install", tree, "--prefix", installed]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    os.rename(installed, target)
+
+
+def main() -> int:
+    """No compiler is no failure: mpsplit works without."""
+    began, there = time.perf_counter(), cpp.is_built()
+    try:
+        target = build()
+    except BuildError as wrong:
+        print(wrong)
+        return 0 if str(wrong).startswith("not built") else 2
+    done = "was built before" if there else f"built in {time.perf_counter() - began:.0f} s"
+    parts = cpp.built()
+    print(f"{target} {done}: {'; '.join(parts)}")
+    return 0 if parts else 2

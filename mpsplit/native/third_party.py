@@ -1,0 +1,82 @@
+"""What is built from elsewhere: fetched from the package index, checked against the pin in third_party/, unpacked in the cache.
+
+In: a name. Out: the folder of its sources. Invariant: nothing is unpacked that does not have the sha256 of the pin.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpsplit.errors import MpsplitError
+from mpsplit.package.whole_files import sha256
+
+PINS = Path(__file__).parents[2] / "third_party"
+
+
+class FetchError(MpsplitError):
+    """The sources could not be had."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    name: str
+    version: str
+    sha256: str
+
+    @classmethod
+    def of(cls, name: str) -> Pin:
+        path = PINS / name / "pin"
+        found = re.fullmatch(r"(\S+) (\S+) sha256:([0-9a-f]{64})\s*", path.read_text(encoding="utf-8"))
+        if not found:
+            raise FetchError(f"{path} is no pin; it holds one line: NAME VERSION sha256:HASH")
+        return cls(*found.groups())
+
+
+def sources(name: str, cache: Path) -> Path:
+    """The unpacked archive, fetched when it is not there yet."""
+    pin = Pin.of(name)
+    unpacked = cache / "sources" / f"{pin.name}-{pin.version}-{pin.sha256[:8]}"
+    if unpacked.is_dir():
+        return unpacked
+    unpacked.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=unpacked.parent) as partial:
+        with tarfile.open(_fetch(pin, Path(partial))) as archive:
+            archive.extractall(Path(partial) / "all", filter="data")
+        (top,) = (Path(partial) / "all").iterdir()
+        try:
+            os.rename(top, unpacked)
+        except OSError:  # another process was faster
+            if not unpacked.is_dir():
+                raise
+    return unpacked
+
+
+def _fetch(pin: Pin, folder: Path) -> Path:
+    wanted = f"{pin.name}=={pin.version}"
+    command = [sys.executable, "-m", "unearth", "--no-binary", *_index(), "--download", str(folder), wanted]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    archives = list(folder.glob("*.tar.gz"))
+    if done.returncode or len(archives) != 1:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise FetchError(f"the sources of {wanted} cannot be fetched ({said}); is the package index in reach?")
+    if (found := sha256(archives[0])) != pin.sha256:
+        raise FetchError(
+            f"the sources of {wanted} have sha256 {found}, the pin says {pin.sha256}; nothing was unpacked"
+        )
+    return archives[0]
+
+
+def _index() -> list[str]:
+    """pip's own choice of index, which unearth does not know of."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    ).stdout
+    found = dict(re.findall(r"^(?:global|install|:env:)\.(index-url)='(.*)'$", asked, re.MULTILINE))
+    return ["--index-url", found["index-url"]] if found else []

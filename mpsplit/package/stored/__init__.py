@@ -1,0 +1,9 @@
+"""How numbers lie in a package's files.
+
+quantisation    how linear weights are stored: bits and block
+recipe          which weight is stored how
+float_weights   the file of floats, as ncnn lays it out
+weight_files    which files hold a rank's weights, and where its packed matrices lie
+embedding       rows of the embedding in 8 bits
+embedding_rows  rows that a rank has, where they are mapped
+"""

@@ -1,0 +1,99 @@
+"""How linear weights are stored: bits and block, and the layer that stands for them in the graph.
+
+In: "q4" from the command line. Out: a Quantisation; a QLinear layer's parameters by name. The packed form of a QLinear's matrix belongs
+to the kernels (extensions/kernels), which make it and read it; that of a Gemm's to ncnn (export/weights/gemm_blocks.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, fields
+
+from mpsplit.errors import ConvertError, PackageError
+from mpsplit.package.param_text import Layer, Param
+
+KINDS = {"f32": 0, "bf16": 16, "q8": 8, "q6": 6, "q4": 4}
+BLOCKS = (32, 64, 128)
+BFLOAT = 16  # bits of the kind without scales
+BFLOAT_BLOCK = 32  # what the kernels pad inputs to; they need not be a multiple of it
+LAYER = "QLinear"
+GEMM = "Gemm"
+TERM = "18"  # a Gemm's parameter for bits and block, 0 for float32: hundreds are the bits, ones the place in BLOCKS
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """`bits` is 0 for float32, 16 for bfloat16; of fewer bits every `block` neighbours along the inputs share one 16-bit scale."""
+
+    bits: int = 0
+    block: int = 32
+
+    @classmethod
+    def named(cls, kind: str, block: int) -> Quantisation:
+        if kind not in KINDS or block not in BLOCKS:
+            raise ConvertError(
+                f"--quant {kind} --block {block}: kinds are {', '.join(KINDS)}, blocks {', '.join(map(str, BLOCKS))}"
+            )
+        bits = KINDS[kind]
+        return cls(bits, BFLOAT_BLOCK if bits == BFLOAT else block)
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind, bits in KINDS.items() if bits == self.bits)
+
+    @classmethod
+    def of(cls, layer: Layer) -> Quantisation | None:
+        """How a linear layer's matrix is stored; None for other layers."""
+        if layer.type == LAYER:
+            q = QLinear.of(layer)
+            return cls(q.bits, q.block)
+        return _of_term(layer) if layer.type == GEMM else None
+
+    @property
+    def term(self) -> int:
+        return 100 * self.bits + BLOCKS.index(self.block)
+
+    def fits(self, inputs: int) -> bool:
+        return self.bits in (0, BFLOAT) or inputs % self.block == 0
+
+
+FLOAT = Quantisation()
+TERMS = {how.term: how for how in (Quantisation(bits, block) for bits in (8, 6, 4) for block in BLOCKS)} | {0: FLOAT}
+
+
+def _of_term(gemm: Layer) -> Quantisation:
+    term = gemm.number(TERM, 0)
+    if term not in TERMS:
+        raise PackageError(
+            f"{gemm.name!a} has {TERM}={term}, which must be one of {', '.join(map(str, sorted(TERMS)))}"
+        )
+    return TERMS[term]
+
+
+@dataclass(frozen=True)
+class QLinear:
+    """The parameters of a QLinear layer, in the order of their ids; offsets in units of weights.ALIGNMENT, bias -1 for none."""
+
+    n: int
+    k: int
+    bits: int
+    block: int
+    offset: int
+    bytes: int
+    bias: int
+
+    def params(self) -> dict[str, str]:
+        return {str(i): str(getattr(self, field.name)) for i, field in enumerate(fields(self))}
+
+    @classmethod
+    def of(cls, layer: Layer) -> QLinear:
+        return cls(*(layer.number(str(i)) for i in range(len(fields(cls)))))
+
+
+def kind_of(param: Param) -> str:
+    """How most of a graph's linear weights are stored: a key of KINDS."""
+    found = Counter(how.bits for how in map(Quantisation.of, param.layers) if how and how.bits)
+    bits = found.most_common(1)[0][0] if found else FLOAT.bits
+    if bits not in KINDS.values():
+        raise PackageError(f"a linear is stored in {bits} bits, it must be one of {', '.join(KINDS)}; convert again")
+    return Quantisation(bits).kind

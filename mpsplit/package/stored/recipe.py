@@ -1,0 +1,131 @@
+"""Which weight is stored how. In: "q4" and "lm_head=q8,layers.0.*=q6/64" from the command line. Out: a Recipe.
+
+The layout says whose kernels read what is quantised: ours ("native"), or those of any ncnn, which have no bfloat16.
+
+A pattern names whole words of a module's name, as `mlp.down_proj` does of model.layers.3.mlp.down_proj; `*` stands for any letters, `embed`
+for the embedding. Invariant: the last pattern that names a weight decides, and every pattern names one.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from mpsplit.errors import ConvertError
+from mpsplit.package.stored.quantisation import BFLOAT, KINDS, Quantisation
+from mpsplit.plan.cuts import HEAD
+from mpsplit.plan.price.sizes import TIED
+
+SCALES = ("minmax", "mse")
+LAYOUTS = NATIVE, NCNN = ("native", "ncnn")
+METHODS = ("gptq", "awq", "awq+gptq")  # of calibration, the first where none is asked for
+EMBEDDING = ("embed", "embed_tokens", "model.embed_tokens")  # what names it; no pattern for linears does so by chance
+EMBEDDING_KINDS = ("q8",)  # besides the checkpoint's own 16 or 32 bits, which it has without a pattern
+
+
+def text_of(how: Quantisation) -> str:
+    return f"{how.kind}/{how.block}"
+
+
+def quantisation_of(text: str, block: int) -> Quantisation:
+    """ "q8/64", or "q8" with the block of the rest"""
+    kind, slash, own = text.partition("/")
+    if slash and not own.isdecimal():
+        raise ConvertError(f"{text!r} is no kind of weight; write q8, or q8/64 for blocks of 64")
+    return Quantisation.named(kind, int(own) if slash else block)
+
+
+@dataclass(frozen=True)
+class Rule:
+    pattern: str
+    how: Quantisation
+
+    def names(self, weight: str) -> bool:
+        """Whether it names this linear."""
+        return fnmatch.fnmatchcase(f".{weight.removesuffix('.weight')}.", f"*.{self.pattern}.*")
+
+    @property
+    def names_embedding(self) -> bool:
+        return self.pattern in EMBEDDING
+
+
+@dataclass(frozen=True)
+class Recipe:
+    default: Quantisation = Quantisation()
+    rules: tuple[Rule, ...] = ()
+    scales: str = "minmax"
+    layout: str = NATIVE
+
+    @classmethod
+    def parse(cls, kind: str, block: int, overrides: str = "", scales: str = "minmax", layout: str = NATIVE) -> Recipe:
+        """`overrides`: PATTERN=KIND[/BLOCK], with commas between them."""
+        if scales not in SCALES:
+            raise ConvertError(f"--scales {scales}: there are {' and '.join(SCALES)}")
+        if layout not in LAYOUTS:
+            raise ConvertError(f"--layout {layout}: there are {' and '.join(LAYOUTS)}")
+        rules = []
+        for word in filter(None, (word.strip() for word in overrides.split(","))):
+            pattern, equals, text = word.partition("=")
+            if not (pattern and equals and text):
+                raise ConvertError(f"--quant-for {word}: write PATTERN=KIND, as in lm_head=q8 or layers.0.*=q6/64")
+            rules.append(Rule(pattern, quantisation_of(text, block)))
+        default = Quantisation.named(kind, block)
+        if layout == NCNN and any(how.bits == BFLOAT for how in (default, *(rule.how for rule in rules))):
+            raise ConvertError("ncnn's own layout has no bfloat16; use q8, q6, q4 or f32, or leave --layout ncnn out")
+        return cls(default, tuple(rules), scales, layout)
+
+    def kind_of(self, weight: str) -> Quantisation:
+        """How the linear of this name is stored."""
+        return next((rule.how for rule in reversed(self.rules) if rule.names(weight)), self.default)
+
+    @property
+    def embedding(self) -> Quantisation | None:
+        """How the embedding is stored; None for the checkpoint's own type."""
+        return next((rule.how for rule in reversed(self.rules) if rule.names_embedding), None)
+
+    def for_tied(self) -> Recipe:
+        """The same for a model whose head is the embedding too: in fewer than 8 bits only where a pattern asks for it."""
+        if not 0 < self.default.bits < KINDS[TIED]:
+            return self
+        how = self.embedding or Quantisation.named(TIED, self.default.block)
+        return replace(self, rules=(Rule(HEAD.removesuffix(".weight"), how), *self.rules))
+
+    @property
+    def one_kind(self) -> bool:
+        """Whether one matrix can be a tied head and the embedding: nobody wants the embedding otherwise, and its rows can be read."""
+        head = self.kind_of(HEAD)
+        return self.embedding in (None, head) and not (self.layout == NCNN and head.bits)
+
+    def check(self, linears: Collection[str], hidden: int) -> None:
+        """`linears`: the names of all linear weights of the model, not of one rank alone."""
+        for rule in self.rules:
+            if not (rule.names_embedding or any(map(rule.names, linears))):
+                known = ", ".join(dict.fromkeys(name.removesuffix(".weight").split(".", 3)[-1] for name in linears))
+                raise ConvertError(
+                    f"--quant-for {rule.pattern}={rule.how.kind} names no weight; there are embed, {known}, and layers.N before them"
+                )
+        how = self.embedding
+        if how and how.kind not in EMBEDDING_KINDS:
+            raise ConvertError(
+                f"--quant-for embed={how.kind}: rows of the embedding are stored as {' or '.join(EMBEDDING_KINDS)}, or as in the checkpoint"
+            )
+        if how and not how.fits(hidden):
+            raise ConvertError(
+                f"--quant-for embed={how.kind}: rows of {hidden} are no multiple of the block of {how.block}; "
+                f"write embed={how.kind}/32 if that divides them, or leave embed out"
+            )
+
+    def __str__(self) -> str:
+        rules = ", ".join(f"{rule.pattern}={text_of(rule.how)}" for rule in self.rules)
+        layout = f", {self.layout} layout" if self.layout != NATIVE else ""
+        return f"{text_of(self.default)}{f', {rules}' if rules else ''}, {self.scales} scales{layout}"
+
+    def to_json(self) -> dict:
+        rules = [[rule.pattern, text_of(rule.how)] for rule in self.rules]
+        return {"default": text_of(self.default), "rules": rules, "scales": self.scales, "layout": self.layout}
+
+    @classmethod
+    def from_json(cls, data: dict) -> Recipe:
+        rules = tuple(Rule(pattern, quantisation_of(text, 0)) for pattern, text in data["rules"])
+        return cls(quantisation_of(data["default"], 0), rules, data["scales"], data["layout"])

@@ -1,0 +1,50 @@
+"""Which files were found to have which sha256, so that a warm start does not read them again. In: a path. Out: its sha256.
+
+Each file has a stamp in ~/.cache/mpsplit/verified (or MPSPLIT_CACHE/verified), outside the package: a copied package is read
+once. A stamp holds only for the very file it was made for, unchanged: same inode, size, times of change. Whoever can write
+there could as well replace mpsplit itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from mpsplit.cache_folder import cache
+from mpsplit.package.whole_files import beside, sha256
+
+SETTLED = 2 * 10**9  # ns: where clocks are coarse, a file that changed just now may change again at the same time
+
+
+def _stamp(path: Path) -> Path:
+    return cache() / "verified" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+
+
+def _identity(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def remembered_sha256(path: Path) -> str | None:
+    """What the file was found to have, if it was not touched since."""
+    with suppress(OSError, ValueError, TypeError, KeyError, RuntimeError):  # no stamp, a damaged one, no home
+        stamp = json.loads(_stamp(path).read_text(encoding="utf-8"))
+        return stamp["sha256"] if stamp["identity"] == _identity(path) else None
+    return None
+
+
+def read_sha256(path: Path) -> str:
+    """Reads the file, and remembers what it has."""
+    before, found = _identity(path), sha256(path)
+    if before == _identity(path) and before[-1] + SETTLED < time.time_ns():
+        with suppress(OSError, RuntimeError):  # nowhere to remember it
+            stamp = _stamp(path)
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            with beside(stamp) as partial:
+                told = {"path": str(path), "identity": before, "sha256": found}
+                partial.write_text(json.dumps(told), encoding="utf-8")
+    return found

@@ -1,0 +1,69 @@
+"""plan.json: a plan, the machines it was made for and the job. In: a file. Out: Placed, whose devices are the plan's ranks, in order.
+
+`mpsplit plan` writes it, `partition` takes the plan and leaves the file in the package, `run --report` and `bench` price it again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mpsplit.errors import PlanError
+from mpsplit.plan import cluster_json
+from mpsplit.plan.cluster import Cluster
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.price.cost import Cost, price
+from mpsplit.plan.price.sizes import Job, memory
+from mpsplit.plan.shards import Plan
+
+PLAN = "plan.json"
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Placed:
+    plan: Plan
+    cluster: Cluster
+    job: Job
+
+    def price(self, facts: ModelFacts, **changes) -> Cost:
+        """Of this job, or of one that differs in `changes`."""
+        return price(facts, self.plan, self.cluster, replace(self.job, **changes))
+
+    def check_room(self, facts: ModelFacts) -> Placed:
+        """Itself, when every rank has the memory that it needs."""
+        for rank, (shard, device) in enumerate(zip(self.plan.shards, self.cluster.devices, strict=True)):
+            need = memory(facts, shard, device, self.job)
+            if need.total > device.memory_bytes:
+                raise PlanError(
+                    f"rank {rank} on {device.name} needs {need.total / GIB:.2f} GiB ({need.weights / GIB:.2f} of weights, "
+                    f"{need.cache / GIB:.2f} of keys and values), it has {device.memory_bytes / GIB:.2f}; give it less, "
+                    "use --quant with fewer bits or a shorter --context"
+                )
+        return self
+
+    def to_json(self) -> dict:
+        return self.plan.to_json() | {"cluster": cluster_json.to_json(self.cluster), "job": asdict(self.job)}
+
+    def save(self, path: Path) -> None:
+        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Placed | None:
+        """None where the file has a plan alone."""
+        data = Plan.read(path)
+        plan = Plan.from_json(data)
+        if "cluster" not in data:
+            return None
+        cluster = cluster_json.from_json(data["cluster"], str(path))
+        if cluster.size != plan.ranks:
+            raise PlanError(
+                f"{path} has {plan.ranks} ranks on {cluster.size} devices; make it again with `mpsplit plan`"
+            )
+        try:
+            return cls(plan, cluster, Job(**data["job"]))
+        except (KeyError, TypeError) as wrong:
+            raise PlanError(
+                f"{path} has no job that can be read ({wrong}); make it again with `mpsplit plan`"
+            ) from None

@@ -1,0 +1,7 @@
+"""What a plan costs before anything runs: seconds, bytes of memory, bytes between ranks.
+
+sizes          bytes on each rank: weights, cache, the rest; Job says what is asked of the plan
+message_times  the messages that collectives are made of, and how long they take
+cost           seconds by formula
+simulation     seconds by playing the plan out, message by message
+"""

@@ -1,0 +1,134 @@
+"""How many bytes a plan takes on each rank, before anything runs. In: a model, a Shard, a Job. Out: bytes of weights, cache and the rest.
+
+What the package stores, what a running rank holds of it, and what comes on top. Invariant: sums of these are what the files and
+the process of a real rank show (tests/plan/price/test_cost.py, tests/measure/test_predicted.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from mpsplit.plan.cluster import Device
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.shards import Shard
+from mpsplit.plan.steps import BLOCK
+
+BITS = {"q8": 8, "q6": 6, "q4": 4}
+TIED = "q8"  # a tied head is the embedding too, and in no fewer bits unless somebody asks (package/stored/recipe.py)
+FLOAT, BFLOAT = "f32", "bf16"
+FLOAT_BYTES = 4
+PANEL, LINE, CHUNK = 16, 64, 32  # of the packed form: extensions/kernels/layout.h
+ACTIVATION = 4  # bytes: activations and the cache of keys and values are float32
+FAULT = (
+    512 << 10
+)  # bytes of a mapped embedding that a row brings into memory: the page cache keeps it in folios, up to so large
+LAYER_GRAPH = 48 << 10  # bytes of a decoder layer's graph in memory
+SLACK = 8 << 20  # bytes that allocators keep besides
+
+
+@dataclass(frozen=True)
+class Job:
+    """How weights are stored, and what is asked: a prompt, in chunks, and new tokens, in a context of so many."""
+
+    kind: str = "q4"
+    block: int = BLOCK
+    context: int = 2048
+    prompt: int = 128
+    new: int = 64
+    chunk: int = 128
+
+    @property
+    def position(self) -> int:
+        """Where the middle one of the new tokens stands."""
+        return self.prompt + self.new // 2
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank at its peak; `cache` for the whole context."""
+
+    weights: int
+    cache: int
+    staging: int
+    graph: int
+    process: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.staging + self.graph + self.process
+
+
+def matrix_bytes(rows: int, columns: int, job: Job) -> int:
+    """As the package stores it: bf16 in panels of 16 rows and chunks of 32 columns; fewer bits with a line of scales for two blocks."""
+    if job.kind == FLOAT:
+        return FLOAT_BYTES * rows * columns
+    if job.kind == BFLOAT:
+        return -(-rows // PANEL) * -(-columns // CHUNK) * PANEL * CHUNK * 2
+    blocks = -(-columns // job.block)
+    panel = -(-blocks // 2) * LINE + blocks * (job.block // CHUNK) * BITS[job.kind] * LINE
+    return -(-rows // PANEL) * panel
+
+
+def attention_bytes(facts: ModelFacts, heads: int, kv_heads: int, job: Job) -> int:
+    """q, k, v and o of one layer."""
+    q, kv = heads * facts.head_dim, kv_heads * facts.head_dim
+    return (
+        matrix_bytes(q, facts.hidden, job)
+        + 2 * matrix_bytes(kv, facts.hidden, job)
+        + matrix_bytes(facts.hidden, q, job)
+    )
+
+
+def mlp_bytes(facts: ModelFacts, columns: int, job: Job) -> int:
+    """gate, up and down of one layer."""
+    return 2 * matrix_bytes(columns, facts.hidden, job) + matrix_bytes(facts.hidden, columns, job)
+
+
+def head_bytes(facts: ModelFacts, rows: int, job: Job) -> int:
+    more = facts.tied and BITS.get(job.kind, BITS[TIED]) < BITS[TIED]
+    return matrix_bytes(rows, facts.hidden, replace(job, kind=TIED) if more else job)
+
+
+def norm_bytes(facts: ModelFacts) -> int:
+    """The two norms of one layer."""
+    return 2 * facts.hidden * ACTIVATION
+
+
+def cache_bytes(facts: ModelFacts, kv_heads: int, positions: int) -> int:
+    """Keys and values of one layer: a value takes a multiple of 16, the positions one of 32."""
+    width = -(-facts.head_dim // 16) * 16
+    return -(-positions // 32) * 32 * kv_heads * (facts.head_dim + width) * ACTIVATION
+
+
+def embedding_bytes(facts: ModelFacts, shard: Shard, job: Job) -> int:
+    """What is in memory of a mapped embedding of 16 bits once the job's tokens have touched it; none where it is the head."""
+    own = 0 if facts.tied and shard.embed == shard.head else len(shard.embed)
+    pieces = own * facts.hidden * 2 / FAULT
+    return int(pieces * FAULT * -math.expm1(-(job.prompt + job.new) / max(pieces, 1.0)))
+
+
+def staging_bytes(facts: ModelFacts, shard: Shard, job: Job) -> int:
+    """Activations of a chunk, which the pool keeps in pieces of powers of two; the angles; the logits."""
+    rows = min(job.chunk, job.prompt)
+    widths = [facts.hidden] * 3 + [(len(shard.heads) + 2 * len(shard.kv_heads)) * facts.head_dim, len(shard.mlp)]
+    pool = sum(1 << (rows * width * ACTIVATION - 1).bit_length() for width in widths if width)
+    quantised = 2 * rows * max(facts.hidden, len(shard.mlp))
+    angles = 2 * job.context * facts.head_dim // 2 * ACTIVATION * 2
+    return pool + quantised + angles + 3 * len(shard.head) * ACTIVATION
+
+
+def memory(facts: ModelFacts, shard: Shard, device: Device, job: Job) -> Memory:
+    layers = len(shard.layers)
+    weights = layers * (
+        attention_bytes(facts, len(shard.heads), len(shard.kv_heads), job)
+        + mlp_bytes(facts, len(shard.mlp), job)
+        + norm_bytes(facts)
+    )
+    return Memory(
+        weights=weights + head_bytes(facts, len(shard.head), job) + embedding_bytes(facts, shard, job),
+        cache=layers * cache_bytes(facts, len(shard.kv_heads), job.context),
+        staging=staging_bytes(facts, shard, job),
+        graph=layers * LAYER_GRAPH + SLACK,
+        process=device.process_bytes,
+    )

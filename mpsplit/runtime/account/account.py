@@ -1,0 +1,101 @@
+"""What steps cost one rank: bytes, memory, time. In: an engine, stepped through here. Out: an Account, as int64 for the wire.
+
+Prompts and single tokens are counted apart, and each as the whole step and the part of it between ranks, waiting for peers included.
+extensions/rank/follow.cpp counts the same.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+
+import numpy as np
+
+from mpsplit.comm import Communicator
+from mpsplit.comm.link_counts import COLUMNS, NANO, Link, links_of, nothing
+from mpsplit.runtime.engine.engine_protocol import Engine, Part
+from mpsplit.runtime.engine.layer_kinds import KINDS
+
+NUMBERS = 6  # of an Account, before its arrays
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """Bytes handed to the transport, bytes of memory at the peak, nanoseconds; `kinds` are those by kind of layer, as far as the engine
+    tells them, `passed` is what went to each rank (comm/link_counts.py)."""
+
+    sent: int = 0
+    peak_rss: int = 0
+    prompt: int = 0
+    prompt_between: int = 0
+    token: int = 0
+    token_between: int = 0
+    kinds: np.ndarray = field(default_factory=lambda: np.zeros(len(KINDS), np.int64))
+    passed: np.ndarray = field(default_factory=lambda: nothing(0))
+
+    @classmethod
+    def unpack(cls, words: np.ndarray) -> Account:
+        kinds, passed = np.split(words[NUMBERS:], [len(KINDS)])
+        return cls(*words[:NUMBERS].tolist(), kinds, passed.reshape(-1, COLUMNS))
+
+    def pack(self) -> np.ndarray:
+        return np.concatenate([self._numbers, self.kinds, self.passed.ravel()])
+
+    def __add__(self, later: Account) -> Account:
+        """What was spent in both, and the higher peak."""
+        both = Account.unpack(self.pack() + later.pack())
+        return Account(both.sent, max(self.peak_rss, later.peak_rss), *both._numbers[2:], both.kinds, both.passed)
+
+    def seconds(self) -> dict[str, float]:
+        """By kind of layer, where there is something to tell."""
+        return {kind: ns * NANO for kind, ns in zip(KINDS, self.kinds.tolist(), strict=True) if ns}
+
+    def to_json(self, rank: int) -> dict:
+        """Nanoseconds as they are, seconds where the name says so."""
+        names = [field.name for field in fields(self)[:NUMBERS]]
+        told = dict(zip(names, self._numbers, strict=True))
+        return told | {"layers_s": self.seconds(), "links": [asdict(link) for link in self.links(rank)]}
+
+    def links(self, rank: int) -> list[Link]:
+        return links_of(rank, self.passed)
+
+    @property
+    def _numbers(self) -> list[int]:
+        return [self.sent, self.peak_rss, self.prompt, self.prompt_between, self.token, self.token_between]
+
+
+class Counted:
+    """An engine whose steps are counted."""
+
+    def __init__(self, engine: Engine, comm: Communicator):
+        self.engine, self.comm = engine, comm
+        self.took = {False: [0, 0], True: [0, 0]}  # ns by whether it was one token a request: [the step, between ranks]
+        self.told = self._so_far()
+
+    def batch(self, tokens: Sequence[int], parts: Sequence[Part]) -> np.ndarray:
+        inside, began = self.engine.seconds, time.perf_counter_ns()
+        logits = self.engine.batch(tokens, parts)
+        took = self.took[len(tokens) == len(parts)]
+        took[0] += time.perf_counter_ns() - began
+        took[1] += int((self.engine.seconds - inside) * 1e9)
+        return logits
+
+    def report(self) -> tuple[Account, ...]:
+        """All ranks together: everybody's account since the last report."""
+        mine = self._so_far() - self.told
+        mine[1] = peak_rss_bytes()
+        rows = self.comm.all_gather(mine).reshape(self.comm.size, -1)
+        self.told = self._so_far()
+        return tuple(map(Account.unpack, rows))
+
+    def _so_far(self) -> np.ndarray:
+        return Account(
+            self.engine.bytes_sent, 0, *self.took[False], *self.took[True], self.engine.spent, self.comm.passed
+        ).pack()
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process ever held, as the kernel counts it (ru_maxrss is in KiB on Linux)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,79 @@
+"""What each rank did in all, and of late: how much of the time it computes, how long it waits for others, who makes them wait.
+
+In: accounts (account.py) as they are reported. Out: their sum, and a row a rank, for metrics, the page and `mpsplit top`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
+from mpsplit.comm import Communicator
+from mpsplit.comm.link_counts import NANO, WAITS, quantile
+from mpsplit.plan.shards import Plan
+from mpsplit.runtime.account.account import Account
+from mpsplit.runtime.account.straggler import NOTABLE, straggler
+
+WINDOW = 5.0  # seconds that "of late" means
+
+
+class Ledger:
+    """`hosts`: the name of each rank's machine."""
+
+    def __init__(self, plan: Plan, hosts: Sequence[str]):
+        self.plan, self.hosts = plan, hosts
+        self.total: tuple[Account, ...] = ()
+        self._last = time.monotonic()
+        self._of_late: deque[tuple[float, float, int, tuple[Account, ...]]] = deque()  # when, over how long, what
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last report."""
+        return time.monotonic() - self._last
+
+    def add(self, accounts: tuple[Account, ...], rows: int) -> None:
+        """`rows`: tokens that were fed meanwhile, of prompts and of answers."""
+        now = time.monotonic()
+        self.total = tuple(map(add, self.total, accounts)) if self.total else accounts
+        self._of_late.append((now, now - self._last, rows, accounts))
+        self._last = now
+        while now - self._of_late[0][0] > WINDOW:
+            self._of_late.popleft()
+
+    def rows(self) -> list[dict]:
+        """`memory_bytes` at the peak; `tok_s` of prompts and answers; `busy` and `wait` are shares of the time; quantiles of all its waits for others;
+        `straggler`: whether it makes the others wait."""
+        reports = list(self._of_late)
+        accounts = [reduce(add, each) for each in zip(*(accounts for *_, accounts in reports), strict=True)]
+        seconds = max(sum(over for _, over, *_ in reports), 1e-3) + (self.age if self.age > 2 else 0)
+        late = straggler(accounts)
+        late = late if late and late.seconds > NOTABLE * seconds else None
+        found = []
+        for shard in self.plan.shards:
+            own = accounts[shard.rank] if accounts else Account()
+            spent, wait = (own.prompt + own.token) * NANO, (own.prompt_between + own.token_between) * NANO
+            waits = own.passed[:, WAITS:].sum(0)
+            found.append(
+                {
+                    "rank": shard.rank,
+                    "host": self.hosts[shard.rank],
+                    "stage": shard.stage,
+                    "memory_bytes": own.peak_rss,
+                    "tok_s": sum(rows for _, _, rows, _ in reports) / seconds,
+                    "busy": min(1.0, max(0.0, spent - wait) / seconds),
+                    "wait": min(1.0, wait / seconds),
+                    "wait_p50_s": quantile(waits, 0.5),
+                    "wait_p99_s": quantile(waits, 0.99),
+                    "straggler": late is not None and late.rank == shard.rank,
+                }
+            )
+        return found
+
+
+def hosts_of(comm: Communicator) -> list[str]:
+    """Names of the ranks' machines, empty where the transport does not know them."""
+    known = getattr(comm, "hosts", [b""] * comm.size)
+    return [host.rstrip(b"\0").decode(errors="replace").partition(" ")[0] for host in known]

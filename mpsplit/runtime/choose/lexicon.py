@@ -1,0 +1,67 @@
+"""The bytes of each token, and answers that must be JSON. In: tokenizer.json, JSON schemas. Out: states of a grammar, a token at a time.
+
+llguidance does the work; the first use of a Lexicon reads the vocabulary, a second for a large one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mpsplit.errors import RunError
+from mpsplit.runtime.loop.requests import Grammar
+
+COMPACT = {"whitespace_flexible": False}  # or a small model may go on with blanks until its last token
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """`vocabulary`: rows of the model's head, which may be more than the tokenizer knows."""
+
+    tokenizer_json: str
+    vocabulary: int
+    eos: tuple[int, ...]
+
+    def bytes_of(self, token: int) -> bytes:
+        return self._tokens.decode_bytes([token])
+
+    def grammar(self, schema: dict[str, Any]) -> Callable[[], Grammar]:
+        """Makes the state of a new answer, whose text is JSON as the schema says."""
+        from llguidance import LLMatcher
+
+        try:
+            text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
+            wrong = LLMatcher.validate_grammar(text, self._tokens)
+        except ValueError as error:
+            wrong = str(error)
+        if wrong:
+            raise RunError(f"the JSON schema cannot be used: {' '.join(wrong.split())}")
+        first = LLMatcher(self._tokens, text, log_level=0)
+        return lambda: Answer(first.deep_copy(), self.vocabulary)
+
+    @cached_property
+    def _tokens(self):
+        from llguidance import LLTokenizer
+        from tokenizers import Tokenizer
+
+        known = Tokenizer.from_str(self.tokenizer_json).get_vocab_size()
+        return LLTokenizer(self.tokenizer_json, max(known, self.vocabulary), list(self.eos) or None)
+
+
+class Answer:
+    """A Grammar: where one answer stands. Where llguidance gives up (a schema may be beyond its limits) nothing is allowed any more."""
+
+    def __init__(self, matcher, vocabulary: int):
+        self.matcher, self.vocabulary = matcher, vocabulary
+
+    def allowed(self) -> np.ndarray:
+        mask = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
+        return np.unpackbits(mask, bitorder="little", count=self.vocabulary) > self.matcher.is_error()
+
+    def accept(self, token: int) -> None:
+        self.matcher.consume_token(token)

@@ -1,0 +1,82 @@
+"""What the token loop asks of an engine. In: tokens of several requests. Out: this rank's slice of their logits.
+
+A request has a slot, and in it a table: the pages of the cache in which its tokens lie, in their order (pages.py). Every rank of a package calls the same methods with the same arguments in the same order:
+the collectives inside must meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from mpsplit.package.manifest import Manifest
+from mpsplit.plan.shards import Range
+from mpsplit.runtime.engine.layer_kinds import KINDS
+from mpsplit.runtime.engine.pages import pages_of
+
+CACHES = ("f32", "bf16", "q8")  # how keys and values may be stored
+
+
+UNTOLD = np.zeros(len(KINDS), np.int64)  # `spent` of an engine that cannot see into its layers
+
+
+class Part(NamedTuple):
+    """`count` tokens of a step that follow the `position` tokens of a slot."""
+
+    slot: int
+    position: int
+    count: int
+
+
+def each_part(tokens: Sequence[int], parts: Sequence[Part]) -> Iterator[tuple[Sequence[int], Part]]:
+    """The tokens of each part."""
+    at = 0
+    for part in parts:
+        yield tokens[at : at + part.count], part
+        at += part.count
+
+
+class Engine(Protocol):
+    name: str
+    manifest: Manifest
+    vocabulary: Range  # rows of the head that this rank owns, empty outside the last stage
+
+    @property
+    def bytes_sent(self) -> int:
+        """What this rank handed to the transport so far, over all its groups."""
+
+    @property
+    def seconds(self) -> float:
+        """What this rank spent inside collectives so far, over all its groups, waiting for peers included."""
+
+    @property
+    def spent(self) -> np.ndarray:
+        """int64: nanoseconds so far by kind of layer (layer_kinds.py); zeros where the engine cannot tell."""
+
+    def reserve(self, pages: int, stored: str) -> None:
+        """A cache of so many pages, stored as one of CACHES says; what was in it is gone, and no slot has pages."""
+
+    def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
+        """From the `first`-th on, the pages of a slot are these."""
+
+    def batch(self, tokens: Sequence[int], parts: Sequence[Part]) -> np.ndarray:
+        """The parts' tokens, one part after another: float32 [parts, rows of the head], after the last token of each; no columns where
+        there is no head."""
+
+    def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
+        """Without a loop, slot 0 alone, which takes all pages at position 0; a row for every token, where asked for."""
+
+    def close(self) -> None: ...
+
+
+class Steps:
+    """`step` of an engine whose `batch` can give every row; it tells nothing of its layers."""
+
+    spent = UNTOLD
+
+    def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
+        if position == 0:  # pages for all of the context, whatever was in them
+            self.place(0, 0, range(pages_of(self.manifest.facts.context)))
+        return self.batch(tokens, [Part(0, position, len(tokens))], every_row)

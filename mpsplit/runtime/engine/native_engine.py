@@ -1,0 +1,88 @@
+"""The native engine: a thin face on the C++ of extensions/engine. Fast, and the default wherever it was built.
+
+In: a package, a communicator of extensions/comm (or no peers). Out: an Engine. A step runs without the GIL; only its logits are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mpsplit.comm import Alone, Communicator, Native
+from mpsplit.errors import RunError
+from mpsplit.native import cpp
+from mpsplit.package.manifest import Manifest, rank_folder
+from mpsplit.runtime.engine.engine_protocol import CACHES, Part, Steps
+
+
+def missing(comm: Communicator) -> str:
+    """Why the native engine cannot be used here; empty when it can."""
+    if cpp.load("_engine") is None:
+        return "the native engine is not built here; run python -m mpsplit.native"
+    if not isinstance(comm, Native | Alone):
+        return "the native engine needs the C++ communicator on every rank; run python -m mpsplit.native there"
+    return ""
+
+
+class NativeEngine(Steps):
+    name = "native"
+
+    def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
+        if why := missing(comm):
+            raise RunError(why)
+        self.manifest, self.package, self.folder = manifest, package, rank_folder(package, comm.rank)
+        self.vocabulary = manifest.plan.shards[comm.rank].head
+        world = comm.comm if isinstance(comm, Native) else cpp.load("_comm").null()
+        self._engine = cpp.load("_engine").Engine(str(self.folder), world, threads)
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._engine.bytes_sent
+
+    @property
+    def seconds(self) -> float:
+        return self._engine.seconds_between_ranks
+
+    @property
+    def spent(self) -> np.ndarray:
+        return self._engine.spent()
+
+    def reserve(self, pages: int, stored: str) -> None:
+        self._engine.reserve(pages, CACHES.index(stored))
+
+    def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
+        self._engine.place(slot, first, np.asarray(pages, np.int64))
+
+    def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray:
+        return self._engine.step(np.asarray(tokens, np.int64), np.array(parts, np.int64), every_row)
+
+    # -- to keep what the cache holds: kept_texts.py ---------------------------------------------------------------------------------
+
+    def save(self, slot: int, tokens: int, folder: str, whose: str) -> int:
+        return self._engine.save(slot, tokens, self._kept(folder), whose)
+
+    def load(self, slot: int, tokens: int, folder: str, whose: str) -> int:
+        return self._engine.load(slot, tokens, self._kept(folder), whose)
+
+    def _kept(self, folder: str) -> str:
+        return str(self.package / folder / f"{self.folder.name}.kv")
+
+    # -- to look inside: dump.py ----------------------------------------------------------------------------------------------
+
+    def keep(self, blobs: Sequence[str]) -> None:
+        for blob in blobs:
+            self._engine.keep(blob)
+
+    def blob(self, name: str) -> np.ndarray:
+        return self._engine.blob(name)
+
+    def keys(self, attention: int, slot: int, positions: int) -> np.ndarray:
+        return self._engine.keys(attention, slot, positions)
+
+    def values(self, attention: int, slot: int, positions: int) -> np.ndarray:
+        return self._engine.values(attention, slot, positions)
+
+    def close(self) -> None:
+        self._engine = None

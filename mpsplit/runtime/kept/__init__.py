@@ -1,0 +1,5 @@
+"""What the cache knows of a text, kept on disk.
+
+kept_texts  named prefixes and conversations, in folders of the package
+keeper      between the cache and those folders
+"""

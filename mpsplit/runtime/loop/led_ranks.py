@@ -1,0 +1,88 @@
+"""All ranks as one engine, for rank 0: it tells the others what it does (orders.py), does it too, and gathers what they answer.
+
+In: steps of several requests. Out: candidates for the next token of each, from every rank with rows of the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mpsplit.comm import Communicator
+from mpsplit.runtime.account.account import Account, Counted
+from mpsplit.runtime.choose.sampling import Candidates, candidates
+from mpsplit.runtime.engine.engine_protocol import CACHES, Engine
+from mpsplit.runtime.loop.orders import (
+    ALL,
+    END,
+    LEAD,
+    LOAD,
+    MORE,
+    PLACE,
+    REPORT,
+    RESERVE,
+    SAVE,
+    Asked,
+    Order,
+    Orders,
+    kept_order,
+    step_order,
+)
+
+
+class Ranks:
+    def __init__(self, engine: Engine, comm: Communicator):
+        self.engine, self.comm = engine, comm
+        self._orders, self._counted = Orders(comm), Counted(engine, comm)
+        self._heads = [shard for shard in engine.manifest.plan.shards if len(shard.head)]
+        self._logits = np.empty((0, 0), np.float32)
+
+    def reserve(self, pages: int, stored: str) -> None:
+        self.engine.reserve(pages, stored)
+        self._orders.give(Order(RESERVE, count=pages, token=CACHES.index(stored)))
+
+    def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
+        self.engine.place(slot, first, pages)
+        self._orders.give(Order(PLACE, slot, first, len(pages), token=pages[0]), pages)
+
+    def step(self, tokens: Sequence[int], asked: Sequence[Asked]) -> list[list[Candidates]]:
+        """What the ranks answer to each part; nothing where nothing was wanted."""
+        self._orders.give(*step_order(tokens, asked))
+        self._logits = self._counted.batch(tokens, [part for part, *_ in asked])
+        return [self._gather(row, wanted, temperature) for row, (_, wanted, temperature) in enumerate(asked)]
+
+    def all_of(self, row: int) -> list[Candidates]:
+        """Every logit after a part of the last step."""
+        self._orders.give(Order(MORE, position=row, wanted=ALL))
+        return self._gather(row, ALL, 0.0)
+
+    def save(self, slot: int, tokens: int, folder: str, whose: str) -> list[int]:
+        """How it went, by rank (kept_texts.py)."""
+        self._orders.give(*kept_order(SAVE, slot, tokens, folder, whose))
+        return self._outcomes(self.engine.save(slot, tokens, folder, whose))
+
+    def load(self, slot: int, tokens: int, folder: str, whose: str) -> list[int]:
+        self._orders.give(*kept_order(LOAD, slot, tokens, folder, whose))
+        return self._outcomes(self.engine.load(slot, tokens, folder, whose))
+
+    def report(self) -> tuple[Account, ...]:
+        """What each rank spent since the last report."""
+        self._orders.give(Order(REPORT))
+        return self._counted.report()
+
+    def end(self) -> None:
+        self._orders.give(Order(END))
+
+    def _outcomes(self, mine: int) -> list[int]:
+        return self.comm.all_gather(np.array([mine])).tolist()
+
+    def _gather(self, row: int, wanted: int, temperature: float) -> list[Candidates]:
+        if not wanted:
+            return []
+        return [
+            candidates(self._logits[row], shard.head.start, wanted, temperature)
+            if shard.rank == LEAD
+            else Candidates.receive(self.comm, shard.rank, shard.head, wanted)
+            for shard in self._heads
+        ]

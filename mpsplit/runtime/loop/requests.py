@@ -1,0 +1,139 @@
+"""What is asked of the token loop, and what it says. In: prompts as ids. Out: pieces while it answers, then one Generation.
+
+Whoever asks gives a listener: it hears Pieces, in order, and then exactly once a Generation or an MpsplitError. It is called in the
+loop's thread and must not wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Protocol
+
+import numpy as np
+
+from mpsplit.errors import MpsplitError, RunError
+from mpsplit.runtime.account.account import Account
+from mpsplit.runtime.choose.sampling import Sampling
+
+
+class Grammar(Protocol):
+    """What an answer may be, token by token."""
+
+    def allowed(self) -> np.ndarray:
+        """Of each token of the vocabulary whether it may come next, bool; the end of text among them where the answer may end."""
+
+    def accept(self, token: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """`logprobs`: how many likely tokens are told with each one that was chosen, None for no probabilities; `grammar` makes the
+        state of a new answer; waiting requests are taken from the `owner`s by turns. `warm` is a folder of kept_texts.py that may spare work, `saves` one to
+    keep the prompt and the answer in, with what `about` says."""
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int = 64
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    grammar: Callable[[], Grammar] | None = None
+    owner: str = ""
+    warm: str = ""
+    saves: str = ""
+    about: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A token of the answer; where asked for, the log of its probability in the model's own distribution, and the likeliest."""
+
+    id: int
+    logprob: float | None = None
+    likely: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that can be shown, and the tokens chosen since the piece before; either may be empty."""
+
+    text: str
+    chosen: tuple[Chosen, ...]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Seconds as measured on rank 0; bytes handed to the transport for this request, summed over the ranks; accounts a rank."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    new_tokens: int
+    prefill_tok_s: float
+    decode_tok_s: float
+    time_to_first_token_s: float
+    bytes_between_ranks: int
+    peak_rss_bytes: tuple[int, ...]
+    accounts: tuple[Account, ...]  # of all that ran beside it too
+
+    def to_json(self) -> dict:
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return told | {"accounts": [account.to_json(rank) for rank, account in enumerate(self.accounts)]}
+
+    def __str__(self) -> str:
+        rss = ", ".join(f"{size / 2**20:.0f}" for size in self.peak_rss_bytes)
+        return (
+            f"prefill {self.prefill_tok_s:.1f} tok/s, decode {self.decode_tok_s:.1f} tok/s, "
+            f"first token after {self.time_to_first_token_s * 1000:.0f} ms, "
+            f"{self.bytes_between_ranks / max(1, self.new_tokens) / 1024:.1f} KiB a token between ranks, peak MiB a rank: {rss}"
+        )
+
+
+@dataclass(frozen=True)
+class Generation:
+    text: str | None
+    token_ids: tuple[int, ...]
+    finish_reason: str  # eos, stop, length, context or cancelled
+    stats: Stats
+    unsaved: str = ""  # why it could not be kept, where that was asked for
+
+    def to_json(self) -> dict:
+        return vars(self) | {"stats": self.stats.to_json()}
+
+
+Listener = Callable[[Piece | Generation | MpsplitError], None]
+
+
+class Ticket(Protocol):
+    """A request that was taken."""
+
+    def cancel(self) -> None:
+        """From any thread: the answer ends at the next token, and its place is free. Its listener hears a Generation all the same."""
+
+
+class Full(RunError):
+    """As many requests wait as may."""
+
+
+class Ending(RunError):
+    """No new requests are taken, for the loop is about to end."""
+
+
+class Unusable(RunError):
+    """What the request names, a prefix or a session, cannot be used."""
+
+
+class NoWayOn(RunError):
+    """The request's grammar allows no token that this model could say."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the loop is doing: requests, and pages of the cache."""
+
+    running: int
+    waiting: int
+    pages_used: int  # by running requests
+    pages_kept: int  # of earlier ones, for whoever begins with the same tokens
+    pages: int
+    page_tokens: int

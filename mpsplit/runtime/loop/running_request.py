@@ -1,0 +1,113 @@
+"""One request while it waits and runs: what it was asked, what it has said, what it holds. Changed by the token loop alone.
+
+In: tokens as they are chosen. Out: pieces and one Generation, to its listener.
+"""
+
+from __future__ import annotations
+
+import time
+from operator import add
+
+from mpsplit.errors import MpsplitError
+from mpsplit.runtime.account.account import Account
+from mpsplit.runtime.choose.choosing import Turn
+from mpsplit.runtime.choose.sampling import Candidates
+from mpsplit.runtime.engine.pages import Held
+from mpsplit.runtime.loop.requests import Chosen, Generation, Listener, Piece, Request, Stats
+from mpsplit.runtime.talk.text import Stream, Text
+
+
+class Running:
+    def __init__(self, request: Request, listener: Listener, text: Text | None):
+        self.request, self.listener = request, listener
+        self.history = list(request.prompt)
+        self.stream = Stream(text, request.stops) if text else None
+        self.grammar = request.grammar() if request.grammar else None
+        self.slot, self.held = -1, Held([], [])
+        self.turn: Turn | None = None  # the choice to be made next
+        self.fed = 0  # tokens of the history that the cache holds
+        self.placed = 0  # pages that all ranks know of
+        self.cached = 0  # tokens of the prompt that the cache held when it began
+        self.rows = self.bytes_sent = 0  # rows fed since the last report; bytes between ranks, its share
+        self.accounts: tuple[Account, ...] = ()
+        self.cancelled = self.warmed = False
+        self.asked_at = time.perf_counter()
+        self.began_at = self.first_token_at = 0.0
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    @property
+    def left(self) -> int:
+        """Tokens that must be fed before the next one can be chosen."""
+        return len(self.history) - self.fed
+
+    @property
+    def new(self) -> int:
+        return len(self.history) - len(self.request.prompt)
+
+    def begin(self, slot: int, held: Held, known: int) -> None:
+        """It runs from now on; the cache holds so many of its tokens."""
+        self.slot, self.held, self.fed, self.placed = slot, held, known, 0
+        if not self.began_at:
+            self.began_at, self.cached = time.perf_counter(), known
+
+    def asks(self) -> tuple[int, float]:
+        """How many candidates of each rank will do, and the temperature at which to sum up the rest."""
+        allowed = self.grammar.allowed() if self.grammar else None
+        self.turn = Turn.after(self.history, self.request.sampling, self.request.logprobs, allowed)
+        return self.turn.asks
+
+    def choose(self, candidates: list[Candidates]) -> Chosen | None:
+        return self.turn.choose(candidates)
+
+    def take(self, chosen: Chosen, eos: tuple[int, ...], context: int) -> str:
+        """The next token, and why it is the last one, if it is."""
+        self.first_token_at = self.first_token_at or time.perf_counter()
+        finish = self._verdict(chosen.id, eos, context)
+        self.history.append(chosen.id)
+        if self.grammar:
+            self.grammar.accept(chosen.id)
+        self.listener(Piece(self.stream.take() if self.stream else "", (chosen,)))
+        return finish
+
+    def account(self, accounts: tuple[Account, ...]) -> None:
+        """What the ranks spent while it ran, by rank."""
+        self.accounts = tuple(map(add, self.accounts, accounts)) if self.accounts else accounts
+
+    def end(self, finish: str, unsaved: str = "") -> None:
+        done = time.perf_counter()
+        if self.stream:
+            self.stream.finish()
+            if rest := self.stream.take():
+                self.listener(Piece(rest, ()))
+        prompt, new = len(self.request.prompt), self.new
+        first, began = self.first_token_at or done, self.began_at or done
+        stats = Stats(
+            prompt_tokens=prompt,
+            cached_tokens=self.cached,
+            new_tokens=new,
+            prefill_tok_s=(prompt - self.cached) / (first - began) if first > began else 0.0,
+            decode_tok_s=(new - 1) / (done - first) if new > 1 else 0.0,
+            time_to_first_token_s=first - self.asked_at,
+            bytes_between_ranks=round(self.bytes_sent),
+            peak_rss_bytes=tuple(account.peak_rss for account in self.accounts),
+            accounts=self.accounts,
+        )
+        text = self.stream.whole if self.stream else None
+        self.listener(Generation(text, tuple(self.history[prompt:]), finish, stats, unsaved))
+
+    def fail(self, wrong: MpsplitError) -> None:
+        self.listener(wrong)
+
+    def _verdict(self, token: int, eos: tuple[int, ...], context: int) -> str:
+        """Why this token is the last one, if it is; its text joins the stream."""
+        if token in eos and not self.request.ignore_eos:
+            return "eos"
+        if self.stream:
+            self.stream.push(token)
+            if self.stream.stopped:
+                return "stop"
+        if self.new + 1 >= self.request.max_new_tokens:
+            return "length"
+        return "context" if len(self.history) + 1 >= context else ""

@@ -1,0 +1,284 @@
+"""The token loop: requests in, tokens out, several requests at once. It runs on rank 0; the others follow its orders (orders.py).
+
+A turn is one step of every rank's engine: a token of each request that is answering, and pieces of the prompts of those that have just come.
+The ranks with rows of the head send their candidates to rank 0, which chooses. Requests join and leave between turns; what one
+is answered does not depend on who else is there. Whoever needs a page when there is none left waits again, and goes on later.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+from mpsplit.comm import Communicator
+from mpsplit.errors import MpsplitError, RunError
+from mpsplit.runtime.account.account import Account
+from mpsplit.runtime.account.ledger import Ledger, hosts_of
+from mpsplit.runtime.choose.sampling import Candidates
+from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, Part
+from mpsplit.runtime.engine.pages import PAGE, Pages, pages_of
+from mpsplit.runtime.kept.keeper import Keeper
+from mpsplit.runtime.loop.follow import follow
+from mpsplit.runtime.loop.led_ranks import Ranks
+from mpsplit.runtime.loop.orders import NOTHING, Asked
+from mpsplit.runtime.loop.requests import Ending, Generation, Listener, Load, NoWayOn, Piece, Request, Ticket, Unusable
+from mpsplit.runtime.loop.running_request import Running
+from mpsplit.runtime.loop.waiting_queue import Queue
+from mpsplit.runtime.talk.text import Text
+
+BESIDE = 32  # rows of prompts in a step in which others get tokens: so long they wait at most
+REPORTED = 1.0  # seconds after which the ranks are asked for their accounts, whoever runs
+IDLE = 0.1  # seconds after which a loop with nothing to do looks whether it shall end
+
+
+class TokenLoop:
+    """`most` requests run at once, and `waiting` wait; `package` is where prefixes and conversations are kept."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        comm: Communicator,
+        text: Text | None,
+        chunk: int = 128,
+        most: int = 8,
+        waiting: int = 64,
+        package: Path | None = None,
+    ):
+        self.engine, self.comm, self.text, self.chunk, self.most = engine, comm, text, chunk, most
+        self.facts, self.eos = engine.manifest.facts, engine.manifest.eos
+        self.ranks = Ranks(engine, comm)
+        self.pages, self.stored = Pages(pages_of(self.facts.context)), CACHES[0]
+        self.package = package
+        self.ledger = Ledger(engine.manifest.plan, hosts_of(comm))
+        self.keeper = Keeper(self.ranks, package, most)
+        self.running: list[Running] = []  # the longest there first
+        self._waiting, self._changed = Queue(waiting), threading.Condition(threading.RLock())  # signal handlers drain
+        self._ending = False
+
+    # -- from any thread ------------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request, listener: Listener) -> Ticket:
+        self._check(request)
+        one = Running(request, listener, self.text)
+        with self._changed:
+            if self._ending:
+                raise Ending("no new requests are taken, for this server is about to end; ask another")
+            self._waiting.add(one)
+            self._changed.notify()
+        return one
+
+    def load(self) -> Load:
+        pages = self.pages
+        return Load(len(self.running), len(self._waiting), pages.used, len(pages.kept), pages.count, PAGE)
+
+    def ranks_now(self) -> list[dict]:
+        """What each rank does of late (ledger.py)."""
+        return self.ledger.rows()
+
+    def spent(self) -> tuple[Account, ...]:
+        """What each rank spent since the start; nothing before the first report."""
+        return self.ledger.total
+
+    def drain(self) -> None:
+        """No new requests from now on; one that is on its way in is answered."""
+        with self._changed:
+            self._ending = True
+
+    def forget(self, folder: str, before: float) -> None:
+        """In the next turn: what was kept in that folder before then (time.time()), on the hosts of all ranks."""
+        self.keeper.check()
+        self.keeper.old.append((folder, before))
+
+    # -- rank 0 ---------------------------------------------------------------------------------------------------------------
+
+    def reserve(self, tokens: int, stored: str = "f32") -> None:
+        """Before the first request: a cache for so many tokens of all requests together."""
+        if tokens < self.facts.context:
+            raise RunError(
+                f"a cache of {tokens} tokens does not hold one request of the context, {self.facts.context} tokens; give it as many at least"
+            )
+        self.pages, self.stored = Pages(pages_of(tokens)), stored
+        self.ranks.reserve(self.pages.count, stored)
+
+    def generate(self, request: Request, on_text: Callable[[str], None] = lambda piece: None) -> Generation:
+        """Answers one request, and turns until it is done."""
+        ends: list[Generation | MpsplitError] = []
+        self.submit(request, lambda said: on_text(said.text) if isinstance(said, Piece) else ends.append(said))
+        while not ends:
+            self.turn()
+        if isinstance(ends[0], MpsplitError):
+            raise ends[0]
+        return ends[0]
+
+    def work(self, until: threading.Event) -> None:
+        """Answers what is submitted until then, and what was submitted before to its end."""
+        try:
+            self._report()  # so that there is something to see before the first request
+            while not self._over(until):
+                self.turn()
+                with self._changed:
+                    self._changed.wait_for(lambda: self._waiting or self.running or until.is_set(), IDLE)
+        except BaseException as wrong:
+            with self._changed:
+                self._ending = True
+                left = [*self.running, *self._waiting.take_all()]
+            for one in left:
+                one.fail(RunError(f"the ranks stopped: {wrong}"))
+            raise
+
+    def _over(self, until: threading.Event) -> bool:
+        """Whether all is answered; from then on nothing is taken."""
+        with self._changed:
+            over = until.is_set() and not (self._waiting or self.running)
+            self._ending = self._ending or over
+            return over
+
+    def turn(self) -> bool:
+        """One step for all that run; whether there is anything left to do."""
+        self.keeper.forget_old()
+        self._drop_cancelled()
+        self._admit()
+        if tokens_of := self._compose():
+            self._step(tokens_of)
+        if self.running and self.ledger.age > REPORTED:
+            self._report()
+        return bool(self.running or self._waiting)
+
+    def follow(self) -> None:
+        """The other ranks: take part in every request until rank 0 ends."""
+        follow(self.engine, self.comm)
+
+    def end(self) -> None:
+        """No more requests."""
+        self.ranks.end()
+
+    # -- who runs -------------------------------------------------------------------------------------------------------------
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            gone = self._waiting.take_cancelled()
+        for one in gone:
+            one.end("cancelled")
+        for one in [one for one in self.running if one.cancelled]:
+            self._finish(one, "cancelled")
+
+    def _admit(self) -> None:
+        """Takes who waits, in turn, while there is a place, and pages for all that is known of it."""
+        while len(self.running) < self.most:
+            with self._changed:
+                one = self._waiting.first()
+                if one is None:
+                    return
+            if one.request.warm and not one.warmed:
+                one.warmed = True
+                try:
+                    self.keeper.warm(one, self.pages, self.stored)
+                except Unusable as wrong:
+                    with self._changed:
+                        self._waiting.remove(one)
+                    one.fail(wrong)
+                    continue
+            with self._changed:
+                held, known = self.pages.begin(one.history)
+                if self.running and self.pages.missing(held, len(one.history) + 1) > self.pages.available:
+                    self.pages.release(held, one.history[:known])
+                    return
+                self._waiting.take()
+            one.begin(next(i for i in count() if all(i != other.slot for other in self.running)), held, known)
+            self.running.append(one)
+
+    def _compose(self) -> list[tuple[Running, int]]:
+        """Who takes part in this step, with how many tokens."""
+        answering = [one for one in self.running if one.left == 1]
+        room = max(1, min(self.chunk, BESIDE) - len(answering)) if answering else self.chunk
+        found = []
+        for one in list(self.running):
+            rows = 1 if one.left == 1 else min(one.left, room)
+            if rows and one in self.running and self._make_room(one, one.fed + rows):
+                found.append((one, rows))
+                room -= 0 if one.left == 1 else rows
+        return [(one, rows) for one, rows in found if one in self.running]
+
+    def _make_room(self, one: Running, tokens: int) -> bool:
+        """Pages for so many tokens; where there are none, the last that came makes room, which may be this one."""
+        while not self.pages.grow(one.held, tokens):
+            last = self.running.pop()
+            self.pages.release(last.held, last.history[: last.fed])
+            with self._changed:
+                self._waiting.put_back(last)
+            if last is one:
+                return False
+        return True
+
+    def _finish(self, one: Running, reason: str) -> None:
+        unsaved = self.keeper.save(one, self.stored) if one.request.saves and reason != "cancelled" else ""
+        self._leave(one)
+        one.end(reason, unsaved)
+
+    def _leave(self, one: Running) -> None:
+        self._report()
+        self.running.remove(one)
+        self.pages.release(one.held, one.history[: one.fed])
+
+    def _report(self) -> None:
+        """What the ranks spent since the last report, divided among who ran."""
+        accounts = self.ranks.report()
+        sent, rows = sum(account.sent for account in accounts), sum(one.rows for one in self.running)
+        self.ledger.add(accounts, rows)
+        for one in self.running:
+            one.bytes_sent += sent * one.rows / max(1, rows)
+            one.rows = 0
+            one.account(accounts)
+
+    # -- a step ---------------------------------------------------------------------------------------------------------------
+
+    def _step(self, taking: list[tuple[Running, int]]) -> None:
+        tokens, asked = [], []
+        for one, rows in taking:
+            if pages := one.held.pages[one.placed :]:
+                self.ranks.place(one.slot, one.placed, pages)
+                one.placed = len(one.held.pages)
+            tokens += one.history[one.fed : one.fed + rows]
+            wanted, temperature = one.asks() if rows == one.left else (NOTHING, 0.0)
+            asked.append(Asked(Part(one.slot, one.fed, rows), wanted, temperature))
+        answers = self.ranks.step(tokens, asked)
+        for row, ((one, rows), answer) in enumerate(zip(taking, answers, strict=True)):
+            one.fed += rows
+            one.rows += rows
+            self.pages.filled(one.held, one.history[: one.fed])
+            if answer:
+                self._answer(one, row, answer)
+
+    def _answer(self, one: Running, row: int, answer: list[Candidates]) -> None:
+        try:
+            chosen = one.choose(answer)
+            if chosen is None:
+                chosen = one.choose(self.ranks.all_of(row))
+        except NoWayOn as wrong:  # nobody else's affair
+            self._leave(one)
+            one.fail(wrong)
+            return
+        if finish := one.take(chosen, self.eos, self.facts.context):
+            self._finish(one, finish)
+
+    def _check(self, request: Request) -> None:
+        request.sampling.check()
+        context, vocabulary = self.facts.context, self.facts.vocabulary
+        if not request.prompt:
+            raise RunError("the prompt is empty; give at least one token")
+        if len(request.prompt) >= context:
+            raise RunError(
+                f"the prompt has {len(request.prompt)} tokens, the context {context}; shorten it to {context - 1} or fewer"
+            )
+        if wrong := [token for token in request.prompt if not 0 <= token < vocabulary]:
+            raise RunError(
+                f"token {wrong[0]} is not in the vocabulary of {vocabulary}; ids go from 0 to {vocabulary - 1}"
+            )
+        if request.max_new_tokens < 1:
+            raise RunError(f"--max-new-tokens {request.max_new_tokens} is out of range; it must be at least 1")
+        if request.warm or request.saves:
+            self.keeper.check()
+        if request.stops and self.text is None:
+            raise RunError("stop strings need a tokenizer, and this package has none; leave --stop out")

@@ -1,0 +1,84 @@
+"""Chat templates, kept at arm's length. In: a template's text and its variables. Out: the text it writes, or a RunError of one line.
+
+The work is done by a process of its own (template_sandbox.py), which is started with the first job and again after it was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from contextlib import suppress
+
+from mpsplit.errors import RunError
+
+SECONDS = 5.0  # of CPU, for one conversation; a template takes milliseconds
+CHARACTERS = 8 << 20
+START = "from mpsplit.runtime.talk.template_sandbox import serve; serve()"
+WRONG = {
+    "refusal": "the chat template refuses the conversation: {}",
+    "syntax": "the chat template is no template ({}); choose another with --template",
+    "limit": "the chat template was stopped: {}; choose another with --template",
+    "failure": "the chat template fails on this conversation: {}",
+}
+
+
+class Renderer:
+    """May be used from several threads."""
+
+    def __init__(self, seconds: float = SECONDS, characters: int = CHARACTERS):
+        self.limits = {"seconds": seconds, "characters": characters}
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen | None = None
+
+    def render(self, template: str, variables: dict) -> str:
+        job = json.dumps(self.limits | {"template": template, "variables": variables}) + "\n"
+        with self._lock:
+            said = self._ask(job)
+            answer = json.loads(said) if said.endswith("\n") else {"wrong": ["limit", self._epitaph()]}
+        if "text" in answer:
+            return answer["text"]
+        kind, message = answer["wrong"]
+        raise RunError(WRONG[kind].format((message.splitlines() or [""])[0][:300]))
+
+    def _ask(self, job: str) -> str:
+        if self._process is None:
+            self._process = _start()
+            self._end = weakref.finalize(self, _end, self._process)
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(job)
+            self._process.stdin.flush()
+        return self._process.stdout.readline()
+
+    def _epitaph(self) -> str:
+        """Why the process is no more."""
+        code = self._process.wait()
+        self._end()
+        self._process = None
+        if code == -signal.SIGPROF:
+            return f"it takes more than {self.limits['seconds']:g} s"
+        return f"its process ended with {code}"
+
+
+def _start() -> subprocess.Popen:
+    """With what Python needs to start, and nothing else of the environment: keys are there."""
+    environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONHOME", "TZ") if name in os.environ}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    return subprocess.Popen(
+        [sys.executable, "-c", START],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        encoding="ascii",
+    )
+
+
+def _end(process: subprocess.Popen) -> None:
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+    process.stdout.close()
+    process.wait()

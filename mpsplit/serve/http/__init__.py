@@ -1,0 +1,9 @@
+"""The server around the API: connections in, answers out.
+
+app          the endpoints
+security     who may call
+body_limits  bodies that arrive whole, soon and not too large
+patience     connections that nobody works for end soon
+page         the page at `/`
+serving      a server from its first connection to its last
+"""

@@ -1,0 +1,162 @@
+"""The HTTP application. In: a Service. Out: a FastAPI app; its endpoints read a request, ask the loop and tell what it says.
+
+What takes long (tokenizing, compiling a schema) is done in threads, so that the streams of others go on.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mpsplit.serve import api_errors
+from mpsplit.serve.api_errors import ApiError, ErrorBody
+from mpsplit.serve.http.body_limits import Bounded
+from mpsplit.serve.http.page import Page
+from mpsplit.serve.http.security import Gate, owner
+from mpsplit.serve.openai.answer_shapes import Answer, ChatShape, CompletionShape, Shape
+from mpsplit.serve.openai.event_streams import EventStream, Telling
+from mpsplit.serve.openai.request_bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, Wishes
+from mpsplit.serve.openai.request_meaning import Asked, chat_ids, of_chat, of_completion, text_ids
+from mpsplit.serve.openai.tool_calls import ToolReader
+from mpsplit.serve.service.answering import Answering, while_connected
+from mpsplit.serve.service.service import Service
+
+MISTAKES = {
+    "4XX": {"model": ErrorBody, "description": "Something is wrong with the request, or too much was asked at once"},
+    500: {"model": ErrorBody, "description": "The answer failed"},
+    503: {"model": ErrorBody, "description": "The server is about to end"},
+}
+NO_EMBEDDINGS = "a causal language model predicts tokens and serves no embeddings"
+OBJECT = {"schema": {"type": "object"}}
+ANSWERS = {200: {"content": {"application/json": OBJECT, "text/event-stream": {}}}, **MISTAKES}
+OBJECTS = {200: {"content": {"application/json": OBJECT}}, **MISTAKES}
+TEXT = {200: {"content": {"text/plain": {}}}, **MISTAKES}
+
+api = APIRouter(default_response_class=JSONResponse)
+
+
+@api.post("/v1/chat/completions", responses=ANSWERS, response_model=None)
+async def chat(body: ChatBody, http: Request) -> Response:
+    return await _answer(http, body, of_chat, ChatShape)
+
+
+@api.post("/v1/completions", responses=ANSWERS, response_model=None)
+async def completions(body: CompletionBody, http: Request) -> Response:
+    return await _answer(http, body, of_completion, CompletionShape)
+
+
+@api.post(
+    "/v1/embeddings", status_code=400, response_model=ErrorBody, responses=MISTAKES, response_description=NO_EMBEDDINGS
+)
+async def embeddings(http: Request) -> Response:
+    """Refused, whatever is asked: packages hold causal language models alone."""
+    message = f"{_service(http).model}: {NO_EMBEDDINGS}; ask a server with an embedding model, or this one for text at /v1/chat/completions"
+    raise ApiError(400, message, "no_embeddings", "model")
+
+
+@api.get("/v1/models", responses=OBJECTS)
+async def models(http: Request) -> dict:
+    return {"object": "list", "data": [_model(_service(http))]}
+
+
+@api.get("/v1/models/{name:path}", responses=OBJECTS)
+async def model(name: str, http: Request) -> dict:
+    _check_model(_service(http), name)
+    return _model(_service(http))
+
+
+@api.post("/tokenize", responses=OBJECTS)
+async def tokenize(body: TokenizeBody, http: Request) -> dict:
+    service = _service(http)
+    _check_model(service, body.model)
+    ids, given = (text_ids, body.prompt) if body.messages is None else (chat_ids, body.messages)
+    tokens = await run_in_threadpool(ids, service, given)
+    return {"tokens": tokens, "count": len(tokens), "max_model_len": service.context}
+
+
+@api.post("/detokenize", responses=OBJECTS)
+async def detokenize(body: DetokenizeBody, http: Request) -> dict:
+    service = _service(http)
+    _check_model(service, body.model)
+    if service.loop.text is None:
+        raise ApiError(400, "this model has no tokenizer", "no_tokenizer")
+    return {"prompt": await run_in_threadpool(service.loop.text.decode, body.tokens)}
+
+
+@api.get("/ranks", responses=OBJECTS)
+async def ranks(http: Request) -> dict:
+    service = _service(http)
+    return {"model": service.model, "load": vars(service.loop.load()), "ranks": service.loop.ranks_now()}
+
+
+@api.get("/health", responses=OBJECTS)
+async def health(http: Request) -> dict:
+    _service(http).check_open()
+    return {"status": "ok"}
+
+
+@api.get("/metrics", responses=TEXT, response_model=None)
+async def metrics(http: Request) -> Response:
+    return Response(_service(http).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@api.get("/", include_in_schema=False)
+async def page(http: Request) -> HTMLResponse:
+    shown: Page = http.app.state.page
+    return HTMLResponse(shown.html, headers=shown.headers)
+
+
+def create_app(service: Service) -> FastAPI:
+    app = FastAPI(title="mpsplit", docs_url=None, redoc_url=None)
+    app.state.service, app.state.page = service, Page.read()
+    api_errors.install(app)
+    app.include_router(api)
+    app.add_middleware(Bounded, limits=service.limits)
+    app.add_middleware(Gate, service=service)
+    app.add_middleware(Counted, service=service)  # the last one added is the first one called
+    return app
+
+
+class Counted:
+    """Every answer, by its route and status, those of the gate among them."""
+
+    def __init__(self, app: ASGIApp, service: Service):
+        self.app, self.metrics = app, service.metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_counted(message) -> None:
+            if message["type"] == "http.response.start":
+                self.metrics.requested(getattr(scope.get("route"), "path", "other"), message["status"])
+            await send(message)
+
+        await self.app(scope, receive, send_counted if scope["type"] == "http" else send)
+
+
+async def _answer(http: Request, body: Wishes, asked_of, shape: type[Shape]) -> Response:
+    service = _service(http)
+    service.check_open()
+    _check_model(service, body.model)
+    asked: Asked = await run_in_threadpool(asked_of, service, body, owner(http.scope, service.keys, body.user))
+    told = shape(service.lexicon if body.likely is not None else None)
+    answering = Answering(service, asked.requests)
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
+    answers = [Answer(echo, ToolReader(asked.tools) if asked.tools else None) for echo in asked.echo]
+    telling = Telling(service, answering, told, tuple(answers), asked.n, asked.left_out, include_usage)
+    return EventStream(telling) if body.stream else await while_connected(http, answering, telling.whole())
+
+
+def _service(http: Request) -> Service:
+    return http.app.state.service
+
+
+def _model(service: Service) -> dict:
+    return {"id": service.model, "object": "model", "created": service.created, "owned_by": "mpsplit",
+            "max_model_len": service.context}  # fmt: skip
+
+
+def _check_model(service: Service, name: str | None) -> None:
+    if name not in (None, service.model):
+        raise ApiError(404, f"there is no such model; this server has {service.model}", "model_not_found", "model")

@@ -1,0 +1,155 @@
+"""Answers as OpenAI's clients expect them. In: pieces and generations. Out: the dicts of `choices`, whole or chunk by chunk, and `usage`.
+
+A Shape is what differs between chats and completions; the rest is the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mpsplit.runtime.choose.lexicon import Lexicon
+from mpsplit.runtime.loop.requests import Chosen, Generation, Piece
+from mpsplit.serve.openai.tool_calls import ToolReader
+
+FINISH = {"eos": "stop", "stop": "stop", "length": "length", "context": "length"}
+
+
+@dataclass
+class Answer:
+    """What was heard of one request so far; `echo` stands before its text, `reader` takes calls out of it where tools are on offer."""
+
+    echo: str = ""
+    reader: ToolReader | None = None
+    text: str = ""  # without calls
+    chosen: list[Chosen] = field(default_factory=list)
+    characters: int = 0  # of the tokens that chunks have told
+    generation: Generation | None = None
+
+    @property
+    def calls(self) -> list[dict]:
+        return self.reader.calls if self.reader else []
+
+    @property
+    def finish(self) -> str:
+        return "tool_calls" if self.calls else FINISH[self.generation.finish_reason]
+
+    def hear(self, what: Piece | Generation) -> str:
+        """The text that can be shown now."""
+        if isinstance(what, Generation):
+            self.generation = what
+            shown = self.reader.finish() if self.reader else ""
+        else:
+            shown = self.reader.push(what.text) if self.reader else what.text
+        self.text += shown
+        return shown
+
+
+class Shape(Protocol):
+    kind: str  # the `object` of a whole answer
+    chunk_kind: str
+    prefix: str  # of ids
+
+    def opening(self, index: int, answer: Answer) -> dict | None:
+        """The first chunk of a choice, where there is anything to say before its text."""
+
+    def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[Chosen]) -> dict: ...
+
+    def closing(self, index: int, answer: Answer) -> dict: ...
+
+    def whole(self, index: int, answer: Answer) -> dict: ...
+
+
+@dataclass(frozen=True)
+class ChatShape:
+    lexicon: Lexicon | None  # None where no probabilities are wanted
+    kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
+
+    def opening(self, index: int, answer: Answer) -> dict | None:
+        return _choice(index, {"delta": {"role": "assistant", "content": ""}}, None)
+
+    def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[Chosen]) -> dict:
+        return _choice(index, {"delta": {"content": text}}, None, self._logprobs(chosen))
+
+    def closing(self, index: int, answer: Answer) -> dict:
+        calls = [{"index": number} | call for number, call in enumerate(answer.calls)]
+        return _choice(index, {"delta": {"tool_calls": calls} if calls else {}}, answer.finish)
+
+    def whole(self, index: int, answer: Answer) -> dict:
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.calls:
+            message |= {"content": answer.text or None, "tool_calls": answer.calls}
+        return _choice(index, {"message": message}, answer.finish, self._logprobs(answer.chosen))
+
+    def _logprobs(self, chosen: Sequence[Chosen]) -> dict | None:
+        if self.lexicon is None:
+            return None
+        entry = lambda token, logprob: _entry(self.lexicon.bytes_of(token), logprob)  # noqa: E731
+        content = [entry(c.id, c.logprob) | {"top_logprobs": [entry(*likely) for likely in c.likely]} for c in chosen]
+        return {"content": content, "refusal": None}
+
+
+@dataclass(frozen=True)
+class CompletionShape:
+    lexicon: Lexicon | None
+    kind, chunk_kind, prefix = "text_completion", "text_completion", "cmpl-"
+
+    def opening(self, index: int, answer: Answer) -> dict | None:
+        return _choice(index, {"text": answer.echo}, None) if answer.echo else None
+
+    def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[Chosen]) -> dict:
+        return _choice(index, {"text": text}, None, self._logprobs(answer, chosen))
+
+    def closing(self, index: int, answer: Answer) -> dict:
+        return _choice(index, {"text": ""}, answer.finish)
+
+    def whole(self, index: int, answer: Answer) -> dict:
+        ids = {} if answer.generation.text is not None else {"token_ids": answer.generation.token_ids}
+        text = {"text": answer.echo + answer.text, **ids}
+        return _choice(index, text, answer.finish, self._logprobs(answer, answer.chosen))
+
+    def _logprobs(self, answer: Answer, chosen: Sequence[Chosen]) -> dict | None:
+        if self.lexicon is None:
+            return None
+        told = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for one in chosen:
+            token = _text(self.lexicon.bytes_of(one.id))
+            told["tokens"].append(token)
+            told["token_logprobs"].append(one.logprob)
+            told["top_logprobs"].append({_text(self.lexicon.bytes_of(token)): value for token, value in one.likely})
+            told["text_offset"].append(answer.characters)
+            answer.characters += len(token)
+        return told
+
+
+def usage(answers: Sequence[Answer], n: int, left_out: int) -> dict:
+    """Prompts count once, however many answers they have; `mpsplit` is ours, and `left_out` what slid out of the context."""
+    stats = [answer.generation.stats for answer in answers]
+    prompt, cached = (sum(getattr(s, name) for s in stats[::n]) for name in ("prompt_tokens", "cached_tokens"))
+    new = sum(s.new_tokens for s in stats)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": new,
+        "total_tokens": prompt + new,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "mpsplit": {
+            "time_to_first_token_s": min(s.time_to_first_token_s for s in stats),
+            "tok_s": sum(s.decode_tok_s for s in stats),
+            "bytes_between_ranks": sum(s.bytes_between_ranks for s in stats),
+            "cached_tokens": cached,
+            "left_out": left_out,
+        },
+    }
+
+
+def _choice(index: int, what: dict, finish: str | None, logprobs: dict | None = None) -> dict:
+    return {"index": index, **what, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _entry(token: bytes, logprob: float) -> dict:
+    return {"token": _text(token), "logprob": logprob, "bytes": list(token)}
+
+
+def _text(token: bytes) -> str:
+    return token.decode(errors="replace")

@@ -1,0 +1,95 @@
+"""An answer as it is made, or as a whole. In: what is heard of requests. Out: server-sent events, or one JSON object.
+
+A stream ends with `data: [DONE]`, or with an error in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from mpsplit.runtime.loop.requests import Chosen, Generation
+from mpsplit.serve.api_errors import ApiError
+from mpsplit.serve.openai.answer_shapes import Answer, Shape, usage
+from mpsplit.serve.service.answering import Answering
+from mpsplit.serve.service.service import Service
+
+DONE = "data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class Telling:
+    """One HTTP answer, of one or several choices; `n` of them belong to a prompt, whose `left_out` tokens nobody read."""
+
+    service: Service
+    answering: Answering
+    shape: Shape
+    answers: tuple[Answer, ...]
+    n: int
+    left_out: int
+    include_usage: bool = False
+
+    async def whole(self) -> Response:
+        async for _ in self._heard():
+            continue
+        choices = [self.shape.whole(index, answer) for index, answer in enumerate(self.answers)]
+        head = self._head(self.shape.kind)
+        return JSONResponse(head | {"choices": choices, "usage": self._usage()})
+
+    async def events(self) -> AsyncIterator[str]:
+        try:
+            async for event in self._chunks():
+                yield f"data: {json.dumps(event)}\n\n"
+        except ApiError as wrong:
+            yield f"data: {json.dumps(wrong.body)}\n\n"
+        else:
+            yield DONE
+
+    async def _chunks(self) -> AsyncIterator[dict]:
+        head = self._head(self.shape.chunk_kind) | ({"usage": None} if self.include_usage else {})
+        for index, answer in enumerate(self.answers):
+            if opening := self.shape.opening(index, answer):
+                yield head | {"choices": [opening]}
+        async for index, text, chosen in self._heard():
+            answer = self.answers[index]
+            if text or (chosen and self.shape.lexicon):
+                yield head | {"choices": [self.shape.chunk(index, answer, text, chosen)]}
+            if answer.generation:
+                yield head | {"choices": [self.shape.closing(index, answer)]}
+        if self.include_usage:
+            yield head | {"choices": [], "usage": self._usage()}
+
+    async def _heard(self) -> AsyncIterator[tuple[int, str, list[Chosen]]]:
+        """(which answer, text that can be shown, tokens of it but for the end of the answer, which is no text)"""
+        async for index, what in self.answering.hear():
+            answer, told = self.answers[index], [] if isinstance(what, Generation) else what.chosen
+            chosen = [one for one in told if one.id not in self.service.loop.eos]
+            answer.chosen += chosen
+            yield index, answer.hear(what), chosen
+
+    def _usage(self) -> dict:
+        return usage(self.answers, self.n, self.left_out)
+
+    def _head(self, kind: str) -> dict:
+        number = self.shape.prefix + secrets.token_hex(12)
+        return {"id": number, "object": kind, "created": int(time.time()), "model": self.service.model}
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; when it ends, however it does, so do the answers."""
+
+    def __init__(self, telling: Telling):
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies pass it on piece by piece
+        super().__init__(telling.events(), headers=headers, media_type="text/event-stream")
+        self.answering = telling.answering
+
+    async def __call__(self, scope, receive, send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.answering.cancel()

@@ -1,0 +1,84 @@
+"""Between the loop's thread and asyncio. In: requests. Out: what is heard of them, in order, while somebody waits for it.
+
+Invariant: whoever stops waiting cancels, so that an answer without a reader gives up its place at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
+
+from fastapi import Request as HttpRequest
+from fastapi.responses import Response
+
+from mpsplit.errors import MpsplitError
+from mpsplit.runtime.loop.requests import Generation, NoWayOn, Piece, Request, Unusable
+from mpsplit.serve.api_errors import ApiError
+from mpsplit.serve.service.service import Service
+
+CLIENT_LEFT = 499  # nobody reads it; the figures count it
+
+
+class Answering:
+    """Requests that were taken together: all of them, or none."""
+
+    def __init__(self, service: Service, requests: tuple[Request, ...]):
+        service.check_open()
+        self.service = service
+        self._here, self._heard = asyncio.get_running_loop(), asyncio.Queue()
+        self._tickets = []
+        try:
+            for index, request in enumerate(requests):
+                self._tickets.append(service.loop.submit(request, self._listener(index)))
+        except MpsplitError:
+            self.cancel()
+            raise
+        service.tickets.update(self._tickets)
+
+    def cancel(self) -> None:
+        """What has ended takes no notice."""
+        for ticket in self._tickets:
+            ticket.cancel()
+        self.service.tickets.difference_update(self._tickets)
+
+    async def hear(self) -> AsyncIterator[tuple[int, Piece | Generation]]:
+        """(which request, what of it), until the last one has ended."""
+        running = len(self._tickets)
+        while running:
+            index, what = await self._heard.get()
+            if isinstance(what, MpsplitError):
+                status = 400 if isinstance(what, Unusable | NoWayOn) else 500
+                raise ApiError(status, f"the answer cannot go on: {what}", "answer_failed")
+            if isinstance(what, Generation):
+                if what.finish_reason == "cancelled":
+                    raise ApiError(503, "the server ended before the answer did", "ending")
+                running -= 1
+            yield index, what
+
+    def _listener(self, index: int):
+        def listen(what: Piece | Generation | MpsplitError) -> None:
+            if isinstance(what, Generation):
+                self.service.metrics.answered(what)
+            with suppress(RuntimeError):  # the server has ended, and nobody waits
+                self._here.call_soon_threadsafe(self._heard.put_nowait, (index, what))
+
+        return listen
+
+
+async def while_connected(http: HttpRequest, answering: Answering, answer: Awaitable[Response]) -> Response:
+    """The answer, given up as soon as the client is gone."""
+    work, left = asyncio.ensure_future(answer), asyncio.ensure_future(_left(http))
+    try:
+        await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else Response(status_code=CLIENT_LEFT)
+    finally:
+        answering.cancel()
+        work.cancel()
+        left.cancel()
+        await asyncio.gather(work, left, return_exceptions=True)
+
+
+async def _left(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        continue

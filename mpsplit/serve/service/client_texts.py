@@ -1,0 +1,57 @@
+"""Prefixes and sessions for HTTP. In: names of clients. Out: texts, and folders of the package that spare the loop work.
+
+A session keeps what the cache knows of a conversation, also over a restart, until nobody has asked for it for so long; the client still sends
+all messages, as OpenAI's clients do, and gets the answer that it would get without.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from mpsplit.runtime.kept.kept_texts import KEPT, PREFIXES, SESSIONS, Kept, folder_of, is_older, names, text_of
+from mpsplit.serve.service.served_loop import Loop
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """`seconds` that a session is kept after somebody asked for it."""
+
+    loop: Loop
+    seconds: float = HOUR
+
+    def prefix(self, name: str, raw: bool) -> str:
+        """Its text."""
+        return text_of(Kept.read(self.loop.package, self.of_prefix(name)), raw)
+
+    def of_prefix(self, name: str) -> str:
+        return folder_of(PREFIXES, name)
+
+    def session(self, name: str) -> str:
+        """Its folder, whether it is there or not; the loop forgets those that are too old."""
+        folder_of(SESSIONS, name)  # refuses what is no name
+        for other in names(self.loop.package, SESSIONS):
+            folder = f"{SESSIONS}/{other}"
+            if other.startswith(OF_HTTP) and is_older(self.loop.package, folder, self._too_old):
+                self.loop.forget(folder, self._too_old)
+        return f"{SESSIONS}/{OF_HTTP}{name}"
+
+    def of_session(self, folder: str) -> str:
+        """The folder, where there is a session that is not too old, and it is young again; otherwise nothing."""
+        if is_older(self.loop.package, folder, self._too_old):
+            return ""
+        try:
+            os.utime(self.loop.package / folder / KEPT)
+        except FileNotFoundError:
+            return ""
+        return folder
+
+    @property
+    def _too_old(self) -> float:
+        return time.time() - self.seconds
+
+
+OF_HTTP = "http-"  # before the names of sessions, so that nobody reads or replaces those of `mpsplit chat`

@@ -1,0 +1,113 @@
+"""Figures for Prometheus. In: what was answered, and what the loop says when asked. Out: the text of /metrics.
+
+No label holds anything a client chose: paths are those of the routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from mpsplit.comm.link_counts import no_longer
+from mpsplit.runtime.account.account import Account
+from mpsplit.runtime.loop.requests import Generation
+from mpsplit.serve.service.served_loop import Loop
+
+FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
+PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+LINK = ["rank", "peer"]
+
+
+class Metrics:
+    def __init__(self, loop: Loop):
+        self.registry = CollectorRegistry()
+        self.registry.register(_Now(loop))
+        self._requests = self._counter("requests", "HTTP requests", ["path", "status"])
+        self._answers = self._counter("answers", "Answers, by why they ended", ["finish_reason"])
+        self._prompt = self._counter("prompt_tokens", "Tokens of prompts")
+        self._cached = self._counter("cached_tokens", "Tokens of prompts that were computed before")
+        self._new = self._counter("new_tokens", "Tokens of answers")
+        self._between = self._counter("bytes_between_ranks", "Bytes handed to the transport, all ranks")
+        self._first = Histogram("mpsplit_time_to_first_token_seconds", "From request to first token", buckets=FIRST_TOKEN, registry=self.registry)  # fmt: skip
+        self._later = Histogram("mpsplit_time_per_token_seconds", "Of tokens after the first, mean of an answer", buckets=PER_TOKEN, registry=self.registry)  # fmt: skip
+
+    def requested(self, path: str, status: int) -> None:
+        self._requests.labels(path, status).inc()
+
+    def answered(self, generation: Generation) -> None:
+        stats = generation.stats
+        self._answers.labels(generation.finish_reason).inc()
+        self._prompt.inc(stats.prompt_tokens)
+        self._cached.inc(stats.cached_tokens)
+        self._new.inc(stats.new_tokens)
+        self._between.inc(stats.bytes_between_ranks)
+        if stats.new_tokens:
+            self._first.observe(stats.time_to_first_token_s)
+        if stats.decode_tok_s:
+            self._later.observe(1 / stats.decode_tok_s)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, what: str, labels: list[str] | None = None) -> Counter:
+        return Counter(f"mpsplit_{name}", what, labels or [], registry=self.registry)
+
+
+class _Now:
+    """Asked anew for each scrape."""
+
+    def __init__(self, loop: Loop):
+        self.loop = loop
+
+    def describe(self) -> list:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        load = self.loop.load()
+        for name, what, value in (
+            ("requests_running", "Requests that are answered now", load.running),
+            ("requests_waiting", "Requests that wait for a place", load.waiting),
+            ("page_tokens", "Tokens in a page of the cache", load.page_tokens),
+        ):
+            yield GaugeMetricFamily(f"mpsplit_{name}", what, value)
+        pages = GaugeMetricFamily("mpsplit_pages", "Pages of the cache", labels=["state"])
+        free = load.pages - load.pages_used - load.pages_kept
+        for state, count in (("used", load.pages_used), ("kept", load.pages_kept), ("free", free)):
+            pages.add_metric([state], count)
+        yield pages
+        yield from _of_late(self.loop.ranks_now())
+        yield from _in_all(self.loop.spent())
+
+
+def _of_late(rows: list[dict]) -> Iterator[Metric]:
+    """A row a rank."""
+    shares = GaugeMetricFamily("mpsplit_rank_share", "Of the last seconds, by what a rank did", labels=["rank", "of"])
+    memory = GaugeMetricFamily("mpsplit_rank_memory_bytes", "Memory of a rank", labels=["rank"])
+    late = GaugeMetricFamily("mpsplit_rank_straggler", "1 where a rank makes the others wait, of late", labels=["rank"])
+    for row in rows:
+        rank = str(row["rank"])
+        for kind in ("busy", "wait"):
+            shares.add_metric([rank, kind], row[kind])
+        memory.add_metric([rank], row["memory_bytes"])
+        late.add_metric([rank], row["straggler"])
+    return iter((shares, memory, late))
+
+
+def _in_all(accounts: Sequence[Account]) -> Iterator[Metric]:
+    """Since the start: time by kind of layer, and each link."""
+    layers = CounterMetricFamily("mpsplit_layer_seconds", "By kind of layer; between ranks with waiting", labels=["rank", "kind"])  # fmt: skip
+    sent = CounterMetricFamily("mpsplit_link_bytes", "From rank to peer", labels=LINK)
+    messages = CounterMetricFamily("mpsplit_link_messages", "From rank to peer", labels=LINK)
+    waits = HistogramMetricFamily("mpsplit_link_wait_seconds", "A message that rank waited for peer with", labels=LINK)
+    for rank, account in enumerate(accounts):
+        for kind, seconds in account.seconds().items():
+            layers.add_metric([str(rank), kind], seconds)
+        for link in account.links(rank):
+            ends = [str(rank), str(link.peer)]
+            sent.add_metric(ends, link.bytes)
+            messages.add_metric(ends, link.messages)
+            buckets = [(f"{seconds:g}", count) for seconds, count in no_longer(account.passed[link.peer])]
+            waits.add_metric(ends, [*buckets, ("+Inf", link.waits)], link.waited_s)
+    return iter((layers, sent, messages, waits))

@@ -1,0 +1,49 @@
+"""What the server needs of the token loop on rank 0, so that tests can put another in its place.
+
+Invariant: one thread, the one that called `work`, talks to the other ranks; the rest may be called from any thread and returns at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Protocol
+
+from mpsplit.runtime.account.account import Account
+from mpsplit.runtime.loop.requests import Listener, Load, Request, Ticket
+from mpsplit.runtime.talk.text import Text
+
+
+class Facts(Protocol):
+    context: int
+    vocabulary: int
+
+
+class Loop(Protocol):
+    text: Text | None
+    facts: Facts
+    eos: tuple[int, ...]
+    package: Path  # where prefixes and sessions are kept
+
+    def submit(self, request: Request, listener: Listener) -> Ticket:
+        """Raises Full, Ending, or a RunError that says what is wrong with the request."""
+
+    def load(self) -> Load: ...
+
+    def ranks_now(self) -> list[dict]:
+        """What each rank does of late, as runtime/account/ledger.py says it."""
+
+    def spent(self) -> tuple[Account, ...]:
+        """What each rank spent since the start."""
+
+    def forget(self, folder: str, before: float) -> None:
+        """What was kept in that folder before then (time.time()), on all hosts, soon. Raises a RunError where nothing can be kept."""
+
+    def drain(self) -> None:
+        """No new requests from now on."""
+
+    def work(self, until: threading.Event) -> None:
+        """Answers until `until` is set and nothing runs or waits."""
+
+    def end(self) -> None:
+        """Tells the other ranks to leave."""

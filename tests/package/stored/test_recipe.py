@@ -1,0 +1,123 @@
+"""Recipes: which pattern names which weight, what is refused, and the way through the manifest."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpsplit.errors import ConvertError
+from mpsplit.package.stored.quantisation import BLOCKS, KINDS, Quantisation
+from mpsplit.package.stored.recipe import LAYOUTS, SCALES, Recipe, Rule, text_of
+
+LINEARS = [
+    f"model.layers.{layer}.{name}.weight"
+    for layer in range(12)
+    for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+] + ["lm_head.weight"]
+
+
+@pytest.mark.parametrize(
+    "pattern, named",
+    [
+        ("lm_head", {"lm_head.weight"}),
+        ("mlp.down_proj", {name for name in LINEARS if "down_proj" in name}),
+        ("layers.1", {name for name in LINEARS if ".1." in name}),
+        ("layers.0.*", {name for name in LINEARS if ".0." in name}),
+        ("layers.1?.mlp", {name for name in LINEARS if ".1" in name and ".1." not in name and "mlp" in name}),
+        ("*_proj", set(LINEARS[:-1])),
+        ("model.layers.3.mlp.up_proj", {"model.layers.3.mlp.up_proj.weight"}),
+        ("embed", set()),
+        ("proj", set()),
+        ("head", set()),
+    ],
+)
+def test_a_pattern_names_whole_words(pattern, named):
+    assert {name for name in LINEARS if Rule(pattern, Quantisation()).names(name)} == named
+
+
+def test_the_last_pattern_decides():
+    recipe = Recipe.parse("q4", 32, "mlp.down_proj=q6, layers.0.*=q8/64,embed=q8", "mse")
+    assert recipe.kind_of("model.layers.0.mlp.down_proj.weight") == Quantisation(8, 64)
+    assert recipe.kind_of("model.layers.1.mlp.down_proj.weight") == Quantisation(6, 32)
+    assert recipe.kind_of("lm_head.weight") == Quantisation(4, 32)
+    assert recipe.embedding == Quantisation(8, 32) and Recipe.parse("q4", 32).embedding is None
+    recipe.check(LINEARS, 64)
+    assert Recipe.parse("q4", 32, "*=q6").embedding is None, "a star stands for linears"
+
+
+@pytest.mark.parametrize(
+    "kind, overrides, head, one",
+    [
+        ("f32", "", "f32/64", True),
+        ("bf16", "", "bf16/32", True),
+        ("q8", "", "q8/64", True),
+        ("q6", "", "q8/64", True),
+        ("q4", "", "q8/64", True),
+        ("q4", "lm_head=q4", "q4/64", True),
+        ("q4", "lm_head=q6/32", "q6/32", True),
+        ("q4", "*=q4", "q4/64", True),
+        ("q4", "mlp.up_proj=q6", "q8/64", True),
+        ("q4", "embed=q8/32", "q8/32", True),
+        ("q4", "embed=q8,lm_head=q4", "q4/64", False),
+        ("q8", "embed=q8/32", "q8/64", False),
+        ("f32", "embed=q8", "f32/64", False),
+    ],
+)
+def test_a_tied_head_has_8_bits_or_what_is_asked(kind, overrides, head, one):
+    recipe = Recipe.parse(kind, 64, overrides).for_tied()
+    assert (text_of(recipe.kind_of("lm_head.weight")), recipe.one_kind) == (head, one)
+    assert recipe.kind_of("model.layers.0.mlp.down_proj.weight") == Recipe.parse(kind, 64, overrides).kind_of(
+        "model.layers.0.mlp.down_proj.weight"
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        ("lm_head", "write PATTERN=KIND"),
+        ("lm_head=", "write PATTERN=KIND"),
+        ("=q8", "write PATTERN=KIND"),
+        ("lm_head=q5", "kinds are f32, bf16, q8, q6, q4"),
+        ("lm_head=q8/48", "blocks 32, 64, 128"),
+        ("lm_head=q8/x", "is no kind of weight"),
+        ("mlp.dwn_proj=q8", r"mlp.dwn_proj=q8 names no weight; there are embed, self_attn.q_proj, .*lm_head"),
+        ("embed=q4", "rows of the embedding are stored as q8"),
+        ("embed=q8/128", "rows of 64 are no multiple of the block of 128"),
+    ],
+)
+def test_what_is_refused(overrides, said):
+    with pytest.raises(ConvertError, match=said):
+        Recipe.parse("q4", 32, overrides).check(LINEARS, 64)
+
+
+def test_scales_that_do_not_exist():
+    with pytest.raises(ConvertError, match="--scales best: there are minmax and mse"):
+        Recipe.parse("q4", 32, scales="best")
+
+
+def test_layouts():
+    with pytest.raises(ConvertError, match="--layout nonsense: there are native and ncnn"):
+        Recipe.parse("q4", 32, layout="nonsense")
+    for kind, overrides in (("bf16", ""), ("q4", "lm_head=bf16")):
+        with pytest.raises(ConvertError, match="ncnn's own layout has no bfloat16; use q8, q6, q4 or f32"):
+            Recipe.parse(kind, 32, overrides, layout="ncnn")
+    assert (
+        str(Recipe.parse("f32", 32, "lm_head=q8", layout="ncnn")) == "f32/32, lm_head=q8/32, minmax scales, ncnn layout"
+    )
+
+
+kinds = st.builds(Quantisation.named, st.sampled_from(list(KINDS)), st.sampled_from(BLOCKS))
+patterns = st.text("abz.*?_0", min_size=1, max_size=12)
+recipes = st.builds(
+    Recipe,
+    kinds,
+    st.lists(st.builds(Rule, patterns, kinds), max_size=4).map(tuple),
+    st.sampled_from(SCALES),
+    st.sampled_from(LAYOUTS),
+)
+
+
+@given(recipes)
+def test_json_there_and_back(recipe):
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe

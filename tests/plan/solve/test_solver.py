@@ -1,0 +1,337 @@
+"""The solver against all plans there are, on clusters of any kind; and what it may never do."""
+
+import itertools
+import math
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mpsplit.errors import PlanError
+from mpsplit.export.model.named_shapes import find_shape
+from mpsplit.plan.cluster import Cluster, Device, Link, Measured, Rate, described
+from mpsplit.plan.cuts import one_matrix
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.price.cost import attention_seconds, head_seconds, mlp_seconds, price
+from mpsplit.plan.price.message_times import ANSWER, all_reduce_seconds, handover_seconds, order_seconds
+from mpsplit.plan.price.sizes import Job, memory
+from mpsplit.plan.shards import Range, Shard, Share
+from mpsplit.plan.solve.alternatives import alternatives, fewer_are_faster
+from mpsplit.plan.solve.remedies import remedies
+from mpsplit.plan.solve.solver import GOALS, best, fits, solve
+from mpsplit.plan.steps import divide, steps_of
+
+JOB = Job(kind="q4", block=128, context=64, prompt=32, new=8, chunk=32)
+
+
+def small(layers: int, kv_heads: int) -> ModelFacts:
+    return ModelFacts("LlamaForCausalLM", 128, layers, 4, kv_heads, 32, 512, 384, 64, False)
+
+
+def device(i: int, memory_bytes: int, read: float, flop: float, step: float) -> Device:
+    rate = Rate(Measured(read), Measured(flop))
+    return Device(
+        name=f"d{i}", host=f"h{i}", threads=1, memory_bytes=memory_bytes, process_bytes=1000, read=rate.decode,
+        disk=Measured(1e8), layer_seconds=Measured(2e-6), step_seconds=Measured(step), attention=rate, kinds={"q4": rate},
+    )  # fmt: skip
+
+
+@st.composite
+def clusters(draw, facts: ModelFacts, most: int = 3) -> Cluster:
+    """Rates over a factor of 10, a link of its own for each pair, memory from far too little to plenty."""
+    count = draw(st.integers(1, most))
+    plenty = memory(facts, whole(facts), device(0, 0, 1.0, 1.0, 0.0), JOB).total
+    part = draw(st.sampled_from([(1.1, 2.0), (0.2, 1.2), (0.3, 0.8), (0.4, 0.6)]))
+    devices = tuple(
+        device(
+            i,
+            int(plenty * draw(st.floats(*part))) // 4 * 4 + i,
+            draw(st.floats(1e8, 1e9)),
+            draw(st.floats(1e9, 1e10)),
+            draw(st.floats(0, 1e-4)),
+        )
+        for i in range(count)
+    )
+    links = {
+        pair: Link.of(draw(st.floats(1e-7, 3e-4)), draw(st.floats(1e7, 1e9)))
+        for pair in itertools.combinations(range(count), 2)
+    }
+    return Cluster(devices, links)
+
+
+def whole(facts: ModelFacts) -> Shard:
+    rows = Range(0, facts.vocabulary)
+    return Shard(
+        0, 0, Range(0, facts.layers), Range(0, facts.heads), Range(0, facts.kv_heads), Range(0, facts.mlp), rows, rows
+    )
+
+
+# -- brute force: all plans, one after the other ---------------------------------------------------------------------------------
+
+
+def compositions(whole: int, parts: int, least: int) -> list[tuple[int, ...]]:
+    """All ways to write `whole` as so many numbers, each at least `least`."""
+    if parts == 1:
+        return [(whole,)] if whole >= least else []
+    return [(n, *rest) for n in range(least, whole + 1) for rest in compositions(whole - n, parts - 1, least)]
+
+
+def head_divisions(facts: ModelFacts, ranks: int) -> list[tuple[int, ...]]:
+    """Query heads by member: whole KV heads, or for each KV head a division among the members that it is dealt to."""
+    each, steps = facts.heads // facts.kv_heads, steps_of(facts, ranks, JOB.block)
+    if not steps.dealt:
+        return [tuple(n * each for n in counts) for counts in compositions(facts.kv_heads, ranks, 1)]
+    own = [compositions(each // steps.heads, sharers, 1) for sharers in steps.dealt]
+    return [tuple(n * steps.heads for part in parts for n in part) for parts in itertools.product(*own)]
+
+
+def divisions(facts: ModelFacts, devices: list[Device], layers: int, first: bool, last: bool):
+    """All divisions of a stage that fit: (shares, how full the fullest is)."""
+    count, step = len(devices), JOB.block
+    roomiest = sorted(range(count), key=lambda i: -(devices[i].memory_bytes - devices[i].process_bytes))
+    embed = [0] * count
+    for i, rows in zip(
+        roomiest if count <= facts.kv_heads else range(count), divide(facts.vocabulary, step, [1] * count), strict=True
+    ):
+        embed[i] = rows * first
+    heads = head_divisions(facts, count)
+    columns = compositions(facts.mlp // step, count, 1)
+    rows = compositions(facts.vocabulary // step, count, 0) if last else [(0,) * count]
+    for h, m, v in itertools.product(heads, columns, rows):
+        shares = [Share(h[i], m[i] * step, embed[i], v[i] * step) for i in range(count)]
+        full = [part_of_memory(facts, s, d, layers) for s, d in zip(shares, devices, strict=True)]
+        if max(full) <= 1:
+            yield shares, max(full)
+
+
+def part_of_memory(facts: ModelFacts, share: Share, device: Device, layers: int) -> float:
+    kv_heads = math.ceil(share.heads / (facts.heads // facts.kv_heads))
+    sizes = (layers, share.heads, kv_heads, share.mlp, share.embed, share.head)
+    return memory(facts, Shard(0, 0, *(Range(0, n) for n in sizes)), device, JOB).total / device.memory_bytes
+
+
+def computing(
+    facts: ModelFacts, shares: list[Share], devices: list[Device], layers: int, rows: int, position: int
+) -> float:
+    each = facts.heads // facts.kv_heads
+    pairs = list(zip(shares, devices, strict=True))
+    attention = max(
+        attention_seconds(facts, d, s.heads, math.ceil(s.heads / each), rows, position, JOB) for s, d in pairs
+    )
+    mlp = max(mlp_seconds(facts, d, s.mlp, rows, JOB) for s, d in pairs)
+    return layers * (attention + mlp) + max(head_seconds(facts, d, s.head, JOB) for s, d in pairs)
+
+
+def ordered_groups(devices: int):
+    """All lists of groups of all subsets, members in all orders."""
+    for count in range(1, devices + 1):
+        for order in itertools.permutations(range(devices), count):
+            for sizes in (c for parts in range(1, count + 1) for c in compositions(count, parts, 1)):
+                stops = list(itertools.accumulate(sizes, initial=0))
+                yield [order[a:b] for a, b in itertools.pairwise(stops)]
+
+
+def brute_force(facts: ModelFacts, cluster: Cluster, goal: str, fullest: float = 1.0) -> float:
+    """The least token or first-token seconds, seconds of the slowest stage, or part of the memory; infinite where nothing fits."""
+    rows, position = (JOB.prompt, 0) if goal == "first-token" else (1, JOB.position)
+    size, known = rows * facts.hidden * 4, {}
+
+    def stage(group: tuple[int, ...], layers: int, first: bool, last: bool, lead: int) -> float:
+        key = group, layers, first, last, lead if last else None
+        if key not in known:
+            known[key] = min(values(group, layers, first, last, lead), default=math.inf)
+        return known[key]
+
+    def values(group: tuple[int, ...], layers: int, first: bool, last: bool, lead: int):
+        devices = [cluster.devices[d] for d in group]
+        sums = (2 * layers + first) * all_reduce_seconds(cluster, group, size) if len(group) > 1 else 0.0
+        for shares, full in divisions(facts, devices, layers, first, last):
+            answers = [
+                cluster.link(lead, d).time(ANSWER) for s, d in zip(shares, group, strict=True) if s.head and d != lead
+            ]
+            told = max(answers, default=0.0) if "token" in goal else 0.0
+            if full <= fullest:
+                yield (
+                    full
+                    if goal == "memory"
+                    else computing(facts, shares, devices, layers, rows, position) + sums + told
+                )
+
+    best = math.inf
+    for groups in ordered_groups(cluster.size):
+        hops = [handover_seconds(cluster, a, b, size) for a, b in itertools.pairwise(groups)] + [0.0]
+        lead, last = groups[0][0], len(groups) - 1
+        opening = (
+            order_seconds(cluster.only(groups[0]), range(len(groups[0])), rows)
+            + cluster.devices[lead].step_seconds.value
+        )
+        for layers in compositions(facts.layers, len(groups), 1):
+            own = [stage(g, n, i == 0, i == last, lead) for i, (g, n) in enumerate(zip(groups, layers, strict=True))]
+            if goal == "memory":
+                best = min(best, max(own))
+            elif goal == "throughput":
+                own[0] += opening
+                best = min(best, max(seconds + hop for seconds, hop in zip(own, hops, strict=True)))
+            else:
+                best = min(best, opening + sum(own) + sum(hops))
+    return best
+
+
+def measure(solution, cluster: Cluster, goal: str) -> float:
+    cost = solution.cost
+    full = [m.total / cluster.devices[d].memory_bytes for m, d in zip(cost.memory, solution.devices, strict=True)]
+    assert max(full) <= 1
+    return {
+        "token": cost.token,
+        "first-token": cost.first_token,
+        "throughput": 1 / cost.throughput,
+        "memory": max(full),
+    }[goal]
+
+
+@st.composite
+def cases(draw):
+    facts = small(draw(st.integers(1, 8)), draw(st.sampled_from([1, 2, 4])))
+    return facts, draw(clusters(facts))
+
+
+@pytest.mark.parametrize("goal, examples", [("token", 300), ("first-token", 80), ("throughput", 80), ("memory", 80)])
+def test_no_plan_is_better(goal, examples):
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @given(cases())
+    def compare(case):
+        facts, cluster = case
+        least = brute_force(facts, cluster, goal)
+        if least == math.inf:
+            assert best(facts, cluster, JOB, goal) is None
+            return
+        solution = solve(facts, cluster, JOB, goal)
+        assert solution.exact
+        assert solution.cost == price(facts, solution.plan, cluster.only(solution.devices), JOB)
+        assert measure(solution, cluster, goal) == pytest.approx(least, rel=1e-9)
+        if goal == "memory":
+            assert solution.cost.token == pytest.approx(
+                brute_force(facts, cluster, "token", least * (1 + 1e-12)), rel=1e-9
+            )
+
+    compare()
+
+
+# -- what it may never do, and what anybody would expect -----------------------------------------------------------------------------
+
+VICUNA = ModelFacts.from_config(find_shape("vicuna-7b").config() | {"architectures": ["LlamaForCausalLM"]})
+LARGE = ModelFacts("LlamaForCausalLM", 8192, 80, 64, 8, 128, 28672, 128256, 8192, False)  # 70B
+GIB = 1 << 30
+
+
+def widths(solution) -> list[int]:
+    return [len(stage.ranks) for stage in solution.cost.stages]
+
+
+def at_speed(device: Device, factor: float, **changes) -> Device:
+    rate = lambda r: Rate(Measured(r.decode.value * factor), Measured(r.prefill.value * factor))  # noqa: E731
+    kinds = {kind: rate(own) for kind, own in device.kinds.items()}
+    return replace(device, attention=rate(device.attention), kinds=kinds, **changes)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(GIB // 2, 6 * GIB), st.floats(3e9, 3e10)), min_size=1, max_size=7),
+    st.sampled_from(["q4", "q8"]),
+    st.floats(1e-6, 3e-3),
+)
+def test_no_device_is_overfilled(machines, kind, latency):
+    memories, reads = zip(*machines, strict=True)
+    cluster, job = described(memories, reads, latency=latency), Job(kind=kind)
+    for goal in GOALS:
+        if solution := best(VICUNA, cluster, job, goal):
+            own = cluster.only(solution.devices)
+            assert solution.cost == price(VICUNA, solution.plan, own, job)
+            assert all(m.total <= d.memory_bytes for m, d in zip(solution.cost.memory, own.devices, strict=True))
+            assert sorted(solution.devices + solution.left_out) == list(range(cluster.size))
+
+
+def test_a_tied_head_is_divided_with_the_embedding():
+    facts, memories = find_shape("qwen3-0.6b").facts, [1 * GIB, GIB // 2]
+    cluster = described(memories, [15e9, 8e9], latency=1e-5)
+    solution = solve(facts, cluster, Job())
+    rows = [len(shard.head) for shard in solution.plan.shards]
+    assert widths(solution) == [2] and rows[0] > rows[1] and one_matrix(solution.plan, facts)
+    assert all(m.total <= size for m, size in zip(solution.cost.memory, memories, strict=True))
+
+
+def test_a_weak_device_is_left_out():
+    solution = solve(VICUNA, described([8 * GIB] * 3, [15e9, 15e9, 5e8], latency=2e-5), Job())
+    assert solution.left_out == (2,) and widths(solution) == [2] and solution.exact
+
+
+def test_links_decide():
+    assert widths(solve(VICUNA, described([8 * GIB] * 4, latency=1e-5), Job())) == [4]
+    assert widths(solve(VICUNA, described([8 * GIB] * 4, latency=5e-3), Job())) == [1]
+    assert widths(solve(VICUNA, described([3 * GIB] * 4, latency=5e-3), Job())) == [1, 1]
+    assert widths(solve(VICUNA, described([8 * GIB] * 4, latency=5e-3), Job(), "throughput")) == [1] * 4
+
+
+def test_more_ranks_than_kv_heads():
+    solution = solve(LARGE, described([6 * GIB] * 12, latency=5e-6, bandwidth=1e10), Job())
+    assert max(widths(solution)) > LARGE.kv_heads
+
+
+def test_an_unknown_goal_is_refused():
+    with pytest.raises(PlanError, match="token, first-token, throughput, memory"):
+        solve(VICUNA, described([8 * GIB]), Job(), "speed")
+
+
+@pytest.mark.parametrize("memories, job", [([3 * GIB] * 3, Job(kind="q8", context=4096)), ([3 * GIB], Job())])
+def test_remedies_help(memories, job):
+    cluster = described(memories)
+    found = remedies(VICUNA, cluster, job, fits)
+    assert found
+    with pytest.raises(PlanError) as refused:
+        solve(VICUNA, cluster, job)
+    for remedy in found:
+        assert remedy.text in str(refused.value)
+        assert solve(VICUNA, remedy.cluster, remedy.job)
+
+
+def test_alternatives_are_priced_and_none_is_better():
+    cluster = described([8 * GIB] * 3, latency=1e-3)
+    found = alternatives(VICUNA, cluster, Job())
+    assert [a.name for a in found[:3]] == ["best", "even, --tensor 3 --pipeline 1", "even, --tensor 1 --pipeline 3"]
+    for other in found:
+        assert found[0].solution.cost.token <= other.solution.cost.token * (1 + 1e-9)
+        own = other.cluster.only(other.solution.devices)
+        assert other.solution.cost == price(VICUNA, other.solution.plan, own, Job())
+    said = [fewer_are_faster(a.solution.cost, a.solution.devices, cluster, found) for a in found[:3]]
+    assert said[0] == "" and "on 2 machines, this plan" in said[2] and "on 3 machines" in said[2]
+
+
+def sixty_four(kind: str, memory_bytes: int) -> Cluster:
+    cluster = described([memory_bytes] * 64)
+    factor = {
+        "alike": lambda i: 1.0,
+        "two kinds": lambda i: 1.0 + 2 * (i % 2),
+        "all different": lambda i: 1 + 0.03 * math.sin(i),
+        "hosts of 4": lambda i: 1 + 0.03 * math.sin(i),
+    }[kind]
+    host = (lambda i: f"h{i // 4}") if kind == "hosts of 4" else (lambda i: f"h{i}")
+    devices = tuple(at_speed(d, factor(i), host=host(i)) for i, d in enumerate(cluster.devices))
+    return replace(cluster, devices=devices, local=Link.of(2e-6, 5e9))
+
+
+@pytest.mark.parametrize(
+    "kind, facts", [("alike", LARGE), ("two kinds", VICUNA), ("all different", VICUNA), ("hosts of 4", LARGE)]
+)
+@pytest.mark.alone
+def test_sixty_four_ranks(kind, facts):
+    cluster = sixty_four(kind, GIB)
+    for goal in GOALS:
+        start = time.process_time()
+        solution = solve(facts, cluster, Job(), goal)
+        assert time.process_time() - start < 10
+        assert all(m.total <= GIB for m in solution.cost.memory)
+        print(
+            f"{kind}, {facts.layers} layers, {goal}: {time.process_time() - start:.1f} s, {solution.cost.token:.3f} s a token"
+        )

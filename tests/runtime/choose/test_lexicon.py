@@ -1,0 +1,54 @@
+"""Answers that must be JSON: what is allowed is what the schema says, to the end, whatever the vocabulary."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mpsplit.errors import RunError
+from mpsplit.runtime.choose.lexicon import Lexicon
+from tests.conftest import EXAMPLE
+
+TOKENIZER = (EXAMPLE / "tokenizer.json").read_text()
+EOS = 2
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"enum": ["Ann", "Bob"]}, "age": {"type": "integer", "minimum": 10, "maximum": 19}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("vocabulary", [512, 520])  # as many rows of the head as tokens, and more
+def test_every_walk_is_as_the_schema_says(vocabulary):
+    lexicon = Lexicon(TOKENIZER, vocabulary, (EOS,))
+    make, chance = lexicon.grammar(SCHEMA), np.random.default_rng(0)
+    for _ in range(20):
+        state, said = make(), b""
+        while True:
+            allowed = state.allowed()
+            assert allowed.shape == (vocabulary,) and allowed.dtype == bool
+            token = int(chance.choice(np.flatnonzero(allowed)))
+            state.accept(token)
+            if token == EOS:
+                break
+            said += lexicon.bytes_of(token)
+        told = json.loads(said)
+        assert told["name"] in ("Ann", "Bob") and 10 <= told["age"] <= 19 and len(told) == 2
+
+
+def test_a_state_that_is_lost_allows_nothing():
+    state = Lexicon(TOKENIZER, 512, (EOS,)).grammar(SCHEMA)()
+    state.accept(100)
+    assert not state.allowed().any()
+
+
+@pytest.mark.parametrize("schema", [{"type": "banana"}, {"$ref": "#/nowhere"}, {"type": "string", "pattern": "("}])
+def test_schemas_that_are_none(schema):
+    with pytest.raises(RunError, match="the JSON schema cannot be used: "):
+        Lexicon(TOKENIZER, 512, (EOS,)).grammar(schema)
+
+
+def test_bytes_of_tokens():
+    lexicon = Lexicon(TOKENIZER, 512, (EOS,))
+    assert lexicon.bytes_of(334) == b" chat" and lexicon.bytes_of(EOS) == b"</s>"

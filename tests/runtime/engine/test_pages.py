@@ -1,0 +1,111 @@
+"""Pages: who holds what, what is found again, and that none is ever lost; against a cache that is a dictionary of tokens."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mpsplit.runtime.engine.pages import PAGE, Pages, pages_of
+
+LENGTHS = st.sampled_from([1, 2, 5, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 2 * PAGE + 7, 3 * PAGE])
+
+
+def fed(pages, tokens):
+    """A request that has fed all its tokens."""
+    held, known = pages.begin(tokens)
+    assert pages.grow(held, len(tokens))
+    pages.filled(held, tokens)
+    return held, known
+
+
+def test_what_begins_alike_is_found_again_while_it_runs_and_after():
+    pages, prompt = Pages(8), list(range(70))
+    first, known = fed(pages, prompt)
+    assert known == 0 and len(first.pages) == 3
+    second, known = fed(pages, [*prompt[:64], 1, 2])
+    assert known == 64 and second.pages[:2] == first.pages[:2] and second.pages[2] != first.pages[2]
+    pages.release(first, prompt)
+    pages.release(second, [*prompt[:64], 1, 2])
+    assert pages.available == 8 and len(pages.kept) == 4
+    third, known = fed(pages, [*prompt, 99])
+    assert known == 70 and third.pages == [0, 1, 2]  # the rest of the first one's last page too
+
+
+def test_one_token_is_always_left_to_feed():
+    for count in (1, 2, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE):
+        pages, prompt = Pages(4), list(range(count))
+        pages.release(fed(pages, prompt)[0], prompt)
+        assert pages.begin(prompt)[1] == (count - 1 if count % PAGE else count - PAGE)
+
+
+def test_what_was_not_used_for_longest_goes_first():
+    pages = Pages(3)
+    for start in (0, 100, 200):
+        tokens = list(range(start, start + PAGE))
+        pages.release(fed(pages, tokens)[0], tokens)
+    pages.begin([*range(PAGE), 5])[0]  # held
+    held, _ = pages.begin([9])
+    assert pages.grow(held, PAGE) and pages.evicted == 1
+    assert pages.begin([*range(200, 200 + PAGE), 5])[1] == PAGE and pages.begin([*range(100, 100 + PAGE), 5])[1] == 0
+    assert not pages.grow(pages.begin([8])[0], 1)
+
+
+class Requests(RuleBasedStateMachine):
+    """Requests of few different tokens come, go on and go; `memory` is what is written in each page."""
+
+    def __init__(self):
+        super().__init__()
+        self.pages, self.running, self.memory = Pages(12), [], {}
+
+    @rule(start=st.integers(0, 2), length=LENGTHS, other=st.integers(0, 70))
+    def begin(self, start, length, other):
+        tokens = [(start + i // (1 + other)) % 3 for i in range(length)]
+        held, known = self.pages.begin(tokens)
+        assert known < length
+        self.check(held, tokens[:known])
+        self.running.append([held, tokens, known])
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), count=LENGTHS)
+    def go_on(self, data, count):
+        one = data.draw(st.sampled_from(self.running))
+        held, tokens, written = one
+        tokens = one[1] = [*tokens[:written], *(tokens[written:] or [7] * count)]
+        if not self.pages.grow(held, len(tokens)):
+            one[1] = tokens[:written]
+            return
+        for at in range(written, len(tokens)):
+            page = held.pages[at // PAGE]
+            assert sum(page in other.pages for other, *_ in self.running) == 1, "written by one, held by another"
+            self.memory[page, at % PAGE] = tokens[at]
+        one[2] = len(tokens)
+        self.pages.filled(held, tokens)
+        self.check(held, tokens)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def end(self, data):
+        one = data.draw(st.sampled_from(self.running))
+        self.running.remove(one)
+        held, tokens, written = one
+        self.check(held, tokens[:written])
+        self.pages.release(held, tokens[:written])
+
+    def check(self, held, tokens):
+        assert len(held.pages) >= pages_of(len(tokens))
+        assert [self.memory[held.pages[at // PAGE], at % PAGE] for at in range(len(tokens))] == tokens
+
+    @invariant()
+    def every_page_is_somewhere_once(self):
+        own = [page for held, *_ in self.running for page in held.own]
+        tree, todo = [], list(self.pages.root.after.values())
+        while todo:
+            node = todo.pop()
+            tree.append(node)
+            todo += node.after.values()
+            assert (node in self.pages.kept) == (node.holders == 0)
+        assert sorted([*self.pages.free, *own, *(node.page for node in tree)]) == list(range(self.pages.count))
+        assert self.pages.used == len(own) + sum(node.holders > 0 for node in tree)
+
+
+TestRequests = Requests.TestCase
+TestRequests.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

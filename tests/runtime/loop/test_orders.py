@@ -1,0 +1,198 @@
+"""Orders over the wire and what a follower does with them, without MPI: the ranks are threads that share queues."""
+
+import queue
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpsplit.comm import Alone
+from mpsplit.comm.link_counts import nothing
+from mpsplit.errors import RunError
+from mpsplit.package.manifest import Manifest, Rope
+from mpsplit.plan.shards import even_plan
+from mpsplit.runtime.choose.sampling import Sampling
+from mpsplit.runtime.engine.replay import OneHistory, Replay
+from mpsplit.runtime.loop.follow import follow
+from mpsplit.runtime.loop.orders import END, LEAD, MORE, REPORT, STEP, VERSION, Order, Orders, greet
+from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.token_loop import TokenLoop
+from tests.plan.test_shards import facts
+
+int64 = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(st.builds(Order, *[int64] * 6, st.floats(allow_nan=False)))
+def test_an_order_comes_back_from_its_56_bytes(order):
+    packed = order.pack()
+    assert packed.nbytes == 56 and Order.unpack(packed) == order
+    assert packed[:6].tolist() == list(order[:6]) and packed[6:].view(np.float64)[0] == order.temperature
+
+
+class Threads:
+    """One of `size` ranks in this process; writes down what it waited for patiently."""
+
+    def __init__(self, rank, size, mail):
+        self.rank, self.size, self.mail, self.listened, self.awaited = rank, size, mail, 0, 0
+        self.passed = nothing(size)
+
+    @classmethod
+    def world(cls, size):
+        mail = {(a, b): queue.Queue() for a in range(size) for b in range(size)}
+        return [cls(rank, size, mail) for rank in range(size)]
+
+    def send(self, x, peer):
+        self.mail[self.rank, peer].put(np.array(x))
+
+    def recv(self, x, peer):
+        sent = self.mail[peer, self.rank].get(timeout=20)
+        assert (sent.dtype, sent.shape) == (x.dtype, x.shape)
+        x[:] = sent
+
+    def broadcast(self, x, root):
+        if self.rank == root:
+            for peer in range(self.size):
+                if peer != root:
+                    self.send(x, peer)
+        else:
+            self.awaited += 1
+            self.recv(x, root)
+
+    def tell(self, x):
+        self.broadcast(x, LEAD)
+
+    def listen(self, x):
+        self.listened += 1
+        self.recv(x, LEAD)
+
+    def wait(self):
+        self.all_gather(np.zeros(1))
+
+    def all_gather(self, x):
+        for peer in range(self.size):
+            self.send(x, peer)
+        parts = [np.empty_like(x) for _ in range(self.size)]
+        for peer, part in enumerate(parts):
+            self.recv(part, peer)
+        return np.concatenate(parts)
+
+
+class Rows(OneHistory):
+    """Logits that depend on all tokens so far, cut as a plan cuts them."""
+
+    bytes_sent, seconds = 0, 0.0
+
+    def __init__(self, rank, tensor, pipeline=1):
+        plan = even_plan(facts(), tensor, pipeline)
+        self.manifest = Manifest("rows", facts(), plan, Rope((), 1.0), "F32", (130,), (), (), (), {})
+        self.vocabulary, self.tokens, self.steps, self.pages = plan.shards[rank].head, [], [], Replay()
+
+    def step(self, tokens, position, every_row=False):
+        self.steps.append((position, len(tokens)))
+        self.tokens = [*self.tokens[:position], *map(int, tokens)]
+        self.bytes_sent += 100
+        generator = np.random.default_rng([sum(self.tokens), len(self.tokens)])
+        logits = np.float32(generator.standard_normal((1, facts().vocabulary)) * 3)
+        return logits[:, self.vocabulary.start : self.vocabulary.stop]
+
+
+SAMPLINGS = [
+    Sampling(),
+    Sampling(repetition_penalty=1.5, penalty_window=4),
+    Sampling(repetition_penalty=0.7),
+    Sampling(1.0, 5, 0.9, 1.2, seed=1),
+    Sampling(1.0, seed=2),
+    Sampling(2.0, top_p=0.8, seed=3),
+    Sampling(0.8, top_p=0.9, repetition_penalty=1.1),
+]
+
+
+@contextmanager
+def led(tensor, pipeline, **how):
+    """A loop whose ranks follow it until the block ends; all engines, and all communicators."""
+    comms = Threads.world(tensor * pipeline)
+    engines = [Rows(comm.rank, tensor, pipeline) for comm in comms]
+    others = [
+        threading.Thread(target=follow, args=pair, daemon=True) for pair in list(zip(engines, comms, strict=True))[1:]
+    ]
+    for other in others:
+        other.start()
+    loop = TokenLoop(engines[0], comms[0], None, **how)
+    yield loop, engines, comms
+    loop.end()
+    for other in others:
+        other.join(20)
+        assert not other.is_alive()
+
+
+def answers(tensor, pipeline):
+    with led(tensor, pipeline, chunk=4) as (loop, engines, comms):
+        found = [loop.generate(Request((1, 2, 3, 4, 5, 6), 12, sampling, ignore_eos=True)) for sampling in SAMPLINGS]
+    return found, engines, comms
+
+
+@pytest.mark.parametrize("tensor, pipeline", [(1, 2), (2, 1), (2, 2), (4, 1)])
+def test_ranks_that_only_obey_give_the_tokens_of_one_rank(tensor, pipeline):
+    alone, _, _ = answers(1, 1)
+    found, engines, comms = answers(tensor, pipeline)
+    assert [one.token_ids for one in found] == [one.token_ids for one in alone]
+    assert all(engine.steps == engines[0].steps for engine in engines)
+    fed = [
+        2,
+        *[1] * (len(SAMPLINGS) - 1),
+    ]  # steps of the prompt: the first 5 tokens of the later ones are there already
+    assert [one.stats.bytes_between_ranks for one in found] == [100 * (n + 11) * len(engines) for n in fed]
+    for comm in comms[1:]:  # patient for the first order of each request and for the end; chunks bring their tokens
+        assert comm.listened == len(SAMPLINGS) + 1
+
+
+def test_top_p_asks_again_when_the_candidates_do_not_do():
+    from mpsplit.runtime.choose import sampling
+
+    assert facts().vocabulary < sampling.NUCLEUS  # as it stands, these slices are sent whole
+    few, sampling.NUCLEUS = sampling.NUCLEUS, 3
+    try:
+        found, _, _ = answers(2, 1)
+    finally:
+        sampling.NUCLEUS = few
+    assert [one.token_ids for one in found] == [one.token_ids for one in answers(1, 1)[0]]
+
+
+def test_a_token_is_one_order_and_more_tokens_a_second_message():
+    lead, other = Threads.world(2)
+    given, taken = Orders(lead), Orders(other)
+    one, three, more, report = (
+        Order(STEP, 0, 0, 1, 2, 9),
+        Order(STEP, 0, 1, 3, 0, 7),
+        Order(MORE, wanted=-1),
+        Order(REPORT),
+    )
+    given.give(one, [9])
+    given.give(three, [7, 8, 9])
+    given.give(more)
+    given.give(report)
+    given.give(Order(END))
+    got = [taken.take() for _ in range(5)]
+    assert [order for order, _ in got] == [one, three, more, report, Order(END)]
+    assert [tokens.tolist() for _, tokens in got] == [[9], [7, 8, 9], [], [], []]
+    assert (other.listened, other.awaited) == (2, 4)
+
+
+def test_ranks_that_do_not_belong_together_are_refused():
+    greet(Rows(0, 1), Alone())
+
+    class Peer(Alone):
+        def __init__(self, *says):
+            self.says = says
+
+        def all_gather(self, x):
+            return np.concatenate([x, self.says])
+
+    greet(Rows(0, 2), Peer(VERSION, 96, 131))
+    with pytest.raises(RunError, match=f"rank 1 speaks version {VERSION + 1} of the orders"):
+        greet(Rows(0, 2), Peer(VERSION + 1, 96, 131))
+    with pytest.raises(RunError, match=r"rank 1 has loaded rows 60..131 of the head, this rank's package says 96..131"):
+        greet(Rows(0, 2), Peer(VERSION, 60, 131))

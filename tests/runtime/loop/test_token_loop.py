@@ -1,0 +1,134 @@
+"""The token loop over an engine that is a table: what it feeds, when it stops, what it reuses."""
+
+import numpy as np
+import pytest
+
+from mpsplit.comm import Alone
+from mpsplit.errors import RunError
+from mpsplit.package.manifest import Manifest, Rope
+from mpsplit.plan.shards import Range, even_plan
+from mpsplit.runtime.choose.sampling import Sampling
+from mpsplit.runtime.engine.engine_protocol import UNTOLD, each_part
+from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.token_loop import TokenLoop
+from tests.plan.test_shards import facts
+
+EOS = 130
+
+
+class TableEngine:
+    """After token t comes t + 1; writes down every part of a step."""
+
+    def __init__(self):
+        f = facts()
+        plan = even_plan(f, 1, 1)
+        self.manifest = Manifest("table", f, plan, Rope((), 1.0), "F32", (EOS,), (), (), (), {})
+        self.vocabulary, self.bytes_sent, self.seconds, self.spent = Range(0, 131), 0, 0.0, UNTOLD
+        self.steps, self.placed = [], []
+
+    def reserve(self, pages, stored):
+        self.placed.clear()
+
+    def place(self, slot, first, pages):
+        self.placed.append((slot, first, list(pages)))
+
+    def batch(self, tokens, parts):
+        logits = np.ones((len(parts), 131), np.float32)
+        for row, (own, part) in enumerate(each_part(tokens, parts)):
+            self.steps.append((part.position, list(own)))
+            logits[row, (own[-1] + 1) % 131] = 5
+        return logits
+
+
+def loop(chunk=4):
+    return TokenLoop(TableEngine(), Alone(), None, chunk)
+
+
+def test_prompts_go_in_chunks_and_tokens_one_by_one():
+    one = loop()
+    result = one.generate(Request((1, 2, 3, 4, 5, 6), 3))
+    assert result.token_ids == (7, 8, 9) and result.finish_reason == "length"
+    assert one.engine.steps == [(0, [1, 2, 3, 4]), (4, [5, 6]), (6, [7]), (7, [8])]
+    assert result.stats.prompt_tokens == 6 and result.stats.new_tokens == 3 and len(result.stats.peak_rss_bytes) == 1
+
+
+def test_it_stops_at_eos_unless_told_not_to():
+    assert loop().generate(Request((126,), 10)).token_ids == (127, 128, 129, 130)
+    assert loop().generate(Request((126,), 10)).finish_reason == "eos"
+    ignoring = loop().generate(Request((126,), 10, ignore_eos=True))
+    assert ignoring.token_ids == (127, 128, 129, 130, 0, 1, 2, 3, 4, 5) and ignoring.finish_reason == "length"
+
+
+class Evens:
+    """A grammar of ascending even tokens."""
+
+    def __init__(self):
+        self.last = -1
+
+    def allowed(self):
+        ids = np.arange(131)
+        return (ids % 2 == 0) & (ids > self.last)
+
+    def accept(self, token):
+        self.last = token
+
+
+def test_a_grammar_and_log_probabilities_reach_every_choice():
+    pieces = []
+    one = loop()
+    one.submit(Request((1, 2, 3), 3, logprobs=2, grammar=Evens), pieces.append)
+    while one.turn():
+        pass
+    chosen = [each for piece in pieces[:-1] for each in piece.chosen]
+    # after 3 comes 4, and then 5, which is odd: of what is left the first even one that is higher
+    assert [each.id for each in chosen] == [4, 6, 8] and pieces[-1].token_ids == (4, 6, 8)
+    best, other = (logit - np.log(np.exp(5) + 130 * np.exp(1)) for logit in (5, 1))
+    assert [each.logprob for each in chosen] == pytest.approx([best, other, other])
+    assert [[token for token, _ in each.likely] for each in chosen] == [[4, 0], [5, 0], [7, 0]]
+
+
+def test_it_stops_at_the_end_of_the_context():
+    result = loop().generate(Request(tuple(range(120)), 64, ignore_eos=True))
+    assert result.finish_reason == "context" and len(result.token_ids) == 128 - 120
+
+
+def test_a_conversation_that_goes_on_feeds_only_what_is_new():
+    one = loop(100)
+    first = one.generate(Request((1, 2, 3), 2))
+    one.engine.steps.clear()
+    second = one.generate(Request((1, 2, 3, *first.token_ids, 9), 1))
+    assert one.engine.steps == [(4, [5, 9])] and second.stats.cached_tokens == 4
+    one.engine.steps.clear()
+    assert one.generate(Request((1, 2, 9), 1)).stats.cached_tokens == 2
+    assert one.engine.steps == [(2, [9])]
+    assert one.generate(Request((9, 2), 1)).stats.cached_tokens == 0
+
+
+def test_penalties_reach_the_choice():
+    assert loop().generate(Request((3, 4, 3), 1)).token_ids == (4,)
+    punished = loop().generate(Request((3, 4, 3), 1, Sampling(top_k=0, repetition_penalty=10)))
+    assert punished.token_ids == (0,)
+
+
+@pytest.mark.parametrize(
+    "request_, message",
+    [
+        (Request(tuple([1] * 128)), "the prompt has 128 tokens, the context 128; shorten it to 127 or fewer"),
+        (Request(()), "the prompt is empty"),
+        (Request((1, 131)), "token 131 is not in the vocabulary of 131; ids go from 0 to 130"),
+        (Request((-1,)), "token -1 is not in the vocabulary"),
+        (Request((1,), 0), "--max-new-tokens 0 is out of range"),
+        (Request((1,), stops=("x",)), "stop strings need a tokenizer"),
+    ],
+)
+def test_requests_that_cannot_be_answered(request_, message):
+    with pytest.raises(RunError, match=message):
+        loop().generate(request_)
+
+
+def test_an_engine_that_keeps_nothing_forgets_nothing():
+    one = loop()
+    one.engine.name = "table"
+    with pytest.raises(RunError, match="the table engine cannot keep its cache on disk"):
+        one.forget("sessions/http-x", 1.0)
+    assert not one.keeper.old
