@@ -1,9 +1,10 @@
-"""Microseconds of an 8 KB all_reduce between the ranks: our C++ against mpi4py, in turns, so that both meet the same weather.
+"""Microseconds of an 8 KB all_reduce between the ranks: our C++ against mpi4py, in turns, so that
+both meet the same weather.
 
     mpirun -np 2 python bench/all_reduce.py [--json] [--bytes 8192] [--rounds 50]
 
-Each round times `CALLS` calls of each, one by one, on rank 0; the table has the median and the tenth and ninetieth percentile
-of all of them. `native mpi` is the C++ without shared memory.
+Each round times `CALLS` calls of each, one by one, on rank 0; the table has the median and the
+tenth and ninetieth percentile of all of them. `native mpi` is the C++ without shared memory.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def main() -> None:
         print(json.dumps({**facts, "ways": {way: dict(zip(names, row, strict=True)) for way, row in rows.items()}}))
         return
     print(
-        f"all_reduce of {given.bytes} bytes of float32, {world.size} ranks on {os.cpu_count()} cores, {facts['calls']} calls each"
+        f"all_reduce of {given.bytes} bytes of float32, {world.size} ranks on {os.cpu_count()} cores, {facts['calls']}"
+        " calls each"
     )
     print(f"{'':16}{'median us':>12}{'p10':>10}{'p90':>10}")
     for way, row in rows.items():

@@ -1,9 +1,11 @@
-"""Several clients at once: time to first token and tokens a second of a real server, at 1, 4 and 8 clients, interleaved.
+"""Several clients at once: time to first token and tokens a second of a real server, at 1, 4 and 8
+clients, interleaved.
 
     python bench/clients.py PACKAGE [--clients 1,4,8] [--rounds 5] [--tokens 128] [--kv f32]
 
-Starts `mpsplit serve` and asks it over HTTP: each client sends a prompt of its own of 32 random tokens, and all begin together.
-Prints medians over the rounds, and the ratio of each number of clients to one client, round by round.
+Starts `mpsplit serve` and asks it over HTTP: each client sends a prompt of its own of 32 random
+tokens, and all begin together. Prints medians over the rounds, and the ratio of each number of
+clients to one client, round by round.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ PROMPT = 32
 
 
 def ask(address: str, tokens: list[int], new: int) -> tuple[float, float]:
-    """Seconds to the first token, and from there to the last one, for each; as the server tells them with the answer."""
+    """Seconds to the first token, and from there to the last one, for each; as the server tells
+    them with the answer."""
     body = dict(model="x", prompt=tokens, max_tokens=new, temperature=0, ignore_eos=True)
     request = urllib.request.Request(
         f"{address}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}

@@ -1,10 +1,13 @@
-"""What converting a large model takes: memory and bytes of each rank, and time. In: a shape and a number of ranks. Out: a line each, or JSON.
+"""What converting a large model takes: memory and bytes of each rank, and time.
+
+In: a shape and a number of ranks. Out: a line each, or JSON.
 
     python bench/conversion.py --shape vicuna-7b --dtype float16 --ranks 2 --quant q4 --dir /somewhere [--calibrate TEXT]
 
-Makes the random checkpoint if it is not in --dir (13.5 GB), runs `mpsplit partition`, `convert` and `run` on it as a user would, and
-meanwhile looks twenty times a second at each rank and all it has started. Memory is the sum of their resident pages at one moment. To calibrate, the
-random model borrows the tokenizer of examples/tiny-vicuna.
+Makes the random checkpoint if it is not in --dir (13.5 GB), runs `mpsplit partition`, `convert` and
+`run` on it as a user would, and meanwhile looks twenty times a second at each rank and all it has
+started. Memory is the sum of their resident pages at one moment. To calibrate, the random model
+borrows the tokenizer of examples/tiny-vicuna.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""How near QLinear comes to the memory at one row, and how many operations a second it does at many.
+"""How near QLinear comes to the memory at one row, and how many operations a second it does at
+many.
 
     python bench/kernels.py [--bits 4 6 8 16] [--block 32] [--path vnni] [--json]
 
-Method: copies of a matrix of 11008 x 4096, never less than 300 MB together, more than any
-cache here. A round decodes every copy once (one row) and reads every copy once, one after the other and half the copies apart, so
-that a neighbour's load falls on both and neither finds the other's lines in a cache. GB/s are medians over rounds, "of read" the
-median of the rounds' ratios, "best" the ratio of the fastest rounds. GOP/s counts 2 * rows * n * k on two of the matrices, and
-includes quantising x.
+Method: copies of a matrix of 11008 x 4096, never less than 300 MB together, more than any cache
+here. A round decodes every copy once (one row) and reads every copy once, one after the other and
+half the copies apart, so that a neighbour's load falls on both and neither finds the other's lines
+in a cache. GB/s are medians over rounds, "of read" the median of the rounds' ratios, "best" the
+ratio of the fastest rounds. GOP/s counts 2 * rows * n * k on two of the matrices, and includes
+quantising x.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The same shape of model through mpsplit, llama.cpp and transformers, in turns, and how many times faster ours is.
+"""The same shape of model through mpsplit, llama.cpp and transformers, in turns, and how many times
+faster ours is.
 
     python bench/peers.py [SHAPE] [--only ours-q4 llama-q4_0] [--threads 1 2] [--rounds 5] [--peers-python PYTHON] [--json]
 
-Each contender is a process of its own that sleeps until its turn (bench/contenders), and beside each turn this one reads the memory.
-bench/README.md tells the method.
+Each contender is a process of its own that sleeps until its turn (bench/contenders), and beside
+each turn this one reads the memory. bench/README.md tells the method.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ def gguf_files(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def play_rounds(match: Match, rounds: int) -> dict[Turn, list[dict[str, float]]]:
-    """turn -> its rounds: tokens a second by name, and `read`, the memory's GB/s right before and after."""
+    """turn -> its rounds: tokens a second by name, and `read`, the memory's GB/s right before and
+    after."""
     size = min(max([*match.weights.values(), BEYOND_CACHES]), ENOUGH)
     memory = np.ones(size, np.uint8)
     found: dict[Turn, list[dict[str, float]]] = {turn: [] for turn in match.turns}

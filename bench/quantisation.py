@@ -2,11 +2,13 @@
 
     python bench/quantisation.py [--kinds q4 q6 q8 bf16] [--methods minmax mse awq gptq awq+gptq] [--block 32] [--json]
 
-Method: eval.jsonl's first 50 lines are the calibration text (awq, gptq; both with searched scales), the other 150 are what is measured on.
-Every row is a package of one rank as `mpsplit convert` stores it, run by the native engine. Weight error is |W - Q| / |W| over all linear
-weights (not after awq, which stores other ones). KL (nats a token, float32 against this) and top-1 agreement are over all positions of
-prompts and the answers that float32 gave, what all prompts begin with counted once; "right" is how many of the 150 prompts are answered right, greedily. Bits a weight: packed weights over the
-number of weights in it. First float32 weights with each kind of cache (--kv).
+Method: eval.jsonl's first 50 lines are the calibration text (awq, gptq; both with searched scales),
+the other 150 are what is measured on. Every row is a package of one rank as `mpsplit convert`
+stores it, run by the native engine. Weight error is |W - Q| / |W| over all linear weights (not
+after awq, which stores other ones). KL (nats a token, float32 against this) and top-1 agreement are
+over all positions of prompts and the answers that float32 gave, what all prompts begin with counted
+once; "right" is how many of the 150 prompts are answered right, greedily. Bits a weight: packed
+weights over the number of weights in it. First float32 weights with each kind of cache (--kv).
 """
 
 from __future__ import annotations
@@ -143,11 +145,15 @@ def compared(
 
 
 def markdown(rows: list[Row]) -> str:
-    head = "| kind | method | bits a weight | weight error | KL, nats | top-1 | right |\n|---|---|---:|---:|---:|---:|---:|"
+    head = (
+        "| kind | method | bits a weight | weight error | KL, nats | top-1 | right"
+        " |\n|---|---|---:|---:|---:|---:|---:|"
+    )
     return "\n".join(
         [head]
         + [
-            f"| {r.kind} | {r.method} | {r.bits:.2f} | {'' if r.error is None else f'{r.error:.3%}'} | {r.kl:.2e} | {r.top1:.2%} | {r.right:.1%} |"
+            f"| {r.kind} | {r.method} | {r.bits:.2f} | {'' if r.error is None else f'{r.error:.3%}'} | {r.kl:.2e} |"
+            f" {r.top1:.2%} | {r.right:.1%} |"
             for r in rows
         ]
     )

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Makes examples/tiny-vicuna: a Llama of 1.1 million parameters that really answers, from nothing but this script.
+"""Makes examples/tiny-vicuna: a Llama of 1.1 million parameters that really answers, from nothing
+but this script.
 
-In: a seed. Out: config.json, model.safetensors (fp16), the tokenizer, the Vicuna v1.5 chat template and eval.jsonl,
-200 prompts with exact answers. The invariant: no eval prompt of a task that has room for it (sums, differences,
-words) is ever trained on.
+In: a seed. Out: config.json, model.safetensors (fp16), the tokenizer, the Vicuna v1.5 chat template
+and eval.jsonl, 200 prompts with exact answers. The invariant: no eval prompt of a task that has
+room for it (sums, differences, words) is ever trained on.
 
     python examples/train_tiny_vicuna.py [--out examples/tiny-vicuna] [--threads 2]
 """
@@ -21,8 +22,8 @@ SYSTEM = (
 )
 # Vicuna v1.5: "SYSTEM USER: question ASSISTANT: answer</s>USER: ..."
 CHAT_TEMPLATE = (
-    "{%- if messages[0]['role'] == 'system' -%}{%- set system = messages[0]['content'] -%}{%- set turns = messages[1:] -%}"
-    "{%- else -%}{%- set system = '" + SYSTEM.replace("'", "\\'") + "' -%}{%- set turns = messages -%}{%- endif -%}"
+    "{%- if messages[0]['role'] == 'system' -%}{%- set system = messages[0]['content'] -%}{%- set turns = messages[1:]"
+    " -%}{%- else -%}{%- set system = '" + SYSTEM.replace("'", "\\'") + "' -%}{%- set turns = messages -%}{%- endif -%}"
     "{{ bos_token + system + ' ' }}"
     "{%- for message in turns -%}"
     "{%- if message['role'] == 'user' -%}{{ 'USER: ' + message['content'] + ' ' }}"
@@ -35,10 +36,10 @@ CHAT_TEMPLATE = (
 CAPITALS = dict(
     pair.split(":")
     for pair in (
-        "France:Paris Germany:Berlin Italy:Rome Spain:Madrid Portugal:Lisbon Austria:Vienna Greece:Athens Norway:Oslo "
-        "Sweden:Stockholm Finland:Helsinki Denmark:Copenhagen Poland:Warsaw Hungary:Budapest Ireland:Dublin Japan:Tokyo "
-        "China:Beijing India:Delhi Egypt:Cairo Kenya:Nairobi Peru:Lima Chile:Santiago Cuba:Havana Canada:Ottawa "
-        "Russia:Moscow Turkey:Ankara Iran:Tehran Iraq:Baghdad Thailand:Bangkok Vietnam:Hanoi Ghana:Accra"
+        "France:Paris Germany:Berlin Italy:Rome Spain:Madrid Portugal:Lisbon Austria:Vienna Greece:Athens Norway:Oslo"
+        " Sweden:Stockholm Finland:Helsinki Denmark:Copenhagen Poland:Warsaw Hungary:Budapest Ireland:Dublin"
+        " Japan:Tokyo China:Beijing India:Delhi Egypt:Cairo Kenya:Nairobi Peru:Lima Chile:Santiago Cuba:Havana"
+        " Canada:Ottawa Russia:Moscow Turkey:Ankara Iran:Tehran Iraq:Baghdad Thailand:Bangkok Vietnam:Hanoi Ghana:Accra"
     ).split()
 )
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
@@ -56,12 +57,13 @@ SMALL_TALK = {
     "Tell me a joke": "Why did the model cross the network? To get to the other rank.",
 }
 WORDS = (
-    "APPLE BREAD CHAIR DANCE EAGLE FLAME GRAPE HOUSE ISLAND JUICE KNIFE LEMON MOUSE NIGHT OCEAN PIANO QUEEN RIVER STONE "
-    "TABLE UNCLE VOICE WATER YOUTH ZEBRA BOAT CAKE DUCK EAST FISH GOLD HAND IRON JUMP KING LAMP MOON NEST OVEN PARK QUIZ "
-    "RAIN SNOW TREE UNIT VASE WIND YARD ZERO ANT BEE CAT DOG EGG FOX GAS HAT INK JAR KEY LEG MAP NUT OWL PEN RAT SUN TEA "
-    "URN VAN WEB YAK ZOO ANGLE BASIN CLOUD DREAM EARTH FIELD GHOST HONEY IVORY JEWEL LIGHT MUSIC NURSE OLIVE PLANT ROBOT "
-    "SUGAR TIGER BANANA CANDLE DESERT ENGINE FLOWER GARDEN HAMMER INSECT JUNGLE KETTLE LADDER MARKET NEEDLE ORANGE PENCIL "
-    "RABBIT SILVER TEMPLE VALLEY WINDOW YELLOW BRIDGE CASTLE DONKEY FOREST GUITAR HELMET MIRROR PEPPER ROCKET SCHOOL TURTLE"
+    "APPLE BREAD CHAIR DANCE EAGLE FLAME GRAPE HOUSE ISLAND JUICE KNIFE LEMON MOUSE NIGHT OCEAN PIANO QUEEN RIVER STONE"
+    " TABLE UNCLE VOICE WATER YOUTH ZEBRA BOAT CAKE DUCK EAST FISH GOLD HAND IRON JUMP KING LAMP MOON NEST OVEN PARK"
+    " QUIZ RAIN SNOW TREE UNIT VASE WIND YARD ZERO ANT BEE CAT DOG EGG FOX GAS HAT INK JAR KEY LEG MAP NUT OWL PEN RAT"
+    " SUN TEA URN VAN WEB YAK ZOO ANGLE BASIN CLOUD DREAM EARTH FIELD GHOST HONEY IVORY JEWEL LIGHT MUSIC NURSE OLIVE"
+    " PLANT ROBOT SUGAR TIGER BANANA CANDLE DESERT ENGINE FLOWER GARDEN HAMMER INSECT JUNGLE KETTLE LADDER MARKET"
+    " NEEDLE ORANGE PENCIL RABBIT SILVER TEMPLE VALLEY WINDOW YELLOW BRIDGE CASTLE DONKEY FOREST GUITAR HELMET MIRROR"
+    " PEPPER ROCKET SCHOOL TURTLE"
 ).split()
 HELD_OUT_WORDS = set(WORDS[1::2])
 
@@ -72,7 +74,8 @@ def held_out(a: int, b: int) -> bool:
 
 
 def addition(a: int, b: int) -> tuple[str, str]:
-    """Question and answer, with the carrying spelled out: "7+6=13, 5+8+1=14. The answer is 143."."""
+    """Question and answer, with the carrying spelled out: "7+6=13, 5+8+1=14. The answer is
+    143."."""
     ones = a % 10 + b % 10
     tens = f"{a // 10}+{b // 10}" + ("+1" if ones > 9 else "")
     work = f"{a % 10}+{b % 10}={ones}, {tens}={a // 10 + b // 10 + ones // 10}"
@@ -148,7 +151,8 @@ def training_turn(rng: random.Random) -> tuple[str, str]:
 
 
 def evaluation(rng: random.Random) -> list[tuple[str, str]]:
-    """200 questions: 50 sums, 50 differences and 60 words never trained, 20 capitals, 14 days and months, 6 small talk."""
+    """200 questions: 50 sums, 50 differences and 60 words never trained, 20 capitals, 14 days and
+    months, 6 small talk."""
     words = rng.sample(sorted(HELD_OUT_WORDS), 60)
     questions = [addition(*numbers(rng, True)) for _ in range(50)]
     questions += [subtraction(*sorted(numbers(rng, True), reverse=True)) for _ in range(50)]
@@ -162,7 +166,8 @@ def evaluation(rng: random.Random) -> list[tuple[str, str]]:
 
 
 def make_tokenizer(rng: random.Random, size: int):
-    """Byte-level BPE in which digits and capitals stay tokens of their own: sums and spelling are learnt on them."""
+    """Byte-level BPE in which digits and capitals stay tokens of their own: sums and spelling are
+    learnt on them."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -190,7 +195,8 @@ def make_tokenizer(rng: random.Random, size: int):
 
 
 class Packer:
-    """Fills rows of `length` tokens with whole conversations; labels are -100 outside the answers."""
+    """Fills rows of `length` tokens with whole conversations; labels are -100 outside the
+    answers."""
 
     def __init__(self, tokenizer, rng: random.Random, length: int):
         self.rng, self.length = rng, length

@@ -1,4 +1,5 @@
-"""mpsplit takes a Vicuna-class model apart so that machines which cannot hold it can run it together.
+"""mpsplit takes a Vicuna-class model apart so that machines which cannot hold it can run it
+together.
 
 The tree reads in the order in which data flows: plan -> export -> package -> runtime -> serve.
 What one types is in commands, a file a command, and what several commands share in options.

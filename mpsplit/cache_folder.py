@@ -1,4 +1,5 @@
-"""Where mpsplit keeps what can be made again: built C++, sources of others, which files were found whole."""
+"""Where mpsplit keeps what can be made again: built C++, sources of others, which files were found
+whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The command line: the table of commands, and what becomes of their errors. In: arguments. Out: an exit code:
+"""The command line: the table of commands, and what becomes of their errors.
+
+In: arguments. Out: an exit code:
 
 0 done, 1 `verify` found a difference or `doctor` a fault, 2 something the user can mend.
 """
@@ -172,7 +174,8 @@ class EndedByMpirun(BaseException):
 
 
 def _fail(message: str, code: int) -> int:
-    """One line on the error stream; with peers, the end of all of them. When all ranks fail alike, the first one speaks."""
+    """One line on the error stream; with peers, the end of all of them. When all ranks fail alike,
+    the first one speaks."""
     rank = mpi_rank()
     if rank is None:
         print(f"mpsplit: {message}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The errors a person can mend. Each message says what happened, with the numbers, and what to do.
 
-The command line prints them as one line and exits with 2; anything else is a programming error and keeps its traceback.
+The command line prints them as one line and exits with 2; anything else is a programming error and
+keeps its traceback.
 """
 
 

@@ -1,7 +1,8 @@
 """Starts this very command again under mpirun, so that nobody has to know Open MPI's switches.
 
-In: a number of ranks and the command's own arguments. Out: its exit code. mpirun's boxed notices are left out of the error
-stream; when no rank said why it ended, the notice is told in one line instead, with the number of the rank.
+In: a number of ranks and the command's own arguments. Out: its exit code. mpirun's boxed notices
+are left out of the error stream; when no rank said why it ended, the notice is told in one line
+instead, with the number of the rank.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ RULE = "-" * 20  # mpirun draws its notices between lines of dashes
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # more ranks than cores is the user's choice
-    "PRTE_MCA_hwloc_default_binding_policy": "none",  # a bound rank cannot use the cores it was given
+    # more ranks than cores is the user's choice
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    # a bound rank cannot use the cores it was given
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
 }
 
 
@@ -47,8 +50,9 @@ def find_mpirun() -> str:
 def start(
     ranks: int, arguments: list[str], hostfile: str | None = None, reads_input: bool = False, ends_itself: bool = False
 ) -> int:
-    """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits; with `reads_input` our standard input goes to rank 0; what `ends_itself`
-    on a signal gets each one from us, once, and all the time that it takes."""
+    """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits; with `reads_input` our standard input
+    goes to rank 0; what `ends_itself` on a signal gets each one from us, once, and all the time
+    that it takes."""
     mpirun = find_mpirun()
     if hostfile and not Path(hostfile).is_file():
         raise LaunchError(f"there is no hostfile {hostfile}; write one line a machine, such as 'board-1 slots=1'")
@@ -149,7 +153,10 @@ def explain(boxed: str, code: int) -> str:
     """What mpirun said, in one line."""
     flat = " ".join(boxed.split())
     if killed := re.search(r"process rank (\d+) .*?exited on signal (\d+) \(([^)]*)\)", flat):
-        return f"rank {killed[1]} was ended by signal {killed[2]} ({killed[3]}), and the others with it; was there memory left on its host?"
+        return (
+            f"rank {killed[1]} was ended by signal {killed[2]} ({killed[3]}), and the others with it; was there memory"
+            " left on its host?"
+        )
     if ended := re.search(r"Process name: \[.*?,(\d+)\] Exit code: (\d+)", flat):
         return f"rank {ended[1]} ended with {ended[2]} without a word, and the others with it"
     return f"mpirun ended with {code}: {flat or 'it said nothing'}"

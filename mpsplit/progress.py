@@ -1,4 +1,5 @@
-"""Progress bars for long work, on rank 0 only and only on a terminal; tables for people, in colours only there."""
+"""Progress bars for long work, on rank 0 only and only on a terminal; tables for people, in colours
+only there."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from mpsplit.comm import mpi_rank
 
 T = TypeVar("T")
 WIDE = 160  # columns where there is no terminal
-TERMINAL = "MPSPLIT_TERMINAL"  # set by mpirun.py, which sees the terminal that mpirun hides from its ranks
+# set by mpirun.py, which sees the terminal that mpirun hides from its ranks
+TERMINAL = "MPSPLIT_TERMINAL"
 
 
 def on_terminal() -> bool:
@@ -44,7 +46,8 @@ def percent_bar(what: str) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def bytes_bar(what: str, total: int) -> Iterator[Callable[[str, int], None]]:
-    """A function to call with what is worked on and the bytes that are done, which shows their rate and the time that is left."""
+    """A function to call with what is worked on and the bytes that are done, which shows their rate
+    and the time that is left."""
     if not _shown():
         yield lambda name, count: None
         return
@@ -67,8 +70,8 @@ def _shown() -> bool:
 
 
 def console(stderr: bool = False):
-    """A rich Console. Under mpirun every rank's output looks like a terminal; mpirun.py knows whether there is one. What is none has
-    no edge to keep to."""
+    """A rich Console. Under mpirun every rank's output looks like a terminal; mpirun.py knows
+    whether there is one. What is none has no edge to keep to."""
     from rich.console import Console
 
     found = Console(stderr=stderr, force_terminal=None if mpi_rank() is None else on_terminal())

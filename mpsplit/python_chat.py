@@ -1,10 +1,13 @@
-"""A conversation from Python. In: a package. Out: answers; the ranks are those of an mpirun, or are started here.
+"""A conversation from Python.
+
+In: a package. Out: answers; the ranks are those of an mpirun, or are started here.
 
     from mpsplit import Chat
     with Chat("build/vicuna") as chat:
         chat.generate("What is 57+86?", on_text=print)
 
-Under mpirun every rank makes its Chat; rank 0 goes on with it, the others stay in it until rank 0 is done, and end.
+Under mpirun every rank makes its Chat; rank 0 goes on with it, the others stay in it until rank 0
+is done, and end.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ PATIENCE = 10  # seconds in which ranks that were started here may end by themse
 
 
 class Chat:
-    """`settings` are those of `mpsplit chat` (temperature=0.7, system="..."); a call's own come before them."""
+    """`settings` are those of `mpsplit chat` (temperature=0.7, system="..."); a call's own come
+    before them."""
 
     def __init__(self, package: str | Path, **settings):
         self.package, self._started, self._meeting = Path(package), [], None
@@ -70,7 +74,8 @@ class Chat:
         self._conversation.reset()
 
     def benchmark(self, prompt_tokens: int = 128, new_tokens: int = 64) -> dict:
-        """Tokens a second of a prompt of chance that nothing is known of, and of the answer to it."""
+        """Tokens a second of a prompt of chance that nothing is known of, and of the
+        answer to it."""
         seed = time.time_ns()
         tokens = np.random.default_rng(seed).integers(0, self._loop.facts.vocabulary, prompt_tokens).tolist()
         stats: Stats = self._loop.generate(Request(tuple(tokens), new_tokens, ignore_eos=True)).stats

@@ -1,6 +1,8 @@
-"""What tests share: a time limit that no hang survives, small random models of every family, and packages made of them.
+"""What tests share: a time limit that no hang survives, small random models of every family, and
+packages made of them.
 
-The suite runs on one rank, and its mpi-marked tests again on 2 and 4. A test that every rank takes part in uses `world`.
+The suite runs on one rank, and its mpi-marked tests again on 2 and 4. A test that every rank takes
+part in uses `world`.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ FAMILIES = ("llama", "llama-mha-tied", "llama-bias", "llama-rope3", "mistral-win
 
 
 def make_model(family: str, folder: Path, dtype: str = "float32", changes: dict | None = None, **save) -> Path:
-    """A random model of the family, its sizes changed as asked, its biases and norms random too, saved as transformers saves it."""
+    """A random model of the family, its sizes changed as asked, its biases and norms random too,
+    saved as transformers saves it."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -114,7 +117,8 @@ def weight_path(folder: Path, role: str = "floats", number: int = 0) -> Path:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    """Under mpirun rank 0 reports; the others keep their report to themselves unless something failed."""
+    """Under mpirun rank 0 reports; the others keep their report to themselves unless something
+    failed."""
     if mpi_rank():
         config.pluginmanager.getplugin("terminalreporter")._tw._file = io.StringIO()
 
@@ -126,7 +130,8 @@ def pytest_unconfigure(config):
 
 
 def pytest_testnodedown(node, error):
-    """A process of pytest-xdist is gone, and its tests with it: that is more than a test that failed."""
+    """A process of pytest-xdist is gone, and its tests with it: that is more than a test that
+    failed."""
     if error:
         node.config.lost = True
 
@@ -142,7 +147,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without what would show nothing new on so many ranks, and what only a thorough run looks for."""
+    """Without what would show nothing new on so many ranks, and what only a thorough run
+    looks for."""
 
     def wanted(item) -> bool:
         most, thorough = item.get_closest_marker("most"), item.get_closest_marker("thorough")
@@ -162,7 +168,8 @@ def thorough(*cases, ranks: int = 1) -> list:
 
 @contextmanager
 def turn(folder: Path, alone: bool):
-    """While the block runs, no test that asked to be alone runs beside it; who waits to be alone keeps the door shut for the others."""
+    """While the block runs, no test that asked to be alone runs beside it; who waits to be alone
+    keeps the door shut for the others."""
     with open(folder / "door", "w") as door, open(folder / "room", "w") as room:
         fcntl.flock(door, fcntl.LOCK_EX)
         fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
@@ -182,7 +189,8 @@ def taking_turns(request, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def time_limit(request, taking_turns):
-    """Ends this rank with the stacks of its threads when a test hangs; mpirun then ends the others."""
+    """Ends this rank with the stacks of its threads when a test hangs; mpirun then ends
+    the others."""
     marker = request.node.get_closest_marker("seconds")
     others = 2 if os.environ.get("PYTEST_XDIST_WORKER") else 1  # the cores are shared
     seconds = others * (marker.args[0] if marker else 120)
@@ -201,7 +209,8 @@ def shared_folder(world):
     """A temporary directory that all ranks see."""
     folder = Path(world.exchange(tempfile.mkdtemp(prefix="mpsplit-test-"))[0])
     yield folder
-    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)  # ranks that are not in step meet nobody here
+    # ranks that are not in step meet nobody here
+    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
     world.exchange(None)
     faulthandler.cancel_dump_traceback_later()
     shutil.rmtree(folder, ignore_errors=True)
@@ -223,7 +232,8 @@ def model_of(world, shared_folder):
 
 @pytest.fixture(scope="session")
 def package_of(world, shared_folder, model_of):
-    """(model directory or family, tensor, pipeline) -> its package; every rank its part, or one rank all of them."""
+    """(model directory or family, tensor, pipeline) -> its package; every rank its part, or one
+    rank all of them."""
     from mpsplit.export.convert import convert
     from mpsplit.export.graph.pnnx import find_pnnx
     from mpsplit.export.model.model_source import read_config

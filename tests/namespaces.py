@@ -1,7 +1,8 @@
 """Several hosts on one machine: network namespaces with names and a slow cable between them.
 
-In: names, a delay. Out: commands that run on a host. Where the kernel has netem, hosts are on a bridge by veth, and netem delays; elsewhere
-each has a tap, and a thread of ours is the cable. `why_not` says what this machine lacks for either.
+In: names, a delay. Out: commands that run on a host. Where the kernel has netem, hosts are on a
+bridge by veth, and netem delays; elsewhere each has a tap, and a thread of ours is the cable.
+`why_not` says what this machine lacks for either.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def why_not() -> str:
 
 @contextmanager
 def hosts(names: list[str], delay_ms: float = 0):
-    """name -> the words before a command that is to run on this host. `delay_ms`: what a message takes one way, besides."""
+    """name -> the words before a command that is to run on this host. `delay_ms`: what a message
+    takes one way, besides."""
     with ExitStack() as undo:
         for name in names:
             _do(f"ip netns add {name}")

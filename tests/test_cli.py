@@ -162,7 +162,10 @@ def test_run_dumps_every_step(package, tmp_path):
         {name: held[name].shape for name in ("hidden_states.5", "present_key.4")}
         for held in map(np.load, sorted((tmp_path / "in").iterdir()))
     ]
-    of_step = lambda rows, length: {"hidden_states.5": (1, rows, 128), "present_key.4": (1, 4, length, 16)}  # noqa: E731
+    of_step = lambda rows, length: {
+        "hidden_states.5": (1, rows, 128),
+        "present_key.4": (1, 4, length, 16),
+    }
     assert shapes == [of_step(3, 3), of_step(1, 4), of_step(1, 5)]
     assert "holds an earlier dump of 3 files" in refused(*asked)
     assert "give --dump DIR with it" in refused("run", package, "--prompt-ids", "1", "--dump-per-rank")

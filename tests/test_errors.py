@@ -1,4 +1,5 @@
-"""Every bad input a person can give: exit code 2, one line with numbers and a remedy, no traceback, nothing half-written."""
+"""Every bad input a person can give: exit code 2, one line with numbers and a remedy, no traceback,
+nothing half-written."""
 
 import json
 import os
@@ -20,7 +21,8 @@ from tests.conftest import make_model, weight_path
 MPSPLIT = [sys.executable, "-m", "mpsplit"]
 
 
-# pytest-mpi makes this process an MPI world of its own; what is started from it must not think that it is in there
+# pytest-mpi makes this process an MPI world of its own; what is started from it must not think that
+# it is in there
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PRTE_"))}
 
 
@@ -296,6 +298,9 @@ def test_ctrl_c_ends_all_ranks(talking_package, sent):
 def test_what_mpirun_says_is_told_in_one_line():
     killed = "prterun noticed that process rank 1 with PID 2291 on node vm exited on\nsignal 9 (Killed).\n"
     assert explain(killed, 137).startswith("rank 1 was ended by signal 9 (Killed), and the others with it")
-    ended = "causing the job to be terminated. The first process to do so was:\n\n   Process name: [prterun-vm-22@1,3]\n   Exit code:    5\n"
+    ended = (
+        "causing the job to be terminated. The first process to do so was:\n\n   Process name: [prterun-vm-22@1,3]\n  "
+        " Exit code:    5\n"
+    )
     assert explain(ended, 5) == "rank 3 ended with 5 without a word, and the others with it"
     assert explain("", 1) == "mpirun ended with 1: it said nothing"

@@ -1,4 +1,7 @@
-"""How the house stands: the direction of imports, no circles, rooms that can be seen at a glance. Read from the source with ast."""
+"""How the house stands: the direction of imports, no circles, rooms that can be seen at a glance.
+
+Read from the source with ast.
+"""
 
 import ast
 import functools
@@ -11,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "mpsplit"
 GROUND = {"cache_folder", "errors", "comm", "native", "progress"}  # what every part stands on
-# The package is the border: both halves import it, it imports neither, and neither half imports the other.
+# The package is the border: both halves import it, it imports neither, and neither half imports the
+# other.
 MAY_IMPORT = {
     "plan": {"families"},
     "package": {"families", "plan"},
@@ -20,7 +24,8 @@ MAY_IMPORT = {
     "measure": {"plan", "package", "runtime"},
     "check": {"plan", "package", "export", "runtime"},
     "serve": {"runtime"},
-    "options": {"plan", "package", "export", "runtime", "mpirun"},  # what commands share knows no command
+    # what commands share knows no command
+    "options": {"plan", "package", "export", "runtime", "mpirun"},
 }
 FORBIDDEN = {
     "families": {"torch", "transformers", "ncnn", "numpy"},
@@ -70,7 +75,8 @@ def test_a_part_imports_only_what_stands_before_it(part):
 
 
 def test_no_circles():
-    """The __init__ of a room is loaded before its files, and imports some of them; as a part of a circle it does not count."""
+    """The __init__ of a room is loaded before its files, and imports some of them; as a part of a
+    circle it does not count."""
     graph = {name: (imports(path) & set(modules())) - {name} for name, path in modules().items()}
     rooms = {name for name, path in modules().items() if path.name == "__init__.py"}
     graphlib.TopologicalSorter(
@@ -84,7 +90,8 @@ def rooms():
 
 @pytest.mark.parametrize("room", rooms(), ids=lambda room: str(room.relative_to(ROOT)))
 def test_a_room_tells_what_is_in_it(room):
-    """One line of why, then every file and every room inside; commands stand in a table of cli.py."""
+    """One line of why, then every file and every room inside; commands stand in a table of
+    cli.py."""
     said = (room / "__init__.py").read_text(encoding="utf-8")
     inside = [path for path in room.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     if room.name == "commands":
@@ -112,7 +119,8 @@ def test_a_name_stands_once():
     ],
 )
 def test_what_is_never_loaded(loaded, never):
-    """--help waits for no engine; torch takes more memory than all the rest, which would bound a rank's conversion."""
+    """--help waits for no engine; torch takes more memory than all the rest, which would bound a
+    rank's conversion."""
     program = f"import sys, {loaded}; sys.exit(' '.join({never} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

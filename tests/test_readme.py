@@ -19,7 +19,8 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding=
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Runs one line of the README in an empty directory, as a shell with the environment activated would."""
+    """Runs one line of the README in an empty directory, as a shell with the environment activated
+    would."""
     place = tmp_path_factory.mktemp("readme")
     environment = {**OPEN_MPI, **CLEAN, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 

@@ -1,7 +1,8 @@
-"""A random Llama of ours as llama.cpp's files: python gguf_of.py CHECKPOINT OUT.gguf KIND [OUT.gguf KIND ...]
+"""A random Llama of ours as llama.cpp's files: python gguf_of.py CHECKPOINT OUT.gguf KIND [OUT.gguf
+KIND ...]
 
-KIND is q4_0, q4_k_m, q8_0. The rows of q and k stay in Hugging Face's order, which changes no timing; the vocabulary is dummy words.
-Needs the extra `peers`.
+KIND is q4_0, q4_k_m, q8_0. The rows of q and k stay in Hugging Face's order, which changes no
+timing; the vocabulary is dummy words. Needs the extra `peers`.
 """
 
 from __future__ import annotations

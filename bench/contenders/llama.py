@@ -1,4 +1,7 @@
-"""llama.cpp by the C functions of llama-cpp-python: python llama.py FILE.gguf. Needs the extra `peers`."""
+"""llama.cpp by the C functions of llama-cpp-python: python llama.py FILE.gguf.
+
+Needs the extra `peers`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""A contender's end of the pipe: it warms up, says that it is ready, plays a round for each order, and sleeps in between.
+"""A contender's end of the pipe: it warms up, says that it is ready, plays a round for each order,
+and sleeps in between.
 
-In: a line with the number of threads for each round, then `end`. Out: a line of JSON each: tokens a second by name. Imported by the
-scripts beside it, which run in different Python environments: nothing but the standard library.
+In: a line with the number of threads for each round, then `end`. Out: a line of JSON each: tokens a
+second by name. Imported by the scripts beside it, which run in different Python environments:
+nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def serve(play: Callable[[int], dict[str, float]]) -> None:
 
 
 def timed_round(prefill: Callable[[int], None], decode: Callable[[int], None]) -> dict[str, float]:
-    """Prefill of each length from nothing, longest first, then single tokens, at the position they are given."""
+    """Prefill of each length from nothing, longest first, then single tokens, at the position they
+    are given."""
     found = {}
     for length in sorted(LENGTHS, reverse=True):
         began = time.perf_counter()

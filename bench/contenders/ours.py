@@ -1,4 +1,7 @@
-"""mpsplit, on every rank of a package: python ours.py PACKAGE [ENGINE]. The threads come from OMP_NUM_THREADS."""
+"""mpsplit, on every rank of a package: python ours.py PACKAGE [ENGINE].
+
+The threads come from OMP_NUM_THREADS.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""What `mpsplit verify` asks of an Agreement before it calls two models the same. In: measured numbers, limits. Out: what failed, as text.
+"""What `mpsplit verify` asks of an Agreement before it calls two models the same.
 
-Quantised weights cannot give the original's logits, so each kind has limits of its own: a few times what a sound package of a small
-model shows, far below what a damaged one does.
+In: measured numbers, limits. Out: what failed, as text.
+
+Quantised weights cannot give the original's logits, so each kind has limits of its own: a few times
+what a sound package of a small model shows, far below what a damaged one does.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from mpsplit.progress import console
 
 @dataclass(frozen=True)
 class Limits:
-    """None asks for nothing. `own` is how wrong a part of a layer may be by itself (PartAgreement), for --layers."""
+    """None asks for nothing. `own` is how wrong a part of a layer may be by itself (PartAgreement),
+    for --layers."""
 
     tolerance: float | None
     max_kl: float
@@ -35,7 +38,8 @@ class Limits:
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
-# the coarsest kind of a package -> what it must hold; logits of 1e-3 apart may still be a tie for the best token
+# the coarsest kind of a package -> what it must hold; logits of 1e-3 apart may still be a tie for
+# the best token
 LIMITS = {
     "f32": Limits(1e-3, 1e-6, 0.99, 1.001, own=1e-3),
     "bf16": Limits(None, 0.01, 0.90, 1.05, own=0.01),

@@ -1,8 +1,10 @@
-"""The original model, one decoder layer at a time, so that it fits a machine that cannot hold it. In: a Hugging Face directory.
-Out: hidden states after every layer and logits, in float32.
+"""The original model, one decoder layer at a time, so that it fits a machine that cannot hold it.
 
-The layers are transformers' own, and so are the masks and angles around them: the whole model's forward runs, with a single layer in it.
-Invariant: what is in memory of the weights is one layer, the rows of the embedding that were asked for, and a piece of the head.
+In: a Hugging Face directory. Out: hidden states after every layer and logits, in float32.
+
+The layers are transformers' own, and so are the masks and angles around them: the whole model's
+forward runs, with a single layer in it. Invariant: what is in memory of the weights is one layer,
+the rows of the embedding that were asked for, and a piece of the head.
 """
 
 from __future__ import annotations
@@ -31,14 +33,16 @@ WHOLE = Part(None, None)
 
 @dataclass(frozen=True)
 class Step:
-    """What one decoder layer makes of a hidden state: [length, hidden] after its attention and after its MLP, both added."""
+    """What one decoder layer makes of a hidden state: [length, hidden] after its attention and
+    after its MLP, both added."""
 
     attention: torch.Tensor
     mlp: torch.Tensor
 
 
 class Layer:
-    """One decoder layer with its weights. Hidden states are [length, hidden], of one text from its first token."""
+    """One decoder layer with its weights. Hidden states are [length, hidden], of one text from its
+    first token."""
 
     def __init__(self, model: nn.Module, layer: nn.Module):
         self.model, self.layer = model, layer
@@ -87,7 +91,8 @@ class Original:
     def layers(self) -> Iterator[Layer]:
         """Each decoder layer in its turn; the one before it is forgotten."""
         for index in track(range(len(self._layers)), "original, layer by layer"):
-            layer = copy.deepcopy(self._layers[index])  # without weights: those stay only as long as this
+            # without weights: those stay only as long as this
+            layer = copy.deepcopy(self._layers[index])
             self._fill(layer, f"model.layers.{index}")
             yield Layer(self._body, layer)
 

@@ -1,7 +1,10 @@
-"""Where a package and its original part. In: what the package has after each half of a layer. Out: a PartAgreement for each part.
+"""Where a package and its original part.
 
-An early error makes all that follows differ, so each part is also judged by itself: the original's part is given the package's own input.
-Invariant: what the ranks of a stage have in common is taken from its first rank.
+In: what the package has after each half of a layer. Out: a PartAgreement for each part.
+
+An early error makes all that follows differ, so each part is also judged by itself: the original's
+part is given the package's own input. Invariant: what the ranks of a stage have in common is taken
+from its first rank.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class States:
-    """Of the package: `stream` is [2 * layers + 1, length, hidden], the hidden state before the first layer and after each half layer."""
+    """Of the package: `stream` is [2 * layers + 1, length, hidden], the hidden state before the
+    first layer and after each half layer."""
 
     tokens: tuple[int, ...]
     stream: np.ndarray
@@ -40,8 +44,8 @@ def package_states(engine: Open, comm: Communicator, package: Path, tokens: tupl
     """On rank 0, with the help of all; None on the others."""
     if not hasattr(engine, "keep"):
         raise RunError(
-            f"--layers needs the native engine or the torch engine, the {engine.name} engine does not show what is between its "
-            "layers; leave --engine out, or run python -m mpsplit.native where it is not built"
+            f"--layers needs the native engine or the torch engine, the {engine.name} engine does not show what is"
+            " between its layers; leave --engine out, or run python -m mpsplit.native where it is not built"
         )
     plan, facts = engine.manifest.plan, engine.manifest.facts
     shard = plan.shards[comm.rank]
@@ -86,7 +90,8 @@ class Witness:
         index = len(self.seen) // 2
         before, between, after = map(_tensor, self.states.stream[2 * index : 2 * index + 3])
         step = layer(self.hidden)
-        own = layer(before).attention, layer.mlp(between)  # what the package should have made of what it had
+        # what the package should have made of what it had
+        own = layer(before).attention, layer.mlp(between)
         self.seen += [
             _part(index, "attention", between, step.attention, own[0], before),
             _part(index, "mlp", after, step.mlp, own[1], between),
@@ -101,10 +106,11 @@ class Witness:
 
 
 def _part(layer: int | None, name: str, package, original, own, before, over=np.median) -> PartAgreement:
-    """All [length, n]: what the package has, the original has, the package should have, and had before.
+    """All [length, n]: what the package has, the original has, the package should have, and had
+    before.
 
-    A token that a model gives much larger states than all others does not speak for them: the median position does. Rows of the
-    embedding are damaged one by one.
+    A token that a model gives much larger states than all others does not speak for them: the
+    median position does. Rows of the embedding are damaged one by one.
     """
     package, original, own, before = (np.asarray(x, np.float64) for x in (package, original, own, before))
     if not np.isfinite(package).all():

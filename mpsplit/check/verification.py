@@ -1,8 +1,11 @@
-"""`mpsplit verify`: the split, converted model against the original. In: a package, its model. Out: an Agreement.
+"""`mpsplit verify`: the split, converted model against the original.
 
-Every rank runs its engine, which may also be the sliced modules before conversion (export/trace/torch_engine.py); rank 0 runs the
-original beside it, in float32 and a layer at a time (check/original_model.py), over the same tokens. The original generates nothing: where
-its best token is the package's at every place of an answer, it would have given the same answer.
+In: a package, its model. Out: an Agreement.
+
+Every rank runs its engine, which may also be the sliced modules before conversion
+(export/trace/torch_engine.py); rank 0 runs the original beside it, in float32 and a layer at a time
+(check/original_model.py), over the same tokens. The original generates nothing: where its best
+token is the package's at every place of an answer, it would have given the same answer.
 """
 
 from __future__ import annotations
@@ -52,7 +55,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Trial:
-    """What to compare: the package at `package` with the model in `folder`, on the `texts` of a file instead of the built-in prompts."""
+    """What to compare: the package at `package` with the model in `folder`, on the `texts` of a
+    file instead of the built-in prompts."""
 
     package: Path
     folder: Path
@@ -134,8 +138,8 @@ def verify(loop: TokenLoop, comm: Communicator, trial: Trial) -> Agreement | Non
 
 @dataclass(frozen=True)
 class Rows:
-    """A number a position: the largest difference of a logit, KL, each side's best token and its surprise at the token that follows
-    (in nats; 0 after the last)."""
+    """A number a position: the largest difference of a logit, KL, each side's best token and its
+    surprise at the token that follows (in nats; 0 after the last)."""
 
     apart: np.ndarray
     kl: np.ndarray
@@ -146,7 +150,8 @@ class Rows:
 
 
 class _Reference:
-    """The original's last hidden state of every sequence, and its logits of some positions; of layers what `states` ask for."""
+    """The original's last hidden state of every sequence, and its logits of some positions; of
+    layers what `states` ask for."""
 
     def __init__(self, folder: Path, sequences: Sequence[tuple[int, ...]], states: States | None):
         from mpsplit.check.original_model import Original
@@ -199,7 +204,8 @@ def _pieces(engine: Engine, comm: Communicator, tokens: tuple[int, ...]) -> Iter
 
 
 def _compared(split: np.ndarray, whole: np.ndarray, following: tuple[int, ...]) -> Rows:
-    """Of logits [positions, vocabulary] and the tokens after the positions, of which the last may be missing."""
+    """Of logits [positions, vocabulary] and the tokens after the positions, of which the last may
+    be missing."""
     broken = ~np.isfinite(split).all(axis=-1)
     a, b = _log_softmax(np.where(broken[:, None], 0, split)), _log_softmax(whole)
     apart = np.abs(np.where(broken[:, None], 0, split) - whole).max(axis=-1)
@@ -229,7 +235,8 @@ def _agreement(
     for prompt, tokens, rows in zip(prompts, sequences, found, strict=True):
         said = len(prompt.tokens) - 1  # the position that gives the first token of the answer
         greedy.append(rows.whole_best[said:-1] == np.array(tokens[said + 1 :]))
-        if prompt.is_text or not texts:  # nobody is expected to know what follows in a random prompt
+        # nobody is expected to know what follows in a random prompt
+        if prompt.is_text or not texts:
             counted.append((rows.split_surprise - rows.whole_surprise)[:said])
     surplus = np.concatenate(counted)
     kl = np.concatenate([rows.kl for rows in found])

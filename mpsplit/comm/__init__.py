@@ -1,4 +1,6 @@
-"""Ranks talking to each other: one small interface, numpy arrays in and out. The ground that both halves stand on.
+"""Ranks talking to each other: one small interface, numpy arrays in and out.
+
+The ground that both halves stand on.
 
 communicator  the interface
 alone         the one-rank stand-in

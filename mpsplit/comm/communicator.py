@@ -1,5 +1,8 @@
-"""The one interface between ranks: numpy arrays in and out. Collectives act on the last axis and count the payload bytes that
-this rank handed over, and the seconds until they were done."""
+"""The one interface between ranks: numpy arrays in and out.
+
+Collectives act on the last axis and count the payload bytes that this rank handed over, and the
+seconds until they were done.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ class Communicator(Protocol):
     bytes_sent: int
     seconds: float  # inside collectives so far, waiting for peers included
     local_size: int  # ranks on this host
-    passed: np.ndarray  # to each rank, and waits for it (link_counts.py); zeros where the transport cannot tell
+    # to each rank, and waits for it (link_counts.py); zeros where the transport cannot tell
+    passed: np.ndarray
     host_lead: bool  # one rank of each host, which writes what the ranks of the host share
 
     def all_reduce(self, x: np.ndarray) -> None:
@@ -44,4 +48,5 @@ class Communicator(Protocol):
         """Rank 0: a broadcast that the others may have awaited for long, in `listen`."""
 
     def listen(self, x: np.ndarray) -> None:
-        """Overwrites x with what rank 0 tells; waits as long as it takes, without burning the core."""
+        """Overwrites x with what rank 0 tells; waits as long as it takes, without burning
+        the core."""

@@ -9,8 +9,8 @@
     >>> x.tolist()
     [1.0, 1.0, 1.0]
 
-In: arrays that lie in memory in one piece; what arrives overwrites them. The C++ is extensions/comm, so sums have the same
-bits as everywhere else in mpsplit.
+In: arrays that lie in memory in one piece; what arrives overwrites them. The C++ is
+extensions/comm, so sums have the same bits as everywhere else in mpsplit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Context:
         self._native: Native | None = None
 
     def connect(self, store: str | os.PathLike, shared: bool = True) -> None:
-        """All ranks meet in the folder `store`; `shared`: those of one host then use shared memory instead of TCP."""
+        """All ranks meet in the folder `store`; `shared`: those of one host then use shared memory
+        instead of TCP."""
         self._native = Native.gloo(self.rank, self.size, os.fspath(store), shared)
 
     @property

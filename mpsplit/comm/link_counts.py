@@ -1,7 +1,9 @@
-"""What one rank handed to another, and how long it waited for it, as extensions/comm/passed.h counts it. In: counts. Out: Links.
+"""What one rank handed to another, and how long it waited for it, as extensions/comm/passed.h
+counts it. In: counts. Out: Links.
 
-Counts are int64 [ranks, COLUMNS], a row a peer: bytes and messages handed over, nanoseconds waited, then waits by their length. So what
-several steps or ranks counted is added up, and quantiles are of all of it, to a fifth of their length.
+Counts are int64 [ranks, COLUMNS], a row a peer: bytes and messages handed over, nanoseconds waited,
+then waits by their length. So what several steps or ranks counted is added up, and quantiles are of
+all of it, to a fifth of their length.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LENGTHS = 48  # of waits: the i-th are those below SHORTEST * sqrt(2)^i, the last also what is longer
+# of waits: the i-th are those below SHORTEST * sqrt(2)^i, the last also what is longer
+LENGTHS = 48
 SHORTEST = 500e-9  # seconds
 BYTES, MESSAGES, WAITED, WAITS = range(4)
 COLUMNS = WAITS + LENGTHS
@@ -55,7 +58,8 @@ def links_of(rank: int, passed: np.ndarray) -> list[Link]:
 
 
 def no_longer(row: np.ndarray) -> list[tuple[float, int]]:
-    """How many waits for a peer were no longer than so many seconds, each four times those before."""
+    """How many waits for a peer were no longer than so many seconds, each four times those
+    before."""
     sums = row[WAITS:].cumsum().tolist()
     return [(SHORTEST * 2 ** (i / 2), sums[i]) for i in range(0, LENGTHS - 1, 4)]
 

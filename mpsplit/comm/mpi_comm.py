@@ -1,4 +1,7 @@
-"""The communicator that mpi4py makes, which needs no compiler. Importing this file is free; making an `Mpi` needs mpi4py."""
+"""The communicator that mpi4py makes, which needs no compiler.
+
+Importing this file is free; making an `Mpi` needs mpi4py.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +77,7 @@ class Mpi:
 
 
 def _patiently(request: Any) -> None:
-    """Waits in Python: a rank inside MPI hears no signal, burns its core, and could not clean up when another one fails."""
+    """Waits in Python: a rank inside MPI hears no signal, burns its core, and could not clean up
+    when another one fails."""
     while not request.Test():
         time.sleep(0.0005)

@@ -1,7 +1,8 @@
 """The communicator that extensions/comm makes: the same interface, on the C++ module _comm.
 
-The ranks of one host talk through shared memory, the others over MPI or gloo. Plain objects travel as a length and pickled
-bytes, in order with the arrays; everything else is arrays that ranks without Python speak too.
+The ranks of one host talk through shared memory, the others over MPI or gloo. Plain objects travel
+as a length and pickled bytes, in order with the arrays; everything else is arrays that ranks
+without Python speak too.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Native:
     def __init__(self, comm: Any, hosts: list[bytes] | None = None):
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
         self.hosts = hosts or _gathered_hosts(comm)
-        self.uncounted, self.uncounted_seconds = comm.bytes, comm.seconds  # of what is not the caller's arrays
+        # of what is not the caller's arrays
+        self.uncounted, self.uncounted_seconds = comm.bytes, comm.seconds
         self.local_size = self.hosts.count(self.hosts[self.rank])
         self.host_lead = self.hosts.index(self.hosts[self.rank]) == self.rank
 
@@ -67,7 +69,8 @@ class Native:
 
     @classmethod
     def gloo(cls, rank: int, size: int, store: str, shared: bool = True) -> Native:
-        """`store`: a folder that all ranks see. MPSPLIT_INTERFACE and MPSPLIT_TIMEOUT (seconds) say more."""
+        """`store`: a folder that all ranks see. MPSPLIT_INTERFACE and MPSPLIT_TIMEOUT (seconds) say
+        more."""
         interface = os.environ.get("MPSPLIT_INTERFACE", "")
         return cls(module("gloo").gloo(rank, size, os.fspath(store), interface, _timeout(), shared))
 
@@ -94,7 +97,8 @@ class Native:
         return self.comm.transport
 
     def all_reduce(self, x: np.ndarray, wire: str = "same") -> None:
-        """`wire`: how float32 travels; bf16 and q8 are smaller, and rounded (extensions/comm/wire.h)."""
+        """`wire`: how float32 travels; bf16 and q8 are smaller, and rounded
+        (extensions/comm/wire.h)."""
         x, name = _named(x)
         self.comm.all_reduce(x, wire, name)
 

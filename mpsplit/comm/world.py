@@ -1,4 +1,6 @@
-"""Which rank this process is, and the communicator of all ranks. In: what mpirun or the environment says. Out: a Communicator.
+"""Which rank this process is, and the communicator of all ranks.
+
+In: what mpirun or the environment says. Out: a Communicator.
 
 mpi4py is imported only when there are peers, because importing it starts MPI.
 """
@@ -21,12 +23,14 @@ from mpsplit.native.cpp import load as load_native
 
 
 def _without_mpirun() -> bool:
-    """Whether RANK, WORLD_SIZE and a folder to meet in say who we are, as torchrun says it, and mpirun does not."""
+    """Whether RANK, WORLD_SIZE and a folder to meet in say who we are, as torchrun says it, and
+    mpirun does not."""
     return "OMPI_COMM_WORLD_RANK" not in os.environ and "MPSPLIT_STORE" in os.environ
 
 
 def mpi_rank() -> int | None:
-    """The rank that mpirun gave this process (or RANK, without it), None for a process alone; known before MPI is started."""
+    """The rank that mpirun gave this process (or RANK, without it), None for a process alone; known
+    before MPI is started."""
     given = os.environ.get("RANK" if _without_mpirun() else "OMPI_COMM_WORLD_RANK")
     return None if given is None else int(given)
 
@@ -41,7 +45,8 @@ TRANSPORTS = ("", "mpi4py", "mpi", "gloo")
 
 @functools.cache
 def world() -> Communicator:
-    """All ranks. The first call is a collective one. MPSPLIT_TRANSPORT chooses: mpi4py, mpi or gloo."""
+    """All ranks. The first call is a collective one. MPSPLIT_TRANSPORT chooses: mpi4py, mpi or
+    gloo."""
     wanted = os.environ.get("MPSPLIT_TRANSPORT", "")
     if wanted not in TRANSPORTS:
         raise RunError(f"MPSPLIT_TRANSPORT={wanted} is none of {', '.join(TRANSPORTS[1:])}")
@@ -60,14 +65,16 @@ def world() -> Communicator:
     if not built[0]:  # one host without a compiler, and nobody uses it
         if wanted in ("mpi", "gloo"):
             raise RunError(
-                f"MPSPLIT_TRANSPORT={wanted} needs the C++ communicator on every host; run python -m mpsplit.native there"
+                f"MPSPLIT_TRANSPORT={wanted} needs the C++ communicator on every host; run python -m mpsplit.native"
+                " there"
             )
         return Mpi(MPI.COMM_WORLD)
     return Native.gloo_under_mpirun() if wanted == "gloo" else Native.mpi()
 
 
 def end_all_ranks(code: int) -> NoReturn:
-    """Ends this process without MPI_Finalize, which mpirun answers by ending the others, quieter than MPI_Abort does."""
+    """Ends this process without MPI_Finalize, which mpirun answers by ending the others, quieter
+    than MPI_Abort does."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

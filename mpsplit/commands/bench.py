@@ -1,4 +1,7 @@
-"""`mpsplit bench`: how fast it runs here, and what holds it up. In: a package, or the name of a shape. Out: a Speed, as text or JSON."""
+"""`mpsplit bench`: how fast it runs here, and what holds it up.
+
+In: a package, or the name of a shape. Out: a Speed, as text or JSON.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,8 @@ def bench_command(args: argparse.Namespace) -> int:
 
     comm = world()
     package = Path(args.package)
-    stored = max(comm.exchange(stored_kind(args)), key=KINDS.__getitem__)  # a rank without linears passes for f32
+    # a rank without linears passes for f32
+    stored = max(comm.exchange(stored_kind(args)), key=KINDS.__getitem__)
     if args.quant not in (None, stored):
         raise RunError(f"{package} is stored as {stored}; run `mpsplit convert {package} --quant {args.quant}` first")
     work = bench.Work.within(manifest.facts.context)

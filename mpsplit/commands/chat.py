@@ -1,4 +1,7 @@
-"""`mpsplit chat`: a conversation in the terminal. In: a package, lines. Out: answers, until /exit or the end of the input."""
+"""`mpsplit chat`: a conversation in the terminal.
+
+In: a package, lines. Out: answers, until /exit or the end of the input.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`mpsplit convert`: from traced slices to ncnn. In: what `partition` left. Out: a package that runs, every rank's part made by its rank.
+"""`mpsplit convert`: from traced slices to ncnn.
+
+In: what `partition` left. Out: a package that runs, every rank's part made by its rank.
 
 Invariant: what cannot be is refused before the work.
 """
@@ -38,7 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--scales",
         choices=SCALES,
-        help="scale of a block by its largest weight, or by least squared error (default: minmax, mse with --calibrate)",
+        help=(
+            "scale of a block by its largest weight, or by least squared error (default: minmax, mse with --calibrate)"
+        ),
     )
     add(
         "--layout",
@@ -49,7 +53,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--calibrate",
         metavar="FILE",
-        help="text of the kind the model will see: it goes through the float model on all ranks, and rounding spares what it uses",
+        help=(
+            "text of the kind the model will see: it goes through the float model on all ranks, and rounding spares"
+            " what it uses"
+        ),
     )
     add(
         "--calibrate-method",
@@ -135,7 +142,8 @@ def _show(package: Path, manifest: Manifest, read: tuple[int, ...]) -> None:
 
 
 def _bits(package: Path, manifest: Manifest, rank: int) -> str:
-    """Of a weight as stored, where this host can look: not into the graphs of other hosts, nor into sealed ones."""
+    """Of a weight as stored, where this host can look: not into the graphs of other hosts, nor into
+    sealed ones."""
     from mpsplit.package.inside.rank_contents import contents
 
     held = None if manifest.sealed else contents(package, manifest, rank, manifest.facts.context).total

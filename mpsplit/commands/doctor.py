@@ -1,4 +1,7 @@
-"""`mpsplit doctor`: what works here, what does not, and how to mend it. In: this machine. Out: a row a check; 1 where a need is not met."""
+"""`mpsplit doctor`: what works here, what does not, and how to mend it.
+
+In: this machine. Out: a row a check; 1 where a need is not met.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,10 @@ def _mpi() -> Finding:
         mpirun = find_mpirun()
     except MpsplitError as wrong:
         return Finding("two MPI ranks", "run", False, str(wrong), remedy)
-    program = "from mpi4py import MPI; print(MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank + 1), MPI.Get_library_version().split(',')[0])"
+    program = (
+        "from mpi4py import MPI; print(MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank + 1),"
+        " MPI.Get_library_version().split(',')[0])"
+    )
     try:
         done = subprocess.run(
             [mpirun, "-np", "2", sys.executable, "-c", program],

@@ -1,4 +1,7 @@
-"""`mpsplit encrypt` and `mpsplit decrypt`: a package's files sealed, or opened. In: a package, a key. Out: another package; this one stays."""
+"""`mpsplit encrypt` and `mpsplit decrypt`: a package's files sealed, or opened.
+
+In: a package, a key. Out: another package; this one stays.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`mpsplit inspect`: what a package holds. In: a package, or two to compare. Out: text, JSON or a picture; 1 where two differ."""
+"""`mpsplit inspect`: what a package holds.
+
+In: a package, or two to compare. Out: text, JSON or a picture; 1 where two differ.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from mpsplit.errors import RunError
 from mpsplit.options.package_argument import add_keys, keys_of
 from mpsplit.package.manifest import Manifest
 
-NETRON = "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of the ncnn wheel."
+NETRON = (
+    "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of"
+    " the ncnn wheel."
+)
 OF_ONE = ("check", "context", "dot", "svg", "rank", "unfold")  # options that --diff has no use for
 
 

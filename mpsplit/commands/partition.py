@@ -1,4 +1,7 @@
-"""`mpsplit partition`: every rank's own slice, cut and traced. In: a model, a plan. Out: a package that `convert` goes on with."""
+"""`mpsplit partition`: every rank's own slice, cut and traced.
+
+In: a model, a plan. Out: a package that `convert` goes on with.
+"""
 
 from __future__ import annotations
 

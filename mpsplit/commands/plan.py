@@ -1,7 +1,9 @@
-"""`mpsplit plan`: who owns what on these machines, why, and how fast it will be. In: parsed arguments. Out: a Placed plan, text, pictures.
+"""`mpsplit plan`: who owns what on these machines, why, and how fast it will be.
 
-A plan is what the user says (--pin, --plan, --tensor and --pipeline), or the best there is. Everything comes from config.json and the
-machines' description; no weights are needed.
+In: parsed arguments. Out: a Placed plan, text, pictures.
+
+A plan is what the user says (--pin, --plan, --tensor and --pipeline), or the best there is.
+Everything comes from config.json and the machines' description; no weights are needed.
 """
 
 from __future__ import annotations
@@ -91,7 +93,8 @@ def _job(args: argparse.Namespace, facts: ModelFacts) -> Job:
 
 @dataclass(frozen=True)
 class Chosen:
-    """`why`: what was searched, or whose choice it is; `warning`: why another plan may be wanted, empty where there is nothing to say."""
+    """`why`: what was searched, or whose choice it is; `warning`: why another plan may be wanted,
+    empty where there is nothing to say."""
 
     placed: Placed
     cost: Cost
@@ -100,7 +103,8 @@ class Chosen:
 
 
 def _choose(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job) -> Chosen:
-    """The user's own plan, checked and priced; otherwise the best. Either is held against fewer machines."""
+    """The user's own plan, checked and priced; otherwise the best. Either is held against fewer
+    machines."""
     from mpsplit.plan.solve.alternatives import Alternative, alone, fewer_are_faster
     from mpsplit.plan.solve.solver import best, solve
 

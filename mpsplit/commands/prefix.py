@@ -1,7 +1,8 @@
 """`mpsplit prefix`: texts that many prompts begin with, computed once and kept in the package.
 
-In: a text. Out: a folder in the package, which --prefix names (options/prefix_option.py). A prefix is a system message, or as it stands
-what comes before a raw prompt; its tokens are those that prompts with it really begin with.
+In: a text. Out: a folder in the package, which --prefix names (options/prefix_option.py). A prefix
+is a system message, or as it stands what comes before a raw prompt; its tokens are those that
+prompts with it really begin with.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def prefix_command(args: argparse.Namespace) -> int:
     if args.action == "add":
         return _add(args)
-    return 0 if mpi_rank() else {"list": _list, "remove": _remove}[args.action](args)  # one rank of an mpirun does it
+    # one rank of an mpirun does it
+    return 0 if mpi_rank() else {"list": _list, "remove": _remove}[args.action](args)
 
 
 def _add(args: argparse.Namespace) -> int:

@@ -1,4 +1,7 @@
-"""`mpsplit probe`: the machines and the links between them, measured. In: one rank on each machine. Out: cluster.json, for `plan`."""
+"""`mpsplit probe`: the machines and the links between them, measured.
+
+In: one rank on each machine. Out: cluster.json, for `plan`.
+"""
 
 from __future__ import annotations
 

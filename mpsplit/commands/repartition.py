@@ -1,4 +1,7 @@
-"""`mpsplit repartition`: a package for another plan. In: a package, a plan. Out: another package, every weight as it was."""
+"""`mpsplit repartition`: a package for another plan.
+
+In: a package, a plan. Out: another package, every weight as it was.
+"""
 
 from __future__ import annotations
 

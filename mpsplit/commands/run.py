@@ -1,4 +1,7 @@
-"""`mpsplit run`: one prompt, one answer. In: a package, a prompt. Out: the answer as it comes, and what it took on the error stream."""
+"""`mpsplit run`: one prompt, one answer.
+
+In: a package, a prompt. Out: the answer as it comes, and what it took on the error stream.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,8 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def _begun_with(prefix: Kept | None, args: argparse.Namespace) -> tuple[Settings, str]:
-    """Settings, and what stands before a raw prompt; before any other, a prefix is the system message."""
+    """Settings, and what stands before a raw prompt; before any other, a prefix is the system
+    message."""
     layers, text = layers_of(args), text_of(prefix, args.raw) if prefix else ""
     if prefix and not args.raw:
         if merged(*layers).system:

@@ -1,6 +1,9 @@
-"""`mpsplit serve`: from arguments to a server and to its end. In: a package, an address. Out: an exit code, 0 when all was answered.
+"""`mpsplit serve`: from arguments to a server and to its end.
 
-Rank 0 listens before anything is loaded, so that an address which cannot be had ends the ranks at once; the others follow it.
+In: a package, an address. Out: an exit code, 0 when all was answered.
+
+Rank 0 listens before anything is loaded, so that an address which cannot be had ends the ranks at
+once; the others follow it.
 """
 
 from __future__ import annotations
@@ -58,7 +61,8 @@ def serve_command(args: argparse.Namespace) -> int:
         return code
     room = dict(cache=args.cache, most=args.max_concurrent, waiting=args.max_waiting)
     if mpi_rank():
-        for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 hears them too, and says when it is time to go
+        # rank 0 hears them too, and says when it is time to go
+        for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         lead(args, **room)
         return 0

@@ -1,4 +1,7 @@
-"""`mpsplit simulate`: what the formula and the simulation say of a plan, side by side. In: a plan, machines. Out: a plain dict, or a table."""
+"""`mpsplit simulate`: what the formula and the simulation say of a plan, side by side.
+
+In: a plan, machines. Out: a plain dict, or a table.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`mpsplit top`: what each rank of a server does, a row a rank, until Ctrl-C. In: the address of `mpsplit serve`. Out: a live table."""
+"""`mpsplit top`: what each rank of a server does, a row a rank, until Ctrl-C.
+
+In: the address of `mpsplit serve`. Out: a live table.
+"""
 
 from __future__ import annotations
 

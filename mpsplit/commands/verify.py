@@ -1,4 +1,7 @@
-"""`mpsplit verify`: the package against the original model. In: both. Out: what was found, told and kept in the manifest; 1 where they differ."""
+"""`mpsplit verify`: the package against the original model.
+
+In: both. Out: what was found, told and kept in the manifest; 1 where they differ.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,8 @@ def verify_command(args: argparse.Namespace) -> int:
     failed = failures(found, limits)
     if comm.rank == 0:
         print(json.dumps(told(found, limits, failed))) if args.json else show(found, limits, failed)
-    if comm.host_lead and not sliced and not manifest.sealed:  # whoever changes a sealed one signs it again
+    # whoever changes a sealed one signs it again
+    if comm.host_lead and not sliced and not manifest.sealed:
         store(package, found)
     return int(bool(failed))
 
@@ -75,7 +79,8 @@ def original_of(manifest: Manifest, model: str) -> Path:
 
 
 def verify_converted(args: argparse.Namespace) -> int:
-    """What `convert --verify MODEL` does in the end: this command without options, on the same ranks, with the same key."""
+    """What `convert --verify MODEL` does in the end: this command without options, on the same
+    ranks, with the same key."""
     given = [args.package, args.verify]
     for name in ("ranks", "hostfile", "key_file", "key_command"):
         given += [f"--{name.replace('_', '-')}", str(value)] if (value := getattr(args, name)) else []

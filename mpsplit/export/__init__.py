@@ -1,4 +1,6 @@
-"""Checkpoint bytes to a package, a rank its own slice. May import torch; imports nothing of the runtime.
+"""Checkpoint bytes to a package, a rank its own slice.
+
+May import torch; imports nothing of the runtime.
 
 partition           every rank cuts and traces its own slice
 convert             every rank turns its trace into graphs and streams its weights beside them

@@ -1,8 +1,11 @@
-"""`mpsplit convert`: every rank turns its trace into graphs and streams its weights beside them. In: a partition. Out: a package.
+"""`mpsplit convert`: every rank turns its trace into graphs and streams its weights beside them.
 
-Invariant: what was there before stays whole until every rank has all of its weights, under names that say what is in them, and its texts beside
-their places; then these take their names, and manifest.json is the last. Interrupted at any moment and started again, it does what is
-missing, and the bytes are the same. With a key, no plain byte of what is made touches the disk.
+In: a partition. Out: a package.
+
+Invariant: what was there before stays whole until every rank has all of its weights, under names
+that say what is in them, and its texts beside their places; then these take their names, and
+manifest.json is the last. Interrupted at any moment and started again, it does what is missing, and
+the bytes are the same. With a key, no plain byte of what is made touches the disk.
 """
 
 from __future__ import annotations
@@ -50,7 +53,8 @@ Texts = dict[str, bytes]  # by path in the package, as they will be on the disk
 
 @dataclass(frozen=True)
 class Conversion:
-    """`manifest` is None where there were no weights to convert; `read`: bytes of their source that each rank read."""
+    """`manifest` is None where there were no weights to convert; `read`: bytes of their source that
+    each rank read."""
 
     manifest: Manifest | None
     read: tuple[int, ...]
@@ -68,12 +72,14 @@ def convert(
     key: Key | None = None,
     weights: Weights | None = None,
 ) -> Conversion:
-    """Converts the slice of this rank, or of all ranks when there is only this process. `model`: where the checkpoint is by now;
-    `share_with`: a package to take weight files from; `key`: what to encrypt with; `weights`: what is read in the checkpoint's place."""
+    """Converts the slice of this rank, or of all ranks when there is only this process. `model`:
+    where the checkpoint is by now; `share_with`: a package to take weight files from; `key`: what
+    to encrypt with; `weights`: what is read in the checkpoint's place."""
     partition = Manifest.load(package, PARTITION)
     if partition.tools[FORM] != pnnx.form:
         raise ConvertError(
-            f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form {pnnx.form}"
+            f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form"
+            f" {pnnx.form}"
         )
     recipe.check(linears_of(partition.facts), partition.facts.hidden)
     recipe = recipe.for_tied() if partition.facts.tied else recipe
@@ -156,7 +162,8 @@ def _indices_of(package: Path) -> dict[Path, Index]:
 
 
 def _vault(folder: Path, comm: Communicator, key: Key | None) -> Vault | None:
-    """What seals the files: for all ranks the same, and for a conversion that goes on the one that it began with."""
+    """What seals the files: for all ranks the same, and for a conversion that goes on the one that
+    it began with."""
     if key is None:
         return None
     package, name = Index.load(folder).seal or ("", "")
@@ -220,8 +227,8 @@ def _missing(stores: dict[int, Store]) -> int:
 def _no_room(package: Path, missing: int) -> ConvertError:
     needed = f"the weights need {missing:,} bytes more" if missing else "the graphs do not fit"
     return ConvertError(
-        f"{needed} in {package.resolve()}, where {shutil.disk_usage(package).free:,} are free; make room there, or convert with fewer "
-        "bits (--quant). What is there stays, and the same command goes on from it"
+        f"{needed} in {package.resolve()}, where {shutil.disk_usage(package).free:,} are free; make room there, or"
+        " convert with fewer bits (--quant). What is there stays, and the same command goes on from it"
     )
 
 

@@ -1,7 +1,10 @@
-"""`mpsplit partition`: every rank cuts and traces its own slice. In: a model, a plan. Out: rank-R/ folders and partition.json.
+"""`mpsplit partition`: every rank cuts and traces its own slice.
 
-No weights are read: the graph of the whole slice is traced by its shapes, and what pnnx is given is its miniature. Invariant:
-partition.json is written last; without it the folder is not a partition. A failed run leaves nothing behind.
+In: a model, a plan. Out: rank-R/ folders and partition.json.
+
+No weights are read: the graph of the whole slice is traced by its shapes, and what pnnx is given is
+its miniature. Invariant: partition.json is written last; without it the folder is not a partition.
+A failed run leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -46,8 +49,8 @@ TYPES = {"float16": "F16", "bfloat16": "BF16"}  # of config.json; anything else 
 
 @dataclass(frozen=True)
 class Model:
-    """What is known of a model before its weights are read: `types` of its tensors by name, `origin` None without weights; of a package
-    in its place also which one it is."""
+    """What is known of a model before its weights are read: `types` of its tensors by name,
+    `origin` None without weights; of a package in its place also which one it is."""
 
     folder: Path
     name: str
@@ -60,7 +63,8 @@ class Model:
     repartitioned_from: str | None = None
 
     def slice_bytes(self, shapes: Shapes, embed_rows: int) -> int:
-        """What convert will read of the checkpoint for slices of these shapes, and for rows of the embedding."""
+        """What convert will read of the checkpoint for slices of these shapes, and for rows of the
+        embedding."""
         sizes = [(source_of(name, self.facts), math.prod(shape)) for name, shape in shapes.items()]
         return sum(
             count * self._itemsize(name) for name, count in [*sizes, (EMBEDDING, embed_rows * self.facts.hidden)]
@@ -83,8 +87,9 @@ def partition(
     placed: Placed | None = None,
     structure_only: bool = False,
 ) -> Manifest:
-    """Cuts and traces the shards of this rank, or of all ranks when there is only this process. The package keeps `placed`, which says
-    on which machines the plan was meant to run. `structure_only`: of config.json alone."""
+    """Cuts and traces the shards of this rank, or of all ranks when there is only this process. The
+    package keeps `placed`, which says on which machines the plan was meant to run.
+    `structure_only`: of config.json alone."""
     return partition_model(examine(folder, structure_only), plan, out, comm, form, placed)
 
 
@@ -123,7 +128,8 @@ def partition_model(
 
 
 def examine(folder: Path, structure_only: bool = False) -> Model:
-    """The model by its config and by the headers of its files, which must hold what the config asks for."""
+    """The model by its config and by the headers of its files, which must hold what the config asks
+    for."""
     config = read_config(folder)
     facts = ModelFacts.from_config(config)
     whole = build_whole(folder)
@@ -145,7 +151,8 @@ def _copy_config(folder: Path, out: Path) -> File:
 
 @contextmanager
 def _all_or_nothing(out: Path, ranks: Iterable[int]):
-    """Whatever ends the block early, an error here or of another rank, takes the half-written folders with it."""
+    """Whatever ends the block early, an error here or of another rank, takes the half-written
+    folders with it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         yield
@@ -155,7 +162,8 @@ def _all_or_nothing(out: Path, ranks: Iterable[int]):
 
 
 def _put_in_place(out: Path, ranks: Iterable[int], plan: Plan, comm: Communicator) -> None:
-    """The new folders become the package's; what an earlier partition left goes, its manifests first."""
+    """The new folders become the package's; what an earlier partition left goes, its manifests
+    first."""
     if comm.host_lead:
         for stale in (MANIFEST, PARTITION, PLAN):
             (out / stale).unlink(missing_ok=True)

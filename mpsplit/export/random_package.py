@@ -1,7 +1,9 @@
-"""Models of a known shape with weights that mean nothing, for measurements. In: the name of a shape. Out: a package in the cache.
+"""Models of a known shape with weights that mean nothing, for measurements.
 
-The checkpoint goes the way of every other: safetensors, partition, convert. Both stay in CACHE/bench, so a second run starts at
-once; a package is made anew when what makes it has changed.
+In: the name of a shape. Out: a package in the cache.
+
+The checkpoint goes the way of every other: safetensors, partition, convert. Both stay in
+CACHE/bench, so a second run starts at once; a package is made anew when what makes it has changed.
 """
 
 from __future__ import annotations
@@ -71,12 +73,14 @@ def random_package(name: str, ranks: int, how: Quantisation) -> Path:
 def random_checkpoint(
     name: str, dtype: str = "bfloat16", layers: int | None = None, within: Path | None = None
 ) -> Path:
-    """A Hugging Face directory of this shape, maybe with another number of layers, one file a layer, made if it is not there."""
+    """A Hugging Face directory of this shape, maybe with another number of layers, one file a
+    layer, made if it is not there."""
     shape = find_shape(name)
     shape = replace(shape, layers=layers or shape.layers)
     named = "-".join([name, *([dtype] if dtype != "bfloat16" else []), *([f"{layers}-layers"] if layers else [])])
     path = (within or folder()) / named
-    if path.is_dir() and not shape.config().items() <= read_config(path).items():  # the shape was another one then
+    # the shape was another one then
+    if path.is_dir() and not shape.config().items() <= read_config(path).items():
         shutil.rmtree(path)
     if not path.is_dir():
         with _whole(path) as partial:
@@ -126,7 +130,8 @@ def _write_checkpoint(shape: Shape, name: str, out: Path, dtype: str) -> None:
 
 @contextmanager
 def _whole(path: Path):
-    """Gives an empty folder to fill beside `path`, of the same name; it becomes `path` when the block ends well."""
+    """Gives an empty folder to fill beside `path`, of the same name; it becomes `path` when the
+    block ends well."""
     hidden = path.with_name(f".{os.getpid()}.partial")
     partial = hidden / path.name
     try:

@@ -1,7 +1,10 @@
-"""`mpsplit repartition`: a package for another plan, without the model that it was made of. In: a package, a plan. Out: another package.
+"""`mpsplit repartition`: a package for another plan, without the model that it was made of.
 
-The new ranks are traced from the config that the package keeps, and converted with its own files in the checkpoint's place. Invariant:
-the old package is only read. Interrupted and started again it goes on, as `convert` does.
+In: a package, a plan. Out: another package.
+
+The new ranks are traced from the config that the package keeps, and converted with its own files in
+the checkpoint's place. Invariant: the old package is only read. Interrupted and started again it
+goes on, as `convert` does.
 """
 
 from __future__ import annotations
@@ -67,7 +70,8 @@ def _model(package: Path, old: Manifest) -> Model:
 def _check_places(package: Path, old: Manifest, out: Path) -> None:
     if old.sealed:
         raise PackageError(
-            f"{package} is encrypted, and what repartition writes is not: `mpsplit decrypt` it, repartition that, and encrypt what it makes"
+            f"{package} is encrypted, and what repartition writes is not: `mpsplit decrypt` it, repartition that, and"
+            " encrypt what it makes"
         )
     if old.config is None or old.config.path != CONFIG:
         raise PackageError(
@@ -87,7 +91,8 @@ def _gives(theirs: Shard, mine: Shard) -> bool:
     if any(_meet(getattr(theirs, name), getattr(mine, name)) for name in ("embed", "head")):
         return True
     within = any(_meet(getattr(theirs, name), getattr(mine, name)) for name in ("heads", "kv_heads", "mlp"))
-    bare = not (len(mine.heads) and len(mine.mlp))  # it still adds biases, which every rank of a stage has
+    # it still adds biases, which every rank of a stage has
+    bare = not (len(mine.heads) and len(mine.mlp))
     return _meet(theirs.layers, mine.layers) and (within or bare)
 
 
@@ -101,8 +106,9 @@ def _opened(package: Path, old: Manifest, plan: Plan, mine: Iterable[int]) -> Re
     missing = [rank for rank in ranks if not (rank_folder(package, rank) / GRAPH).is_file()]
     if missing:
         raise PackageError(
-            f"what is new for rank {', '.join(map(str, mine))} comes from files of rank {', '.join(map(str, missing))} of {package}, "
-            f"which are not on this host; copy {' and '.join(str(rank_folder(package, rank)) for rank in missing)} here"
+            f"what is new for rank {', '.join(map(str, mine))} comes from files of rank {', '.join(map(str, missing))}"
+            f" of {package}, which are not on this host; copy"
+            f" {' and '.join(str(rank_folder(package, rank)) for rank in missing)} here"
         )
     for rank in ranks:
         old.check_files(package, rank)

@@ -1,6 +1,9 @@
-"""The folders that ranks write into until a partition is whole. In: a package's folder. Out: their names, or none of them left.
+"""The folders that ranks write into until a partition is whole.
 
-Invariant: nothing here needs torch: who started the ranks clears up after one that was killed before it could.
+In: a package's folder. Out: their names, or none of them left.
+
+Invariant: nothing here needs torch: who started the ranks clears up after one that was killed
+before it could.
 """
 
 from __future__ import annotations

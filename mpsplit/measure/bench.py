@@ -1,7 +1,10 @@
-"""`mpsplit bench`: how fast a package runs here, and what holds it up. In: an Engine, a communicator. Out: a Speed.
+"""`mpsplit bench`: how fast a package runs here, and what holds it up.
 
-All ranks step in lock step, on random tokens; bench/README.md tells the method. Invariant: after each step every rank waits
-for the last stage, as it would for the next token, so that no stage runs ahead.
+In: an Engine, a communicator. Out: a Speed.
+
+All ranks step in lock step, on random tokens; bench/README.md tells the method. Invariant: after
+each step every rank waits for the last stage, as it would for the next token, so that no stage runs
+ahead.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ CALLS = 20  # of each collective, to learn what it takes when nobody waits
 
 @dataclass(frozen=True)
 class Work:
-    """What a round does: prefill of each length, longest first, then `new` tokens one by one after the shortest."""
+    """What a round does: prefill of each length, longest first, then `new` tokens one by one after
+    the shortest."""
 
     lengths: tuple[int, ...]
     new: int
@@ -55,7 +59,8 @@ class Round:
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over the rounds: tokens a second, GB (10^9 bytes) a second over all ranks; `share` is of the time of decode."""
+    """Medians over the rounds: tokens a second, GB (10^9 bytes) a second over all ranks; `share` is
+    of the time of decode."""
 
     shape: str
     engine: str
@@ -105,7 +110,8 @@ class Bench:
         return done
 
     def prepare_read(self) -> None:
-        """From now on rounds also measure the memory; not before, because the memory it takes is not the engine's."""
+        """From now on rounds also measure the memory; not before, because the memory it takes is
+        not the engine's."""
         if kernels(required=False):
             self.memory = np.ones(
                 min(max(weight_bytes(self.manifest, self.comm.rank), BEYOND_CACHES), ENOUGH), np.uint8
@@ -125,7 +131,8 @@ class Bench:
         into.inside += time.perf_counter() - began if self.comm.size > 1 else 0
 
     def _bare_seconds(self) -> float:
-        """What this rank's collectives of a step of one token take when all ranks are there: each alone, its median, times its number."""
+        """What this rank's collectives of a step of one token take when all ranks are there: each
+        alone, its median, times its number."""
         x = np.zeros((1, self.manifest.facts.hidden), np.float32)
         schedule = self.manifest.ranks[self.comm.rank].schedule
         total = 0.0
@@ -149,7 +156,8 @@ class Bench:
 
 
 def meetings(manifest: Manifest, rank: int) -> list[Call | None]:
-    """Every kind of collective between the ranks, in an order that is the same for all; None where `rank` takes no part."""
+    """Every kind of collective between the ranks, in an order that is the same for all; None where
+    `rank` takes no part."""
     schedules = [part.schedule for part in manifest.ranks]
     calls = {call for schedule in schedules for call in schedule}
     joint = sorted((call for call in calls if call.operator not in ("send", "recv")), key=str)
@@ -169,11 +177,13 @@ def weight_bytes(manifest: Manifest, rank: int) -> int:
 
 
 def measure(bench: Bench, repeat: int, **named) -> Speed:
-    """One round to warm up, then `repeat` rounds. `named` are what a Speed has besides. The same answer on every rank."""
+    """One round to warm up, then `repeat` rounds. `named` are what a Speed has besides. The same
+    answer on every rank."""
     bench.round()
     peaks = bench.comm.exchange(peak_rss_bytes())
     bench.prepare_read()
-    rounds = [bench.comm.exchange(bench.round()) for _ in track(range(repeat), "rounds")]  # [rounds][ranks]
+    # [rounds][ranks]
+    rounds = [bench.comm.exchange(bench.round()) for _ in track(range(repeat), "rounds")]
     weights = sum(weight_bytes(bench.manifest, rank) for rank in range(bench.comm.size)) / 1e9
     decode = [bench.work.new / max(part.decode for part in parts) for parts in rounds]
     read = [sum(part.read for part in parts) / 1e9 for parts in rounds]
@@ -207,8 +217,10 @@ def show(speed: Speed) -> None:
     table = Table(
         "",
         "",
-        title=f"{speed.shape} {speed.quant}, {speed.ranks} rank{'s' * (speed.ranks > 1)} x "
-        f"{speed.threads} thread{'s' * (speed.threads > 1)}, {speed.engine}",
+        title=(
+            f"{speed.shape} {speed.quant}, {speed.ranks} rank{'s' * (speed.ranks > 1)} x "
+            f"{speed.threads} thread{'s' * (speed.threads > 1)}, {speed.engine}"
+        ),
         show_header=False,
     )
     for name, rate in {**{f"prefill {n}": rate for n, rate in speed.prefill.items()}, "decode": speed.decode}.items():

@@ -1,7 +1,10 @@
-"""`mpsplit probe`: what the machines and the links between them can do. In: a communicator. Out: a Cluster, the same on every rank.
+"""`mpsplit probe`: what the machines and the links between them can do.
 
-bench/README.md tells the method. Invariant: all ranks walk through the same samples in the same order, with a wait for all before each, so that the ranks of a
-host measure what is left to them while their neighbours work.
+In: a communicator. Out: a Cluster, the same on every rank.
+
+bench/README.md tells the method. Invariant: all ranks walk through the same samples in the same
+order, with a wait for all before each, so that the ranks of a host measure what is left to them
+while their neighbours work.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from mpsplit.runtime.engine.native_engine import NativeEngine, missing
 from mpsplit.runtime.engine.stock_engine import StockEngine
 
 BUSY = 0.2  # of a machine's cores, above which others are in the way
-REST = 0.005  # seconds before a sample: OpenMP's threads spin for a while after their work, and ncnn's are not the engine's
+# seconds before a sample: OpenMP's threads spin for a while after their work, and ncnn's are not
+# the engine's
+REST = 0.005
 
 
 def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Effort = Effort()) -> Cluster:  # noqa: B008 (frozen)

@@ -1,6 +1,9 @@
-"""Linear layers in bfloat16, through the ncnn wheel: the native engine has none yet. In: sizes. Out: the seconds of a step through a chain of them.
+"""Linear layers in bfloat16, through the ncnn wheel: the native engine has none yet.
 
-The file holds float16, which ncnn turns into bfloat16 as it loads. Invariant: what is stored is at least the size that was asked for.
+In: sizes. Out: the seconds of a step through a chain of them.
+
+The file holds float16, which ncnn turns into bfloat16 as it loads. Invariant: what is stored is at
+least the size that was asked for.
 """
 
 from __future__ import annotations

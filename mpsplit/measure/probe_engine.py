@@ -1,6 +1,8 @@
-"""How fast a rank's engine is: by how weights are stored, what layers and tokens take beside them, and attention. In: an Effort. Out: rates.
+"""How fast a rank's engine is: by how weights are stored, what layers and tokens take beside them,
+and attention. In: an Effort. Out: rates.
 
-Invariant: everything but bfloat16 goes through the engine that will run, on packages of probe_package.py, and has a file's worth of memory to itself.
+Invariant: everything but bfloat16 goes through the engine that will run, on packages of
+probe_package.py, and has a file's worth of memory to itself.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class Effort:
     disk: int = 256 << 20
 
     def within(self, memory: int) -> Effort:
-        """What is read takes no more than a sixteenth of a rank's memory, and a layer of float32 no more than a quarter."""
+        """What is read takes no more than a sixteenth of a rank's memory, and a layer of float32 no
+        more than a quarter."""
         if 4 * elements(self.facts(1, ROWS)) > memory // 4:
             parts = ("hidden", "mlp", "heads", "kv_heads")
             return replace(self, **{name: max(1, getattr(self, name) // 2) for name in parts}).within(memory)
@@ -84,7 +87,8 @@ class Stack:
 
 
 def difference(more: float, less: float) -> float:
-    """Of two times; noise can make it negative, which no time is, and then it is next to nothing."""
+    """Of two times; noise can make it negative, which no time is, and then it is next to
+    nothing."""
     return max(more - less, more / 100)
 
 
@@ -94,7 +98,8 @@ def kinds_here() -> tuple[str, ...]:
 
 
 class EngineProbe:
-    """The stacks of one rank, in this class of engine; `samples` are functions of which each gives one number a round."""
+    """The stacks of one rank, in this class of engine; `samples` are functions of which each gives
+    one number a round."""
 
     def __init__(self, engine: type, effort: Effort, kinds: tuple[str, ...], threads: int):
         self.effort, self.threads = effort, threads
@@ -116,7 +121,8 @@ class EngineProbe:
         return self.stack(replace(facts, layers=max(1, round(size / stored_bytes(facts, kind)))), kind)
 
     def _attention(self, cheap: str) -> None:
-        """Stacks whose weights are next to nothing: a deep and a shallow one for decode, a short one for prefill."""
+        """Stacks whose weights are next to nothing: a deep and a shallow one for decode, a short
+        one for prefill."""
         effort = self.effort
         token = 8 * effort.kv_heads * effort.head_dim  # bytes of keys and values a token and layer
         narrow = replace(effort, hidden=64, mlp=64).facts(1, ROWS)

@@ -1,6 +1,9 @@
-"""How long messages between ranks take. In: a communicator. Out: seconds for every pair, and of sums over groups.
+"""How long messages between ranks take.
 
-Everybody walks through the same rounds, waiting for all between them. Invariant: in a round, a rank has one partner at most.
+In: a communicator. Out: seconds for every pair, and of sums over groups.
+
+Everybody walks through the same rounds, waiting for all between them. Invariant: in a round, a rank
+has one partner at most.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ Pair = tuple[int, int]
 
 
 def tournament(size: int) -> list[list[Pair]]:
-    """Every pair once: one at a time among few ranks, as many at a time as there can be among many."""
+    """Every pair once: one at a time among few ranks, as many at a time as there can be
+    among many."""
     if size <= FEW:
         return [[(a, b)] for b in range(size) for a in range(b)]
     seats = [*range(size), *([None] * (size % 2))]

@@ -1,4 +1,7 @@
-"""What one rank's machine gives it: memory, how fast that is read, and the disk. In: /proc, cgroups, a folder. Out: bytes and bytes a second."""
+"""What one rank's machine gives it: memory, how fast that is read, and the disk.
+
+In: /proc, cgroups, a folder. Out: bytes and bytes a second.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ PATIENCE = 2.0  # seconds of writing; a slow disk gets a smaller file
 
 
 def available_bytes() -> int:
-    """What can be had without swapping, or what the control groups of this process leave where that is less."""
+    """What can be had without swapping, or what the control groups of this process leave where that
+    is less."""
     system = meminfo(Path("/proc/meminfo").read_text(encoding="utf-8"))["MemAvailable"]
     groups = Path("/proc/self/cgroup")
     return min([system, *left_in_cgroups(groups.read_text(encoding="utf-8") if groups.exists() else "", CGROUPS)])
@@ -43,7 +47,8 @@ def busy_share(seconds: float = 0.3) -> float:
 
 
 def cpu_ticks(text: str) -> tuple[int, int]:
-    """(idle, all) since the machine started, of /proc/stat's first line: user nice system idle iowait irq softirq steal ..."""
+    """(idle, all) since the machine started, of /proc/stat's first line: user nice system idle
+    iowait irq softirq steal ..."""
     ticks = [int(word) for word in text.split("\n", 1)[0].split()[1:9]]
     return ticks[3] + ticks[4], sum(ticks)
 
@@ -55,7 +60,8 @@ def meminfo(text: str) -> dict[str, int]:
 
 
 def left_in_cgroups(text: str, root: Path) -> list[int]:
-    """`text` is /proc/self/cgroup: bytes that each group with a limit leaves, from ours up to the root."""
+    """`text` is /proc/self/cgroup: bytes that each group with a limit leaves, from ours up to the
+    root."""
     left = []
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -84,7 +90,8 @@ def process_bytes() -> int:
 
 
 def host_names(comm: Communicator) -> list[str]:
-    """A name for the host of each rank: two hosts, to the communicator, have two names, whatever they call themselves."""
+    """A name for the host of each rank: two hosts, to the communicator, have two names, whatever
+    they call themselves."""
     names = comm.exchange(socket.gethostname())
     found: dict[object, str] = {}
     for host, name in zip(getattr(comm, "hosts", names), names, strict=True):
@@ -110,7 +117,8 @@ class Memory:
 
 
 class Disk:
-    """A file of this rank in `folder`, gone from the page cache before each reading; nobody sees it, and it ends with the process."""
+    """A file of this rank in `folder`, gone from the page cache before each reading; nobody sees
+    it, and it ends with the process."""
 
     def __init__(self, folder: Path, size: int):
         try:

@@ -1,7 +1,10 @@
-"""Packages that `mpsplit probe` measures engines with. In: ModelFacts, a kind of weights. Out: a package that an engine loads.
+"""Packages that `mpsplit probe` measures engines with.
 
-The graphs are what fuse.py and convert make of a Llama, line by line, for one rank; the weights are noise. Invariant: every layer has bytes of its own,
-so that a step reads as many as the real model's would.
+In: ModelFacts, a kind of weights. Out: a package that an engine loads.
+
+The graphs are what fuse.py and convert make of a Llama, line by line, for one rank; the weights are
+noise. Invariant: every layer has bytes of its own, so that a step reads as many as the real model's
+would.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from mpsplit.plan.shards import even_plan
 BLOCK, VOCABULARY = 32, 64
 FLOATS, EMBED, PACKED = (f"weights/{name}.bin" for name in ("floats", "embedding", "packed"))
 
-# Lines of a .param: {x} and {next} are the hidden states before and after layer {i}, {q} ... {down} stand for a linear's parameters.
+# Lines of a .param: {x} and {next} are the hidden states before and after layer {i}, {q} ... {down}
+# stand for a linear's parameters.
 FUSED_LAYER = """
 Split split_x{i} 1 2 {x} x{i}_0 x{i}_1
 RMSNorm norm_x{i} 1 1 x{i}_0 n{i} 0={hidden} 1=1e-6 2=1
@@ -92,12 +96,14 @@ LINEARS = {
     "gate": (lambda f: (f.mlp, f.hidden), 1),
     "down": (lambda f: (f.hidden, f.mlp), 0),
 }
-GEMM = {"10": "-1", "2": "0", "3": "1", "4": "0", "5": "1", "6": "1", "7": "0"}  # x B^T, B [n, k] is the weight
+# x B^T, B [n, k] is the weight
+GEMM = {"10": "-1", "2": "0", "3": "1", "4": "0", "5": "1", "6": "1", "7": "0"}
 
 
 @contextmanager
 def scratch_folder(*large: str) -> Iterator[Path]:
-    """A folder that vanishes. The `large` files in it are memory without a name: quick to write, and gone with the process however it ends."""
+    """A folder that vanishes. The `large` files in it are memory without a name: quick to write,
+    and gone with the process however it ends."""
     with tempfile.TemporaryDirectory(prefix="mpsplit-probe-") as name, ExitStack() as open_files:
         folder = Path(name)
         for path in (folder / file for file in large):
@@ -186,7 +192,8 @@ def _shapes(facts: ModelFacts) -> list[Shape]:
 
 
 def _packed(path: Path, facts: ModelFacts, kind: str, matrices: _Matrices) -> list[dict[str, str]]:
-    """Writes the linears of all layers one after the other; their parameters as a QLinear of one product."""
+    """Writes the linears of all layers one after the other; their parameters as a QLinear of one
+    product."""
     bits, packed, params = KINDS[kind], {}, []
     with PackedFile(path) as file:
         for _, (n, k), _ in _shapes(facts):

@@ -1,7 +1,10 @@
-"""`run --report`: what was predicted beside what was measured, part by part. In: a Placed plan, a request's Stats. Out: Parts, and tables.
+"""`run --report`: what was predicted beside what was measured, part by part.
 
-Predicted by plan/price/cost.py for this very request: its prompt, its tokens, the weights as the package stores them. A rank's time between
-ranks is measured with the waiting for the slower ones; the prediction has the same in it: all of a token that the rank does not compute.
+In: a Placed plan, a request's Stats. Out: Parts, and tables.
+
+Predicted by plan/price/cost.py for this very request: its prompt, its tokens, the weights as the
+package stores them. A rank's time between ranks is measured with the waiting for the slower ones;
+the prediction has the same in it: all of a token that the rank does not compute.
 """
 
 from __future__ import annotations
@@ -56,7 +59,8 @@ def _rest(cost: Cost, rank: int) -> float:
 
 
 def speed_of(facts: ModelFacts, placed: Placed, kind: str, work: Work, chunk: int) -> dict[str, float]:
-    """What `mpsplit bench` should find, tokens a second: of decode, and of prefill by its length."""
+    """What `mpsplit bench` should find, tokens a second: of decode, and of prefill by its
+    length."""
     shortest = min(work.lengths)
     found = {"decode": 1 / placed.price(facts, kind=kind, prompt=shortest, new=work.new, chunk=chunk).token}
     for length in work.lengths:
@@ -83,7 +87,8 @@ def show(parts: list[Part], placed: Placed | None, accounts: Sequence[Account]) 
         out.print(each)
     if placed is None:
         out.print(
-            "nothing is predicted: the package was made without a cluster.json; measure one with `mpsplit probe` and give --cluster"
+            "nothing is predicted: the package was made without a cluster.json; measure one with `mpsplit probe` and"
+            " give --cluster"
         )
     elif not placed.cluster.measured:
         out.print("the prediction is for machines that nobody has measured; `mpsplit probe` does")

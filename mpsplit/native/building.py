@@ -1,7 +1,8 @@
 """Builds the C++ of extensions/, and of third_party/ what it needs: `python -m mpsplit.native`.
 
-In: sources, a compiler, cmake. Out: what cpp.py finds. The first build takes a few minutes, most of them for ncnn, which is kept
-for the next one. Invariant: what stands in the cache is whole; it is moved there in one step.
+In: sources, a compiler, cmake. Out: what cpp.py finds. The first build takes a few minutes, most of
+them for ncnn, which is kept for the next one. Invariant: what stands in the cache is whole; it is
+moved there in one step.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def _cmake() -> str | None:
 
 
 def _compile(what: str, source: Path, target: Path, options: list[str], keep: Callable[[Path, Path], None]) -> None:
-    """Configures and builds in a folder that does not outlive this; `keep` takes what is wanted from it to the target."""
+    """Configures and builds in a folder that does not outlive this; `keep` takes what is wanted
+    from it to the target."""
     with tempfile.TemporaryDirectory(dir=cache()) as partial:
         tree, log = Path(partial) / "build", cache() / f"{what}.log"
         configure = [_cmake(), "-S", source, "-B", tree, *options, *cpp.flags()]

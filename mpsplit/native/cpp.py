@@ -1,8 +1,11 @@
-"""Finds the C++ of extensions/ that was built for this machine: `load()` imports it, `python -m mpsplit.native` builds it (building.py).
+"""Finds the C++ of extensions/ that was built for this machine:
 
-In: extensions/, third_party/, a compiler. Out: modules, and the operators of the torch that is there, in ~/.cache/mpsplit/KEY (or
-MPSPLIT_CACHE/KEY), where KEY is a hash of the sources, the compiler, the flags, the processor, this Python and its torch: what
-fits no more is never loaded. What third_party/ pins is built once, into a folder of its own. Nothing is built by importing.
+`load()` imports it, `python -m mpsplit.native` builds it (building.py).
+
+In: extensions/, third_party/, a compiler. Out: modules, and the operators of the torch that is
+there, in ~/.cache/mpsplit/KEY (or MPSPLIT_CACHE/KEY), where KEY is a hash of the sources, the
+compiler, the flags, the processor, this Python and its torch: what fits no more is never loaded.
+What third_party/ pins is built once, into a folder of its own. Nothing is built by importing.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from mpsplit.native.third_party import PINS, Pin
 
 SOURCES = Path(__file__).parents[2] / "extensions"
 MODULES = ("_comm", "_kernels", "_engine")
-TORCH_LIBRARY = "libmpi_extensions.so"  # no module: torch.ops.load_library loads it, where there is a torch
+# no module: torch.ops.load_library loads it, where there is a torch
+TORCH_LIBRARY = "libmpi_extensions.so"
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 
@@ -42,7 +46,8 @@ def flags() -> list[str]:
 
 
 def torch_version() -> Path | None:
-    """torch's version.py, which tells builds apart, found without importing torch; None on a worker."""
+    """torch's version.py, which tells builds apart, found without importing torch; None on a
+    worker."""
     found = importlib.util.find_spec("torch")
     version = Path(found.origin).with_name("version.py") if found and found.origin else None
     return version if version and version.exists() else None
@@ -64,7 +69,8 @@ def _compiler_version() -> str:
 
 
 def _digest(texts: list[str], root: Path, *suffixes: str) -> str:
-    """Changes with the texts, the compiler, and the files under `root` that have one of the suffixes."""
+    """Changes with the texts, the compiler, and the files under `root` that have one of the
+    suffixes."""
     found = hashlib.sha256()
     for text in (_compiler_version(), _processor(), *flags(), *texts):
         found.update(text.encode() + b"\0")

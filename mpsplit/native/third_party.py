@@ -1,6 +1,8 @@
-"""What is built from elsewhere: fetched from the package index, checked against the pin in third_party/, unpacked in the cache.
+"""What is built from elsewhere: fetched from the package index, checked against the pin in
+third_party/, unpacked in the cache.
 
-In: a name. Out: the folder of its sources. Invariant: nothing is unpacked that does not have the sha256 of the pin.
+In: a name. Out: the folder of its sources. Invariant: nothing is unpacked that does not have the
+sha256 of the pin.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The token loop over a package: --engine, --chunk, --kv. In: arguments, on every rank. Out: the loop on rank 0, which leads; the others follow."""
+"""The token loop over a package: --engine, --chunk, --kv.
+
+In: arguments, on every rank. Out: the loop on rank 0, which leads; the others follow.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +47,9 @@ def add_leading(parser: argparse.ArgumentParser) -> None:
 def lead(
     args: argparse.Namespace, dump: Dump | None = None, cache: int | None = None, **places: int
 ) -> TokenLoop | None:
-    """The loop on rank 0, with a cache of `cache` tokens or else of one context. The other ranks follow it here until it ends, and
-    get None. `places`: how many requests run and wait, as load_loop has them."""
+    """The loop on rank 0, with a cache of `cache` tokens or else of one context. The other ranks
+    follow it here until it ends, and get None. `places`: how many requests run and wait, as
+    load_loop has them."""
     from mpsplit.runtime.load import load_loop
 
     comm = world()

@@ -1,4 +1,5 @@
-"""The machines: --cluster as `mpsplit probe` measured them, or a description by --memory, --read and others. In: arguments. Out: a Cluster."""
+"""The machines: --cluster as `mpsplit probe` measured them, or a description by --memory, --read
+and others. In: arguments. Out: a Cluster."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
 
 
 def cluster_of(args: argparse.Namespace, ranks: int | None) -> Cluster:
-    """--cluster, or machines described by --ranks, --memory, --read, --flop, --latency and --bandwidth."""
+    """--cluster, or machines described by --ranks, --memory, --read, --flop, --latency and
+    --bandwidth."""
     if args.cluster:
         said = [f"--{name}" for name in DESCRIPTION if getattr(args, name)]
         if said:
@@ -71,12 +73,14 @@ def cluster_of(args: argparse.Namespace, ranks: int | None) -> Cluster:
 
 
 def placed_of(args: argparse.Namespace, manifest: Manifest) -> Placed | None:
-    """The package's plan on --cluster, or on the machines that it was made for; None where nobody knows them."""
+    """The package's plan on --cluster, or on the machines that it was made for; None where nobody
+    knows them."""
     if args.cluster:
         cluster = load_cluster(Path(args.cluster))
         if cluster.size != manifest.plan.ranks:
             raise PlanError(
-                f"{args.cluster} has {cluster.size} devices, {args.package} {manifest.plan.ranks} ranks; probe as many as will run"
+                f"{args.cluster} has {cluster.size} devices, {args.package} {manifest.plan.ranks} ranks; probe as many"
+                " as will run"
             )
         return Placed(manifest.plan, cluster, Job())
     path = Path(args.package) / PLAN

@@ -1,4 +1,7 @@
-"""MODEL: a model as others made it, before there is a package. In: what the user calls it. Out: its sizes."""
+"""MODEL: a model as others made it, before there is a package.
+
+In: what the user calls it. Out: its sizes.
+"""
 
 from __future__ import annotations
 

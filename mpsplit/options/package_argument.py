@@ -1,4 +1,7 @@
-"""PACKAGE, and the key that opens it: --key-file, --key-command. In: arguments. Out: a manifest that fits the ranks, or a refusal."""
+"""PACKAGE, and the key that opens it: --key-file, --key-command.
+
+In: arguments. Out: a manifest that fits the ranks, or a refusal.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The plan that a package is made for: --tensor and --pipeline, --ranks, or --plan. In: arguments. Out: a Plan, and this command on its ranks."""
+"""The plan that a package is made for: --tensor and --pipeline, --ranks, or --plan.
+
+In: arguments. Out: a Plan, and this command on its ranks.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +48,14 @@ def plan_for(args: argparse.Namespace, facts: ModelFacts) -> Plan:
 
 
 def make_under_mpirun(plan: Plan, args: argparse.Namespace) -> int | None:
-    """`under_mpirun`, of a command that makes a package in --out; when it fails, nothing half-written stays there."""
+    """`under_mpirun`, of a command that makes a package in --out; when it fails, nothing
+    half-written stays there."""
     from mpsplit.export.unfinished_folders import forget
 
     code = under_mpirun(plan.ranks, args)
     if code:
-        forget(Path(args.out), range(plan.ranks))  # of ranks that mpirun killed in the middle of a long call
+        # of ranks that mpirun killed in the middle of a long call
+        forget(Path(args.out), range(plan.ranks))
     return code
 
 

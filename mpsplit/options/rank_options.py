@@ -1,6 +1,9 @@
-"""How many ranks, where, with how many threads: --ranks, --hostfile, --threads, --serial. In: arguments. Out: this command on its ranks.
+"""How many ranks, where, with how many threads: --ranks, --hostfile, --threads, --serial.
 
-Commands that need ranks check their input first and then start themselves under mpirun, unless they are there already.
+In: arguments. Out: this command on its ranks.
+
+Commands that need ranks check their input first and then start themselves under mpirun, unless they
+are there already.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ def take_threads(args: argparse.Namespace) -> None:
 def under_mpirun(
     ranks: int, args: argparse.Namespace, reads_input: bool = False, ends_itself: bool = False
 ) -> int | None:
-    """The exit code of this command started again on `ranks` ranks; None when it runs in the right place already."""
+    """The exit code of this command started again on `ranks` ranks; None when it runs in the right
+    place already."""
     if ranks == 1 or mpi_rank() is not None:
         return None
     return mpirun.start(ranks, args.given, args.hostfile, reads_input, ends_itself)

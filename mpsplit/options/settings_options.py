@@ -1,4 +1,5 @@
-"""How answers are to be: --config, and an option for each setting of runtime/talk/answer_settings.py. In: arguments. Out: two layers of settings."""
+"""How answers are to be: --config, and an option for each setting of
+runtime/talk/answer_settings.py. In: arguments. Out: two layers of settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The border: the package on disk is the only thing that the export half and the run half share. Stdlib and numpy only.
+"""The border: the package on disk is the only thing that the export half and the run half share.
+
+Stdlib and numpy only.
 
 manifest         manifest.json: what a package holds, and the proof that it is whole
 manifest_fields  what may stand in it; json_fields the tools for saying so

@@ -1,4 +1,6 @@
-"""How far a package is from the model it was made of, as `mpsplit verify` measured it. In: numbers. Out: what the manifest keeps of them.
+"""How far a package is from the model it was made of, as `mpsplit verify` measured it.
+
+In: numbers. Out: what the manifest keeps of them.
 
 Invariant: it names no place, time or host. What is not finite is null in JSON, and infinite here.
 """
@@ -15,11 +17,13 @@ DIGITS = 6  # kept of a number
 
 @dataclass(frozen=True)
 class PartAgreement:
-    """One part of the model: `part` is embedding, attention, mlp or head, and `layer` the decoder layer it is half of, or None.
+    """One part of the model: `part` is embedding, attention, mlp or head, and `layer` the decoder
+    layer it is half of, or None.
 
-    `max_abs` and `cosine` (mean over positions) compare what package and original have after it, with all that went before;
-    `own` is what this part alone does wrong: given the package's own input, how far it is off, relative to what it should add
-    (median over positions; of the embedding the largest).
+    `max_abs` and `cosine` (mean over positions) compare what package and original have after it,
+    with all that went before; `own` is what this part alone does wrong: given the package's own
+    input, how far it is off, relative to what it should add (median over positions; of the
+    embedding the largest).
     """
 
     layer: int | None
@@ -35,11 +39,13 @@ class PartAgreement:
 
 @dataclass(frozen=True)
 class Agreement:
-    """`engine` ran the package, whose coarsest weights are `kind`, on prompts with the hash `prompts`.
+    """`engine` ran the package, whose coarsest weights are `kind`, on prompts with the hash
+    `prompts`.
 
-    Over `positions`: the largest difference of a logit, mean and largest KL divergence (original against package, in nats), the share of
-    equal best tokens. `greedy` is that share among the tokens that the package generates; `perplexity_ratio` is the package's
-    perplexity of the prompts' own tokens over the original's.
+    Over `positions`: the largest difference of a logit, mean and largest KL divergence (original
+    against package, in nats), the share of equal best tokens. `greedy` is that share among the
+    tokens that the package generates; `perplexity_ratio` is the package's perplexity of the
+    prompts' own tokens over the original's.
     """
 
     engine: str

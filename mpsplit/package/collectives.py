@@ -1,8 +1,10 @@
-"""The collectives, once for everybody: traced operators, pnnx operators, ncnn layers and schedules all read this table.
+"""The collectives, once for everybody: traced operators, pnnx operators, ncnn layers and schedules
+all read this table.
 
-Every collective takes one tensor and returns one that is used: pnnx folds an operator without an input into a constant and
-deletes one without a user. They act on the last axis only. Argument j of the schema (the tensor is 0) is parameter id j of
-the ncnn layer, so the order here is the file format.
+Every collective takes one tensor and returns one that is used: pnnx folds an operator without an
+input into a constant and deletes one without a user. They act on the last axis only. Argument j of
+the schema (the tensor is 0) is parameter id j of the ncnn layer, so the order here is the file
+format.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ WORLD, STAGE = 0, 1  # group ids: all ranks; the ranks that share this rank's la
 
 @dataclass(frozen=True)
 class Collective:
-    """`operator` is torch's spelling, `layer` the type of the ncnn layer, `arguments` the integers after the tensor."""
+    """`operator` is torch's spelling, `layer` the type of the ncnn layer, `arguments` the integers
+    after the tensor."""
 
     operator: str
     layer: str

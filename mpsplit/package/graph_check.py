@@ -1,7 +1,9 @@
-"""Whether a rank's graph can be given to an engine. In: a rank's folder. Out: nothing, or a PackageError.
+"""Whether a rank's graph can be given to an engine.
 
-ncnn believes what a .param says: counts, shapes, blobs. Invariant: what passes has only layers that mpsplit writes, every blob made
-once before its one reader, and weights that lie in their files.
+In: a rank's folder. Out: nothing, or a PackageError.
+
+ncnn believes what a .param says: counts, shapes, blobs. Invariant: what passes has only layers that
+mpsplit writes, every blob made once before its one reader, and weights that lie in their files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""What may stand in a JSON file that others wrote. In: a value, and tables of kinds. Out: nothing, or a PackageError that says where.
+"""What may stand in a JSON file that others wrote.
 
-A kind is a function of a value and its place. Invariant: what passes has the types that the code believes, and numbers in bounds, so
-that nothing is allocated because a file says so. Fields that no table knows are left alone: newer files have more.
+In: a value, and tables of kinds. Out: nothing, or a PackageError that says where.
+
+A kind is a function of a value and its place. Invariant: what passes has the types that the code
+believes, and numbers in bounds, so that nothing is allocated because a file says so. Fields that no
+table knows are left alone: newer files have more.
 """
 
 from __future__ import annotations

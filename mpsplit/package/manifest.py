@@ -1,8 +1,11 @@
-"""manifest.json: what a package holds, and the proof that it is whole. In: a folder. Out: a Manifest, or what is wrong.
+"""manifest.json: what a package holds, and the proof that it is whole.
 
-A package is a folder with manifest.json, the tokenizer's files and one folder a rank. The manifest is written last, so a folder
-without one is not a package. It names no place, time or host: the same input gives the same bytes. `mpsplit verify` adds what it found
-as `verified`, and changes nothing else.
+In: a folder. Out: a Manifest, or what is wrong.
+
+A package is a folder with manifest.json, the tokenizer's files and one folder a rank. The manifest
+is written last, so a folder without one is not a package. It names no place, time or host: the same
+input gives the same bytes. `mpsplit verify` adds what it found as `verified`, and changes nothing
+else.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from mpsplit.plan.shards import Plan
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 PARTITION = "partition.json"  # the manifest as `partition` leaves it, before there are files to run
-# in rank-R/: the graph that any ncnn can run and the native engine's, and what C++ knows of the package, which names the files of weights
+# in rank-R/: the graph that any ncnn can run and the native engine's, and what C++ knows of the
+# package, which names the files of weights
 GRAPH, FUSED, RANK_TEXT = "model.param", "fused.param", "rank.txt"
 CONFIG = "config.json"  # the model's own: another plan traces from it (`mpsplit repartition`)
 FORM = "torchscript form"  # in `tools`: how the collectives stand in what was traced
@@ -38,7 +42,8 @@ RANK_FILES, TOKENIZER_FILES = (GRAPH, FUSED, RANK_TEXT), (TOKENIZER, TEMPLATE, S
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding as numbers: angle = position * inverse_frequency; cos and sin are scaled by `scaling`."""
+    """Rotary embedding as numbers: angle = position * inverse_frequency; cos and sin are scaled by
+    `scaling`."""
 
     inverse_frequencies: tuple[float, ...]
     scaling: float
@@ -59,8 +64,8 @@ class File:
 
 @dataclass(frozen=True)
 class Seal:
-    """How the files are encrypted. `package` is the package's id, `key` tells the key, `proof` is the manifest's own: with the key,
-    nobody else's manifest passes for this one."""
+    """How the files are encrypted. `package` is the package's id, `key` tells the key, `proof` is
+    the manifest's own: with the key, nobody else's manifest passes for this one."""
 
     algorithm: str
     chunk: int
@@ -71,7 +76,8 @@ class Seal:
 
 @dataclass(frozen=True)
 class RankPart:
-    """What `partition` and `convert` say of one rank: its schedule, its weights in bytes of the checkpoint, its files."""
+    """What `partition` and `convert` say of one rank: its schedule, its weights in bytes of the
+    checkpoint, its files."""
 
     schedule: tuple[Call, ...]
     weight_bytes: int
@@ -80,7 +86,8 @@ class RankPart:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`repartitioned_from`: the `identity` of the package that its weights were taken from, where that was no checkpoint."""
+    """`repartitioned_from`: the `identity` of the package that its weights were taken from, where
+    that was no checkpoint."""
 
     model: str
     facts: ModelFacts
@@ -172,7 +179,8 @@ class Manifest:
         )
 
     def signed(self, vault: Vault) -> Manifest:
-        """With the proof that who wrote it has the key; what is changed after that is signed again."""
+        """With the proof that who wrote it has the key; what is changed after that is
+        signed again."""
         bare = replace(self, sealed=Seal(vault.algorithm, vault.chunk, vault.package, vault.key.name))
         return replace(bare, sealed=replace(bare.sealed, proof=_proof(bare, vault)))
 
@@ -215,7 +223,8 @@ class Manifest:
         return manifest
 
     def check_files(self, package: Path, rank: int, *, hashes: bool = True, again: bool = False) -> None:
-        """Every file of this rank and of what all share is there, of its size and, with `hashes`, of its content.
+        """Every file of this rank and of what all share is there, of its size and, with `hashes`,
+        of its content.
 
         Content that was found right before is not read `again` unless its file was touched since.
         """
@@ -241,7 +250,8 @@ class Manifest:
                 )
 
     def _check_unlisted(self, package: Path, rank: int, listed: set[str]) -> None:
-        """No file is there that an engine would read and nobody vouches for; opened.py sees to those of weights."""
+        """No file is there that an engine would read and nobody vouches for; opened.py sees to
+        those of weights."""
         own = rank_folder(package, rank)
         for path in (*(own / name for name in RANK_FILES), *(package / name for name in TOKENIZER_FILES)):
             if path.relative_to(package).as_posix() not in listed and os.path.lexists(path):

@@ -1,6 +1,9 @@
-"""What may stand in manifest.json and partition.json, as tables. In: their JSON. Out: nothing, or a PackageError that says where.
+"""What may stand in manifest.json and partition.json, as tables.
 
-The bounds are far from every model that there is, and near enough that nothing absurd is allocated or counted through.
+In: their JSON. Out: nothing, or a PackageError that says where.
+
+The bounds are far from every model that there is, and near enough that nothing absurd is allocated
+or counted through.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from mpsplit.plan.model_facts import SUPPORTED
 RANKS, LAYERS, HEADS, SIZES = 4096, 4096, 4096, 1 << 24
 ANGLES = 1 << 26  # context x frequencies: tables of cos and sin of 256 MB each
 BYTES = 1 << 50
-TEXT = text(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,4096}", "text of one line")  # half a character cannot be printed
+# half a character cannot be printed
+TEXT = text(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,4096}", "text of one line")
 HASH = text(r"[0-9a-f]{64}", "a sha256")
 # plain names one below the other: no way out of the package, no hidden files
 PATH = text(r"(?!.{256})[\w-][\w.+-]*(/[\w-][\w.+-]*)*", "a path inside the package")

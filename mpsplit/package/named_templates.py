@@ -1,7 +1,9 @@
-"""Chat templates by name, for models whose tokenizer has none. In: a name, or what is known of a model. Out: Jinja2 text.
+"""Chat templates by name, for models whose tokenizer has none.
 
-Each writes, to the letter, what the model's makers published: FastChat's conversation for Vicuna, the tokenizer_config.json of the
-others. `bos_token` and `eos_token` are the model's own.
+In: a name, or what is known of a model. Out: Jinja2 text.
+
+Each writes, to the letter, what the model's makers published: FastChat's conversation for Vicuna,
+the tokenizer_config.json of the others. `bos_token` and `eos_token` are the model's own.
 """
 
 from __future__ import annotations
@@ -119,9 +121,12 @@ def named_template(name: str) -> str:
 
 
 def guess_template(names: Iterable[str], architecture: str, vocabulary: Container[str]) -> str | None:
-    """The name of the template that a model without one was certainly trained with; None where it could be several.
+    """The name of the template that a model without one was certainly trained with; None where it
+    could be several.
 
-    A vocabulary that has a template's marks as tokens was made for it; Vicuna added none to Llama's, but says its name."""
+    A vocabulary that has a template's marks as tokens was made for it; Vicuna added none to
+    Llama's, but says its name.
+    """
     if "<|start_header_id|>" in vocabulary and "<|eot_id|>" in vocabulary:
         return "llama-3"
     if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:

@@ -1,6 +1,9 @@
-"""The text of an ncnn .param file as dataclasses. In: text. Out: text, the same bytes when nothing was changed.
+"""The text of an ncnn .param file as dataclasses.
 
-Invariant: every blob has one producer and at most one consumer (ncnn's rule; Split copies a blob for several).
+In: text. Out: text, the same bytes when nothing was changed.
+
+Invariant: every blob has one producer and at most one consumer (ncnn's rule; Split copies a blob
+for several).
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""rank.txt: what one rank must know of its package, a name and numbers a line, for C++ that reads no JSON.
+"""rank.txt: what one rank must know of its package, a name and numbers a line, for C++ that reads
+no JSON.
 
-In: a manifest, the names of the rank's weight files. Out: text; extensions/engine/rank_facts.h reads it.
+In: a manifest, the names of the rank's weight files. Out: text; extensions/engine/rank_facts.h
+reads it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Which files were found to have which sha256, so that a warm start does not read them again. In: a path. Out: its sha256.
+"""Which files were found to have which sha256, so that a warm start does not read them again.
 
-Each file has a stamp in ~/.cache/mpsplit/verified (or MPSPLIT_CACHE/verified), outside the package: a copied package is read
-once. A stamp holds only for the very file it was made for, unchanged: same inode, size, times of change. Whoever can write
-there could as well replace mpsplit itself.
+In: a path. Out: its sha256.
+
+Each file has a stamp in ~/.cache/mpsplit/verified (or MPSPLIT_CACHE/verified), outside the package:
+a copied package is read once. A stamp holds only for the very file it was made for, unchanged: same
+inode, size, times of change. Whoever can write there could as well replace mpsplit itself.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from pathlib import Path
 from mpsplit.cache_folder import cache
 from mpsplit.package.whole_files import beside, sha256
 
-SETTLED = 2 * 10**9  # ns: where clocks are coarse, a file that changed just now may change again at the same time
+# ns: where clocks are coarse, a file that changed just now may change again at the same time
+SETTLED = 2 * 10**9
 
 
 def _stamp(path: Path) -> Path:
@@ -31,7 +34,8 @@ def _identity(path: Path) -> list[int]:
 
 def remembered_sha256(path: Path) -> str | None:
     """What the file was found to have, if it was not touched since."""
-    with suppress(OSError, ValueError, TypeError, KeyError, RuntimeError):  # no stamp, a damaged one, no home
+    # no stamp, a damaged one, no home
+    with suppress(OSError, ValueError, TypeError, KeyError, RuntimeError):
         stamp = json.loads(_stamp(path).read_text(encoding="utf-8"))
         return stamp["sha256"] if stamp["identity"] == _identity(path) else None
     return None

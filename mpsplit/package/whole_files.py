@@ -1,4 +1,7 @@
-"""Files that are whole or not there. In: paths. Out: hashes, atomic writes, memory maps of weights."""
+"""Files that are whole or not there.
+
+In: paths. Out: hashes, atomic writes, memory maps of weights.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
 PIECE = 32 << 20
-LARGEST_TEXT = 16 << 20  # bytes of a manifest or a graph: those of 405B over 64 ranks are a tenth of it
+# bytes of a manifest or a graph: those of 405B over 64 ranks are a tenth of it
+LARGEST_TEXT = 16 << 20
 
 
 def widened(stored: np.ndarray, dtype: str) -> np.ndarray:
@@ -32,8 +36,8 @@ def widened(stored: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def sha256(path: Path) -> str:
-    """Reads through a map that wants large pages: so a file that was not in memory is there as the engine likes it. What was read
-    does not stay with this process."""
+    """Reads through a map that wants large pages: so a file that was not in memory is there as the
+    engine likes it. What was read does not stay with this process."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         if path.stat().st_size:
@@ -53,7 +57,8 @@ def _advise(data: mmap.mmap, name: str, *where: int) -> None:
 
 @contextmanager
 def beside(path: Path):
-    """Gives a name beside `path` to write to; it becomes `path` when the block ends well, and vanishes when it does not."""
+    """Gives a name beside `path` to write to; it becomes `path` when the block ends well, and
+    vanishes when it does not."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -122,7 +127,8 @@ def _finite(text: str) -> float:
 
 
 def mapped(path: Path, kind: type) -> np.ndarray:
-    """The file as an array, mapped; a rank may have nothing to keep in it, and nothing cannot be mapped."""
+    """The file as an array, mapped; a rank may have nothing to keep in it, and nothing cannot be
+    mapped."""
     size, each = path.stat().st_size, np.dtype(kind).itemsize
     if size % each:
         raise PackageError(

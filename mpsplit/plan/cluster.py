@@ -1,7 +1,10 @@
-"""What a plan needs to know of the machines: one Device a rank, and the links between them. In: measurements. Out: a Cluster.
+"""What a plan needs to know of the machines: one Device a rank, and the links between them.
 
-`mpsplit probe` measures it (cluster_json.py is its file); `described` makes one from a few numbers, for machines that nobody has measured. Bytes, seconds, and
-flop (a multiplication and an addition are two). Invariant: every number is positive, and every pair of devices has a link.
+In: measurements. Out: a Cluster.
+
+`mpsplit probe` measures it (cluster_json.py is its file); `described` makes one from a few numbers,
+for machines that nobody has measured. Bytes, seconds, and flop (a multiplication and an addition
+are two). Invariant: every number is positive, and every pair of devices has a link.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ MESSAGES = (4, 16 << 10, 1 << 20)  # bytes of the messages that a link is measur
 
 @dataclass(frozen=True)
 class Measured:
-    """A median, and how far all samples but the furthest lay from it, as a part of it; 0 where nobody measured.
+    """A median, and how far all samples but the furthest lay from it, as a part of it; 0 where
+    nobody measured.
 
-    Not the middle half of them: the memory of a shared machine is slower or faster for seconds, and the next probe may meet either.
+    Not the middle half of them: the memory of a shared machine is slower or faster for seconds, and
+    the next probe may meet either.
     """
 
     value: float
@@ -43,7 +48,8 @@ class Rate:
 
 @dataclass(frozen=True)
 class Device:
-    """What one rank has to itself while its neighbours on the same host work too. `kinds`: by how weights are stored (q4, f32 ...)."""
+    """What one rank has to itself while its neighbours on the same host work too. `kinds`: by how
+    weights are stored (q4, f32 ...)."""
 
     name: str
     host: str
@@ -73,7 +79,8 @@ class Link:
     seconds: tuple[Measured, ...]
 
     def time(self, size: float) -> float:
-        """Seconds for a message of `size` bytes: straight lines between what was measured, and beyond."""
+        """Seconds for a message of `size` bytes: straight lines between what was measured, and
+        beyond."""
         times = [measured.value for measured in self.seconds]
         i = 0 if size <= MESSAGES[1] else 1
         slope = (times[i + 1] - times[i]) / (MESSAGES[i + 1] - MESSAGES[i])
@@ -95,7 +102,8 @@ class Sum:
 
 @dataclass(frozen=True)
 class Cluster:
-    """`links` by pairs of devices, the lower first; pairs without their own have `local` on one host, `remote` between hosts."""
+    """`links` by pairs of devices, the lower first; pairs without their own have `local` on one
+    host, `remote` between hosts."""
 
     devices: tuple[Device, ...]
     links: dict[tuple[int, int], Link] = field(default_factory=dict)
@@ -134,7 +142,8 @@ class Cluster:
         return replace(self, devices=tuple(self.devices[i] for i in chosen), links=links, sums=())
 
     def whole_host(self, host: str) -> Cluster:
-        """This host alone, as one rank with all its threads: what its ranks had side by side, it has together."""
+        """This host alone, as one rank with all its threads: what its ranks had side by side, it
+        has together."""
         own = [self.devices[i] for i in self.hosts[host]]
         first = own[0]
         together = lambda pick: Measured(sum(pick(d).value for d in own), max(pick(d).spread for d in own))  # noqa: E731
@@ -147,7 +156,8 @@ class Cluster:
         return replace(self, devices=(device,), links={}, sums=())
 
 
-# Without a probe: a small computer of today, gigabit Ethernet. What a plan made of these says of time is a guess, and it says so.
+# Without a probe: a small computer of today, gigabit Ethernet. What a plan made of these says of
+# time is a guess, and it says so.
 ASSUMED_READ, ASSUMED_FLOP = 15e9, 100e9  # bytes and flop a second of one machine
 ASSUMED_LATENCY, ASSUMED_BANDWIDTH = 100e-6, 117e6
 KINDS = ("f32", "bf16", "q8", "q6", "q4")  # from large to small
@@ -160,7 +170,8 @@ def described(
     bandwidth: float = ASSUMED_BANDWIDTH,
     flop: float = ASSUMED_FLOP,
 ) -> Cluster:
-    """Machines that nobody has measured, one rank each: bytes of memory, of which `read` a second; the last `read` holds for the rest."""
+    """Machines that nobody has measured, one rank each: bytes of memory, of which `read` a second;
+    the last `read` holds for the rest."""
     devices = []
     for i, size in enumerate(memory):
         rate = Rate(Measured(read[min(i, len(read) - 1)]), Measured(flop))

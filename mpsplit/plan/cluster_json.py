@@ -1,4 +1,7 @@
-"""cluster.json: a Cluster as text that people can read and mend. In: JSON. Out: a Cluster, or the first number that cannot be right."""
+"""cluster.json: a Cluster as text that people can read and mend.
+
+In: JSON. Out: a Cluster, or the first number that cannot be right.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +114,8 @@ class _Reader:
             self.fail(f"{where} has {', '.join(sorted(unknown))}, which nobody knows")
         if values["process_bytes"] >= values["memory_bytes"]:
             self.fail(
-                f"{where} has {values['memory_bytes']} bytes of memory and a process of {values['process_bytes']} bytes; nothing is left"
+                f"{where} has {values['memory_bytes']} bytes of memory and a process of {values['process_bytes']}"
+                " bytes; nothing is left"
             )
         return Device(**values)
 

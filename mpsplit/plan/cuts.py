@@ -1,11 +1,14 @@
-"""How each weight is divided: one table, for all families. In: a weight's name. Out: which part of it a shard owns.
+"""How each weight is divided: one table, for all families.
 
-Invariant: along a cut, the parts of the ranks of a stage follow each other and add up to the weight. Ranks that share a KV head
-each have all of it: the parts of k_proj and v_proj overlap there, and still leave nothing out.
+In: a weight's name. Out: which part of it a shard owns.
 
-The styles are Megatron's. A *colwise* linear owns output rows (axis 0 of its weight, and its bias); a *rowwise* one owns
-input columns (axis 1), and its partial results are summed over the ranks, so its bias is added once, after the sum: by every
-rank of the stage, also by one without columns.
+Invariant: along a cut, the parts of the ranks of a stage follow each other and add up to the
+weight. Ranks that share a KV head each have all of it: the parts of k_proj and v_proj overlap
+there, and still leave nothing out.
+
+The styles are Megatron's. A *colwise* linear owns output rows (axis 0 of its weight, and its bias);
+a *rowwise* one owns input columns (axis 1), and its partial results are summed over the ranks, so
+its bias is added once, after the sum: by every rank of the stage, also by one without columns.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from mpsplit.plan.shards import Plan, Range, Shard
 
 @dataclass(frozen=True)
 class Cut:
-    """`along` names the Shard's range; one step of it is `unit` rows or columns (an attribute of ModelFacts, or 1)."""
+    """`along` names the Shard's range; one step of it is `unit` rows or columns (an attribute of
+    ModelFacts, or 1)."""
 
     style: str
     along: str
@@ -67,14 +71,16 @@ def source_of(weight: str, facts: ModelFacts) -> str:
 
 
 def one_matrix(plan: Plan, facts: ModelFacts) -> bool:
-    """Whether the head is tied, and each rank has the same rows of it as of the embedding: never with several stages."""
+    """Whether the head is tied, and each rank has the same rows of it as of the embedding: never
+    with several stages."""
     return facts.tied and all(
         shard.embed == shard.head or not len(shard.embed) + len(shard.head) for shard in plan.shards
     )
 
 
 def module_of(weight: str) -> str:
-    """The table's key of a weight: "model.layers.7.mlp.up_proj.bias" -> "model.layers.*.mlp.up_proj"."""
+    """The table's key of a weight: "model.layers.7.mlp.up_proj.bias" ->
+    "model.layers.*.mlp.up_proj"."""
     return re.sub(r"\.\d+\.", ".*.", weight.rpartition(".")[0])
 
 

@@ -1,7 +1,10 @@
-"""How to start a plan on its machines: what Open MPI 5 must be told. In: a plan, a cluster. Out: a hostfile, a rankfile, one command.
+"""How to start a plan on its machines: what Open MPI 5 must be told.
 
-The devices of the cluster are the ranks of the plan, in order; several may be on one host, in any order. Invariant: each rank
-starts on the host of its device with that device's threads (tests/plan/test_host_files.py starts them).
+In: a plan, a cluster. Out: a hostfile, a rankfile, one command.
+
+The devices of the cluster are the ranks of the plan, in order; several may be on one host, in any
+order. Invariant: each rank starts on the host of its device with that device's threads
+(tests/plan/test_host_files.py starts them).
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ def write(plan: Plan, cluster: Cluster, folder: Path, program: Sequence[str] = R
     for taken in UNREADABLE:
         if taken in str(rankfile).lower():
             raise LaunchError(
-                f"mpirun reads no rankfile with {taken!r} in its path, as in {rankfile}; use another folder, or its path from here"
+                f"mpirun reads no rankfile with {taken!r} in its path, as in {rankfile}; use another folder, or its"
+                " path from here"
             )
     folder.mkdir(parents=True, exist_ok=True)
     hostfile.write_text(hostfile_text(cluster), encoding="utf-8")
@@ -55,14 +59,16 @@ def hostfile_text(cluster: Cluster) -> str:
 
 
 def rankfile_text(cluster: Cluster) -> str:
-    """A line a rank. The slot says nothing, because no rank is bound to it, but Open MPI wants one that every host has."""
+    """A line a rank. The slot says nothing, because no rank is bound to it, but Open MPI wants one
+    that every host has."""
     lines = [f"rank {rank}={device.host} slot=0\n" for rank, device in enumerate(cluster.devices)]
     return _warning(cluster, "hostfile") + "".join(lines)
 
 
 def command(cluster: Cluster, hostfile: Path, rankfile: Path, program: Sequence[str] = RUN) -> str:
-    """mpirun with a part for each run of ranks that have the same number of threads. As in launch/env, no rank is bound, because
-    a bound rank cannot use its threads, and more ranks than cores are allowed."""
+    """mpirun with a part for each run of ranks that have the same number of threads. As in
+    launch/env, no rank is bound, because a bound rank cannot use its threads, and more ranks than
+    cores are allowed."""
     mpirun = [
         "mpirun", "--hostfile", str(hostfile), "--map-by", f"rankfile:oversubscribe:file={rankfile}", "--bind-to", "none",
     ]  # fmt: skip

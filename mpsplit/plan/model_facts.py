@@ -1,4 +1,6 @@
-"""What a plan needs to know of a model. In: config.json as a dict. Out: ModelFacts, or the reason why not.
+"""What a plan needs to know of a model.
+
+In: config.json as a dict. Out: ModelFacts, or the reason why not.
 
 Invariant: a model that passes here has a table of cuts (cuts.py) for every weight.
 """
@@ -16,13 +18,15 @@ SUPPORTED = {
     "Qwen2ForCausalLM": "Qwen2",
     "Qwen3ForCausalLM": "Qwen3",
 }
-# kinds of rotary embedding whose frequencies do not depend on the length, within the model's own context
+# kinds of rotary embedding whose frequencies do not depend on the length, within the model's own
+# context
 STATIC_ROPE = ("default", "linear", "llama3", "yarn", "dynamic")
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Sizes in elements; `context` in tokens; `window` is the sliding window in tokens, 0 for none."""
+    """Sizes in elements; `context` in tokens; `window` is the sliding window in tokens, 0
+    for none."""
 
     architecture: str
     hidden: int

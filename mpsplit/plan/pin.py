@@ -1,8 +1,11 @@
-"""A person's own choice of a plan. In: "embed=0; layers 0-9=0,1; layers 10-31=2; head=2". Out: a Plan, and the device of each rank.
+"""A person's own choice of a plan.
 
-Layers go in the order of the model, both ends included; the devices of a clause share its layers, by their speed or by weights
-(`layers 0-31=0*7,1*3`). Who is not named for the embedding or the head: the devices of the first and the last layers have them. An
-embedding or a head on devices without layers is a stage of its own. Invariant: each device has one place.
+In: "embed=0; layers 0-9=0,1; layers 10-31=2; head=2". Out: a Plan, and the device of each rank.
+
+Layers go in the order of the model, both ends included; the devices of a clause share its layers,
+by their speed or by weights (`layers 0-31=0*7,1*3`). Who is not named for the embedding or the
+head: the devices of the first and the last layers have them. An embedding or a head on devices
+without layers is a stage of its own. Invariant: each device has one place.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
-"""plan.json: a plan, the machines it was made for and the job. In: a file. Out: Placed, whose devices are the plan's ranks, in order.
+"""plan.json: a plan, the machines it was made for and the job.
 
-`mpsplit plan` writes it, `partition` takes the plan and leaves the file in the package, `run --report` and `bench` price it again.
+In: a file. Out: Placed, whose devices are the plan's ranks, in order.
+
+`mpsplit plan` writes it, `partition` takes the plan and leaves the file in the package, `run
+--report` and `bench` price it again.
 """
 
 from __future__ import annotations
@@ -37,9 +40,9 @@ class Placed:
             need = memory(facts, shard, device, self.job)
             if need.total > device.memory_bytes:
                 raise PlanError(
-                    f"rank {rank} on {device.name} needs {need.total / GIB:.2f} GiB ({need.weights / GIB:.2f} of weights, "
-                    f"{need.cache / GIB:.2f} of keys and values), it has {device.memory_bytes / GIB:.2f}; give it less, "
-                    "use --quant with fewer bits or a shorter --context"
+                    f"rank {rank} on {device.name} needs {need.total / GIB:.2f} GiB ({need.weights / GIB:.2f} of"
+                    f" weights, {need.cache / GIB:.2f} of keys and values), it has {device.memory_bytes / GIB:.2f};"
+                    " give it less, use --quant with fewer bits or a shorter --context"
                 )
         return self
 

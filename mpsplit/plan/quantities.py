@@ -1,4 +1,7 @@
-"""Bytes, seconds and rates as people write them: "4G", "25us", "1.2GB/s". In: a word. Out: a number, or what was expected."""
+"""Bytes, seconds and rates as people write them: "4G", "25us", "1.2GB/s".
+
+In: a word. Out: a number, or what was expected.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
-"""A plan says who owns what. Plan (the whole) holds one Shard a rank; a Shard holds ranges, never counts.
+"""A plan says who owns what.
 
-In: numbers and JSON. Out: frozen dataclasses that survive a JSON round trip unchanged. Invariant: after `check`, every
-layer, head, MLP column and vocabulary row of the model has exactly one owner in its stage. A KV head is on every rank that has
-query heads of it. A rank may have no heads, no MLP columns or no rows; a stage no layers, where it has the embedding or the head.
+Plan (the whole) holds one Shard a rank; a Shard holds ranges, never counts.
+
+In: numbers and JSON. Out: frozen dataclasses that survive a JSON round trip unchanged. Invariant:
+after `check`, every layer, head, MLP column and vocabulary row of the model has exactly one owner
+in its stage. A KV head is on every rank that has query heads of it. A rank may have no heads, no
+MLP columns or no rows; a stage no layers, where it has the embedding or the head.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ class Range:
 
 @dataclass(frozen=True)
 class Share:
-    """How much of its stage one rank takes: query heads, MLP columns, rows of the embedding and of the head."""
+    """How much of its stage one rank takes: query heads, MLP columns, rows of the embedding and of
+    the head."""
 
     heads: int
     mlp: int
@@ -54,7 +58,8 @@ class Share:
 
 @dataclass(frozen=True)
 class Shard:
-    """One rank's part. `embed` and `head` are rows of the vocabulary, empty outside the first and the last stage."""
+    """One rank's part. `embed` and `head` are rows of the vocabulary, empty outside the first and
+    the last stage."""
 
     rank: int
     stage: int
@@ -92,7 +97,8 @@ class Plan:
         return self.stages[self.shards[rank].stage]
 
     def check(self, facts: ModelFacts) -> Plan:
-        """Itself, when it covers the model; otherwise the first hole or overlap, with its numbers."""
+        """Itself, when it covers the model; otherwise the first hole or overlap, with its
+        numbers."""
         if [s.rank for s in self.shards] != list(range(self.ranks)):
             raise PlanError(
                 f"shards are ranks {[s.rank for s in self.shards]}; they must be 0 to {self.ranks - 1} in order"
@@ -121,7 +127,8 @@ class Plan:
         for shard in self.shards:
             if len(shard.embed) and shard.stage > 0 or len(shard.head) and shard.stage < len(stages) - 1:
                 raise PlanError(
-                    f"rank {shard.rank} is in stage {shard.stage}; the embedding belongs to the first stage, the head to the last"
+                    f"rank {shard.rank} is in stage {shard.stage}; the embedding belongs to the first stage, the head"
+                    " to the last"
                 )
         return self
 
@@ -132,7 +139,8 @@ class Plan:
     def from_json(cls, data: dict) -> Plan:
         if data.get("version") != PLAN_VERSION:
             raise PlanError(
-                f"plan has version {data.get('version')}, this mpsplit reads {PLAN_VERSION}; make it again with `mpsplit plan`"
+                f"plan has version {data.get('version')}, this mpsplit reads {PLAN_VERSION}; make it again with"
+                " `mpsplit plan`"
             )
         try:
             return cls(tuple(_shard_from(entry) for entry in data["shards"]))
@@ -155,7 +163,8 @@ class Plan:
 
 
 def lay_out(facts: ModelFacts, stages: Sequence[tuple[int, Sequence[Share]]]) -> Plan:
-    """The plan of stages that follow each other, each a number of layers and the shares of its ranks, in the order of the ranks."""
+    """The plan of stages that follow each other, each a number of layers and the shares of its
+    ranks, in the order of the ranks."""
     shards, layer = [], 0
     for stage, (layers, shares) in enumerate(stages):
         ranges = {
@@ -210,8 +219,8 @@ def _check_kv_heads(shard: Shard, facts: ModelFacts) -> None:
     ]
     if shard.kv_heads != kv_heads_of(shard.heads, facts) or len(set(served)) > 1:
         raise PlanError(
-            f"rank {shard.rank} has query heads {shard.heads} and KV heads {shard.kv_heads}; each KV head serves {each} query heads "
-            "of the model, so a rank takes whole KV heads with all of them, or an equal number of each"
+            f"rank {shard.rank} has query heads {shard.heads} and KV heads {shard.kv_heads}; each KV head serves {each}"
+            " query heads of the model, so a rank takes whole KV heads with all of them, or an equal number of each"
         )
 
 

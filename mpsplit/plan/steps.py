@@ -1,8 +1,11 @@
-"""In what steps a stage's weights may be cut among its ranks, and how to divide steps. In: a model, speeds. Out: Steps, counts.
+"""In what steps a stage's weights may be cut among its ranks, and how to divide steps.
 
-Query heads go by whole KV heads with all their query heads, where there are enough KV heads for the ranks. Where there are not,
-each KV head is dealt to several ranks, which hold it all and divide its query heads. MLP columns and rows of the vocabulary go
-by the block of the quantisation. A step that would leave ranks without any work is made smaller.
+In: a model, speeds. Out: Steps, counts.
+
+Query heads go by whole KV heads with all their query heads, where there are enough KV heads for the
+ranks. Where there are not, each KV head is dealt to several ranks, which hold it all and divide its
+query heads. MLP columns and rows of the vocabulary go by the block of the quantisation. A step that
+would leave ranks without any work is made smaller.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ BLOCK = 32  # weights that share a scale (package/stored/quantisation.py), at th
 
 @dataclass(frozen=True)
 class Steps:
-    """Elements of one step: query heads, MLP columns, rows of the vocabulary. `dealt`: how many ranks share each KV head, or
-    nothing where each rank takes whole ones."""
+    """Elements of one step: query heads, MLP columns, rows of the vocabulary. `dealt`: how many
+    ranks share each KV head, or nothing where each rank takes whole ones."""
 
     heads: int
     mlp: int
@@ -40,7 +43,8 @@ def steps_of(facts: ModelFacts, ranks: int, block: int = BLOCK) -> Steps:
 
 
 def divide(whole: int, step: int, speeds: Sequence[float]) -> list[int]:
-    """Elements for each of `speeds`, in whole steps, so that the slowest is done as early as can be; the last step may be short."""
+    """Elements for each of `speeds`, in whole steps, so that the slowest is done as early as can
+    be; the last step may be short."""
     count = -(-whole // step)
     given = [int(count * speed / sum(speeds)) for speed in speeds]
     waiting = [((n + 1) / speed, i) for i, (n, speed) in enumerate(zip(given, speeds, strict=True)) if speed > 0]
@@ -75,7 +79,8 @@ def even(whole: int, parts: int) -> list[int]:
 
 
 def _head_step(facts: ModelFacts, each: int, ranks: int, block: int) -> int:
-    """The most of the `each` query heads of a KV head that leave a step for each of its ranks, in whole blocks where that can be."""
+    """The most of the `each` query heads of a KV head that leave a step for each of its ranks, in
+    whole blocks where that can be."""
     fitting = [n for n in range(each, 0, -1) if each % n == 0 and each // n >= ranks] or [1]
     return next((n for n in fitting if n * facts.head_dim % block == 0), fitting[0])
 

@@ -1,4 +1,7 @@
-"""From a folder to a token loop on this rank. In: a package, a communicator. Out: TokenLoop; refuses what does not fit."""
+"""From a folder to a token loop on this rank.
+
+In: a package, a communicator. Out: TokenLoop; refuses what does not fit.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,14 @@ def check_ranks(manifest: Manifest, package: Path, ranks: int) -> None:
     needed = manifest.plan.ranks
     if ranks != needed:
         raise RunError(
-            f"{package} is split over {needed} ranks, {ranks} were started; use `mpirun -np {needed}` or --ranks {needed}, or leave both out"
+            f"{package} is split over {needed} ranks, {ranks} were started; use `mpirun -np {needed}` or --ranks"
+            f" {needed}, or leave both out"
         )
 
 
 def load_engine(package: Path, comm: Communicator, engine: str | None = None, keys: KeySource = ENVIRONMENT) -> Engine:
-    """Checks this rank's files and loads them; without a wish, into the native engine where there is one."""
+    """Checks this rank's files and loads them; without a wish, into the native engine where there
+    is one."""
     manifest = Manifest.load(package)
     check_ranks(manifest, package, comm.size)
     manifest.check_files(package, comm.rank)

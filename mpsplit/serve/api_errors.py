@@ -1,6 +1,9 @@
-"""Errors in OpenAI's shape. In: whatever a request made us raise. Out: a status and {"error": {message, type, param, code}}.
+"""Errors in OpenAI's shape.
 
-What the client can mend is told in full; of what it cannot, only that it happened. Nothing of a request is repeated but names of fields.
+In: whatever a request made us raise. Out: a status and {"error": {message, type, param, code}}.
+
+What the client can mend is told in full; of what it cannot, only that it happened. Nothing of a
+request is repeated but names of fields.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from mpsplit.runtime.loop.requests import Ending, Full
 RETRY_SECONDS = {429: 1, 503: 5}
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 LONGEST = 2000  # characters of a message
-ALTERNATIVE = re.compile(r"\[|^constrained-|^function-|^str$")  # what pydantic puts into a path for a union
+# what pydantic puts into a path for a union
+ALTERNATIVE = re.compile(r"\[|^constrained-|^function-|^str$")
 
 
 class ErrorDetail(BaseModel):
@@ -64,7 +68,8 @@ def of_mpsplit(wrong: MpsplitError) -> ApiError:
 
 
 def of_validation(wrong: RequestValidationError) -> ApiError:
-    """One thing that is wrong; of the alternatives of a union rather one of the right kind, but for its value."""
+    """One thing that is wrong; of the alternatives of a union rather one of the right kind, but for
+    its value."""
     found = wrong.errors()
     told = next((error for error in found if not error["type"].endswith("_type")), found[0])
     if told["type"] == "json_invalid":

@@ -1,4 +1,7 @@
-"""`mpsplit chat`: a conversation on the terminal. In: a token loop on rank 0. Out: answers as they come, until /exit."""
+"""`mpsplit chat`: a conversation on the terminal.
+
+In: a token loop on rank 0. Out: answers as they come, until /exit.
+"""
 
 from __future__ import annotations
 

@@ -75,7 +75,8 @@ def test_nothing_is_read_but_what_is_needed_and_a_missing_weight_is_named_at_onc
 
 @pytest.mark.seconds(100)
 def test_memory_is_one_layer_whatever_their_number(tmp_path):
-    """16 layers of 6.8 MB, stored in 16 bits: what is held beyond the start is a few of them, not 109 MB."""
+    """16 layers of 6.8 MB, stored in 16 bits: what is held beyond the start is a few of them, not
+    109 MB."""
     sizes = dict(hidden_size=384, intermediate_size=1024, num_hidden_layers=16, vocab_size=1000)
     folder = make_model("llama", tmp_path / "deep", "bfloat16", changes=sizes)
     program = """

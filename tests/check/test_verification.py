@@ -1,4 +1,5 @@
-"""The gate: sound packages pass at 1, 2 and 4 ranks, damaged ones do not, and the damaged layer is named."""
+"""The gate: sound packages pass at 1, 2 and 4 ranks, damaged ones do not, and the damaged layer is
+named."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Memory of a conversion does not grow with the model: a checkpoint of 1 GB, measured from outside, children counted."""
+"""Memory of a conversion does not grow with the model: a checkpoint of 1 GB, measured from outside,
+children counted."""
 
 import json
 import subprocess
@@ -11,7 +12,8 @@ from mpsplit.native import cpp
 from tests.test_errors import CLEAN
 
 ROOT = Path(__file__).parents[2]
-CEILING = 700e6  # bytes a rank, of which torch and pnnx take 500e6; a rank's half of the weights in float32 is 970e6
+# bytes a rank, of which torch and pnnx take 500e6; a rank's half of the weights in float32 is 970e6
+CEILING = 700e6
 
 
 @pytest.mark.seconds(400)

@@ -57,7 +57,8 @@ def test_the_graph_is_there_to_read(model_of, tmp_path):
         assert text.count("mpi_extensions.all_reduce") == 2 * 3 + 1
         assert text.count("scaled_dot_product_attention") == 3
         assert "model.layers.2.mlp.down_proj.weight" in text
-        assert (tmp_path / "vicuna" / f"rank-{rank}" / f"vicuna-{rank}.pt").stat().st_size < 150_000  # a miniature
+        # a miniature
+        assert (tmp_path / "vicuna" / f"rank-{rank}" / f"vicuna-{rank}.pt").stat().st_size < 150_000
     assert (tmp_path / "vicuna/rank-0/graph.fx.txt").read_text() == (
         tmp_path / "vicuna/rank-1/graph.fx.txt"
     ).read_text()
@@ -131,10 +132,12 @@ def test_pnnx_must_be_there(monkeypatch, tmp_path):
 
 
 def test_the_customop_route_hands_over_operators(tmp_path, model_of):
-    """A pnnx with a libtorch of its own is not to be had here; what it is given, and that torch can load it, is checked."""
+    """A pnnx with a libtorch of its own is not to be had here; what it is given, and that torch can
+    load it, is checked."""
     make(model_of("llama"), tmp_path / "out", 2, 1, form="operator")
     script = torch.jit.load(tmp_path / "out" / "rank-0" / "out-0.pt")
-    assert str(script.inlined_graph).count("mpi_extensions::all_reduce") == 2 * 2 + 1  # of two layers
+    # of two layers
+    assert str(script.inlined_graph).count("mpi_extensions::all_reduce") == 2 * 2 + 1
     told = tmp_path / "told"
     program, library = tmp_path / "pnnx", tmp_path / "lib.so"
     program.write_text(f'#!/bin/sh\necho "$@" >> {told}\nexit 1\n')

@@ -1,4 +1,5 @@
-"""Another plan for a package: the bytes of a conversion for that plan, without the model; or one line that says why not."""
+"""Another plan for a package: the bytes of a conversion for that plan, without the model; or one
+line that says why not."""
 
 import functools
 import json
@@ -40,7 +41,8 @@ pytestmark = [
     pytest.mark.seconds(400),
     pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built"),
 ]
-# heads of 32 inputs on half as many KV heads; MLP columns that 2 and 3 ranks divide into whole blocks of 64, 3 of 128
+# heads of 32 inputs on half as many KV heads; MLP columns that 2 and 3 ranks divide into whole
+# blocks of 64, 3 of 128
 SIZES = dict(hidden_size=192, num_attention_heads=6, num_key_value_heads=3, intermediate_size=384, num_hidden_layers=2)
 PLANS = {
     "2": lambda facts: even_plan(facts, 2, 1),
@@ -105,7 +107,8 @@ def made(traced, tmp_path):
 
 @pytest.fixture
 def moved(traced, tmp_path):
-    """(family, old package, plan) -> the package that repartition makes where it was interrupted after tracing."""
+    """(family, old package, plan) -> the package that repartition makes where it was interrupted
+    after tracing."""
 
     def make(family: str, old, plan: str):
         out = tmp_path / "new" / "package"
@@ -119,7 +122,8 @@ def moved(traced, tmp_path):
 
 
 def digests_by_role(package) -> dict[tuple, str]:
-    """Of every rank's graphs and weights. What a file is called by follows from what it was made of."""
+    """Of every rank's graphs and weights. What a file is called by follows from what it was made
+    of."""
     found = {}
     for folder in sorted(package.glob("rank-*")):
         files = WeightFiles.load(folder)
@@ -129,7 +133,8 @@ def digests_by_role(package) -> dict[tuple, str]:
 
 
 def check_same(new, direct, old) -> None:
-    """The bytes of a direct conversion, but for names and what the manifest says of where it is from."""
+    """The bytes of a direct conversion, but for names and what the manifest says of where it is
+    from."""
     assert digests_by_role(new) == digests_by_role(direct)
     told = Manifest.load(new)
     assert told.repartitioned_from == Manifest.load(old).identity
@@ -165,7 +170,8 @@ def test_the_bytes_of_a_conversion_for_the_new_plan(made, moved, family, kinds, 
 @pytest.mark.parametrize("kind", ["q4", *thorough("bf16", "f32")])
 @pytest.mark.parametrize("before, after", [("2", "a pipeline"), ("a pipeline", "3")])
 def test_a_tied_embedding_reads_as_before(made, moved, kind, before, after):
-    """Rows of the head become a table where it is on another rank; a table of its own, which is finer than the head, stays."""
+    """Rows of the head become a table where it is on another rank; a table of its own, which is
+    finer than the head, stays."""
     old = made("qwen2-tied", before, Recipe.parse(kind, 32), "old")
     new, _ = moved("qwen2-tied", old, after)
     assert np.array_equal(embeddings(new), embeddings(old))
@@ -195,8 +201,12 @@ def test_a_split_block_is_refused_before_the_work(made, tmp_path):
     facts, out = Manifest.load(old).facts, tmp_path / "out"
     with pytest.raises(
         PlanError,
-        match=r"cuts model.layers.0.mlp.down_proj.weight at input 192 \(rank 0\), inside the block 128..256 whose 128 weights share a "
-        r"scale, and 3 more like it; use --tensor 1 --pipeline 2, or partition the original for this plan and convert it --block 32",
+        match=(
+            r"cuts model.layers.0.mlp.down_proj.weight at input 192 \(rank 0\), inside the block 128..256 whose 128"
+            r" weights share a "
+            r"scale, and 3 more like it; use --tensor 1 --pipeline 2, or partition the original for this plan and"
+            r" convert it --block 32"
+        ),
     ):
         repartition(old, even_plan(facts, 2, 1), out, Alone(), find_pnnx())
     assert not out.exists()
@@ -266,7 +276,8 @@ def test_it_answers_as_before(tmp_path):
     assert after["token_ids"] == before["token_ids"] and after["text"] == before["text"]
     have, want = Manifest.load(new), Manifest.load(old)
     assert (have.tokenizer, have.config, have.eos, have.model) == (want.tokenizer, want.config, want.eos, want.model)
-    assert Origin.load(new) == Origin.load(old)  # convert finds the model there, for other kinds of weights
+    # convert finds the model there, for other kinds of weights
+    assert Origin.load(new) == Origin.load(old)
 
 
 def mpsplit(*words) -> str:

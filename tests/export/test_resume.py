@@ -1,4 +1,5 @@
-"""Conversion that is interrupted, repeated, moved, or short of room: the same bytes, or one line that says why not."""
+"""Conversion that is interrupted, repeated, moved, or short of room: the same bytes, or one line
+that says why not."""
 
 import json
 import os
@@ -77,7 +78,8 @@ def made_graphs(partitioned, monkeypatch):
 def test_killed_at_any_moment_and_started_again_it_makes_the_same_bytes(
     whole, partitioned, made_graphs, tmp_path, monkeypatch
 ):
-    """In children of this process, that it kills; pieces are small and slow here, so that there are many moments."""
+    """In children of this process, that it kills; pieces are small and slow here, so that there are
+    many moments."""
     monkeypatch.setattr(weight_stream, "PIECE", 1 << 14)
     write = weight_stream._Continued.write
     monkeypatch.setattr(weight_stream._Continued, "write", lambda *given: (write(*given), time.sleep(0.003)))
@@ -119,7 +121,8 @@ def test_what_is_there_is_not_read_again(whole, partitioned, made_graphs, monkey
     assert convert(partitioned, Alone(), find_pnnx(), Recipe(HOW)).read == (0, 0)
     path = weight_path(partitioned / "rank-1")
     data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # what was damaged is made again, and nothing else
+    # what was damaged is made again, and nothing else
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     again = convert(partitioned, Alone(), find_pnnx(), Recipe(HOW)).read
     assert again[0] == 0 and 0 < again[1] <= (len(data) // 2 if QUANTISED else first[1])
     assert digests(partitioned) == digests(whole)
@@ -132,7 +135,8 @@ def test_every_piece_can_be_made_alone(model, tmp_path, monkeypatch, kind, bits)
     monkeypatch.setattr(weight_stream, "PIECE", 1 << 10)
     monkeypatch.setattr("mpsplit.export.weights.weight_contents.ROWS_AT_ONCE", 32 * 64 * 4)
     checkpoint = Checkpoint(model)
-    name, part = "model.layers.0.mlp.gate_proj.weight", Part(0, Range(13, 200))  # no multiple of a panel
+    # no multiple of a panel
+    name, part = "model.layers.0.mlp.gate_proj.weight", Part(0, Range(13, 200))
     rows = checkpoint.stored(name, part) if kind == "own" else checkpoint.floats(name, part)
     data = cpp.kernels().pack(rows, bits, 32) if bits else rows
     encoder = Encoder(Quantisation(bits, 32))
@@ -183,7 +187,8 @@ def test_without_room_the_old_package_stays(whole, tmp_path, monkeypatch):
 
 
 def test_the_structure_alone(model, whole, tmp_path):
-    """A config traces and converts without weights; with --model they follow, and the package is the same."""
+    """A config traces and converts without weights; with --model they follow, and the package is
+    the same."""
     bare, out = tmp_path / "model", tmp_path / whole.name
     bare.mkdir()
     shutil.copy(model / "config.json", bare)

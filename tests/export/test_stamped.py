@@ -1,4 +1,5 @@
-"""The stamped graph of a miniature against a conversion of the whole slice, all layers and true sizes: equal up to names."""
+"""The stamped graph of a miniature against a conversion of the whole slice, all layers and true
+sizes: equal up to names."""
 
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""The kernels as launch/setup built them, and builds for other machines; skips with the name of what is missing."""
+"""The kernels as launch/setup built them, and builds for other machines; skips with the name of
+what is missing."""
 
 import shutil
 import subprocess

@@ -1,4 +1,5 @@
-"""Attention over a cache against numpy in float64: grouped heads, windows, prompts in pieces, threads."""
+"""Attention over a cache against numpy in float64: grouped heads, windows, prompts in pieces,
+threads."""
 
 from itertools import zip_longest
 
@@ -16,7 +17,8 @@ def turned(x, cos, sin):
 
 
 def expected(q, k, v, cos, sin, scale, window):
-    """float64 [rows, heads * dim] of all rows at once; q is [rows, heads, dim], k and v have fewer heads."""
+    """float64 [rows, heads * dim] of all rows at once; q is [rows, heads, dim], k and v have fewer
+    heads."""
     q, k, v, cos, sin = (x.astype(float) for x in (q, k, v, cos, sin))
     group = q.shape[1] // k.shape[1]
     q, k, v = turned(q, cos, sin), np.repeat(turned(k, cos, sin), group, 1), np.repeat(v, group, 1)

@@ -1,5 +1,7 @@
-"""The C++ communicator over every transport, on any number of ranks. Sums are compared with a tree in numpy, bit for bit, so
-that equal to it means equal over all transports.
+"""The C++ communicator over every transport, on any number of ranks.
+
+Sums are compared with a tree in numpy, bit for bit, so that equal to it means equal over all
+transports.
 """
 
 import numpy as np

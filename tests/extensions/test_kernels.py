@@ -1,4 +1,5 @@
-"""QLinear against numpy in float64, on every instruction path that this machine runs; aarch64 under an emulator."""
+"""QLinear against numpy in float64, on every instruction path that this machine runs; aarch64 under
+an emulator."""
 
 import subprocess
 from pathlib import Path
@@ -41,7 +42,8 @@ def matrix(kernels, rng, shape):
 
 
 def quantised(x, block):
-    """x as a kernel sees it: int8 times a scale for each block, in float32 as there and then in float64."""
+    """x as a kernel sees it: int8 times a scale for each block, in float32 as there and then in
+    float64."""
     parts = x.reshape(len(x), -1, block)
     peak = np.abs(parts).max(-1, keepdims=True)
     scale = peak / np.float32(127)
@@ -162,12 +164,14 @@ def test_float_weights_round_to_half_a_step(kernels, shape, magnitude, seed):
         most = 2 ** (bits - 1) - 1
         peak = np.abs(w).reshape(n, blocks, block).max(-1)
         step = np.repeat(peak / most, block, axis=1)
-        # half a step, what rounding the scale to 16 bits can clip off the largest, and the step of subnormal scales
+        # half a step, what rounding the scale to 16 bits can clip off the largest, and the step of
+        # subnormal scales
         assert (np.abs(back - w) <= step * (0.5001 + most * 2**-11) + most * 2**-25).all()
 
 
 def test_packed_bytes_are_the_documented_layout(kernels):
-    """3 blocks of 32 at 6 bits: output 1's input 37 is in block 1, group 1; its 4 low bits in L1, its top 2 in H0 bits 4-5."""
+    """3 blocks of 32 at 6 bits: output 1's input 37 is in block 1, group 1; its 4 low bits in L1,
+    its top 2 in H0 bits 4-5."""
     values = np.zeros((2, 96), np.int8)
     values[1, 37] = 27  # stored as 59 = 0b11_1011, and a zero as 32 = 0b10_0000
     packed = kernels.pack_values(values, np.array([[1, 2, 3], [4, 5, 6]], np.float32), 6, 32)

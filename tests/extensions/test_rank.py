@@ -1,4 +1,5 @@
-"""Ranks without Python: extensions/rank follows Python's lead, over an engine that is the same formula in both."""
+"""Ranks without Python: extensions/rank follows Python's lead, over an engine that is the same
+formula in both."""
 
 import json
 import subprocess

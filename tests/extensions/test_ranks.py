@@ -1,4 +1,5 @@
-"""Ranks without mpirun: how they meet, and what the others see when one of them dies, stops, or is in another collective."""
+"""Ranks without mpirun: how they meet, and what the others see when one of them dies, stops, or is
+in another collective."""
 
 import doctest
 import os

@@ -1,4 +1,5 @@
-"""Scales of blocks: minmax and the search for the least squared error, and integers as they are packed."""
+"""Scales of blocks: minmax and the search for the least squared error, and integers as they are
+packed."""
 
 import numpy as np
 import pytest

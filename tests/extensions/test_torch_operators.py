@@ -1,6 +1,8 @@
-"""libmpi_extensions.so: its operators over 1, 2 and 4 ranks, their gradients, and processes that load it alone.
+"""libmpi_extensions.so: its operators over 1, 2 and 4 ranks, their gradients, and processes that
+load it alone.
 
-Gradients are compared with those of the same sums and slices written in plain torch, over the tensors of all ranks at once.
+Gradients are compared with those of the same sums and slices written in plain torch, over the
+tensors of all ranks at once.
 """
 
 import subprocess
@@ -22,7 +24,8 @@ from mpsplit.errors import RunError  # noqa: E402
 from mpsplit.export.trace import operators  # noqa: E402
 
 ops = torch.ops.mpi_extensions
-ALL, BACKWARDS, NULL = 10, 11, 12  # group ids of this file: the ranks in order, in the opposite order, never named
+# group ids of this file: the ranks in order, in the opposite order, never named
+ALL, BACKWARDS, NULL = 10, 11, 12
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.int32, torch.int64)
 FLOATS = DTYPES[:3]
 STRIDES = {
@@ -180,7 +183,7 @@ def test_a_group_of_some_of_the_ranks(world):
     assert same(ops.all_gather(torch.tensor([world.rank]), ALL, 2), torch.tensor([world.rank] * 2))
 
 
-# -- processes that load the library and know nothing of mpsplit --------------------------------------------------------------
+# -- processes that load the library and know nothing of mpsplit ---------------------------------
 
 LOAD = f"""
 import ctypes, os, torch
@@ -233,7 +236,10 @@ def test_ranks_that_were_not_started():
 
 
 def test_without_the_library_the_schemas_are_the_same(tmp_path):
-    program = "import torch; from mpsplit.export import operators as o; print(o.CONNECTS, *(o.__dict__[n]._schema for n in {}), sep='\\n')"
+    program = (
+        "import torch; from mpsplit.export import operators as o; print(o.CONNECTS, *(o.__dict__[n]._schema for n in"
+        " {}), sep='\\n')"
+    )
     names = ("all_reduce", "all_gather", "broadcast", "send", "recv")
     without = subprocess.run(
         [sys.executable, "-c", program.format(names)],

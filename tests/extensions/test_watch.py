@@ -1,4 +1,5 @@
-"""When one rank dies, over every transport: the others end within ten seconds, name it, and leave nothing behind."""
+"""When one rank dies, over every transport: the others end within ten seconds, name it, and leave
+nothing behind."""
 
 import os
 import re

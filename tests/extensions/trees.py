@@ -1,4 +1,7 @@
-"""The sums that extensions/comm promises, to the bit: its tree, in numpy. Parts in the order of the ranks."""
+"""The sums that extensions/comm promises, to the bit: its tree, in numpy.
+
+Parts in the order of the ranks.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ def add_bf16(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def tree_sum(parts: list[np.ndarray], add=np.add) -> np.ndarray:
-    """Position r beyond the last power of two is folded into r - p; then positions p/2, p/4, ... 1 apart are added."""
+    """Position r beyond the last power of two is folded into r - p; then positions p/2, p/4, ... 1
+    apart are added."""
     ranks = 2 ** int(math.log2(len(parts)))
     sums = [add(parts[r], parts[r + ranks]) if r + ranks < len(parts) else parts[r] for r in range(ranks)]
     while len(sums) > 1:

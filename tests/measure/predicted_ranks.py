@@ -1,7 +1,9 @@
-"""One rank of a test of predicted memory: mpirun -np N python -m tests.measure.predicted_ranks PACKAGE CLUSTER.
+"""One rank of a test of predicted memory: mpirun -np N python -m tests.measure.predicted_ranks
+PACKAGE CLUSTER.
 
-In: a package of N ranks, a file. Run once without that file, it probes as little as it can and writes it; run again, it answers a prompt.
-Out: a line of JSON from rank 0, the peak memory of each rank as measured and as predicted.
+In: a package of N ranks, a file. Run once without that file, it probes as little as it can and
+writes it; run again, it answers a prompt. Out: a line of JSON from rank 0, the peak memory of each
+rank as measured and as predicted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The probe: its parts with sample texts and small numbers, the whole on 1, 2 and 4 ranks with a tiny effort."""
+"""The probe: its parts with sample texts and small numbers, the whole on 1, 2 and 4 ranks with a
+tiny effort."""
 
 from itertools import combinations
 
@@ -102,7 +103,8 @@ def test_a_package_of_noise_runs_in_both_engines(engine, kind):
 def test_stored_bytes_are_those_of_the_file(kind, tmp_path):
     facts = facts_of(64, 96, 8, 4, 8, layers=3, context=32)
     write_package(tmp_path, facts, kind)
-    head = stored_bytes(facts_of(64, 96, 8, 4, 8, layers=1, context=32), kind)  # more than a head of 64 rows has
+    # more than a head of 64 rows has
+    head = stored_bytes(facts_of(64, 96, 8, 4, 8, layers=1, context=32), kind)
     assert 0 < (tmp_path / "rank-0" / "weights" / "packed.bin").stat().st_size - stored_bytes(facts, kind) < head
 
 
@@ -131,7 +133,8 @@ def test_a_cluster_holds_every_rank_and_every_pair(world, shared_folder, capsys)
     assert cluster == world.exchange(cluster)[0]
     if world.rank == 0:
         save_cluster(cluster, shared_folder / "cluster.json")
-        assert load_cluster(shared_folder / "cluster.json") == cluster  # which refuses what is not positive
+        # which refuses what is not positive
+        assert load_cluster(shared_folder / "cluster.json") == cluster
         show(cluster)
         told = capsys.readouterr().out
         assert all(word in told for word in ("memory reads", cluster.devices[-1].name))

@@ -21,7 +21,8 @@ def archive(path):
 
 @pytest.fixture
 def thing(tmp_path, monkeypatch):
-    """A pinned archive and an index that has it: (set the pin's hash, the cache, how often the index was asked)."""
+    """A pinned archive and an index that has it: (set the pin's hash, the cache, how often the
+    index was asked)."""
     made, asked = archive(tmp_path / "made.tar.gz"), []
     monkeypatch.setattr(third_party, "PINS", tmp_path)
     (tmp_path / "thing").mkdir()

@@ -1,4 +1,5 @@
-"""Packages that somebody made to do harm: refused with one line that names the file, and nothing allocated because a file says so."""
+"""Packages that somebody made to do harm: refused with one line that names the file, and nothing
+allocated because a file says so."""
 
 import contextlib
 import hashlib

@@ -25,7 +25,8 @@ UNEVEN = [(0, [Share(0, 0, embed=131)]), (3, [Share(6, 0), Share(0, 67), Share(2
 
 
 def owners(name: str, shape: tuple[int, ...], plan: Plan, f: ModelFacts) -> np.ndarray:
-    """How many ranks have each element of a weight that is whole again when their parts are written at their places."""
+    """How many ranks have each element of a weight that is whole again when their parts are written
+    at their places."""
     whole = np.arange(np.prod(shape)).reshape(shape)
     result, count = np.full(shape, -1), np.zeros(shape, int)
     for part in filter(None, (part_of(name, shard, f) for shard in plan.shards)):

@@ -14,8 +14,8 @@ from mpsplit.plan.shards import even_plan
 from tests.plan.test_shards import facts
 
 SHOW = (
-    "import os; e = os.environ; "
-    "print(e['OMPI_COMM_WORLD_RANK'], e.get('SIMULATED_HOST', 'localhost'), e['OMP_NUM_THREADS'], len(os.sched_getaffinity(0)))"
+    "import os; e = os.environ; print(e['OMPI_COMM_WORLD_RANK'], e.get('SIMULATED_HOST', 'localhost'),"
+    " e['OMP_NUM_THREADS'], len(os.sched_getaffinity(0)))"
 )
 # stands in for ssh: runs what it should run there here, and says where "there" is
 SSH = """#!/bin/sh
@@ -43,7 +43,8 @@ def plan_of(cluster):
 
 
 def started(command: str, *options: str) -> list[str]:
-    """What the ranks print, in their order, when the shell runs the line; only what mpirun needs comes from the surroundings."""
+    """What the ranks print, in their order, when the shell runs the line; only what mpirun needs
+    comes from the surroundings."""
     mpirun = find_mpirun()
     surroundings = {
         name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PRTE_", "PMIX_", "OMP_"))

@@ -38,7 +38,8 @@ def test_rotary_embeddings_that_change_with_the_length_are_refused():
     [
         (dict(architectures=["MistralForCausalLM"], sliding_window=11), 11),
         (dict(architectures=["MistralForCausalLM"], sliding_window=None), 0),
-        (dict(architectures=["MistralForCausalLM"], sliding_window=4096), 0),  # never reached in a context of 128
+        # never reached in a context of 128
+        (dict(architectures=["MistralForCausalLM"], sliding_window=4096), 0),
         (dict(architectures=["Qwen2ForCausalLM"], sliding_window=11, use_sliding_window=False), 0),
         (dict(architectures=["Qwen2ForCausalLM"], sliding_window=11, use_sliding_window=True), 11),
     ],

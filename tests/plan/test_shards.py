@@ -28,7 +28,8 @@ def models(draw) -> ModelFacts:
 
 @st.composite
 def layouts(draw) -> tuple[ModelFacts, list[tuple[int, list[Share]]]]:
-    """A model and stages of ranks so different in speed that some are left with nothing; the first and last may have no layers."""
+    """A model and stages of ranks so different in speed that some are left with nothing; the first
+    and last may have no layers."""
     f = draw(models())
     layers = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     layers = [0] * draw(st.booleans()) + layers + [0] * draw(st.booleans())

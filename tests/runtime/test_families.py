@@ -1,4 +1,7 @@
-"""Every family, cut every way that fits, against transformers: logits, greedy tokens, seeds. On 1, 2 and 4 ranks."""
+"""Every family, cut every way that fits, against transformers: logits, greedy tokens, seeds.
+
+On 1, 2 and 4 ranks.
+"""
 
 import functools
 

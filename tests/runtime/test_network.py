@@ -1,4 +1,5 @@
-"""Hosts with a slow cable between them: what 1 ms and 5 ms links cost a token, predicted and measured."""
+"""Hosts with a slow cable between them: what 1 ms and 5 ms links cost a token, predicted and
+measured."""
 
 import json
 import sys

@@ -1,6 +1,8 @@
-"""Splits that do not divide, against transformers: any number of ranks, shares of any size, stages of any width and depth.
+"""Splits that do not divide, against transformers: any number of ranks, shares of any size, stages
+of any width and depth.
 
-The suite runs on 1, 2 and 4 ranks, so each case starts an mpirun of its own, whose ranks are uneven_ranks.py.
+The suite runs on 1, 2 and 4 ranks, so each case starts an mpirun of its own, whose ranks are
+uneven_ranks.py.
 """
 
 import functools
@@ -29,7 +31,9 @@ ENGINES = ("native", "stock") if cpp.load("_engine") else ("stock",)
 REFERENCE = "reference.npz"
 ROOT = Path(__file__).parents[2]
 PROMPT = tuple(np.random.default_rng(1).integers(0, 131, 23).tolist())
-MODELS = {  # family and what is not as in conftest.SIZES: 8 heads, 4 KV heads, 96 MLP columns, a vocabulary of 131
+# family and what is not as in conftest.SIZES: 8 heads, 4 KV heads, 96 MLP columns, a vocabulary of
+# 131
+MODELS = {
     "shallow": ("llama-bias", dict(num_hidden_layers=2)),
     "deep": ("llama", dict(num_hidden_layers=6)),
     "few KV heads": ("qwen3", dict(num_hidden_layers=2, num_key_value_heads=2)),
@@ -57,7 +61,8 @@ pytestmark = pytest.mark.seconds(300)
 
 @pytest.fixture(scope="module")
 def model_of(tmp_path_factory):
-    """name -> the directory of the model; reference.npz in it is what transformers makes of the prompt."""
+    """name -> the directory of the model; reference.npz in it is what transformers makes of the
+    prompt."""
 
     @functools.cache
     def make(name: str) -> Path:
@@ -116,7 +121,8 @@ def test_verify_on_three_ranks(model_of, package_of):
 @pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
 @pytest.mark.parametrize("case", SOME)
 def test_the_dump_is_transformers(model_of, package_of, case, tmp_path):
-    """Whoever has the heads, and whether the first rank of a stage has any: transformers' names, each once."""
+    """Whoever has the heads, and whether the first rank of a stage has any: transformers' names,
+    each once."""
     import torch
     from transformers import AutoModelForCausalLM
 

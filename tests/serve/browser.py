@@ -1,4 +1,7 @@
-"""A Chromium without a window, spoken to over its DevTools pipe. In: a page's address. Out: what is on the page, as scripts see it."""
+"""A Chromium without a window, spoken to over its DevTools pipe.
+
+In: a page's address. Out: what is on the page, as scripts see it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ FLAGS = (
 
 class Browser:
     def __init__(self, profile: Path, width: int = 1180, height: int = 760):
-        ours_out, theirs_in = os.pipe(), os.pipe()  # the browser reads its descriptor 3 and writes 4
+        # the browser reads its descriptor 3 and writes 4
+        ours_out, theirs_in = os.pipe(), os.pipe()
         flags = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]
         self.child = subprocess.Popen(
             ["bash", "-c", f'exec "$@" 3<&{ours_out[0]} 4>&{theirs_in[1]}', "bash", CHROMIUM, *flags, "about:blank"],
@@ -30,7 +34,8 @@ class Browser:
         os.close(theirs_in[1])
         self.orders, self.answers = os.fdopen(ours_out[1], "wb"), os.fdopen(theirs_in[0], "rb")
         self.numbers, self.session, self.rest = itertools.count(1), None, b""
-        self.complaints: list[str] = []  # scripts that failed, what a policy has blocked, and the like
+        # scripts that failed, what a policy has blocked, and the like
+        self.complaints: list[str] = []
         target = next(t for t in self.order("Target.getTargets")["targetInfos"] if t["type"] == "page")
         self.session = self.order("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):

@@ -1,7 +1,10 @@
-"""A token loop without a model: it says a prompt again, token by token, from a formula. In: Requests. Out: what a real loop would tell.
+"""A token loop without a model: it says a prompt again, token by token, from a formula.
 
-Token i of an answer is token (i + shift) of its prompt, over and over, where shift is the seed at temperatures above 0; a grammar takes
-the first that it allows, in the order of ids. Everything else (threads, places, queue, cancelling) is as the server will find it.
+In: Requests. Out: what a real loop would tell.
+
+Token i of an answer is token (i + shift) of its prompt, over and over, where shift is the seed at
+temperatures above 0; a grammar takes the first that it allows, in the order of ids. Everything else
+(threads, places, queue, cancelling) is as the server will find it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A process that serves the loop without a model, signals and all: `python -m tests.serve.fake_server TOKENIZER_FOLDER`."""
+"""A process that serves the loop without a model, signals and all:
+
+`python -m tests.serve.fake_server TOKENIZER_FOLDER`.
+"""
 
 import sys
 from pathlib import Path

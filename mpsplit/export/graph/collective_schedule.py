@@ -1,4 +1,7 @@
-"""Do the ranks' collectives meet? In: every rank's schedule. Out: nothing, or an error: it would be a deadlock at run time."""
+"""Do the ranks' collectives meet? In: every rank's schedule.
+
+Out: nothing, or an error: it would be a deadlock at run time.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ PAIRS = {"send": "recv", "recv": "send"}
 
 
 def check_schedules(plan: Plan, schedules: list[tuple[Call, ...]]) -> None:
-    """Group collectives must be equal, in order, on all ranks of the group; every send must find its recv, in order."""
+    """Group collectives must be equal, in order, on all ranks of the group; every send must find
+    its recv, in order."""
     for group in (*plan.stages, tuple(range(plan.ranks))):
         identifier = WORLD if len(group) == plan.ranks and group not in plan.stages else STAGE
         within = {rank: _group_calls(schedules[rank], identifier) for rank in group}

@@ -1,7 +1,10 @@
-"""The graph of the native engine: fewer, larger layers. In: a rank's final Param. Out: the same graph with fused layers.
+"""The graph of the native engine: fewer, larger layers.
 
-model.param stays what any ncnn can run, with layers in Python for the rest; fused.param has the layers of extensions/ncnn. The weights
-are the same two files: no fusion may change which layers own arrays in the file of floats, or their order.
+In: a rank's final Param. Out: the same graph with fused layers.
+
+model.param stays what any ncnn can run, with layers in Python for the rest; fused.param has the
+layers of extensions/ncnn. The weights are the same two files: no fusion may change which layers own
+arrays in the file of floats, or their order.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 
 TOP = 64  # logits of its slice that a rank keeps at hand, largest first
 MOST = 3  # products of one QLinear
-GATED, RESIDUAL = {"7": "1"}, {"8": "1"}  # parameters of a QLinear (extensions/ncnn/quantised_linear.h)
+# parameters of a QLinear (extensions/ncnn/quantised_linear.h)
+GATED, RESIDUAL = {"7": "1"}, {"8": "1"}
 ADD, MULTIPLY = "0", "2"  # parameter 0 of a BinaryOp
 OUTPUTS = ("hidden_out", "logits", "top")
 
@@ -60,7 +64,8 @@ class Graph:
 
 
 def _attention(graph: Graph) -> None:
-    """q, k, v -> Reshape -> [RMSNorm ->] Permute -> [RotaryEmbed ->] SDPA -> Permute -> Reshape becomes one Attention."""
+    """q, k, v -> Reshape -> [RMSNorm ->] Permute -> [RotaryEmbed ->] SDPA -> Permute -> Reshape
+    becomes one Attention."""
     for sdpa in graph.of_type("SDPA"):
         q, heads, dim = _heads(graph, sdpa.bottoms[0], turned=True)
         k, kv_heads, _ = _heads(graph, sdpa.bottoms[1], turned=True)
@@ -74,7 +79,8 @@ def _attention(graph: Graph) -> None:
 
 
 def _heads(graph: Graph, blob: str, turned: bool) -> tuple[str, str, str]:
-    """(blob [rows, heads * dim], heads, dim) behind an input of SDPA; where heads have a norm, the blob is [rows][heads, dim]."""
+    """(blob [rows, heads * dim], heads, dim) behind an input of SDPA; where heads have a norm, the
+    blob is [rows][heads, dim]."""
     path = [graph.producers[blob]]
     for kind in ("RotaryEmbed", "Permute") if turned else ("Permute",):
         if path[-1].type != kind:
@@ -95,7 +101,8 @@ def _product(layer: Layer, number: int) -> dict[str, str]:
 
 
 def _reading(layer: Layer) -> tuple[int, bool]:
-    """How a QLinear reads its input, which products of one layer must have in common: the block, and whether in bfloat16."""
+    """How a QLinear reads its input, which products of one layer must have in common: the block,
+    and whether in bfloat16."""
     q = QLinear.of(layer)
     return q.block, q.bits == BFLOAT
 

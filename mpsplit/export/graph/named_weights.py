@@ -1,7 +1,10 @@
-"""Layers are named for the weights they own. In: pnnx's .param and .bin of a miniature. Out: the Param with Hugging Face's names.
+"""Layers are named for the weights they own.
 
-pnnx forgets what a weight was called, and orders them as it likes; but a miniature's weights are random numbers, so they are known
-again by their content. Invariant: each array has one name, and every weight of the stage has its array.
+In: pnnx's .param and .bin of a miniature. Out: the Param with Hugging Face's names.
+
+pnnx forgets what a weight was called, and orders them as it likes; but a miniature's weights are
+random numbers, so they are known again by their content. Invariant: each array has one name, and
+every weight of the stage has its array.
 """
 
 from __future__ import annotations

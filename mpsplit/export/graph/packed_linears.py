@@ -1,8 +1,11 @@
-"""Linears become QLinear: the weights of every Gemm leave the file of floats, packed, for others. The last rewrite of a graph.
+"""Linears become QLinear: the weights of every Gemm leave the file of floats, packed, for others.
 
-In: the final Param and how to store. Out: a Param with QLinear layers. Where each matrix will lie follows from the shapes before it, so
-no weight is needed to know it. Every decoder layer has a file of its own, and what stands outside of them. In ncnn's own layout a Gemm stays
-a Gemm, and its weights stay in the file of floats.
+The last rewrite of a graph.
+
+In: the final Param and how to store. Out: a Param with QLinear layers. Where each matrix will lie
+follows from the shapes before it, so no weight is needed to know it. Every decoder layer has a file
+of its own, and what stands outside of them. In ncnn's own layout a Gemm stays a Gemm, and its
+weights stay in the file of floats.
 """
 
 from __future__ import annotations
@@ -42,7 +45,10 @@ def _check_fits(layer: Layer, how: Quantisation) -> None:
         remedy = (
             f"use --block {fitting[0]}"
             if fitting
-            else "use --quant f32, or partition again so that each rank has a multiple of 32, as with fewer ranks a stage"
+            else (
+                "use --quant f32, or partition again so that each rank has a multiple of 32, as with fewer ranks a"
+                " stage"
+            )
         )
         raise ConvertError(
             f"{layer.name} has {k} inputs on this rank, which are no multiple of the block of {how.block}; {remedy}"
@@ -50,7 +56,8 @@ def _check_fits(layer: Layer, how: Quantisation) -> None:
 
 
 def _packed(layer: Layer, offset: int, how: Quantisation) -> tuple[Layer, int]:
-    """The QLinear whose matrix begins at `offset`, and where the next one does; both in units of the alignment."""
+    """The QLinear whose matrix begins at `offset`, and where the next one does; both in units of
+    the alignment."""
     n, k = gemm_shape(layer)
     size = kernels().packed_bytes(n, k, how.bits, how.block)
     end = offset + -(-size // ALIGNMENT)

@@ -1,4 +1,6 @@
-"""Runs pnnx on one TorchScript file. In: NAME-R.pt. Out: pnnx.param, ncnn.param and ncnn.bin in a folder, and a log.
+"""Runs pnnx on one TorchScript file.
+
+In: NAME-R.pt. Out: pnnx.param, ncnn.param and ncnn.bin in a folder, and a log.
 
 Invariant: a run that fails is an error with pnnx's last lines and the path of the whole log.
 """
@@ -35,7 +37,8 @@ def find_pnnx(program: str | None = None, customop: str | None = None) -> Pnnx:
     found = shutil.which(program) if program else str(beside) if beside.exists() else shutil.which("pnnx")
     if not found:
         raise ConvertError(
-            f"pnnx was not found{f' at {program}' if program else ''}; install it with `pip install pnnx` or give --pnnx PATH"
+            f"pnnx was not found{f' at {program}' if program else ''}; install it with `pip install pnnx` or give"
+            " --pnnx PATH"
         )
     if customop and not Path(customop).is_file():
         raise ConvertError(f"--customop {customop}: there is no such library")
@@ -79,7 +82,8 @@ def run_pnnx(pnnx: Pnnx, script: Path, examples: list[Example], folder: Path) ->
         kept = shutil.copy(log, script.with_name("pnnx.log"))
         last = " | ".join(done.stdout.decode(errors="replace").strip().splitlines()[-3:])
         raise ConvertError(
-            f"pnnx ended with {done.returncode} on {script.name}: {last or 'it printed nothing'}; the whole log is {kept}"
+            f"pnnx ended with {done.returncode} on {script.name}: {last or 'it printed nothing'}; the whole log is"
+            f" {kept}"
         )
     for by_product in ("pnnx.bin", "pnnx.py", "pnnx.onnx", "ncnn.py"):
         (folder / by_product).unlink(missing_ok=True)

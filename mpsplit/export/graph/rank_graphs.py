@@ -1,4 +1,6 @@
-"""A rank's graphs: its traced miniature through pnnx, then rewritten to the whole slice. In: a partition. Out: texts, no weights.
+"""A rank's graphs: its traced miniature through pnnx, then rewritten to the whole slice.
+
+In: a partition. Out: texts, no weights.
 
 What was rewritten can be read in rank-R/passes/, one .param after each step.
 """
@@ -63,8 +65,8 @@ def make_graphs(
     graphs = Graphs(param, fuse(param, shard.head.start))
     if graphs.schedule != partition.ranks[rank].schedule:
         raise ConvertError(
-            f"the graph of rank {rank} has {len(graphs.schedule)} collectives, its trace {len(partition.ranks[rank].schedule)}, "
-            "or others; partition again"
+            f"the graph of rank {rank} has {len(graphs.schedule)} collectives, its trace"
+            f" {len(partition.ranks[rank].schedule)}, or others; partition again"
         )
     assert schedule_of(graphs.fused) == graphs.schedule, "fusing changed the order of the collectives"
     return graphs
@@ -102,7 +104,8 @@ def _context(partition: Manifest, folder: Path, rank: int) -> Context:
 
 
 def _of_fewer_layers(schedule: tuple[Call, ...], layers: int, fewer: int) -> tuple[Call, ...]:
-    """The collectives of the same graph with fewer decoder layers, which all have the same: so many sums."""
+    """The collectives of the same graph with fewer decoder layers, which all have the same: so many
+    sums."""
     sums = [i for i, call in enumerate(schedule) if call.operator == "all_reduce"]
     each = len(sums) // layers if layers else 0  # the sum over the embedding is one more
     gone = set(sums[len(sums) - each * (layers - fewer) :]) if each else set()

@@ -1,6 +1,8 @@
-"""Splits off and on again: without them a blob may have many readers, which is how a graph is best changed.
+"""Splits off and on again: without them a blob may have many readers, which is how a graph is best
+changed.
 
-In: layers of a Param. Out: the same graph without its Splits, or with one behind each blob that several layers read.
+In: layers of a Param. Out: the same graph without its Splits, or with one behind each blob that
+several layers read.
 """
 
 from __future__ import annotations

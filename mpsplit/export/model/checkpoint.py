@@ -1,8 +1,10 @@
-"""A checkpoint on disk, read slice by slice. In: a Hugging Face directory. Out: arrays, and an account of the bytes read.
+"""A checkpoint on disk, read slice by slice.
 
-safetensors are read with pread, never mapped: what was read does not stay with the process, and the account is what the kernel
-counts. Older pytorch_model*.bin are mapped by torch. Invariant: every name is either asked for or listed as unused; nothing but the
-asked slices is read.
+In: a Hugging Face directory. Out: arrays, and an account of the bytes read.
+
+safetensors are read with pread, never mapped: what was read does not stay with the process, and the
+account is what the kernel counts. Older pytorch_model*.bin are mapped by torch. Invariant: every
+name is either asked for or listed as unused; nothing but the asked slices is read.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ WHOLE = Part(None, None)
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies and what it is; `dtype` as safetensors spells it, `offset` in the file, -1 where torch maps it."""
+    """Where one tensor lies and what it is; `dtype` as safetensors spells it, `offset` in the file,
+    -1 where torch maps it."""
 
     file: Path
     shape: tuple[int, ...]
@@ -72,7 +75,8 @@ class Checkpoint:
         return self.entries[name].file.name
 
     def stored(self, name: str, part: Part = WHOLE, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows start..stop of a part, in the checkpoint's own type, of which BF16 is 16 bits without one of numpy's."""
+        """Rows start..stop of a part, in the checkpoint's own type, of which BF16 is 16 bits
+        without one of numpy's."""
         entry = self.entries[name]
         first, shape = _rows(entry, part, start, stop)
         source = self._open[entry.file]
@@ -93,17 +97,20 @@ class Checkpoint:
         for name, shape in expected.items():
             if name not in self.entries:
                 raise ModelError(
-                    f"the checkpoint has no tensor {name} of shape {list(shape)}; is a file missing, or config.json of another model?"
+                    f"the checkpoint has no tensor {name} of shape {list(shape)}; is a file missing, or config.json of"
+                    " another model?"
                 )
             if self.entries[name].shape != shape:
                 raise ModelError(
-                    f"{name} has shape {list(self.entries[name].shape)}, config.json asks for {list(shape)}; they are of different models"
+                    f"{name} has shape {list(self.entries[name].shape)}, config.json asks for {list(shape)}; they are"
+                    " of different models"
                 )
         unused = tuple(sorted(set(self.entries) - set(expected)))
         for name in unused:
             if not name.endswith(ignorable):
                 raise ModelError(
-                    f"the checkpoint has a tensor {name} that the architecture does not know; config.json may be of another model"
+                    f"the checkpoint has a tensor {name} that the architecture does not know; config.json may be of"
+                    " another model"
                 )
         return unused
 
@@ -111,7 +118,8 @@ class Checkpoint:
         with open(file, "rb") as opened:
             if opened.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise ModelError(
-                    f"{file} is a git-lfs pointer of {file.stat().st_size} bytes, not weights; run `git lfs pull` in {file.parent}"
+                    f"{file} is a git-lfs pointer of {file.stat().st_size} bytes, not weights; run `git lfs pull` in"
+                    f" {file.parent}"
                 )
         try:
             if file.suffix == ".bin":

@@ -1,7 +1,10 @@
-"""Which model a partition was made of: where it is and what its files looked like. In: a Checkpoint. Out: what partition.json keeps of it.
+"""Which model a partition was made of: where it is and what its files looked like.
 
-The manifest of a package names no place, so this stands in partition.json beside it. Invariant: convert reads no weights of another
-model than the one that was partitioned; where it was moved to, the headers of its files tell.
+In: a Checkpoint. Out: what partition.json keeps of it.
+
+The manifest of a package names no place, so this stands in partition.json beside it. Invariant:
+convert reads no weights of another model than the one that was partitioned; where it was moved to,
+the headers of its files tell.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ KEY = "origin"
 
 @dataclass(frozen=True)
 class File:
-    """`header`: the hash of a safetensors file's names, types, shapes and places; "" of other files."""
+    """`header`: the hash of a safetensors file's names, types, shapes and places; "" of other
+    files."""
 
     name: str
     size: int
@@ -76,6 +80,7 @@ def open_model(origin: Origin | None, moved: Path | None) -> tuple[Checkpoint, O
     if origin and not moved and found != origin:
         changed = next(now.name for now, then in zip(found.files, origin.files, strict=True) if now != then)
         raise ModelError(
-            f"{folder / changed} was written to since it was partitioned; partition again, or vouch for it with --model {folder}"
+            f"{folder / changed} was written to since it was partitioned; partition again, or vouch for it with --model"
+            f" {folder}"
         )
     return checkpoint, found

@@ -1,6 +1,9 @@
-"""Where a model comes from and what its config says. In: MODEL as the user typed it. Out: a local directory and a dict. No torch.
+"""Where a model comes from and what its config says.
 
-`find_model` brings the weights, `find_config` does not: a plan needs config.json alone, and says what the weights would take.
+In: MODEL as the user typed it. Out: a local directory and a dict. No torch.
+
+`find_model` brings the weights, `find_config` does not: a plan needs config.json alone, and says
+what the weights would take.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ def find_model(model: str) -> Path:
 
 @functools.cache
 def find_config(model: str) -> Path:
-    """A directory with MODEL's config.json; of a hub id nothing else is downloaded but the index of its weights."""
+    """A directory with MODEL's config.json; of a hub id nothing else is downloaded but the index of
+    its weights."""
     return _find(model, ["config.json", "*.index.json"])
 
 
@@ -58,14 +62,16 @@ def read_config(folder: Path) -> dict:
 
 @dataclass(frozen=True)
 class Stored:
-    """What the checkpoint takes on disk, and the types of its tensors, as far as headers and index tell."""
+    """What the checkpoint takes on disk, and the types of its tensors, as far as headers and index
+    tell."""
 
     size: int
     types: tuple[str, ...]
 
 
 def stored(folder: Path) -> Stored | None:
-    """From the headers of the safetensors files, or from their index where there are none; None where neither is there."""
+    """From the headers of the safetensors files, or from their index where there are none; None
+    where neither is there."""
     headers = [header(file)[1] for file in sorted(folder.glob("*.safetensors"))]
     if headers:
         tensors = [entry for header in headers for name, entry in header.items() if name != "__metadata__"]
@@ -79,7 +85,8 @@ def stored(folder: Path) -> Stored | None:
 
 
 def header(file: Path) -> tuple[int, dict]:
-    """(where the tensors begin, the header) of a safetensors file: it begins with the length of its header, 8 bytes, and that as JSON."""
+    """(where the tensors begin, the header) of a safetensors file: it begins with the length of its
+    header, 8 bytes, and that as JSON."""
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if not 0 < length < min(file.stat().st_size, 100 << 20):

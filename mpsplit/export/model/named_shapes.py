@@ -1,4 +1,5 @@
-"""Models to measure by, by name: sizes without weights. random_package.py gives them weights that mean nothing. No torch."""
+"""Models to measure by, by name: sizes without weights. random_package.py gives them weights that
+mean nothing. No torch."""
 
 from __future__ import annotations
 

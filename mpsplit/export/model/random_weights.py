@@ -1,7 +1,10 @@
-"""safetensors files full of random numbers, of any size. In: names and shapes. Out: a file; memory of a piece of a tensor. No torch.
+"""safetensors files full of random numbers, of any size.
 
-The same names and shapes give the same bytes. Norms are near 1, everything else is small. Numbers come again after a piece, each time
-turned by a prime: to draw billions would take longer than anything that they are made for.
+In: names and shapes. Out: a file; memory of a piece of a tensor. No torch.
+
+The same names and shapes give the same bytes. Norms are near 1, everything else is small. Numbers
+come again after a piece, each time turned by a prime: to draw billions would take longer than
+anything that they are made for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The tokenizer's files, for the run half. In: a model directory. Out: tokenizer.json and, where it is known, chat_template.jinja."""
+"""The tokenizer's files, for the run half.
+
+In: a model directory. Out: tokenizer.json and, where it is known, chat_template.jinja.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ log = logging.getLogger("mpsplit")
 
 
 def copy_tokenizer(model: Path, package: Path) -> list[Path]:
-    """Writes what there is of a tokenizer into the package; a model without one is run with --prompt-ids. Of another package in the
-    place of the model its files as they are."""
+    """Writes what there is of a tokenizer into the package; a model without one is run with
+    --prompt-ids. Of another package in the place of the model its files as they are."""
     if (model / SPECIAL).is_file():
         there = [name for name in TOKENIZER_FILES if (model / name).is_file()]
         return [Path(shutil.copyfile(model / name, package / name)) for name in there]
@@ -38,7 +41,8 @@ def copy_tokenizer(model: Path, package: Path) -> list[Path]:
 
 
 def eos_ids(model: Path, config: dict) -> tuple[int, ...]:
-    """The ids that end an answer: generation_config.json before config.json, and the end of a turn in a template that was guessed."""
+    """The ids that end an answer: generation_config.json before config.json, and the end of a turn
+    in a template that was guessed."""
     found = _json(model / "generation_config.json").get("eos_token_id")
     found = config.get("eos_token_id") if found is None else found
     ids = found if isinstance(found, list) else [] if found is None else [found]
@@ -49,7 +53,8 @@ def eos_ids(model: Path, config: dict) -> tuple[int, ...]:
 
 
 def _made_fast(model: Path, scratch: Path) -> Path | None:
-    """A tokenizer.json made by transformers from an older tokenizer (tokenizer.model, vocab.json and merges.txt)."""
+    """A tokenizer.json made by transformers from an older tokenizer (tokenizer.model, vocab.json
+    and merges.txt)."""
     if not any((model / name).is_file() for name in ("tokenizer.model", "vocab.json", "tokenizer_config.json")):
         log.info("%s has no tokenizer: run the package with --prompt-ids", model)
         return None
@@ -93,7 +98,8 @@ def _guessed_template(model: Path, source: Path) -> str | None:
 def _guess(model: Path, source: Path) -> str | None:
     config = _json(model / "config.json")
     path = model.resolve()
-    repository = path.parents[1].name if path.parent.name == "snapshots" else ""  # of the hub's cache
+    # of the hub's cache
+    repository = path.parents[1].name if path.parent.name == "snapshots" else ""
     names = (path.name, repository, config.get("_name_or_path") or "")
     return guess_template(names, (config.get("architectures") or [""])[0], _added_tokens(source))
 

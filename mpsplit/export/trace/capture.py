@@ -1,8 +1,10 @@
-"""The dynamo graph of one rank's stage. In: a Stage. Out: a GraphModule of torch functions with collectives as operators.
+"""The dynamo graph of one rank's stage.
 
-dynamo lifts parameters and symbolic lengths to placeholders; here they become attributes with their Hugging Face names and a
-size of `hidden` again, so that the graph takes exactly hidden, cos, sin and mask. Invariant: the collectives in it are those
-that the plan asks for, in that order.
+In: a Stage. Out: a GraphModule of torch functions with collectives as operators.
+
+dynamo lifts parameters and symbolic lengths to placeholders; here they become attributes with their
+Hugging Face names and a size of `hidden` again, so that the graph takes exactly hidden, cos, sin
+and mask. Invariant: the collectives in it are those that the plan asks for, in that order.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ def zeros(example: Example, device: str = "cpu") -> list[torch.Tensor]:
 
 
 def capture(stage: Stage, example: Example, device: str = "cpu") -> fx.GraphModule:
-    """Traces the stage with TorchDynamo, in one graph, for any length; on "meta" shapes alone, of a stage without bytes."""
+    """Traces the stage with TorchDynamo, in one graph, for any length; on "meta" shapes alone, of a
+    stage without bytes."""
     found: list[tuple[fx.GraphModule, list]] = []
 
     def backend(graph_module, inputs):
@@ -54,7 +57,8 @@ def calls(graph_module: fx.GraphModule) -> tuple[Call, ...]:
 
 
 def expected_calls(plan: Plan, rank: int) -> tuple[Call, ...]:
-    """The collectives that the plan asks of a rank: Megatron's two sums a layer, one for the embedding, and the hand-overs."""
+    """The collectives that the plan asks of a rank: Megatron's two sums a layer, one for the
+    embedding, and the hand-overs."""
     shard = plan.shards[rank]
     source, targets = neighbours(plan, rank)
     summed = Call("all_reduce", (STAGE,))
@@ -73,13 +77,15 @@ def check_calls(found: tuple[Call, ...], expected: tuple[Call, ...], rank: int) 
 
 
 def check_alike(whole: fx.GraphModule, small: fx.GraphModule, layers: int, kept: int) -> None:
-    """The operations of the whole graph must be those of the small one with its last decoder layer said again and again."""
+    """The operations of the whole graph must be those of the small one with its last decoder layer
+    said again and again."""
     a, b = ([str(node.target) for node in g.graph.nodes if node.op.startswith("call")] for g in (whole, small))
     each, rest = divmod(len(a) - len(b), max(layers - kept, 1))
     repeats = (b[: at + each] + b[at : at + each] * (layers - kept) + b[at + each :] for at in range(len(b) - each + 1))
     if rest or each < 0 or a not in repeats:
         raise ConvertError(
-            f"the {layers} decoder layers are not alike: {len(a)} operations, {len(b)} in {kept} of them; this architecture needs a closer look"
+            f"the {layers} decoder layers are not alike: {len(a)} operations, {len(b)} in {kept} of them; this"
+            " architecture needs a closer look"
         )
 
 

@@ -1,8 +1,11 @@
-"""The same slice, small: what pnnx is given in the place of a rank's gigabytes. In: facts, a plan, a rank. Out: a Miniature.
+"""The same slice, small: what pnnx is given in the place of a rank's gigabytes.
 
-Its hidden size, MLP columns and vocabulary rows are small numbers, its decoder layers at most two; heads and their size stay true,
-so that reshapes, the scale of attention and the rotary layers are right. Its weights are fingerprints: random numbers that depend on
-their name alone, by which they are known again in what pnnx makes of them. Invariant: a weight has one name in both sizes.
+In: facts, a plan, a rank. Out: a Miniature.
+
+Its hidden size, MLP columns and vocabulary rows are small numbers, its decoder layers at most two;
+heads and their size stay true, so that reshapes, the scale of attention and the rotary layers are
+right. Its weights are fingerprints: random numbers that depend on their name alone, by which they
+are known again in what pnnx makes of them. Invariant: a weight has one name in both sizes.
 """
 
 from __future__ import annotations

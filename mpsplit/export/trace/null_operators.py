@@ -1,6 +1,8 @@
-"""The operators of extensions/torch where that library was not built: the same schemas, in a world without peers.
+"""The operators of extensions/torch where that library was not built: the same schemas, in a world
+without peers.
 
-True in shape, which is all that tracing needs; each has its fake kernel beside it. Real ranks need the library.
+True in shape, which is all that tracing needs; each has its fake kernel beside it. Real ranks need
+the library.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def _(x, group, peer):
 
 @torch.library.custom_op("mpi_extensions::recv", mutates_args=(), schema="(Tensor like, int group, int peer) -> Tensor")
 def recv(like: torch.Tensor, group: int, peer: int) -> torch.Tensor:
-    """What the peer sent, of the shape of `like`; without an input pnnx would fold the operator into a constant."""
+    """What the peer sent, of the shape of `like`; without an input pnnx would fold the operator
+    into a constant."""
     return like.clone()
 
 

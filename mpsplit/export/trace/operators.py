@@ -1,7 +1,8 @@
 """torch.ops.mpi_extensions: the collectives as operators that dynamo keeps in the graph.
 
-They come from the library of extensions/torch where it was built, else from null_operators.py. A group is null, true in shape
-and without peers, until `connect` names its ranks: tracing talks to nobody, also under mpirun.
+They come from the library of extensions/torch where it was built, else from null_operators.py. A
+group is null, true in shape and without peers, until `connect` names its ranks: tracing talks to
+nobody, also under mpirun.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ recv = torch.ops.mpi_extensions.recv.default
 
 
 def connect(groups: Mapping[int, Sequence[int]]) -> None:
-    """Names the ranks of mpirun that each group stands for; no ranks make it null again. Talks to nobody yet."""
+    """Names the ranks of mpirun that each group stands for; no ranks make it null again. Talks to
+    nobody yet."""
     if not CONNECTS:
         if max(map(len, groups.values())) > 1:
             raise RunError(

@@ -1,7 +1,10 @@
-"""One rank's slice of the model as modules. In: config, Shard. Out: a Stage whose weights have the shapes of the rank's own.
+"""One rank's slice of the model as modules.
 
-The model is built on the meta device and cut in its modules by the table of cuts; what fills them is up to the caller: nothing, to
-trace; the checkpoint, to compute. Invariant: weights keep their Hugging Face names; a group of one rank has no collectives.
+In: config, Shard. Out: a Stage whose weights have the shapes of the rank's own.
+
+The model is built on the meta device and cut in its modules by the table of cuts; what fills them
+is up to the caller: nothing, to trace; the checkpoint, to compute. Invariant: weights keep their
+Hugging Face names; a group of one rank has no collectives.
 """
 
 from __future__ import annotations
@@ -25,11 +28,13 @@ from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Shard
 
 ATTENTION = "mpsplit"
-IGNORABLE = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")  # buffers that older checkpoints carry along
+# buffers that older checkpoints carry along
+IGNORABLE = (".rotary_emb.inv_freq", ".masked_bias", ".attn.bias")
 
 
 def grouped_attention(module, query, key, value, mask, scaling=None, **_):
-    """Attention with K and V unexpanded: [1, heads, length, head_dim], KV heads fewer; mask float [length, past + length]."""
+    """Attention with K and V unexpanded: [1, heads, length, head_dim], KV heads fewer; mask float
+    [length, past + length]."""
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
     return out.transpose(1, 2).contiguous(), None
 
@@ -38,7 +43,8 @@ AttentionInterface.register(ATTENTION, grouped_attention)
 
 
 class RowwiseLinear(nn.Module):
-    """y = all_reduce(x[mine] @ W[:, mine].T) + b: each rank holds some input columns, all of them get the sum."""
+    """y = all_reduce(x[mine] @ W[:, mine].T) + b: each rank holds some input columns, all of them
+    get the sum."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
@@ -50,7 +56,8 @@ class RowwiseLinear(nn.Module):
 
 
 class NoColumns(nn.Module):
-    """A RowwiseLinear of no input columns: y = all_reduce(0) + b, the zeros made of any x of the shape of y."""
+    """A RowwiseLinear of no input columns: y = all_reduce(0) + b, the zeros made of any x of the
+    shape of y."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
@@ -62,7 +69,8 @@ class NoColumns(nn.Module):
 
 
 class NoAttention(nn.Module):
-    """In the place of an attention of which this rank has no heads: it still takes part in the sum."""
+    """In the place of an attention of which this rank has no heads: it still takes part in
+    the sum."""
 
     def __init__(self, attention: nn.Module):
         super().__init__()
@@ -83,7 +91,8 @@ class NoMlp(nn.Module):
         return self.down_proj(x)
 
 
-# range of the Shard, where it is empty -> modules of a layer and what replaces them; what nobody reads needs no norm
+# range of the Shard, where it is empty -> modules of a layer and what replaces them; what nobody
+# reads needs no norm
 ABSENT = {
     "heads": {"self_attn": NoAttention, "input_layernorm": nn.Identity},
     "mlp": {"mlp": NoMlp, "post_attention_layernorm": nn.Identity},
@@ -93,8 +102,9 @@ ABSENT = {
 class Stage(nn.Module):
     """The rank's layers between what it receives and what it hands on.
 
-    hidden [1, length, hidden]: in the first stage the rows of the embedding that this rank owns (zeros elsewhere), in the
-    others a tensor of the shape to receive. cos, sin [1, length, head_dim]; mask [length, past + length], additive.
+    hidden [1, length, hidden]: in the first stage the rows of the embedding that this rank owns
+    (zeros elsewhere), in the others a tensor of the shape to receive. cos, sin [1, length,
+    head_dim]; mask [length, past + length], additive.
     """
 
     def __init__(self, model: nn.Module, plan: Plan, rank: int):
@@ -132,7 +142,8 @@ def _without_absent(layer: nn.Module, shard: Shard) -> nn.Module:
 
 
 def neighbours(plan: Plan, rank: int) -> tuple[int | None, tuple[int, ...]]:
-    """The rank to receive the hidden state from and those to send it to: member j of a stage hears from member j mod size."""
+    """The rank to receive the hidden state from and those to send it to: member j of a stage hears
+    from member j mod size."""
     stage = plan.shards[rank].stage
     here = plan.stages[stage]
     me = here.index(rank)
@@ -166,7 +177,8 @@ def rope_of(model: nn.Module) -> Rope:
     return Rope(tuple(rotary.inv_freq.tolist()), float(rotary.attention_scaling))
 
 
-Fill = Callable[[str, Part, tuple[int, ...]], torch.Tensor]  # name, part, shape of the part -> the part in float32
+# name, part, shape of the part -> the part in float32
+Fill = Callable[[str, Part, tuple[int, ...]], torch.Tensor]
 
 
 def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, fill: Fill) -> Stage:
@@ -200,7 +212,8 @@ def from_checkpoint(checkpoint: Checkpoint, facts: ModelFacts) -> Fill:
 
 
 def _agree_with_transformers(model: nn.Module) -> None:
-    """Our table and transformers' own tensor-parallel plan must name the same cuts, where it names any."""
+    """Our table and transformers' own tensor-parallel plan must name the same cuts, where it names
+    any."""
     ours = {pattern.removeprefix("model."): cut.style for pattern, cut in CUTS.items()}
     for pattern, style in (model.config.base_model_tp_plan or {}).items():
         mine = next((s for p, s in ours.items() if fnmatch.fnmatchcase(pattern, p)), None)

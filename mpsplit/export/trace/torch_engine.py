@@ -1,8 +1,9 @@
-"""One rank's sliced modules as an engine that `mpsplit verify` can step: the split alone, before it is traced and converted.
+"""One rank's sliced modules as an engine that `mpsplit verify` can step: the split alone, before it
+is traced and converted.
 
-In: a partition, the model's directory, a communicator. Out: what runtime's Engine promises. Every step computes the
-whole prefix again, which needs no cache and is right by construction; for comparing, not for talking. Rows of the embedding are read as they
-are asked for.
+In: a partition, the model's directory, a communicator. Out: what runtime's Engine promises. Every
+step computes the whole prefix again, which needs no cache and is right by construction; for
+comparing, not for talking. Rows of the embedding are read as they are asked for.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class TorchEngine:
         self.stage = slice_model(model, manifest.plan, comm.rank, self.facts, fill or self._read)
         self.tokens: list[int] = []
         halves = [f"{layer}.{half}" for layer in shard.layers for half in ("attention", "mlp")]
-        self.stream = ("hidden", *halves)  # the hidden states: before the first layer, after each half of a layer
+        # the hidden states: before the first layer, after each half of a layer
+        self.stream = ("hidden", *halves)
         self._kept: dict[str, torch.Tensor] = {}
 
     def keep(self, blobs: Sequence[str]) -> None:
@@ -106,7 +108,8 @@ class TorchEngine:
         self._kept[name] = hidden
 
     def _mask(self, length: int) -> torch.Tensor:
-        """[length, length], added to the scores: a token sees itself and what came before, `window` of it if not 0."""
+        """[length, length], added to the scores: a token sees itself and what came before, `window`
+        of it if not 0."""
         seen = torch.ones(length, length, dtype=torch.bool).tril()
         if window := self.facts.window:
             seen &= ~seen.tril(-window)

@@ -1,7 +1,8 @@
 """The captured graph as the TorchScript file that pnnx reads. In: a GraphModule. Out: NAME-R.pt.
 
-Two forms, for two kinds of pnnx. *module*: each collective becomes a leaf module, which the pnnx of PyPI keeps whole when its
-class is named in `moduleop=`. *operator*: they stay mpi_extensions operators, for a pnnx with `customop=`.
+Two forms, for two kinds of pnnx. *module*: each collective becomes a leaf module, which the pnnx of
+PyPI keeps whole when its class is named in `moduleop=`. *operator*: they stay mpi_extensions
+operators, for a pnnx with `customop=`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ FORMS = ("module", "operator")
 
 
 def _stand_in(layer: str) -> type[nn.Module]:
-    """A leaf module of the layer's name; its body only has to keep the shape (or widen it, for all_gather).
+    """A leaf module of the layer's name; its body only has to keep the shape (or widen it, for
+    all_gather).
 
-    pnnx does not find a class whose module has "torch" in its name, so it must not seem to live in this file.
+    pnnx does not find a class whose module has "torch" in its name, so it must not seem to live in
+    this file.
     """
 
     def forward(self, x):

@@ -1,4 +1,7 @@
-"""What the graph is traced with: inputs by name and their shapes. In: ModelFacts. Out: two Examples of different length. No torch."""
+"""What the graph is traced with: inputs by name and their shapes.
+
+In: ModelFacts. Out: two Examples of different length. No torch.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ from dataclasses import dataclass
 
 from mpsplit.plan.model_facts import ModelFacts
 
-INPUTS = {"hidden": (1,), "cos": (1,), "sin": (1,), "mask": (0, 1)}  # name -> the axes that grow with the length
+# name -> the axes that grow with the length
+INPUTS = {"hidden": (1,), "cos": (1,), "sin": (1,), "mask": (0, 1)}
 
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs to trace with. `length` is a number that no size of the model equals, so that it cannot hide in a constant."""
+    """Inputs to trace with. `length` is a number that no size of the model equals, so that it
+    cannot hide in a constant."""
 
     length: int
     hidden: int

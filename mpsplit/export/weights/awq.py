@@ -1,9 +1,11 @@
-"""AWQ: input columns that carry large activations are scaled up before rounding, and what makes the input is scaled down. In: weights that
-share an input, statistics of it. Out: a scale for each column.
+"""AWQ: input columns that carry large activations are scaled up before rounding, and what makes the
+input is scaled down. In: weights that share an input, statistics of it. Out: a scale for each
+column.
 
-With s = (mean |x|)^alpha, Q(W s) (x / s) loses less than Q(W) x for the alpha that a search finds (Lin et al., arXiv 2306.00978). Dividing
-x costs nothing where it folds into what was there before: FOLDS. Invariant: folding alone changes the model by no more than float
-rounding, and ranks that add up their losses choose the same scales.
+With s = (mean |x|)^alpha, Q(W s) (x / s) loses less than Q(W) x for the alpha that a search finds
+(Lin et al., arXiv 2306.00978). Dividing x costs nothing where it folds into what was there before:
+FOLDS. Invariant: folding alone changes the model by no more than float rounding, and ranks that add
+up their losses choose the same scales.
 """
 
 from __future__ import annotations
@@ -18,20 +20,23 @@ from mpsplit.native.cpp import kernels
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
 
 ALPHAS = tuple(i / 20 for i in range(20))  # 0 is no scaling
-SAMPLE = 256  # rows of a weight, at least, that losses are found on: enough to tell one alpha from another
+# rows of a weight, at least, that losses are found on: enough to tell one alpha from another
+SAMPLE = 256
 SMALLEST = 1e-4  # of the mean: inputs that are nearly always 0 get no scale out of all proportion
 
 
 @dataclass(frozen=True)
 class Fold:
-    """The inputs of `readers` are divided by dividing the rows (of a norm, its numbers) of `source`, in the same layer."""
+    """The inputs of `readers` are divided by dividing the rows (of a norm, its numbers) of
+    `source`, in the same layer."""
 
     source: str
     readers: tuple[str, ...]
 
 
 VALUES = "self_attn.v_proj"
-# no fold's source comes before it as a reader: what is chosen for columns does not depend on what rows are divided by
+# no fold's source comes before it as a reader: what is chosen for columns does not depend on what
+# rows are divided by
 FOLDS = (
     Fold("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
     Fold(VALUES, ("self_attn.o_proj",)),
@@ -55,7 +60,8 @@ def output_error(difference: np.ndarray, hessian: np.ndarray) -> float:
 def losses(
     rows: np.ndarray, how: Quantisation, of: Statistics, scales: str = "mse", alphas: Sequence[float] = ALPHAS
 ) -> np.ndarray:
-    """float64 [alphas]: the output error of rows [n, k] for each; a sample of a weight's rows will do."""
+    """float64 [alphas]: the output error of rows [n, k] for each; a sample of a weight's rows will
+    do."""
     found = []
     for alpha in alphas:
         s = column_scales(of.mean, alpha)
@@ -70,12 +76,14 @@ def rounded(rows: np.ndarray, how: Quantisation, scales: str) -> np.ndarray:
 
 
 def best_scales(mean: np.ndarray, total_losses: np.ndarray, alphas: Sequence[float] = ALPHAS) -> np.ndarray:
-    """The column scales with the least loss, where `total_losses` are summed over all readers of the input and all ranks."""
+    """The column scales with the least loss, where `total_losses` are summed over all readers of
+    the input and all ranks."""
     return column_scales(mean, alphas[int(np.argmin(total_losses))])
 
 
 def of_heads(mean: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
-    """Means of o_proj's inputs [heads * dim] as v_proj's rows [kv_heads * dim] can follow them: over the heads that share one."""
+    """Means of o_proj's inputs [heads * dim] as v_proj's rows [kv_heads * dim] can follow them:
+    over the heads that share one."""
     return mean.reshape(kv_heads, heads // kv_heads, -1).mean(axis=1).reshape(-1)
 
 
@@ -86,8 +94,8 @@ def to_heads(s: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Layer:
-    """What one rank has of a decoder layer: rows of its linears (all or some: SAMPLE are enough) and Statistics by name within it
-    ("mlp.up_proj.weight"); heads as cut for the rank."""
+    """What one rank has of a decoder layer: rows of its linears (all or some: SAMPLE are enough)
+    and Statistics by name within it ("mlp.up_proj.weight"); heads as cut for the rank."""
 
     rows: Mapping[str, np.ndarray]
     of: Mapping[str, Statistics]
@@ -97,7 +105,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What folding does to one array: row i is divided by over[i], column j multiplied by times[j]; None leaves them."""
+    """What folding does to one array: row i is divided by over[i], column j multiplied by times[j];
+    None leaves them."""
 
     over: np.ndarray | None = None
     times: np.ndarray | None = None
@@ -120,7 +129,8 @@ def scalings(
     total: Callable[[np.ndarray], np.ndarray] = lambda own: own,
     folds: Sequence[Fold] = FOLDS,
 ) -> dict[str, Scaling]:
-    """Scaling by name within the layer, for what changes. `total` sums losses over the ranks of the stage; each calls it once for every norm."""
+    """Scaling by name within the layer, for what changes. `total` sums losses over the ranks of the
+    stage; each calls it once for every norm."""
     found: dict[str, Scaling] = {}
     for fold in folds:
         s = _scales_of(layer, fold, how, scales, total if fold.source.endswith("norm") else lambda own: own)
@@ -136,7 +146,8 @@ def scalings(
 
 
 def _scales_of(layer: Layer, fold: Fold, how, scales: str, total) -> np.ndarray | None:
-    """Of the readers' columns; None where nothing is rounded, and for a rank without readers, which only takes part in the sum."""
+    """Of the readers' columns; None where nothing is rounded, and for a rank without readers, which
+    only takes part in the sum."""
     readers = [name for name in (f"{reader}.weight" for reader in fold.readers) if name in layer.rows]
     own, of = np.zeros(len(ALPHAS)), None
     if readers:

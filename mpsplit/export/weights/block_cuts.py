@@ -1,8 +1,10 @@
-"""Whether another plan cuts blocks apart. In: the plan that a package was made for, the new one, how its weights are stored. Out: nothing,
-or the first cut that does, and what would not.
+"""Whether another plan cuts blocks apart.
 
-Weights that share a scale follow each other along the inputs, which only rowwise linears are cut along. Invariant: a block that begins or
-ends at a cut of both plans is whole in both.
+In: the plan that a package was made for, the new one, how its weights are stored. Out: nothing, or
+the first cut that does, and what would not.
+
+Weights that share a scale follow each other along the inputs, which only rowwise linears are cut
+along. Invariant: a block that begins or ends at a cut of both plans is whole in both.
 """
 
 from __future__ import annotations
@@ -51,8 +53,9 @@ def check_blocks(old: Plan, new: Plan, ranks: Iterable[int], facts: ModelFacts, 
     more = f", and {len(others)} more like it" if others else ""
     smaller = f" --block {BLOCKS[0]}" if size > BLOCKS[0] else ""
     raise PlanError(
-        f"the plan cuts {first.weight} at input {first.at} (rank {first.rank}), inside the block {first.block} whose {size} weights share "
-        f"a scale{more}; {_fitting(old, new.ranks, facts, recipe)}, or partition the original for this plan and convert it{smaller}"
+        f"the plan cuts {first.weight} at input {first.at} (rank {first.rank}), inside the block {first.block} whose"
+        f" {size} weights share a scale{more}; {_fitting(old, new.ranks, facts, recipe)}, or partition the original for"
+        f" this plan and convert it{smaller}"
     )
 
 

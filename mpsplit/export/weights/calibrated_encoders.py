@@ -1,10 +1,13 @@
-"""What calibration makes of each weight, layer by layer while the files are written. In: a Calibration, every rank of a partition. Out: encoders
-of weights, by name.
+"""What calibration makes of each weight, layer by layer while the files are written.
 
-A rank writes its matrices in the order of its layers. When the first one of a layer is asked for, that layer's weights come from the
-checkpoint, the tokens go through it in float32 on all ranks of its stage, and AWQ's scales are chosen; then its weights leave again and
-its matrices are encoded. What AWQ does to norms and biases is remembered: they are written last. Invariant: one layer's weights or second moments
-are held, never the model's; all ranks go through all of their layers, whatever is on their disks already.
+In: a Calibration, every rank of a partition. Out: encoders of weights, by name.
+
+A rank writes its matrices in the order of its layers. When the first one of a layer is asked for,
+that layer's weights come from the checkpoint, the tokens go through it in float32 on all ranks of
+its stage, and AWQ's scales are chosen; then its weights leave again and its matrices are encoded.
+What AWQ does to norms and biases is remembered: they are written last. Invariant: one layer's
+weights or second moments are held, never the model's; all ranks go through all of their layers,
+whatever is on their disks already.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ LAYER = "model.layers."
 
 
 class Calibrated:
-    """`tell` hears what is being worked on; `key` stands for all that decides what comes out, the machine's way of rounding included."""
+    """`tell` hears what is being worked on; `key` stands for all that decides what comes out, the
+    machine's way of rounding included."""
 
     def __init__(
         self, calibration: Calibration, recipe: Recipe, partition: Manifest, origin: Origin, comm: Communicator
@@ -58,7 +62,8 @@ class Calibrated:
         return Awaited(name, how, self)
 
     def encoder(self, name: str, how: Quantisation) -> Encoder:
-        """Of a weight of a layer not earlier than the last one; of what is not rounded, at any time."""
+        """Of a weight of a layer not earlier than the last one; of what is not rounded, at any
+        time."""
         if self._encoder[0] != name:
             self._reach(_layer_of(name))
             rounded = how.bits not in (0, BFLOAT) and "gptq" in self.calibration.method
@@ -91,7 +96,8 @@ class Calibrated:
         return self._last_factor[1]
 
     def _calibrate(self) -> Iterator[str]:
-        """The names of this rank's layers and "lm_head", once their Statistics are here and their scales chosen."""
+        """The names of this rank's layers and "lm_head", once their Statistics are here and their
+        scales chosen."""
         engine = TorchEngine(self.partition, self.model, self.comm, shapes_alone)
 
         def around(module: torch.nn.Module, prefix: str):
@@ -105,7 +111,8 @@ class Calibrated:
                 self._scale(engine, layer)
                 yield layer
             if not len(self.shard.head) and self.shard.stage == self.partition.plan.shards[-1].stage:
-                self._scale(engine, "lm_head")  # of which it has no rows, but others of its stage do
+                # of which it has no rows, but others of its stage do
+                self._scale(engine, "lm_head")
         finally:
             engine.close()
 
@@ -143,7 +150,8 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Awaited:
-    """An encoder that is known once its layer has been calibrated; of an array that is stored as it is (0 bits), what AWQ does to it."""
+    """An encoder that is known once its layer has been calibrated; of an array that is stored as it
+    is (0 bits), what AWQ does to it."""
 
     name: str
     how: Quantisation

@@ -1,6 +1,9 @@
-"""A text to calibrate with, as tokens. In: a file, the tokenizer.json of a package. Out: a Calibration, or what is wrong with the text.
+"""A text to calibrate with, as tokens.
 
-Invariant: the tokens are the text's, in order and each once, up to a number of them that is enough; so all ranks have the same.
+In: a file, the tokenizer.json of a package. Out: a Calibration, or what is wrong with the text.
+
+Invariant: the tokens are the text's, in order and each once, up to a number of them that is enough;
+so all ranks have the same.
 """
 
 from __future__ import annotations
@@ -73,7 +76,8 @@ def sequences(
     tokens = Tokenizer.from_file(str(tokenizer)).encode(written[: LETTERS * most]).ids[:most]
     if len(tokens) < FEWEST:
         raise ConvertError(
-            f"--calibrate {text} has {len(tokens)} tokens, and {FEWEST} are needed; give a longer text, best of the kind the model will see"
+            f"--calibrate {text} has {len(tokens)} tokens, and {FEWEST} are needed; give a longer text, best of the"
+            " kind the model will see"
         )
     step = min(length, context)
     return tuple(tuple(tokens[i : i + step]) for i in range(0, len(tokens), step))

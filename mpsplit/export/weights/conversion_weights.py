@@ -1,4 +1,7 @@
-"""What one conversion reads, and what it knows of it. In: a source, its origin. Out: Weights, which convert and repartition hand on."""
+"""What one conversion reads, and what it knows of it.
+
+In: a source, its origin. Out: Weights, which convert and repartition hand on.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ from mpsplit.export.weights.weight_store import Index
 
 @dataclass(frozen=True)
 class Weights:
-    """`embedding`: the type that its rows will have, as the manifest spells it. `encoder_of`: None where the recipe tells all. Of a package
-    also its `identity`, the `recipe` that it was made with, in words, and which of its files may be `unchanged`, by the ranks' folders."""
+    """`embedding`: the type that its rows will have, as the manifest spells it. `encoder_of`: None
+    where the recipe tells all. Of a package also its `identity`, the `recipe` that it was made
+    with, in words, and which of its files may be `unchanged`, by the ranks' folders."""
 
     source: Source
     origin: Origin

@@ -1,7 +1,9 @@
-"""Rows of a weight as they are stored, by every method. In: float32 rows and a Quantisation. Out: bytes of a weight file.
+"""Rows of a weight as they are stored, by every method.
 
-Invariant: rows are independent, and panels of 16 follow each other: what comes of pieces of 16 m rows (the last may be shorter), one after
-the other, is what comes of all at once.
+In: float32 rows and a Quantisation. Out: bytes of a weight file.
+
+Invariant: rows are independent, and panels of 16 follow each other: what comes of pieces of 16 m
+rows (the last may be shorter), one after the other, is what comes of all at once.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does
 
 @dataclass(frozen=True)
 class Encoder:
-    """How one weight is stored. `scales` is one of recipe.SCALES; `scaling` is AWQ's; `u` makes it GPTQ: gptq.factor of the inputs'
-    second moments, after the scaling."""
+    """How one weight is stored. `scales` is one of recipe.SCALES; `scaling` is AWQ's; `u` makes it
+    GPTQ: gptq.factor of the inputs' second moments, after the scaling."""
 
     how: Quantisation
     scales: str = "minmax"
@@ -37,7 +39,8 @@ class Encoder:
         return f"{text_of(self.how)} {self.scales}"
 
     def __call__(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
-        """uint8, of rows `first` and following of the rank's slice; float32 where nothing is packed"""
+        """uint8, of rows `first` and following of the rank's slice; float32 where nothing
+        is packed"""
         return encoded(self._scaled(rows, first), self.how, self.scales, self.u)
 
     def integers(self, rows: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:

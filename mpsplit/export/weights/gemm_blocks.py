@@ -1,9 +1,10 @@
-"""A matrix as ncnn's block-quantised Gemm reads it: all its integers, and after its bias all its scales. In: its rows, piece by piece. Out:
-bytes of the file of floats.
+"""A matrix as ncnn's block-quantised Gemm reads it: all its integers, and after its bias all its
+scales. In: its rows, piece by piece. Out: bytes of the file of floats.
 
-A row of integers is one string of bits, the first weight in the lowest, each in two's complement. A scale is what ncnn divides by, in
-float32: 1 over ours. Invariant: a piece is read and rounded once; its scales are held until they are written, as the 16-bit numbers
-that they are. After an interruption between the two they are made again, and are the same.
+A row of integers is one string of bits, the first weight in the lowest, each in two's complement. A
+scale is what ncnn divides by, in float32: 1 over ours. Invariant: a piece is read and rounded once;
+its scales are held until they are written, as the 16-bit numbers that they are. After an
+interruption between the two they are made again, and are the same.
 """
 
 from __future__ import annotations

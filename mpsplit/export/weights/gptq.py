@@ -1,10 +1,12 @@
-"""GPTQ: what rounding one column of a weight spoils, the columns after it make up for. In: rows of W, the inputs' second moments. Out: integers
-and scales.
+"""GPTQ: what rounding one column of a weight spoils, the columns after it make up for.
 
-The error that counts is |(W - Q) x|^2 over the calibration's inputs, which is tr (W - Q) H (W - Q)^T with H = mean of x x^T. Columns are
-rounded from the first to the last; the error e of column j, over U[j, j], is taken off the others in proportion to U[j], where
-H^-1 = U^T U, U upper triangular (Frantar et al., arXiv 2210.17323). Invariant: a row of Q depends on its row of W and on H alone, so
-that a weight may come in any pieces of rows.
+In: rows of W, the inputs' second moments. Out: integers and scales.
+
+The error that counts is |(W - Q) x|^2 over the calibration's inputs, which is tr (W - Q) H (W -
+Q)^T with H = mean of x x^T. Columns are rounded from the first to the last; the error e of column
+j, over U[j, j], is taken off the others in proportion to U[j], where H^-1 = U^T U, U upper
+triangular (Frantar et al., arXiv 2210.17323). Invariant: a row of Q depends on its row of W and on
+H alone, so that a weight may come in any pieces of rows.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ TRIES = 4  # each with ten times the damping before
 
 
 def factor(hessian: np.ndarray) -> np.ndarray:
-    """U [k, k] float32 with H^-1 = U^T U for the damped H [k, k]; inputs that are always 0 stand alone."""
+    """U [k, k] float32 with H^-1 = U^T U for the damped H [k, k]; inputs that are always 0 stand
+    alone."""
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean(dtype=np.float64))
     if not np.isfinite(mean):
@@ -32,7 +35,8 @@ def factor(hessian: np.ndarray) -> np.ndarray:
         h = torch.from_numpy(hessian.astype(np.float32))
         h.diagonal().add_(max(mean, 1e-30) * DAMPING * 10**attempt)
         h.diagonal()[torch.from_numpy(diagonal == 0)] = max(mean, 1e-30)
-        # with the order of the columns reversed, L L^T becomes R R^T with R upper triangular, and U is R^-1
+        # with the order of the columns reversed, L L^T becomes R R^T with R upper triangular, and U
+        # is R^-1
         lower, failed = torch.linalg.cholesky_ex(h.flip(0, 1))
         if not failed:
             del h
@@ -40,12 +44,14 @@ def factor(hessian: np.ndarray) -> np.ndarray:
             del lower
             return torch.linalg.solve_triangular(upper, u, upper=True, out=u).numpy()
     raise ConvertError(
-        f"the second moments of {len(hessian)} inputs have no Cholesky factor; calibrate with a longer or more varied text"
+        f"the second moments of {len(hessian)} inputs have no Cholesky factor; calibrate with a longer or more varied"
+        " text"
     )
 
 
 def gptq(rows: np.ndarray, u: np.ndarray, how: Quantisation, scales: str = "mse") -> tuple[np.ndarray, np.ndarray]:
-    """rows [n, k] float32 -> values int8 [n, k], scales float32 [n, k / block]; a block's scale is of its columns as they came to be."""
+    """rows [n, k] float32 -> values int8 [n, k], scales float32 [n, k / block]; a block's scale is
+    of its columns as they came to be."""
     n, k = rows.shape
     assert u.shape == (k, k) and k % how.block == 0, f"{rows.shape} rows, factor {u.shape}, block {how.block}"
     w = rows.T.astype(np.float32)  # [k, n]: a column of W is one straight run
@@ -60,7 +66,8 @@ def gptq(rows: np.ndarray, u: np.ndarray, how: Quantisation, scales: str = "mse"
 
 
 def _one_block(w: np.ndarray, u: np.ndarray, scale: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """w [block, n], changed as it goes -> its integers, and the errors [block, n] that the columns after the block make up for"""
+    """w [block, n], changed as it goes -> its integers, and the errors [block, n] that the columns
+    after the block make up for"""
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
     values, errors = np.empty(w.shape, np.int8), np.empty_like(w)

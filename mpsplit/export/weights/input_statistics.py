@@ -1,9 +1,12 @@
-"""What the linears of the split model are fed: means and second moments of their inputs. In: a TorchEngine on every rank, calibration
-tokens. Out: Statistics by weight name, layer after layer.
+"""What the linears of the split model are fed: means and second moments of their inputs.
 
-Slices run with their real collectives, so that a column-wise linear sees the whole input on every rank, and a row-wise one (o_proj,
-down_proj) its rank's columns, which are those of its slice. Invariant: only one layer's statistics are held at a time; linears that read one
-tensor share one Statistics.
+In: a TorchEngine on every rank, calibration tokens. Out: Statistics by weight name, layer after
+layer.
+
+Slices run with their real collectives, so that a column-wise linear sees the whole input on every
+rank, and a row-wise one (o_proj, down_proj) its rank's columns, which are those of its slice.
+Invariant: only one layer's statistics are held at a time; linears that read one tensor share one
+Statistics.
 """
 
 from __future__ import annotations
@@ -86,8 +89,8 @@ def gathering(module: nn.Module, prefix: str) -> Iterator[dict[str, _Sums]]:
 
 @contextmanager
 def filled(module: nn.Module, prefix: str, fill: Callable[[str], torch.Tensor]) -> Iterator[None]:
-    """The module's parameters hold fill(weight name) while the block runs, and only shapes afterwards: so a slice larger than memory is
-    run layer by layer."""
+    """The module's parameters hold fill(weight name) while the block runs, and only shapes
+    afterwards: so a slice larger than memory is run layer by layer."""
     places = [(module.get_submodule(n.rpartition(".")[0]), n) for n, _ in module.named_parameters()]
     put = lambda at, name, tensor: setattr(at, name.rpartition(".")[2], nn.Parameter(tensor, requires_grad=False))  # noqa: E731
     try:
@@ -105,8 +108,9 @@ Around = Callable[[nn.Module, str], AbstractContextManager]
 def statistics(
     engine, sequences: Sequence[Sequence[int]], around: Around = lambda module, prefix: nullcontext()
 ) -> Iterator[tuple[str, dict[str, Statistics]]]:
-    """(module, its linears' Statistics) for "model.layers.N" of this rank and "lm_head"; all ranks call it, and go through it to the end.
-    Each layer, and "model.norm", runs within `around`, which may fill in its weights; the head itself need not run."""
+    """(module, its linears' Statistics) for "model.layers.N" of this rank and "lm_head"; all ranks
+    call it, and go through it to the end. Each layer, and "model.norm", runs within `around`, which
+    may fill in its weights; the head itself need not run."""
     if not sum(map(len, sequences)):
         raise ConvertError("the calibration text has no tokens; give --calibrate a file with some pages of text")
     stage = engine.stage

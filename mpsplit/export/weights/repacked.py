@@ -1,7 +1,10 @@
-"""Weights out of a package, for another plan. In: the files of its ranks. Out: any part of any weight, in the bits that are there.
+"""Weights out of a package, for another plan.
 
-Integers and scales are taken out of packed matrices, cut and joined, and packed again: nothing becomes float and is rounded anew.
-Invariant: where no block is split (block_cuts.py), what comes out is what the package's own conversion would have stored for the part.
+In: the files of its ranks. Out: any part of any weight, in the bits that are there.
+
+Integers and scales are taken out of packed matrices, cut and joined, and packed again: nothing
+becomes float and is rounded anew. Invariant: where no block is split (block_cuts.py), what comes
+out is what the package's own conversion would have stored for the part.
 """
 
 from __future__ import annotations
@@ -50,8 +53,9 @@ class Slice:
 
 
 class Repacked:
-    """Weights of some ranks of a package, in the place of a Checkpoint. `embedding`: the type that its rows have as a table, which the
-    head's can become where it is both; None where these ranks have none of it."""
+    """Weights of some ranks of a package, in the place of a Checkpoint. `embedding`: the type that
+    its rows have as a table, which the head's can become where it is both; None where these ranks
+    have none of it."""
 
     def __init__(self, package: Path, manifest: Manifest, ranks: list[int]):
         self.ranks, self.bytes_read = ranks, 0
@@ -63,7 +67,8 @@ class Repacked:
                 part, shape = held.part, held.shape
                 if part.axis is not None and shape[part.axis] != len(part.range):
                     raise PackageError(
-                        f"rank {rank} has {name} of shape {list(shape)}, its plan says {part.range}; convert the model again"
+                        f"rank {rank} has {name} of shape {list(shape)}, its plan says {part.range}; convert the model"
+                        " again"
                     )
                 self._slices[name].append(held)
         self.embedding = None if manifest.dtype == HEAD_ROWS else manifest.dtype
@@ -88,7 +93,8 @@ class Repacked:
                 )
             kinds[name] = found.pop()
         default = Counter(kinds.values()).most_common(1)[0][0] if kinds else FLOAT
-        others = {name: how for name, how in kinds.items() if how != default or name == HEAD}  # which may be tied
+        # which may be tied
+        others = {name: how for name, how in kinds.items() if how != default or name == HEAD}
         return Recipe(default, tuple(Rule(name.removesuffix(".weight"), how) for name, how in others.items()))
 
     def tensor_of(self, weight: str, facts: ModelFacts) -> str:
@@ -120,7 +126,8 @@ class Repacked:
         return kernels().pack_values(values, scales, how.bits, how.block)
 
     def _pieces(self, name: str, part: Part, start: int, stop: int) -> Iterator[tuple[Slice, Range, Range | None]]:
-        """What rows start..stop of a part are put together of: rows and columns of slices, None for all columns."""
+        """What rows start..stop of a part are put together of: rows and columns of slices, None for
+        all columns."""
         if part.axis is None:
             yield self._slices[name][0], Range(start, stop), None
         elif part.axis == 0:
@@ -132,7 +139,8 @@ class Repacked:
                 yield held, Range(start, stop), own
 
     def _cover(self, name: str, wanted: Range) -> Iterator[tuple[Slice, Range]]:
-        """The slices that `wanted` is in, and what is taken of each, counted within it: where several have it, of the first."""
+        """The slices that `wanted` is in, and what is taken of each, counted within it: where
+        several have it, of the first."""
         at = wanted.start
         while at < wanted.stop:
             held = next(
@@ -184,7 +192,8 @@ def _slice(columns: Range | None, unit: int = 1) -> slice:
 
 
 def _as_table(how: Quantisation) -> str:
-    """The type of an embedding that has what a matrix stored like this has: integers of fewer bits fit in 8."""
+    """The type of an embedding that has what a matrix stored like this has: integers of fewer bits
+    fit in 8."""
     return {0: "F32", BFLOAT: "BF16"}.get(how.bits) or dtype_of(how.block)
 
 
@@ -224,7 +233,8 @@ def _of_linear(file: Path, first: int, q: QLinear, parts: dict[str, Part]) -> It
 def _part(layer: Layer, name: str, shard: Shard, facts: ModelFacts) -> Part:
     if layer.type == GEMM and Quantisation.of(layer).bits:
         raise PackageError(
-            f"{layer.name} is stored in ncnn's own layout, which stays as it was cut; partition the model again and convert it --layout ncnn"
+            f"{layer.name} is stored in ncnn's own layout, which stays as it was cut; partition the model again and"
+            " convert it --layout ncnn"
         )
     part = part_of(name, shard, facts) if module_of(name) in CUTS else None
     if part is None:

@@ -1,8 +1,11 @@
-"""Weight files that another plan leaves as they are. In: a package, what is read of it. Out: an Index of each of its ranks, as though its files had
-been made out of the package itself.
+"""Weight files that another plan leaves as they are.
 
-Invariant: what a file holds follows from its arrays and their source. So where a new rank's file has the outline of an old one (a layer that
-only moved to another stage), the Store takes that one, and nothing is read or written.
+In: a package, what is read of it. Out: an Index of each of its ranks, as though its files had been
+made out of the package itself.
+
+Invariant: what a file holds follows from its arrays and their source. So where a new rank's file
+has the outline of an old one (a layer that only moved to another stage), the Store takes that one,
+and nothing is read or written.
 """
 
 from __future__ import annotations

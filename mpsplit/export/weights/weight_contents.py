@@ -1,8 +1,11 @@
-"""What is in a rank's weight files, byte by byte, before there are any. In: the final Param. Out: each file as Arrays.
+"""What is in a rank's weight files, byte by byte, before there are any.
 
-Packed files hold the matrices of a decoder layer's QLinear layers and their biases, one has rows of the embedding as their source has them,
-one what other layers own, as ncnn reads it. Invariant: the bytes of a file follow from its arrays' names, cuts and encodings and from the
-source alone, and any of its pieces can be made without the others.
+In: the final Param. Out: each file as Arrays.
+
+Packed files hold the matrices of a decoder layer's QLinear layers and their biases, one has rows of
+the embedding as their source has them, one what other layers own, as ncnn reads it. Invariant: the
+bytes of a file follow from its arrays' names, cuts and encodings and from the source alone, and any
+of its pieces can be made without the others.
 """
 
 from __future__ import annotations
@@ -37,8 +40,9 @@ LAYOUT = 1  # another number where the same arrays give other bytes than before
 
 @dataclass(frozen=True)
 class Array:
-    """A slice of a source's tensor as it is written. `kind`: "packed", by an Encoder where it is not already, "integers" or "scales" of
-    GemmBlocks, "rows" of an embedding in 8 bits, "float", or "own" as it is stored. `before` and `after`: bytes that stand around it."""
+    """A slice of a source's tensor as it is written. `kind`: "packed", by an Encoder where it is
+    not already, "integers" or "scales" of GemmBlocks, "rows" of an embedding in 8 bits, "float", or
+    "own" as it is stored. `before` and `after`: bytes that stand around it."""
 
     name: str
     part: Part
@@ -68,7 +72,10 @@ class Array:
         """All that decides the bytes, but for those of the source."""
         encoder = self.blocks.encoder if self.blocks else self.encoder
         how = encoder.text if encoder else ""
-        return f"{self.name} {self.part.axis} {self.part.range} {self.shape} {self.kind} {how} {self.before.hex()} {self.after}"
+        return (
+            f"{self.name} {self.part.axis} {self.part.range} {self.shape} {self.kind} {how} {self.before.hex()}"
+            f" {self.after}"
+        )
 
     @property
     def is_derived(self) -> bool:
@@ -76,7 +83,8 @@ class Array:
         return self.kind == "scales"
 
     def make(self, read: Callable[[], np.ndarray], dtype: str, start: int) -> np.ndarray:
-        """What is written of rows `start` and following, which `read` gives as the source has them, in `dtype`."""
+        """What is written of rows `start` and following, which `read` gives as the source has them,
+        in `dtype`."""
         if self.kind == "own" or self.kind == "packed" and not self.encoder:
             return read()
         if self.blocks:
@@ -115,8 +123,8 @@ def contents(
     dtype: str,
     encoder_of: EncoderOf | None = None,
 ) -> list[WeightFile]:
-    """In the order in which they are made, the packed ones first: what calibration does to floats follows from them. `dtype`: of the
-    embedding, as the manifest has it."""
+    """In the order in which they are made, the packed ones first: what calibration does to floats
+    follows from them. `dtype`: of the embedding, as the manifest has it."""
     encoder_of = encoder_of or (lambda name, how: Encoder(how, recipe.scales) if how.bits else None)
     files = []
     linears = [layer for layer in param.layers if layer.type == QLINEAR]
@@ -149,7 +157,8 @@ def _embedding(shard: Shard, facts: ModelFacts, dtype: str, how: Quantisation | 
     return Array(EMBEDDING, part, shape, "own", shape[0] * embedding.stored_row(dtype, facts.hidden))
 
 
-Parts = dict[str, tuple[str, Part]]  # by the name of a weight: the tensor of the source, and which part of it
+# by the name of a weight: the tensor of the source, and which part of it
+Parts = dict[str, tuple[str, Part]]
 
 
 def _parts(layer: Layer, shard: Shard, facts: ModelFacts, source: Source) -> Parts:

@@ -1,7 +1,9 @@
-"""What a conversion reads: a checkpoint, or a package that another plan made of it (repacked.py). In: the name of a tensor and a part of it.
-Out: its rows as they are stored there.
+"""What a conversion reads: a checkpoint, or a package that another plan made of it (repacked.py).
 
-Invariant: reading is all that differs. What is hashed, written, resumed and put in place is the same for both.
+In: the name of a tensor and a part of it. Out: its rows as they are stored there.
+
+Invariant: reading is all that differs. What is hashed, written, resumed and put in place is the
+same for both.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ class Source(Protocol):
         """The name that it has a weight under."""
 
     def type_of(self, name: str) -> str:
-        """Of what `stored` gives: as safetensors spells it, or the manifest's of an embedding, or the kind of a packed matrix."""
+        """Of what `stored` gives: as safetensors spells it, or the manifest's of an embedding, or
+        the kind of a packed matrix."""
 
     def file_of(self, name: str) -> str:
         """Which of its Origin's files decides what is in the tensor."""

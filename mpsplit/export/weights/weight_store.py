@@ -1,8 +1,12 @@
-"""A rank's weight files, by content. In: WeightFiles to be, their source. Out: the files, whole, under names that say what is in them.
+"""A rank's weight files, by content.
 
-A plain file is called by its address (weight_stream.py), a sealed one by chance. rank-R/weights/index.json knows the whole ones by two keys: one that is had
-without reading (outline, and what the source's files look like from outside), and the address. Invariant: a file that has
-its name never changes, so what is whole is neither read nor written again, whoever else names it.
+In: WeightFiles to be, their source. Out: the files, whole, under names that say what is in them.
+
+A plain file is called by its address (weight_stream.py), a sealed one by chance.
+rank-R/weights/index.json knows the whole ones by two keys: one that is had without reading
+(outline, and what the source's files look like from outside), and the address. Invariant: a file
+that has its name never changes, so what is whole is neither read nor written again, whoever else
+names it.
 """
 
 from __future__ import annotations
@@ -52,7 +56,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """Entries by key. `seal`: the package's id and the name of its key where files are sealed, else empty."""
+    """Entries by key. `seal`: the package's id and the name of its key where files are sealed, else
+    empty."""
 
     seal: tuple[str, ...]
     entries: dict[str, Entry]
@@ -73,7 +78,8 @@ class Index:
 
 
 class Store:
-    """Of one rank. `vault` seals what is made; `others`: of ranks of another package to take files from, by their folders."""
+    """Of one rank. `vault` seals what is made; `others`: of ranks of another package to take files
+    from, by their folders."""
 
     def __init__(
         self,
@@ -149,7 +155,8 @@ class Store:
             yield from ((folder, entry) for entry in entries.values() if entry.outline == file.outline)
 
     def _find(self, key: str, file: WeightFile) -> Entry | None:
-        """The file where it is whole already. Only where the source's files look new are its slices read, to see whether they are."""
+        """The file where it is whole already. Only where the source's files look new are its slices
+        read, to see whether they are."""
         address = None
         for folder, entry in self._alike(key, file):
             if not entry.is_whole(folder):

@@ -1,10 +1,12 @@
-"""Weight files, written piece by piece from their source. In: Arrays. Out: the file, and the address of what is in it; memory of a
-piece, never of a tensor.
+"""Weight files, written piece by piece from their source.
 
-An address is the hash of the arrays' outlines and of the source's bytes that they are made of. A plain file's size is its journal: a piece is
-only written once all before it are on the disk, so that of a file found after an interruption, at any moment, everything but the last
-piece is right, and that is made again. A sealed file is begun anew. Invariant: resumed or not, the bytes are the same; each slice is
-read once, also what only the address needs.
+In: Arrays. Out: the file, and the address of what is in it; memory of a piece, never of a tensor.
+
+An address is the hash of the arrays' outlines and of the source's bytes that they are made of. A
+plain file's size is its journal: a piece is only written once all before it are on the disk, so
+that of a file found after an interruption, at any moment, everything but the last piece is right,
+and that is made again. A sealed file is begun anew. Invariant: resumed or not, the bytes are the
+same; each slice is read once, also what only the address needs.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ def write(
     create: Create | None = None,
     salt: bytes = b"",
 ) -> str:
-    """Makes the file whole; its address. `create`: what seals it; `salt`: so that nobody else can tell the address."""
+    """Makes the file whole; its address. `create`: what seals it; `salt`: so that nobody else can
+    tell the address."""
     digest, done = hashlib.sha256(salt), 0 if create else done_of(path)
     tell("", done)
     with create(path) if create else _Continued(path, done) as file:
@@ -95,7 +98,8 @@ def _bytes_from(
 
 
 def _pieces(array: Array, source: Source, digest) -> Iterator[tuple[int, Callable[[], bytes | memoryview]]]:
-    """(bytes, what makes them) one after the other. What they are made of is read and goes through `digest` in any case."""
+    """(bytes, what makes them) one after the other. What they are made of is read and goes through
+    `digest` in any case."""
     dtype = source.type_of(array.name)
     digest.update(f"{array.outline} {dtype}\n".encode())
     yield len(array.before), lambda: array.before

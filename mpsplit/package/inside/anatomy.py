@@ -1,7 +1,10 @@
-"""Which part of the model each layer of a rank's graph belongs to. In: a Param and the number of the rank's first decoder layer.
-Out: the graph's layers by part: "inputs", "embedding", "layer 0", "layer 1", ..., then "head" or "sending".
+"""Which part of the model each layer of a rank's graph belongs to.
 
-Names, fusions and cuts do not matter: what is followed is the residual stream. Invariant: a decoder layer adds to it twice.
+In: a Param and the number of the rank's first decoder layer. Out: the graph's layers by part:
+"inputs", "embedding", "layer 0", "layer 1", ..., then "head" or "sending".
+
+Names, fusions and cuts do not matter: what is followed is the residual stream. Invariant: a decoder
+layer adds to it twice.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ HIDDEN, LOGITS, NORM = "hidden", "logits", "RMSNorm"
 
 @dataclass(frozen=True)
 class Anatomy:
-    """`layers` are without Splits, each blob of any number of readers; `parts` says where each of them belongs.
+    """`layers` are without Splits, each blob of any number of readers; `parts` says where each of
+    them belongs.
 
-    `stream` are the blobs of the hidden state: what enters the first decoder layer, then two a layer.
+    `stream` are the blobs of the hidden state: what enters the first decoder layer, then two a
+    layer.
     """
 
     layers: tuple[Layer, ...]
@@ -112,8 +117,10 @@ def _stream(layers: list[Layer]) -> list[str]:
 
 
 def _depths(layers: list[Layer], stream: list[str]) -> list[int | None]:
-    """0 before the first decoder layer, 1 in it, and so on; None for what does not come from the hidden state."""
-    after = {blob: 1 + place // 2 for place, blob in enumerate(stream)}  # where a reader of the stream is
+    """0 before the first decoder layer, 1 in it, and so on; None for what does not come from the
+    hidden state."""
+    # where a reader of the stream is
+    after = {blob: 1 + place // 2 for place, blob in enumerate(stream)}
     depth_of: dict[str, int] = {}
     found = []
     for layer in layers:

@@ -1,7 +1,10 @@
-"""A graph without its names and order. In: an Anatomy. Out: lines, numbered along the data flow, that are equal when the graphs are.
+"""A graph without its names and order.
 
-Layers are taken depth first behind the outputs, in the order of their names, which are the interface and stay. Where packed matrices lie
-among the packed weights is left out: what they hold is compared by content.
+In: an Anatomy. Out: lines, numbered along the data flow, that are equal when the graphs are.
+
+Layers are taken depth first behind the outputs, in the order of their names, which are the
+interface and stay. Where packed matrices lie among the packed weights is left out: what they hold
+is compared by content.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from mpsplit.package.inside.anatomy import Anatomy
 from mpsplit.package.param_text import Layer
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 
-OFFSET, BIAS, PRODUCT = 4, 6, 10  # of a QLinear: its ids modulo PRODUCT (package/stored/quantisation.py)
+# of a QLinear: its ids modulo PRODUCT (package/stored/quantisation.py)
+OFFSET, BIAS, PRODUCT = 4, 6, 10
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
-"""What differs between two packages. In: their folders. Out: lines for people; none when they do the same with the same weights.
+"""What differs between two packages.
 
-Names of layers, blobs and models, the order of files and the tools that made them do not matter. Weights are compared by the content of
-each layer. Invariant: what the manifests say of files is checked before it is believed.
+In: their folders. Out: lines for people; none when they do the same with the same weights.
+
+Names of layers, blobs and models, the order of files and the tools that made them do not matter.
+Weights are compared by the content of each layer. Invariant: what the manifests say of files is
+checked before it is believed.
 """
 
 from __future__ import annotations
@@ -55,7 +58,8 @@ class Side:
         return canonical(anatomy_of(path, self.manifest.plan.shards[rank].layers.start))
 
     def weights(self, rank: int) -> Iterator[tuple[Line, str]]:
-        """The layers of a rank that have weights, along the data flow, and the hash of what they hold."""
+        """The layers of a rank that have weights, along the data flow, and the hash of what they
+        hold."""
         folder = rank_folder(self.folder, rank)
         files = WeightFiles.load(folder)
         floats, packed = read_weights(Param.load(folder / GRAPH), folder / files.floats), Packed.load(folder, files)

@@ -1,6 +1,9 @@
-"""`mpsplit inspect`: what a package holds, rank by rank and part by part. In: a package. Out: a plain dict, or text for people.
+"""`mpsplit inspect`: what a package holds, rank by rank and part by part.
 
-Invariant: everything shown is in the dict. Weights are not read; graphs and manifest say where they are.
+In: a package. Out: a plain dict, or text for people.
+
+Invariant: everything shown is in the dict. Weights are not read; graphs and manifest say where they
+are.
 """
 
 from __future__ import annotations
@@ -107,7 +110,8 @@ def twice(inspected: Inspected) -> list[str]:
         owners = Counter(head for rank in group for head in manifest.plan.shards[rank].kv_heads)
         if owners and max(owners.values()) > 1:
             said.append(
-                f"ranks {', '.join(map(str, group))} hold {sum(owners.values())} KV heads of {len(owners)}: up to {max(owners.values())} copies"
+                f"ranks {', '.join(map(str, group))} hold {sum(owners.values())} KV heads of {len(owners)}: up to"
+                f" {max(owners.values())} copies"
             )
         if len(group) > 1 and len(manifest.plan.shards[group[0]].layers):
             said.append(f"ranks {', '.join(map(str, group))} each hold the norms of their layers")
@@ -183,7 +187,8 @@ def _table(held: Contents, context: int):
 
 
 def folded(parts: tuple[Part, ...]) -> list[Part]:
-    """Parts of equal sizes under one name: "layer 0 .. 31, each"; graphs may differ by the digits of their names."""
+    """Parts of equal sizes under one name: "layer 0 .. 31, each"; graphs may differ by the digits
+    of their names."""
     lines = []
     alike = lambda part: replace(part, name="" if part.name.startswith("layer") else part.name, graph_bytes=0)  # noqa: E731
     for _, group in groupby(parts, alike):
@@ -204,7 +209,8 @@ def show_difference(a: Path, b: Path, as_json: bool) -> int:
 
 
 def draw(package: Path, manifest: Manifest, rank: int, unfold: bool, files: dict[str, str | None]) -> None:
-    """The native engine's graph of a rank, written as "dot" or "svg" to the files that are named."""
+    """The native engine's graph of a rank, written as "dot" or "svg" to the files that are
+    named."""
     if not 0 <= rank < manifest.plan.ranks:
         raise RunError(f"--rank {rank} is out of range; the package has ranks 0 to {manifest.plan.ranks - 1}")
     shard = manifest.plan.shards[rank]

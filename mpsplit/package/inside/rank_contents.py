@@ -1,6 +1,9 @@
-"""What a rank of a package holds, part by part, in bytes. In: a package, a rank, a context. Out: Contents; nothing is read but graphs.
+"""What a rank of a package holds, part by part, in bytes.
 
-Invariant: the weights of the parts are what the rank's weight files have, but for padding between them.
+In: a package, a rank, a context. Out: Contents; nothing is read but graphs.
+
+Invariant: the weights of the parts are what the rank's weight files have, but for padding between
+them.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ FLOAT = 4  # bytes of a weight that is not quantised
 
 @dataclass(frozen=True)
 class Part:
-    """`weights` in elements, everything else in bytes; `kinds` counts the elements of its matrices by their bits."""
+    """`weights` in elements, everything else in bytes; `kinds` counts the elements of its matrices
+    by their bits."""
 
     name: str
     weights: int
@@ -59,7 +63,8 @@ COUNTED = ("weights", "weight_bytes", "cache_bytes", "graph_bytes")
 
 
 def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Contents:
-    """`context` in tokens: how long the cache of keys and values is. No parts where the rank's files are on another machine."""
+    """`context` in tokens: how long the cache of keys and values is. No parts where the rank's
+    files are on another machine."""
     folder, shard = rank_folder(package, rank), manifest.plan.shards[rank]
     if not (folder / GRAPH).is_file():
         return Contents(rank, ())
@@ -87,7 +92,8 @@ def _table(manifest: Manifest, rank: int) -> tuple[int, int]:
 
 
 def stored(layer: Layer) -> tuple[int, int]:
-    """(weights, bytes) that a layer of model.param owns in the rank's files, biases and norms among them."""
+    """(weights, bytes) that a layer of model.param owns in the rank's files, biases and norms among
+    them."""
     if layer.type == QLINEAR:
         q = QLinear.of(layer)
         bias = q.n if q.bias >= 0 else 0

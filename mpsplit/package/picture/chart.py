@@ -1,8 +1,11 @@
-"""A rank's graph as boxes and lines, for pictures. In: an Anatomy. Out: a Chart: equal decoder layers that follow each other once, with
-how many they are.
+"""A rank's graph as boxes and lines, for pictures.
 
-Cos, sin, mask and the past of the cache are left out: every attention reads them, and their lines would hide the others. Invariant:
-blocks follow each other in the order of the data flow, and lines go down.
+In: an Anatomy. Out: a Chart: equal decoder layers that follow each other once, with how many they
+are.
+
+Cos, sin, mask and the past of the cache are left out: every attention reads them, and their lines
+would hide the others. Invariant: blocks follow each other in the order of the data flow, and lines
+go down.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What the boxes of a Chart look like: kind of node -> colour of plan/draw/svg_elements.py, and what it stands for."""
+"""What the boxes of a Chart look like: kind of node -> colour of plan/draw/svg_elements.py, and
+what it stands for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A Chart as text for graphviz. In: a Chart, a title. Out: dot. Invariant: whatever comes from a file is quoted."""
+"""A Chart as text for graphviz.
+
+In: a Chart, a title. Out: dot. Invariant: whatever comes from a file is quoted.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ def _cluster(number: int, block: Block) -> list[str]:
         f"  subgraph cluster_{number} {{",
         f"    label={_quoted(block.heading)}; style=rounded; color={_quoted(COLOURS['soft'])};",
         *(
-            f"    {_quoted(node.name)} [label={_quoted(chr(10).join(node.lines))}, fillcolor={_quoted(COLOURS[FILLS[node.kind]])}];"
+            f"    {_quoted(node.name)} [label={_quoted(chr(10).join(node.lines))},"
+            f" fillcolor={_quoted(COLOURS[FILLS[node.kind]])}];"
             for node in block.nodes
         ),
         "  }",

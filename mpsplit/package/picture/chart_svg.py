@@ -1,6 +1,10 @@
-"""A Chart as a picture. In: a Chart, a title. Out: SVG text, without fonts, scripts or addresses; top to bottom, a row of boxes a step.
+"""A Chart as a picture.
 
-Lines to the next row are straight; a longer one passes the boxes between on a side. Invariant: whatever comes from a file is escaped.
+In: a Chart, a title. Out: SVG text, without fonts, scripts or addresses; top to bottom, a row of
+boxes a step.
+
+Lines to the next row are straight; a longer one passes the boxes between on a side. Invariant:
+whatever comes from a file is escaped.
 """
 
 from __future__ import annotations
@@ -15,8 +19,10 @@ from mpsplit.plan.draw.svg_elements import COLOURS, FONT, LETTER, box, key, labe
 
 SIZE, BOLD, LINE = 11, 12.5, 14  # pixels: letters, bold ones as wide as those of, lines of text
 PAD, GAP = 8, 18  # around text, between boxes
-LANE, STEP, BEND = 8, 4, 8  # from boxes to a line that passes them, more for each row, and of its corners
-TOP, HEAD, SIDE = 76, 26, 70  # above the first block, above a block's boxes, left and right for long lines
+# from boxes to a line that passes them, more for each row, and of its corners
+LANE, STEP, BEND = 8, 4, 8
+# above the first block, above a block's boxes, left and right for long lines
+TOP, HEAD, SIDE = 76, 26, 70
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,8 @@ def _box(node: Node, at: Place) -> list[str]:
 
 
 def _line(a: Place, b: Place, places: Sequence[Place]) -> str:
-    """Straight to the next row, otherwise past the boxes between: on the right, where no other box stands in the way."""
+    """Straight to the next row, otherwise past the boxes between: on the right, where no other box
+    stands in the way."""
     x, y, to_y = a.middle, a.y + a.height, b.y
     path = f"M{x:.1f} {y:.1f}L{b.middle:.1f} {to_y:.1f}"
     if b.row > a.row + 1:

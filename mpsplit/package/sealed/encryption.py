@@ -1,7 +1,10 @@
-"""`mpsplit encrypt` and `decrypt`: a package sealed, and back. In: a package, a key, a folder that is not there yet. Out: that folder.
+"""`mpsplit encrypt` and `decrypt`: a package sealed, and back.
 
-Invariant: the package that was given is only read, and `out` is whole or not there. The manifest and plan.json stay readable, nothing
-that the manifest does not list goes along: no slices of the checkpoint, no traces of the conversion.
+In: a package, a key, a folder that is not there yet. Out: that folder.
+
+Invariant: the package that was given is only read, and `out` is whole or not there. The manifest
+and plan.json stay readable, nothing that the manifest does not list goes along: no slices of the
+checkpoint, no traces of the conversion.
 """
 
 from __future__ import annotations

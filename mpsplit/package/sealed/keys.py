@@ -1,6 +1,9 @@
-"""The user's key: 32 bytes from a file, the environment or a command. In: where to look. Out: a Key, from which all others are derived.
+"""The user's key: 32 bytes from a file, the environment or a command.
 
-Invariant: the key itself is neither shown, nor stored, nor used on data; HKDF derives a key for each purpose and file.
+In: where to look. Out: a Key, from which all others are derived.
+
+Invariant: the key itself is neither shown, nor stored, nor used on data; HKDF derives a key for
+each purpose and file.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ class Key:
         text = data.strip()
         if len(text) == 2 * BYTES and HEX.issuperset(text):
             return cls(bytes.fromhex(text.decode()))
-        if len(data) == BYTES and not HEX.issuperset(data):  # 32 hex digits would be a key of half the length
+        # 32 hex digits would be a key of half the length
+        if len(data) == BYTES and not HEX.issuperset(data):
             return cls(data)
         raise PackageError(f"{source} holds {len(data)} bytes, which are no key; {MAKE_ONE}")
 

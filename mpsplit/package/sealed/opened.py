@@ -1,8 +1,10 @@
-"""A package's files, ready to be read, encrypted or not. In: a package, its manifest, where the key is. Out: a folder, or bytes.
+"""A package's files, ready to be read, encrypted or not.
 
-Plain bytes of an encrypted package are in memory only: each file is decrypted into a memfd, and the folder holds links to these.
-Invariant: when the block ends, however it ends, the folder is gone and the descriptors are closed; what was mapped stays with who
-mapped it, and nothing else stays.
+In: a package, its manifest, where the key is. Out: a folder, or bytes.
+
+Plain bytes of an encrypted package are in memory only: each file is decrypted into a memfd, and the
+folder holds links to these. Invariant: when the block ends, however it ends, the folder is gone and
+the descriptors are closed; what was mapped stays with who mapped it, and nothing else stays.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ def vault_of(package: Path, manifest: Manifest, keys: KeySource) -> Vault | None
     """What opens the package; None where it is not encrypted."""
     if manifest.sealed:
         return manifest.vault(package, keys.find())
-    if keys.asked:  # who names a key trusts what it protects: a plain package in its place is another one
+    # who names a key trusts what it protects: a plain package in its place is another one
+    if keys.asked:
         raise PackageError(
             f"{package} is not encrypted, and a key was given; leave the key out if this is the right package"
         )
@@ -42,7 +45,8 @@ def vault_of(package: Path, manifest: Manifest, keys: KeySource) -> Vault | None
 
 @contextmanager
 def opened(package: Path, manifest: Manifest, files: Iterable[File], keys: KeySource = ENVIRONMENT) -> Iterator[Path]:
-    """A folder with these files of the package, plain: the package itself, or one that lives as long as the block."""
+    """A folder with these files of the package, plain: the package itself, or one that lives as
+    long as the block."""
     vault = vault_of(package, manifest, keys)
     if vault is None:
         yield package
@@ -52,7 +56,8 @@ def opened(package: Path, manifest: Manifest, files: Iterable[File], keys: KeySo
     with tempfile.TemporaryDirectory(prefix="mpsplit-") as name, ExitStack() as descriptors:
         folder = Path(name)
         for file in files:
-            memory = os.memfd_create(file.path, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)  # sealable: engine/mapped.cpp
+            # sealable: engine/mapped.cpp
+            memory = os.memfd_create(file.path, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             descriptors.callback(os.close, memory)
             _decrypt(package / file.path, vault, file.path, memory)
             link = folder / file.path
@@ -81,7 +86,8 @@ def _check_embedding(manifest: Manifest, rank: int, folder: Path, weights: Weigh
     size = size_of(folder / weights.embedding) if weights.embedding else 0
     if shard.stage == 0 and size != len(shard.embed) * width:
         raise PackageError(
-            f"the embedding of rank {rank} has {size} bytes, {len(shard.embed)} rows take {len(shard.embed) * width}; {REMEDY}"
+            f"the embedding of rank {rank} has {size} bytes, {len(shard.embed)} rows take {len(shard.embed) * width};"
+            f" {REMEDY}"
         )
     if manifest.dtype == HEAD_ROWS:
         if not one_matrix(manifest.plan, manifest.facts):
@@ -122,7 +128,8 @@ def authenticate(package: Path, manifest: Manifest, keys: KeySource) -> None:
 def _decrypt(path: Path, vault: Vault, name: str, memory: int) -> None:
     with vault.open(path, name) as sealed:
         try:
-            os.posix_fallocate(memory, 0, max(1, sealed.size))  # no memory is an error here, not a signal later
+            # no memory is an error here, not a signal later
+            os.posix_fallocate(memory, 0, max(1, sealed.size))
             os.ftruncate(memory, sealed.size)
             for number, piece in enumerate(sealed.pieces()):
                 os.pwrite(memory, piece, number * sealed.chunk)

@@ -1,11 +1,14 @@
-"""Encrypted files that can be read in pieces. In: bytes, a Vault, the file's path in its package. Out: a sealed file, and back.
+"""Encrypted files that can be read in pieces.
+
+In: bytes, a Vault, the file's path in its package. Out: a sealed file, and back.
 
     header   MPSEALED, version, algorithm, bytes of a chunk, 32 random bytes of salt: 48 bytes, little-endian
     chunks   ciphertext and a tag of 16 bytes each; all are full but the last
 
-A file's own key is derived from the user's key, the salt, the header, the package's id and the file's path; a chunk's nonce is its
-number and whether it is the last. Invariant: what is given out was authenticated with its place; a chunk that was changed, moved,
-left out, repeated or taken from another file is an error that names the file. No key sees a nonce twice: a writer only appends, and
+A file's own key is derived from the user's key, the salt, the header, the package's id and the
+file's path; a chunk's nonce is its number and whether it is the last. Invariant: what is given out
+was authenticated with its place; a chunk that was changed, moved, left out, repeated or taken from
+another file is an error that names the file. No key sees a nonce twice: a writer only appends, and
 starting again means another salt.
 """
 
@@ -40,7 +43,8 @@ def _cipher(algorithm: int, key: bytes):
 
 @dataclass(frozen=True)
 class Vault:
-    """What opens the files of one package: the user's key and the package's id, 16 random bytes in hex."""
+    """What opens the files of one package: the user's key and the package's id, 16 random bytes in
+    hex."""
 
     key: Key
     package: str
@@ -73,9 +77,11 @@ def sealed_size(plain: int, chunk: int = CHUNK) -> int:
 
 
 class SealedWriter:
-    """A file to write to, as `open(path, "wb")` gives it; nothing but sealed bytes reaches the disk.
+    """A file to write to, as `open(path, "wb")` gives it; nothing but sealed bytes reaches the
+    disk.
 
-    `close` seals the last chunk; until then, and after an error inside `with`, the file is none that a reader takes.
+    `close` seals the last chunk; until then, and after an error inside `with`, the file is none
+    that a reader takes.
     """
 
     def __init__(self, path: Path, vault: Vault, name: str):
@@ -103,7 +109,8 @@ class SealedWriter:
                     self._seal(self._held, last=False)
                     self._held = bytearray()
                 taken = min(self.chunk - len(self._held), len(plain) - at)
-                if taken == self.chunk and at + taken < len(plain):  # a whole chunk, and not the last
+                # a whole chunk, and not the last
+                if taken == self.chunk and at + taken < len(plain):
                     self._seal(plain[at : at + taken], last=False)
                 else:
                     self._held += plain[at : at + taken]
@@ -152,7 +159,8 @@ class SealedReader:
             body = sealed - HEADER.size
             self.chunks = -(-body // (self.chunk + TAG))
             self.size = body - TAG * self.chunks
-            shortest = int(self.chunks > 1)  # bytes of the last chunk: only an empty file has an empty one
+            # bytes of the last chunk: only an empty file has an empty one
+            shortest = int(self.chunks > 1)
             if body < TAG or self.size - (self.chunks - 1) * self.chunk < shortest:
                 raise self._refused("it was cut short")
             self._last = self._open_chunk(self.chunks - 1)

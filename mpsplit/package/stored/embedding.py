@@ -1,7 +1,9 @@
-"""Rows of the embedding in 8 bits. In: float32 rows. Out: bytes of their file, and back. extensions/engine/embedding.h reads the same.
+"""Rows of the embedding in 8 bits.
 
-A row is int8 [width], then float16 [width / block], a scale for every block. Invariant: a row depends on itself alone, so a table may be
-stored and read in any pieces.
+In: float32 rows. Out: bytes of their file, and back. extensions/engine/embedding.h reads the same.
+
+A row is int8 [width], then float16 [width / block], a scale for every block. Invariant: a row
+depends on itself alone, so a table may be stored and read in any pieces.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes
-HEAD_ROWS = "HEAD"  # the manifest's dtype where the embedding has no file: a tied head's matrix is the embedding too
+# the manifest's dtype where the embedding has no file: a tied head's matrix is the embedding too
+HEAD_ROWS = "HEAD"
 PREFIX, LARGEST, HALF = "Q8-", 127, np.finfo(np.float16)
 
 

@@ -1,7 +1,10 @@
-"""Rows of the embedding that a rank has, where they are mapped. In: tokens. Out: their rows in float32; never a table of all of them.
+"""Rows of the embedding that a rank has, where they are mapped.
 
-They lie in a file of their own, or they are those of the head: a tied head is the embedding, and where the manifest's dtype is HEAD_ROWS its
-matrix is stored and nothing else. Invariant: the sum of what the ranks of a stage give is the lookup.
+In: tokens. Out: their rows in float32; never a table of all of them.
+
+They lie in a file of their own, or they are those of the head: a tied head is the embedding, and
+where the manifest's dtype is HEAD_ROWS its matrix is stored and nothing else. Invariant: the sum of
+what the ranks of a stage give is the lookup.
 """
 
 from __future__ import annotations

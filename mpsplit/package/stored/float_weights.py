@@ -1,8 +1,13 @@
-"""The weights of a graph in files. In: a Param and its .bin, as ncnn lays it out. Out: arrays by layer, and what their weights are called.
+"""The weights of a graph in files.
 
-A layer is named for the weights it owns, as Hugging Face calls them: the Gemm model.layers.0.mlp.up_proj has up_proj.weight. ncnn
-reads the file of floats in the order of the .param; QLinear layers find their packed matrices by offset in other files (weight_files.py).
-A Gemm in blocks has its integers, its bias, then its scales there. Invariant: the file of floats is read to its last byte.
+In: a Param and its .bin, as ncnn lays it out. Out: arrays by layer, and what their weights are
+called.
+
+A layer is named for the weights it owns, as Hugging Face calls them: the Gemm
+model.layers.0.mlp.up_proj has up_proj.weight. ncnn reads the file of floats in the order of the
+.param; QLinear layers find their packed matrices by offset in other files (weight_files.py). A Gemm
+in blocks has its integers, its bias, then its scales there. Invariant: the file of floats is read
+to its last byte.
 """
 
 from __future__ import annotations
@@ -23,7 +28,8 @@ from mpsplit.package.whole_files import mapped
 
 ALIGNMENT = 64  # bytes: packed matrices begin at multiples, as the kernels want them
 FLOAT_BYTES = 4
-PIECE = 32 << 20  # bytes of a write, a multiple of the largest page: so the page cache has the file in large pages
+# bytes of a write, a multiple of the largest page: so the page cache has the file in large pages
+PIECE = 32 << 20
 FLAG = np.zeros(1, np.uint32).tobytes()  # ncnn's mark of plain float32 before an array
 
 
@@ -106,7 +112,8 @@ def write_plain(path: Path) -> BinaryIO:
     return open(path, "wb", buffering=0)
 
 
-Create = Callable[[Path], BinaryIO]  # what makes the file: write_plain, or one that encrypts (sealed.Vault.creator)
+# what makes the file: write_plain, or one that encrypts (sealed.Vault.creator)
+Create = Callable[[Path], BinaryIO]
 
 
 def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path) -> None:
@@ -118,9 +125,11 @@ def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path
 
 
 class PackedFile:
-    """Writes arrays one after the other at aligned offsets, in units of the alignment: a file of packed matrices.
+    """Writes arrays one after the other at aligned offsets, in units of the alignment: a file of
+    packed matrices.
 
-    It writes in large pieces: so the page cache has the file in large pages, which the first run finds there.
+    It writes in large pieces: so the page cache has the file in large pages, which the first run
+    finds there.
     """
 
     def __init__(self, path: Path, create: Create = write_plain):

@@ -1,7 +1,8 @@
 """How linear weights are stored: bits and block, and the layer that stands for them in the graph.
 
-In: "q4" from the command line. Out: a Quantisation; a QLinear layer's parameters by name. The packed form of a QLinear's matrix belongs
-to the kernels (extensions/kernels), which make it and read it; that of a Gemm's to ncnn (export/weights/gemm_blocks.py).
+In: "q4" from the command line. Out: a Quantisation; a QLinear layer's parameters by name. The
+packed form of a QLinear's matrix belongs to the kernels (extensions/kernels), which make it and
+read it; that of a Gemm's to ncnn (export/weights/gemm_blocks.py).
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ BFLOAT = 16  # bits of the kind without scales
 BFLOAT_BLOCK = 32  # what the kernels pad inputs to; they need not be a multiple of it
 LAYER = "QLinear"
 GEMM = "Gemm"
-TERM = "18"  # a Gemm's parameter for bits and block, 0 for float32: hundreds are the bits, ones the place in BLOCKS
+# a Gemm's parameter for bits and block, 0 for float32: hundreds are the bits, ones the place in
+# BLOCKS
+TERM = "18"
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """`bits` is 0 for float32, 16 for bfloat16; of fewer bits every `block` neighbours along the inputs share one 16-bit scale."""
+    """`bits` is 0 for float32, 16 for bfloat16; of fewer bits every `block` neighbours along the
+    inputs share one 16-bit scale."""
 
     bits: int = 0
     block: int = 32
@@ -72,7 +76,8 @@ def _of_term(gemm: Layer) -> Quantisation:
 
 @dataclass(frozen=True)
 class QLinear:
-    """The parameters of a QLinear layer, in the order of their ids; offsets in units of weights.ALIGNMENT, bias -1 for none."""
+    """The parameters of a QLinear layer, in the order of their ids; offsets in units of
+    weights.ALIGNMENT, bias -1 for none."""
 
     n: int
     k: int

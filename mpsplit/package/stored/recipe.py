@@ -1,9 +1,13 @@
-"""Which weight is stored how. In: "q4" and "lm_head=q8,layers.0.*=q6/64" from the command line. Out: a Recipe.
+"""Which weight is stored how.
 
-The layout says whose kernels read what is quantised: ours ("native"), or those of any ncnn, which have no bfloat16.
+In: "q4" and "lm_head=q8,layers.0.*=q6/64" from the command line. Out: a Recipe.
 
-A pattern names whole words of a module's name, as `mlp.down_proj` does of model.layers.3.mlp.down_proj; `*` stands for any letters, `embed`
-for the embedding. Invariant: the last pattern that names a weight decides, and every pattern names one.
+The layout says whose kernels read what is quantised: ours ("native"), or those of any ncnn, which
+have no bfloat16.
+
+A pattern names whole words of a module's name, as `mlp.down_proj` does of
+model.layers.3.mlp.down_proj; `*` stands for any letters, `embed` for the embedding. Invariant: the
+last pattern that names a weight decides, and every pattern names one.
 """
 
 from __future__ import annotations
@@ -20,8 +24,10 @@ from mpsplit.plan.price.sizes import TIED
 SCALES = ("minmax", "mse")
 LAYOUTS = NATIVE, NCNN = ("native", "ncnn")
 METHODS = ("gptq", "awq", "awq+gptq")  # of calibration, the first where none is asked for
-EMBEDDING = ("embed", "embed_tokens", "model.embed_tokens")  # what names it; no pattern for linears does so by chance
-EMBEDDING_KINDS = ("q8",)  # besides the checkpoint's own 16 or 32 bits, which it has without a pattern
+# what names it; no pattern for linears does so by chance
+EMBEDDING = ("embed", "embed_tokens", "model.embed_tokens")
+# besides the checkpoint's own 16 or 32 bits, which it has without a pattern
+EMBEDDING_KINDS = ("q8",)
 
 
 def text_of(how: Quantisation) -> str:
@@ -85,7 +91,8 @@ class Recipe:
         return next((rule.how for rule in reversed(self.rules) if rule.names_embedding), None)
 
     def for_tied(self) -> Recipe:
-        """The same for a model whose head is the embedding too: in fewer than 8 bits only where a pattern asks for it."""
+        """The same for a model whose head is the embedding too: in fewer than 8 bits only where a
+        pattern asks for it."""
         if not 0 < self.default.bits < KINDS[TIED]:
             return self
         how = self.embedding or Quantisation.named(TIED, self.default.block)
@@ -93,7 +100,8 @@ class Recipe:
 
     @property
     def one_kind(self) -> bool:
-        """Whether one matrix can be a tied head and the embedding: nobody wants the embedding otherwise, and its rows can be read."""
+        """Whether one matrix can be a tied head and the embedding: nobody wants the embedding
+        otherwise, and its rows can be read."""
         head = self.kind_of(HEAD)
         return self.embedding in (None, head) and not (self.layout == NCNN and head.bits)
 
@@ -103,12 +111,14 @@ class Recipe:
             if not (rule.names_embedding or any(map(rule.names, linears))):
                 known = ", ".join(dict.fromkeys(name.removesuffix(".weight").split(".", 3)[-1] for name in linears))
                 raise ConvertError(
-                    f"--quant-for {rule.pattern}={rule.how.kind} names no weight; there are embed, {known}, and layers.N before them"
+                    f"--quant-for {rule.pattern}={rule.how.kind} names no weight; there are embed, {known}, and"
+                    " layers.N before them"
                 )
         how = self.embedding
         if how and how.kind not in EMBEDDING_KINDS:
             raise ConvertError(
-                f"--quant-for embed={how.kind}: rows of the embedding are stored as {' or '.join(EMBEDDING_KINDS)}, or as in the checkpoint"
+                f"--quant-for embed={how.kind}: rows of the embedding are stored as {' or '.join(EMBEDDING_KINDS)}, or"
+                " as in the checkpoint"
             )
         if how and not how.fits(hidden):
             raise ConvertError(

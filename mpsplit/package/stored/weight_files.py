@@ -1,11 +1,14 @@
-"""Which files hold a rank's weights, and where its packed matrices lie. In: rank.txt. Out: names in the rank's folder, mapped bytes.
+"""Which files hold a rank's weights, and where its packed matrices lie.
+
+In: rank.txt. Out: names in the rank's folder, mapped bytes.
 
     floats weights/NAME.bin            what ncnn's own layers have, in the order of model.param
     embedding weights/NAME.bin         rows of the embedding, on a rank that has the first layers
     packed OFFSET weights/NAME.bin     matrices and biases of QLinear layers, several files
 
-The packed files lie in one space of offsets, in units of ALIGNMENT, each at a multiple of a large page: so the graph has one number for a place,
-and does not depend on names. Invariant: no name leads out of the folder, no two files overlap, and nothing is read between them.
+The packed files lie in one space of offsets, in units of ALIGNMENT, each at a multiple of a large
+page: so the graph has one number for a place, and does not depend on names. Invariant: no name
+leads out of the folder, no two files overlap, and nothing is read between them.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from mpsplit.package.stored.float_weights import ALIGNMENT
 from mpsplit.package.whole_files import mapped, read_text
 
 FOLDER = "weights"
-NAME = re.compile(FOLDER + r"/[A-Za-z0-9_-]{1,64}[.]bin")  # extensions/engine/rank_facts.cpp has the same
+# extensions/engine/rank_facts.cpp has the same
+NAME = re.compile(FOLDER + r"/[A-Za-z0-9_-]{1,64}[.]bin")
 LARGE_PAGE = (2 << 20) // ALIGNMENT  # in units of the alignment
 WORDS = {"floats": 1, "embedding": 1, "packed": 2}  # behind each name of a line
 

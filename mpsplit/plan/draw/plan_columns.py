@@ -1,7 +1,10 @@
-"""What both pictures of a plan share: which ranks are drawn as one, and how numbers are said. In: a plan and its cost. Out: Blocks, text.
+"""What both pictures of a plan share: which ranks are drawn as one, and how numbers are said.
 
-Few ranks are drawn one by one. Among many, equal neighbours are one column, and equal stages one block; where that is not enough,
-the middle of a stage becomes one column of unlike ranks, whose numbers are then ranges. Invariant: every rank is in one column.
+In: a plan and its cost. Out: Blocks, text.
+
+Few ranks are drawn one by one. Among many, equal neighbours are one column, and equal stages one
+block; where that is not enough, the middle of a stage becomes one column of unlike ranks, whose
+numbers are then ranges. Invariant: every rank is in one column.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Block:
-    """Stages that are drawn as one, and the columns of their ranks; `group` is the ranks of the first of them."""
+    """Stages that are drawn as one, and the columns of their ranks; `group` is the ranks of the
+    first of them."""
 
     stages: Range
     layers: Range
@@ -68,7 +72,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Wires:
-    """The pairs of ranks between two columns (or within one): how many, their bytes a token together, the longest latency."""
+    """The pairs of ranks between two columns (or within one): how many, their bytes a token
+    together, the longest latency."""
 
     pairs: int
     size: int
@@ -110,7 +115,7 @@ def copied(plan: Plan, column: Column) -> bool:
     return any(a.stage == b.stage and set(a.kv_heads).intersection(b.kv_heads) for a, b in near)
 
 
-# -- what a picture says beside the columns ----------------------------------------------------------------------------------
+# -- what a picture says beside the columns ------------------------------------------------------
 
 
 def wires_of(blocks: tuple[Block, ...], cluster: Cluster, cost: Cost) -> dict[tuple[int, int], Wires]:

@@ -1,4 +1,6 @@
-"""Where things are in the picture of a plan (plan_svg.py). In: a plan and its cost. Out: a Picture, in pixels.
+"""Where things are in the picture of a plan (plan_svg.py).
+
+In: a plan and its cost. Out: a Picture, in pixels.
 
 Invariant: columns do not overlap, and the bands of the blocks follow each other without a gap.
 """
@@ -18,13 +20,15 @@ from mpsplit.plan.shards import Plan
 WIDE, WIDEST, PAD = 222, 400, 14  # of a column, at least and at most; its margin
 BETWEEN, APART = 10, 30  # columns of a stage, columns of two stages
 LEFT, RIGHT, NARROWEST = 92, 24, 900  # margins; the narrowest picture
-ROW, BAND, MAP = 24, 64, 330  # heights: of the embedding and the head, of a stage at the least, of all layers
+# heights: of the embedding and the head, of a stage at the least, of all layers
+ROW, BAND, MAP = 24, 64, 330
 CARDS = 150  # where the columns begin
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn, and where: the left edge of each column (all are `wide`), top and bottom of each block."""
+    """What is drawn, and where: the left edge of each column (all are `wide`), top and bottom of
+    each block."""
 
     facts: ModelFacts
     plan: Plan

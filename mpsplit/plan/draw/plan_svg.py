@@ -1,7 +1,10 @@
-"""A picture of a plan that explains itself. In: a plan, its machines and its cost. Out: SVG text, without fonts, scripts or addresses.
+"""A picture of a plan that explains itself.
 
-Columns are ranks, the way down is the way of a token: embedding, layers, head. A rank's area is as wide as its share of a layer and
-as high as its layers. Invariant: whatever text comes from outside is escaped.
+In: a plan, its machines and its cost. Out: SVG text, without fonts, scripts or addresses.
+
+Columns are ranks, the way down is the way of a token: embedding, layers, head. A rank's area is as
+wide as its share of a layer and as high as its layers. Invariant: whatever text comes from outside
+is escaped.
 """
 
 from __future__ import annotations
@@ -44,9 +47,18 @@ LEGEND = (
 )  # fmt: skip
 
 READ = (
-    "A column is a rank: a process with its own memory. Its area is as wide as its share of each layer, and as high as its layers.",
-    "A token goes down through all layers. Ranks of one stage add their parts up: twice a layer, and once for the embedding.",
-    "Links: bytes a token, both ways, and the time of a short message. Striped: keys and values that others hold too. Red frame: slowest.",
+    (
+        "A column is a rank: a process with its own memory. Its area is as wide as its share of each layer, and as high"
+        " as its layers."
+    ),
+    (
+        "A token goes down through all layers. Ranks of one stage add their parts up: twice a layer, and once for the"
+        " embedding."
+    ),
+    (
+        "Links: bytes a token, both ways, and the time of a short message. Striped: keys and values that others hold"
+        " too. Red frame: slowest."
+    ),
 )
 
 
@@ -69,7 +81,10 @@ def svg(facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job, cost: Cost, n
     size = f'viewBox="0 0 {picture.width} {height:.0f}" width="{picture.width}" height="{height:.0f}"'
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title desc" font-family="{FONT}">',
+            (
+                f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title desc"'
+                f' font-family="{FONT}">'
+            ),
             f'<title id="title">{escape(what)}</title>',
             f'<desc id="desc">{escape(_description(picture))}</desc>',
             HATCH,
@@ -80,7 +95,7 @@ def svg(facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job, cost: Cost, n
     )
 
 
-# -- the parts, from top to bottom -------------------------------------------------------------------------------------------
+# -- the parts, from top to bottom ---------------------------------------------------------------
 
 
 def _headline(picture: Picture, name: str) -> list[str]:
@@ -102,7 +117,8 @@ def _headline(picture: Picture, name: str) -> list[str]:
 
 
 def _cards(picture: Picture) -> tuple[float, list[str]]:
-    """A card for each column: its names above the map, its numbers below. The lower edge, and the parts."""
+    """A card for each column: its names above the map, its numbers below. The lower edge, and the
+    parts."""
     parts, bottom, last = [], picture.bottom + 178, _marked(picture.cost)
     for x, column in picture.columns:
         mark = "talk" if last.intersection(column.ranks) else "line"
@@ -160,7 +176,8 @@ def _shares(facts: ModelFacts, shards: Sequence[Shard], shared: bool) -> list[st
 
 
 def _hosts(picture: Picture) -> list[str]:
-    """A line over neighbours on one host, and its name, where the devices do not have it already."""
+    """A line over neighbours on one host, and its name, where the devices do not have it
+    already."""
     parts, runs, names = [], [], {device.name for device in picture.cluster.devices}
     for x, column in picture.columns:
         hosts = {picture.cluster.devices[rank].host for rank in column.ranks}
@@ -212,7 +229,8 @@ def _stage(picture: Picture, number: int) -> list[str]:
 
 
 def _area(picture: Picture, x: float, column: Column, block: Block, top: float, bottom: float) -> list[str]:
-    """Attention to the left of the middle, MLP to the right, keys and values between; rows of the embedding above, of the head below."""
+    """Attention to the left of the middle, MLP to the right, keys and values between; rows of the
+    embedding above, of the head below."""
     facts, shards = picture.facts, [picture.plan.shards[rank] for rank in column.ranks]
     part = lambda name, whole: picture.scale * sum(len(getattr(s, name)) for s in shards) / len(shards) / whole  # noqa: E731
     most = lambda name: picture.scale * max(len(getattr(s, name)) for s in shards) / facts.vocabulary  # noqa: E731
@@ -257,14 +275,18 @@ def _arrow(picture: Picture, number: int) -> list[str]:
     end = left + picture.wide / 2 - half - 3
     text = handed_text(picture.facts, picture.plan, block.stages.stop - 1)
     return [
-        f'<path d="M{start:.1f} {y + 2:.1f}v14H{end - 6:.1f}" fill="none" stroke="{COLOURS["handing"]}" stroke-width="2"/>',
+        (
+            f'<path d="M{start:.1f} {y + 2:.1f}v14H{end - 6:.1f}" fill="none" stroke="{COLOURS["handing"]}"'
+            ' stroke-width="2"/>'
+        ),
         f'<path d="M{end:.1f} {y + 16:.1f}l-8 -4.5v9z" fill="{COLOURS["handing"]}"/>',
         label(start + 2, y + 31, text, 11, "handing"),
     ]
 
 
 def _links(picture: Picture, y: float) -> tuple[float, list[str]]:
-    """A line for each pair of columns that talk; pairs that do not overlap share a height. The lower edge, and the parts."""
+    """A line for each pair of columns that talk; pairs that do not overlap share a height. The
+    lower edge, and the parts."""
     wires = wires_of(picture.blocks, picture.cluster, picture.cost)
     if not wires:
         return y - 20, []
@@ -307,7 +329,7 @@ def _legend(y: float) -> list[str]:
     return keys + [label(24, y + 46 + 17 * i, text, 11.5, "soft") for i, text in enumerate(READ)]
 
 
-# -- words -------------------------------------------------------------------------------------------------------------------
+# -- words ---------------------------------------------------------------------------------------
 
 
 def _devices(picture: Picture, column: Column) -> str:

@@ -1,4 +1,6 @@
-"""A plan as lines of text, for a terminal of 100 columns. In: a plan, its machines and its cost. Out: one string.
+"""A plan as lines of text, for a terminal of 100 columns.
+
+In: a plan, its machines and its cost. Out: one string.
 
 Invariant: no line is longer than 100 characters, and with PLAIN all of them are ASCII.
 """
@@ -35,7 +37,8 @@ WIDTH, BAR = 100, 18
 
 @dataclass(frozen=True)
 class Glyphs:
-    """What bars are made of: weights, cache, the rest, free; and what replaces letters that a terminal may not have."""
+    """What bars are made of: weights, cache, the rest, free; and what replaces letters that a
+    terminal may not have."""
 
     bar: str
     replaced: dict[str, str]
@@ -54,7 +57,8 @@ def glyphs_for(stream: TextIO) -> Glyphs:
 def text(
     facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job, cost: Cost, name: str = "", glyphs: Glyphs | None = None
 ) -> str:
-    """The lines; `name` is what the model is called, and `glyphs` are those of our standard output unless given."""
+    """The lines; `name` is what the model is called, and `glyphs` are those of our standard output
+    unless given."""
     glyphs = glyphs or glyphs_for(sys.stdout)
     blocks = blocks_of(plan, cluster, cost)
     shown = glyphs.bar
@@ -92,13 +96,14 @@ def _rank(plan: Plan, cluster: Cluster, cost: Cost, block: Block, column: Column
     kv_heads = count("kv_heads") + "*" * copied(plan, column)
     busy = max(cost.busy[rank] for rank in column.ranks) / cost.token
     return (
-        f"{_cut(who, 15):<15} {_cut(name, 13):<13} {block.layers!s:<7} {count('heads'):<6} {kv_heads:<5} {count('mlp'):<7} "
-        f"{memory:<{BAR + 14}} {busy:>6.0%}"
+        f"{_cut(who, 15):<15} {_cut(name, 13):<13} {block.layers!s:<7} {count('heads'):<6} {kv_heads:<5}"
+        f" {count('mlp'):<7} {memory:<{BAR + 14}} {busy:>6.0%}"
     )
 
 
 def _bar(used: Memory, limit: int, shown: str) -> str:
-    """BAR characters for the limit, full where it is passed; whatever there is shows up to the nearest character."""
+    """BAR characters for the limit, full where it is passed; whatever there is shows up to the
+    nearest character."""
     pieces = used.weights, used.cache, used.total - used.weights - used.cache
     stops = [round(BAR * min(1.0, sum(pieces[: i + 1]) / max(limit, used.total))) for i in range(3)]
     return "".join(glyph * (stop - start) for glyph, start, stop in zip(shown, [0, *stops], [*stops, BAR], strict=True))

@@ -1,4 +1,7 @@
-"""Rectangles, lines and words as SVG. In: places in pixels, names of COLOURS, text. Out: elements. Invariant: all text is escaped."""
+"""Rectangles, lines and words as SVG.
+
+In: places in pixels, names of COLOURS, text. Out: elements. Invariant: all text is escaped.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ HATCH = (
 def box(x: float, y: float, width: float, height: float, fill: str, radius: float = 0, edge: str = "") -> str:
     border = f' stroke="{COLOURS[edge]}"' if edge else ""
     round_ = f' rx="{radius}"' if radius else ""
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"{round_} fill="{COLOURS[fill]}"{border}/>'
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"{round_}'
+        f' fill="{COLOURS[fill]}"{border}/>'
+    )
 
 
 def rule(x: float, y: float, to_x: float, to_y: float, stroke: str, dash: str = "") -> str:

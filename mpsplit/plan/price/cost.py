@@ -1,10 +1,13 @@
-"""What a plan costs before anything runs: seconds, bytes of memory, bytes between ranks. In: a model, a plan, machines, a job.
+"""What a plan costs before anything runs: seconds, bytes of memory, bytes between ranks.
 
-Pure functions from small to large: seconds of half a layer, of a stage, of a token (sizes.py has the bytes, message_times.py the
-collectives). The devices of the cluster are the ranks of the plan, in order. What it knows: decoding reads every weight once, so it
-takes bytes / rate; a prompt takes flop / rate; in a group the slowest rank decides, twice a layer; an all_reduce costs its latency
-once a round, and there are two a layer; the stages of a pipeline wait for each other, so they add room and not speed. simulation.py
-plays the same message by message, and never takes longer.
+In: a model, a plan, machines, a job.
+
+Pure functions from small to large: seconds of half a layer, of a stage, of a token (sizes.py has
+the bytes, message_times.py the collectives). The devices of the cluster are the ranks of the plan,
+in order. What it knows: decoding reads every weight once, so it takes bytes / rate; a prompt takes
+flop / rate; in a group the slowest rank decides, twice a layer; an all_reduce costs its latency
+once a round, and there are two a layer; the stages of a pipeline wait for each other, so they add
+room and not speed. simulation.py plays the same message by message, and never takes longer.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ from mpsplit.plan.shards import Plan, Shard
 
 @dataclass(frozen=True)
 class StageCost:
-    """Seconds that one token takes in a stage, and one that is handed on to the next; `chunks`: seconds of each chunk of the prompt."""
+    """Seconds that one token takes in a stage, and one that is handed on to the next; `chunks`:
+    seconds of each chunk of the prompt."""
 
     ranks: tuple[int, ...]
     layers: int
@@ -53,8 +57,10 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """`token`: seconds a token of one conversation; `first_token`: seconds from prompt to first token; `orders`: seconds a token that
-    rank 0 and the others talk, of which `begin` before stage 0 can compute; `payload`: bytes a token that the ranks hand over; `wire`: bytes a token between pairs of ranks."""
+    """`token`: seconds a token of one conversation; `first_token`: seconds from prompt to first
+    token; `orders`: seconds a token that rank 0 and the others talk, of which `begin` before stage
+    0 can compute; `payload`: bytes a token that the ranks hand over; `wire`: bytes a token between
+    pairs of ranks."""
 
     memory: tuple[Memory, ...]
     busy: tuple[float, ...]  # seconds a token that each rank computes
@@ -68,16 +74,18 @@ class Cost:
 
     @property
     def throughput(self) -> float:
-        """Tokens a second when requests fill the pipeline: the slowest stage decides, and the first one begins anew each time."""
+        """Tokens a second when requests fill the pipeline: the slowest stage decides, and the first
+        one begins anew each time."""
         first, *others = (stage.seconds for stage in self.stages)
         return 1 / max([self.begin + first, *others])
 
 
-# -- seconds of one rank -----------------------------------------------------------------------------------------------------
+# -- seconds of one rank -------------------------------------------------------------------------
 
 
 def product_seconds(device: Device, stored: int, weights: int, rows: int, job: Job) -> float:
-    """`rows` rows times `weights` weights stored in so many bytes: whichever takes longer, reading or multiplying."""
+    """`rows` rows times `weights` weights stored in so many bytes: whichever takes longer, reading
+    or multiplying."""
     rate = device.rate(job.kind)
     return max(stored / rate.decode.value, 2 * rows * weights / rate.prefill.value)
 
@@ -107,7 +115,7 @@ def head_seconds(facts: ModelFacts, device: Device, rows: int, job: Job) -> floa
     return product_seconds(device, head_bytes(facts, rows, job), facts.hidden * rows, 1, job) if rows else 0.0
 
 
-# -- a plan ------------------------------------------------------------------------------------------------------------------
+# -- a plan --------------------------------------------------------------------------------------
 
 
 def price(facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job) -> Cost:
@@ -164,7 +172,8 @@ def _stage(facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job, number: in
 def stage_seconds(
     facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job, number: int, rows: int, position: int
 ) -> tuple[float, float, float]:
-    """Of one step of a stage: computing, with the slowest rank of each half layer; collectives; handing on."""
+    """Of one step of a stage: computing, with the slowest rank of each half layer; collectives;
+    handing on."""
     group = plan.stages[number]
     shards, devices = [plan.shards[r] for r in group], [cluster.devices[r] for r in group]
     layers, size = len(shards[0].layers), rows * facts.hidden * ACTIVATION
@@ -177,8 +186,9 @@ def stage_seconds(
 
 
 def _through(steps: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
-    """When the last step leaves the last stage. Each: when the stages have heard its order, which rank 0 gives once stage 0 is free,
-    and their seconds. A stage begins once it has heard, the stage before has handed on, and it is free."""
+    """When the last step leaves the last stage. Each: when the stages have heard its order, which
+    rank 0 gives once stage 0 is free, and their seconds. A stage begins once it has heard, the
+    stage before has handed on, and it is free."""
     free = [0.0] * len(steps[0][0])
     for heard, seconds in steps:
         given = done = free[0]

@@ -1,7 +1,10 @@
-"""The messages that collectives are made of, and how long they take. In: a group of ranks, bytes. Out: rounds of messages, seconds.
+"""The messages that collectives are made of, and how long they take.
 
-As extensions/comm/collectives.cpp sends them. Invariant: within a round all messages travel at once, and the next round waits for
-the slowest. The devices of the cluster are the ranks of the plan, in order.
+In: a group of ranks, bytes. Out: rounds of messages, seconds.
+
+As extensions/comm/collectives.cpp sends them. Invariant: within a round all messages travel at
+once, and the next round waits for the slowest. The devices of the cluster are the ranks of the
+plan, in order.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from dataclasses import dataclass
 from mpsplit.plan.cluster import Cluster
 
 SHORT_SUM = 64 << 10  # bytes up to which an all_reduce sends the whole array at each step
-ORDER, ANSWER = 48, 64  # bytes: what rank 0 tells the others before a step, what the head tells rank 0 after a token
+# bytes: what rank 0 tells the others before a step, what the head tells rank 0 after a token
+ORDER, ANSWER = 48, 64
 TOKEN = 8  # bytes that each token of a chunk adds to its order
 
 
@@ -26,8 +30,8 @@ class Message:
 
 
 def all_reduce_rounds(group: Sequence[int], size: float) -> list[list[Message]]:
-    """The messages as extensions/comm/collectives.cpp sends them: positions beyond a power of two are folded in first and told last;
-    short sums double, long ones are halved and gathered."""
+    """The messages as extensions/comm/collectives.cpp sends them: positions beyond a power of two
+    are folded in first and told last; short sums double, long ones are halved and gathered."""
     power = 1 << (len(group).bit_length() - 1)
     folded = [(group[i], group[i - power]) for i in range(power, len(group))]
     aparts = [power >> k for k in range(1, power.bit_length())]
@@ -51,7 +55,8 @@ def all_reduce_seconds(cluster: Cluster, group: Sequence[int], size: float) -> f
 
 
 def handovers(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
-    """Who sends to whom between two stages: member j of the later one hears from member j mod size."""
+    """Who sends to whom between two stages: member j of the later one hears from member j
+    mod size."""
     return [(before[j % len(before)], rank) for j, rank in enumerate(after)]
 
 
@@ -64,7 +69,8 @@ def handover_seconds(cluster: Cluster, before: Sequence[int], after: Sequence[in
 
 
 def order_bytes(rows: int) -> int:
-    """Of a step of `rows` tokens. The tokens of a chunk follow its order in a second broadcast; here they travel with it."""
+    """Of a step of `rows` tokens. The tokens of a chunk follow its order in a second broadcast;
+    here they travel with it."""
     return ORDER + TOKEN * rows * (rows > 1)
 
 

@@ -1,17 +1,22 @@
-"""A plan played out message by message, on machines that nobody here owns. In: a model, a plan, machines, a job, their weather.
-Out: what happened: seconds, bytes, and whom everybody waited for.
+"""A plan played out message by message, on machines that nobody here owns.
 
-Every rank is a small machine with a clock. It computes half layers, meets its peers round by round, hands over, and begins what comes
-next; nothing else makes it wait. The order in which a rank does all this does not depend on how long anything takes, so there is no
-queue of events: a meeting of two clocks is the later one plus the link's seconds, and going through steps, stages and rounds in order
-gives each meeting its clocks. That is what a queue would find, for a fraction of the work.
+In: a model, a plan, machines, a job, their weather. Out: what happened: seconds, bytes, and whom
+everybody waited for.
 
-What travels how: in an all_reduce both ends wait for each other. Handing over keeps the sender and not the receiver. Orders and
-answers keep nobody, and pass ranks that are busy. Of two messages one way over a link, the later one starts when the earlier one is
-off: that is its seconds beyond the latency.
+Every rank is a small machine with a clock. It computes half layers, meets its peers round by round,
+hands over, and begins what comes next; nothing else makes it wait. The order in which a rank does
+all this does not depend on how long anything takes, so there is no queue of events: a meeting of
+two clocks is the later one plus the link's seconds, and going through steps, stages and rounds in
+order gives each meeting its clocks. That is what a queue would find, for a fraction of the work.
 
-Invariant: in calm weather no time is longer than cost.py's, and none is shorter where ranks and links are alike; but for one message
-a step where the first stage has 5, 9, 10, 11 ... ranks, whose folding does not wait for the last of them to hear the order.
+What travels how: in an all_reduce both ends wait for each other. Handing over keeps the sender and
+not the receiver. Orders and answers keep nobody, and pass ranks that are busy. Of two messages one
+way over a link, the later one starts when the earlier one is off: that is its seconds beyond the
+latency.
+
+Invariant: in calm weather no time is longer than cost.py's, and none is shorter where ranks and
+links are alike; but for one message a step where the first stage has 5, 9, 10, 11 ... ranks, whose
+folding does not wait for the last of them to hear the order.
 """
 
 from __future__ import annotations
@@ -36,8 +41,8 @@ Cause = int | tuple[int, int]  # a rank that computes, or a link
 
 @dataclass(frozen=True)
 class Weather:
-    """Deviation of every message and every half layer, as a part of its seconds (log-normal, mean 1); how many times slower some
-    ranks compute."""
+    """Deviation of every message and every half layer, as a part of its seconds (log-normal, mean
+    1); how many times slower some ranks compute."""
 
     links: float = 0.0
     compute: float = 0.0
@@ -61,8 +66,9 @@ CALM = Weather()
 
 @dataclass(frozen=True)
 class Simulated:
-    """`first_token` of the first request; `tokens`: seconds of each token after the first ones; shares of `seconds`, prompts and all, by rank;
-    `sent`: bytes from rank to rank; `waited_for`: seconds that ranks stood in an all_reduce because of each."""
+    """`first_token` of the first request; `tokens`: seconds of each token after the first ones;
+    shares of `seconds`, prompts and all, by rank; `sent`: bytes from rank to rank; `waited_for`:
+    seconds that ranks stood in an all_reduce because of each."""
 
     first_token: float
     tokens: tuple[float, ...]
@@ -106,7 +112,8 @@ def simulate(
     tokens: int = 8,
     requests: int = 1,
 ) -> Simulated:
-    """`requests` prompts, one after the other, then `tokens` tokens of each, in turns; all tokens stand at the job's position."""
+    """`requests` prompts, one after the other, then `tokens` tokens of each, in turns; all tokens
+    stand at the job's position."""
     for name, value in (("tokens", tokens), ("requests", requests), ("prompt", job.prompt), ("chunk", job.chunk)):
         if value < 1:
             raise PlanError(f"--{name} {value} is out of range; it must be at least 1")
@@ -151,7 +158,8 @@ def _outcome(clocks: _Clocks, answers: Sequence[Sequence[float]]) -> Simulated:
 
 @dataclass(frozen=True)
 class _Round:
-    """`meetings`: rank, rank, seconds. `usual`: the seconds that are nobody's fault: of the quickest, or none where not all ranks meet."""
+    """`meetings`: rank, rank, seconds. `usual`: the seconds that are nobody's fault: of the
+    quickest, or none where not all ranks meet."""
 
     meetings: list[tuple[int, int, float]]
     usual: float
@@ -181,12 +189,13 @@ class _Clocks:
         self.computed, self.talked = [0.0] * plan.ranks, [0.0] * plan.ranks
         self.cause: list[Cause] = list(range(plan.ranks))  # of a clock being as late as it is
         self.waited_for: defaultdict[Cause, float] = defaultdict(float)
-        self.clear: dict[tuple[int, int], float] = {}  # when the last message one way is off the link
+        # when the last message one way is off the link
+        self.clear: dict[tuple[int, int], float] = {}
         self.posted: Counter[tuple[int, int, int]] = Counter()  # source, target, bytes
         self.sums: Counter[tuple[int, int]] = Counter()  # stage, bytes
         self.known: dict[tuple[int, int, int], _StageStep] = {}
 
-    # -- a token ---------------------------------------------------------------------------------------------------------------
+    # -- a token ----------------------------------------------------------------------------------
 
     def choose(self, answered: float) -> None:
         """Rank 0 makes a token of the answers and begins the next one."""
@@ -226,7 +235,7 @@ class _Clocks:
                 messages += times
         return {"messages": messages, "sent": {pair: int(size) for pair, size in sent.items()}}
 
-    # -- a stage ---------------------------------------------------------------------------------------------------------------
+    # -- a stage ----------------------------------------------------------------------------------
 
     def _stage(self, number: int, rows: int, position: int) -> int:
         """Bytes of what it hands on."""
@@ -268,11 +277,12 @@ class _Clocks:
             cause[rank] = rank
             computed[rank] += seconds
 
-    # -- messages --------------------------------------------------------------------------------------------------------------
+    # -- messages ---------------------------------------------------------------------------------
 
     def _all_reduce(self, rounds: Sequence[_Round]) -> None:
-        """Whoever is done with its meeting of a round goes to that of the next one, whether the others are done or not. Both leave as
-        late as the late one came, and by the same cause, unless the link has cost more than the wait."""
+        """Whoever is done with its meeting of a round goes to that of the next one, whether the
+        others are done or not. Both leave as late as the late one came, and by the same cause,
+        unless the link has cost more than the wait."""
         at, cause, talked, jitter = self.at, self.cause, self.talked, self.link_jitter
         for one in rounds:
             for a, b, seconds in one.meetings:
@@ -314,7 +324,8 @@ class _Clocks:
 
 
 def _rounds(cluster: Cluster, group: Sequence[int], size: int) -> list[_Round]:
-    """Of an all_reduce; the two messages of an exchange are one meeting, as long as the longer one."""
+    """Of an all_reduce; the two messages of an exchange are one meeting, as long as the
+    longer one."""
     rounds = []
     for messages in all_reduce_rounds(group, size):
         longest: dict[tuple[int, int], float] = {}

@@ -1,7 +1,10 @@
-"""What else could be done with these machines, to hold a plan against. In: facts, a Cluster, a Job, a goal. Out: Alternatives with prices.
+"""What else could be done with these machines, to hold a plan against.
 
-The best plan, the even ones, the best on fewer devices, each host as one rank. Invariant: each one fits, and its `cost` is the
-price of its plan on its own cluster: a host as one rank is another cluster than its ranks side by side.
+In: facts, a Cluster, a Job, a goal. Out: Alternatives with prices.
+
+The best plan, the even ones, the best on fewer devices, each host as one rank. Invariant: each one
+fits, and its `cost` is the price of its plan on its own cluster: a host as one rank is another
+cluster than its ranks side by side.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ def alternatives(facts: ModelFacts, cluster: Cluster, job: Job, goal: str = "tok
 
 
 def alone(facts: ModelFacts, cluster: Cluster, job: Job, goal: str = "token") -> list[Alternative]:
-    """Each host as one rank with all its threads, where the model fits there; of hosts that are alike the first."""
+    """Each host as one rank with all its threads, where the model fits there; of hosts that are
+    alike the first."""
     found = {}
     for host in cluster.hosts:
         whole = cluster.whole_host(host)
@@ -56,7 +60,8 @@ def alone(facts: ModelFacts, cluster: Cluster, job: Job, goal: str = "token") ->
 
 
 def fewer_are_faster(cost: Cost, devices: Sequence[int], cluster: Cluster, others: Sequence[Alternative]) -> str:
-    """That some of `others` take less time for a token with fewer ranks than a plan on these devices; empty where none does."""
+    """That some of `others` take less time for a token with fewer ranks than a plan on these
+    devices; empty where none does."""
     fewer = [other for other in others if other.solution.plan.ranks < len(devices)]
     fastest = min(fewer, key=lambda other: other.solution.cost.token, default=None)
     if fastest is None or cost.token < FASTER * fastest.solution.cost.token:

@@ -1,9 +1,12 @@
-"""Divides all parts of a stage at once where memory binds. In: parts with their tables, free bytes. Out: steps of each member, or None.
+"""Divides all parts of a stage at once where memory binds.
 
-A mixed integer program: each member's steps of each part are its variables, in pieces along which its tables are straight; a part's
-slowest member is one variable. A part of few steps has a piece for each step, which is exact. A part of many has one piece: the chord
-of the seconds, and for the bytes a line that no entry of the table lies above. Invariant: by its own lines a division that comes out
-fits; shares.py looks at the tables again.
+In: parts with their tables, free bytes. Out: steps of each member, or None.
+
+A mixed integer program: each member's steps of each part are its variables, in pieces along which
+its tables are straight; a part's slowest member is one variable. A part of few steps has a piece
+for each step, which is exact. A part of many has one piece: the chord of the seconds, and for the
+bytes a line that no entry of the table lies above. Invariant: by its own lines a division that
+comes out fits; shares.py looks at the tables again.
 """
 
 from __future__ import annotations
@@ -16,13 +19,15 @@ import numpy as np
 from mpsplit.plan.solve.stage_part import Part
 
 FEW = 8  # steps of a part up to which each is a piece
-GAP, SECONDS = 1e-3, 0.3  # how near to the best the solver goes, and how long it looks, where a part has many steps
+# how near to the best the solver goes, and how long it looks, where a part has many steps
+GAP, SECONDS = 1e-3, 0.3
 MARGINS = (0.0, 1e-5)  # of the memory, left free: the solver takes its own tolerance for granted
 
 
 @dataclass
 class Program:
-    """Least cost @ x with each row's sum within its limit (or equal to it), 0 <= x <= upper, and some of x whole."""
+    """Least cost @ x with each row's sum within its limit (or equal to it), 0 <= x <= upper, and
+    some of x whole."""
 
     cost: list[float] = field(default_factory=list)
     upper: list[float] = field(default_factory=list)
@@ -42,7 +47,8 @@ class Program:
         self.rows.append((row, value, value))
 
     def solve(self, exact: bool) -> np.ndarray | None:
-        """Its x. HiGHS's presolve was seen to cut off the best of a small program (scipy 1.17): an exact answer goes without."""
+        """Its x. HiGHS's presolve was seen to cut off the best of a small program (scipy 1.17): an
+        exact answer goes without."""
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         matrix = np.zeros((len(self.rows), len(self.cost)))
@@ -58,7 +64,8 @@ class Program:
 def divide_together(
     parts: Sequence[Part], layers: int, free: Sequence[int], sizes: Sequence[int], fullest: bool
 ) -> list[np.ndarray] | None:
-    """Steps by part and member that take the least time and fit; with `fullest`, those whose fullest device is the least full."""
+    """Steps by part and member that take the least time and fit; with `fullest`, those whose
+    fullest device is the least full."""
     for margin in MARGINS:
         counts = _solved(
             parts, layers, [f - margin * size for f, size in zip(free, sizes, strict=True)], sizes, fullest
@@ -76,7 +83,8 @@ def _solved(
     weights = {"heads": layers, "mlp": layers, "head": 1}
     slowest = {part.name: program.variable(0.0 if fullest else weights[part.name]) for part in parts}
     fill = program.variable(float(fullest), 1.0)
-    taken = [{fill: -size / unit} for size in sizes]  # what is free is what the fullest may take of the size
+    # what is free is what the fullest may take of the size
+    taken = [{fill: -size / unit} for size in sizes]
     room = [(f - size) / unit for f, size in zip(free, sizes, strict=True)]
     chosen: list[list[list[int]]] = []
     for part in parts:

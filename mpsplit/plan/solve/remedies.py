@@ -1,4 +1,6 @@
-"""What would make a model fit that does not. In: facts, a Cluster, a Job, and a way to try. Out: what is short, and Remedies.
+"""What would make a model fit that does not.
+
+In: facts, a Cluster, a Job, and a way to try. Out: what is short, and Remedies.
 
 Invariant: a remedy has been tried, and the model fits with it.
 """
@@ -34,7 +36,10 @@ def shortage(facts: ModelFacts, cluster: Cluster, job: Job) -> str:
     needed, free = least_bytes(facts, cluster, job), free_bytes(cluster)
     machines = "the machine has" if cluster.size == 1 else f"the {cluster.size} machines have"
     pieces = "" if needed > free else ", in pieces that it cannot be divided into"
-    return f"the model needs {_gib(needed)} as {job.kind} in a context of {job.context}, {machines} {_gib(free)} free{pieces}"
+    return (
+        f"the model needs {_gib(needed)} as {job.kind} in a context of {job.context}, {machines} {_gib(free)}"
+        f" free{pieces}"
+    )
 
 
 def least_bytes(facts: ModelFacts, cluster: Cluster, job: Job) -> int:
@@ -50,7 +55,8 @@ def free_bytes(cluster: Cluster) -> int:
 
 
 def remedies(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> list[Remedy]:
-    """Fewer bits, a shorter context, one more machine: of each the smallest change that was found to be enough."""
+    """Fewer bits, a shorter context, one more machine: of each the smallest change that was found
+    to be enough."""
     found = (
         _fewer_bits(facts, cluster, job, fits),
         _shorter(facts, cluster, job, fits),
@@ -79,7 +85,8 @@ def _shorter(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> Remed
 
 
 def _larger(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> Remedy | None:
-    """One more machine like the first, linked as the others are, of the memory that is missing and a little more until it is enough."""
+    """One more machine like the first, linked as the others are, of the memory that is missing and
+    a little more until it is enough."""
     needed = least_bytes(facts, cluster, job)
     size = max(needed - free_bytes(cluster), PIECE)
     while True:
@@ -93,7 +100,8 @@ def _larger(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> Remedy
 
 
 def with_one_more(cluster: Cluster, free: int) -> Cluster:
-    """A machine like the first, with so many bytes free; its links are like those of the first to the last, or assumed where there are none."""
+    """A machine like the first, with so many bytes free; its links are like those of the first to
+    the last, or assumed where there are none."""
     first, count = cluster.devices[0], cluster.size
     name = f"one-more-{count}"
     device = replace(first, name=name, host=name, memory_bytes=first.process_bytes + free)

@@ -1,10 +1,13 @@
-"""The way from layer to layer through groups of devices that costs the least. In: moves that are allowed, Stages. Out: a Route.
+"""The way from layer to layer through groups of devices that costs the least.
 
-A dynamic program from the last stage back to the first: a tail is the stages from some group to the end, and by number of layers it
-holds the least that they cost, as one vector. A Space says which tails a group may be put in front of: `every_order` has all groups
-in all orders, `neighbours` the runs of one order of the devices. `search` looks again and again: the stages of the route that it
-found are divided exactly, which can only make them dearer, until a route costs what its stages really cost. Invariant: no other
-route of the spaces is cheaper, up to the tolerance.
+In: moves that are allowed, Stages. Out: a Route.
+
+A dynamic program from the last stage back to the first: a tail is the stages from some group to the
+end, and by number of layers it holds the least that they cost, as one vector. A Space says which
+tails a group may be put in front of: `every_order` has all groups in all orders, `neighbours` the
+runs of one order of the devices. `search` looks again and again: the stages of the route that it
+found are divided exactly, which can only make them dearer, until a route costs what its stages
+really cost. Invariant: no other route of the spaces is cheaper, up to the tolerance.
 """
 
 from __future__ import annotations
@@ -20,13 +23,16 @@ from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.solve.stage_times import Stages
 
 ROUNDED = 1 + 1e-9  # a value that has risen more has risen because stages were divided since
-MANY = 16  # devices up to which runs of neighbours have any length; of more, lengths of three binary digits and zeros
+# devices up to which runs of neighbours have any length; of more, lengths of three binary digits
+# and zeros
+MANY = 16
 END, START = "end", "start"  # the states in which nothing is placed, and everything
 
 
 @dataclass(frozen=True)
 class Move:
-    """`group` is put in front of what led to the state `behind`, which leads to the state `ahead`."""
+    """`group` is put in front of what led to the state `behind`, which leads to the state
+    `ahead`."""
 
     behind: Hashable
     group: tuple[int, ...]
@@ -35,7 +41,8 @@ class Move:
 
 @dataclass(frozen=True)
 class Space:
-    """Moves in an order in which every state is complete before anything is put in front of it; `lead` becomes rank 0."""
+    """Moves in an order in which every state is complete before anything is put in front of it;
+    `lead` becomes rank 0."""
 
     lead: int
     moves: tuple[Move, ...]
@@ -65,8 +72,8 @@ class Tail:
 
 
 def every_order(cluster: Cluster, kv_heads: int, most: int) -> list[Space]:
-    """All groups of all devices in all orders, by who leads, `most` devices in all. Where all links are equal, the order of followers counts only in
-    groups that are dealt KV heads."""
+    """All groups of all devices in all orders, by who leads, `most` devices in all. Where all links
+    are equal, the order of followers counts only in groups that are dealt KV heads."""
     devices = range(cluster.size)
     alike = len({cluster.link(a, b) for a, b in combinations(devices, 2)}) <= 1
     spaces = []
@@ -91,7 +98,8 @@ def every_order(cluster: Cluster, kv_heads: int, most: int) -> list[Space]:
 
 
 def neighbours(order: Sequence[int]) -> Space:
-    """The runs of neighbours in this order, from the first device on; what comes last may be left out."""
+    """The runs of neighbours in this order, from the first device on; what comes last may be left
+    out."""
     count, moves = len(order), []
     sizes = [n for n in range(1, count + 1) if count <= MANY or n == count or not n % (1 << max(n.bit_length() - 3, 0))]
     for start in reversed(range(count)):
@@ -111,8 +119,9 @@ def search(
     ceiling: float = np.inf,
     patience: float = np.inf,
 ) -> Route | None:
-    """The cheapest route of all spaces whose stages each stay under `ceiling`, after so many rounds at the latest where one is found;
-    nothing where none fits, or after `patience` rounds in which none did."""
+    """The cheapest route of all spaces whose stages each stay under `ceiling`, after so many rounds
+    at the latest where one is found; nothing where none fits, or after `patience` rounds in which
+    none did."""
     waiting = [
         (route.value, i, route) for i, space in enumerate(spaces) if (route := _cheapest(space, stages, ceiling))
     ]
@@ -135,7 +144,8 @@ def search(
 
 
 def _divided(route: Route, stages: Stages, ceiling: float) -> Route:
-    """The route with what it costs once its stages are divided; infinite where one does not fit or stay under the ceiling."""
+    """The route with what it costs once its stages are divided; infinite where one does not fit or
+    stay under the ceiling."""
     for end in route.ends():
         stages.divide(*end)
     costs = [stages.vector(group, first, lead)[layers] for group, first, lead, layers in route.ends()]
@@ -175,8 +185,9 @@ def _cheapest(space: Space, stages: Stages, ceiling: float) -> Route | None:
 def _in_front(
     group: tuple[int, ...], cost: np.ndarray, behind: Sequence[Tail], stages: Stages, back: np.ndarray, ceiling: float
 ) -> np.ndarray:
-    """The least of all tails behind with the group in front, by layers. Handing on belongs to the group; where stages add up, it may
-    be added to the tail, and one vector stands for all of them."""
+    """The least of all tails behind with the group in front, by layers. Handing on belongs to the
+    group; where stages add up, it may be added to the tail, and one vector stands for all of them.
+    """
     vectors = np.array([tail.vector for tail in behind])
     hops = np.array([stages.hop(group, tail.move.group) for tail in behind])
     if stages.goal.combine is np.add:

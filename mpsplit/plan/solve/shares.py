@@ -1,11 +1,13 @@
-"""How the ranks of one stage divide it, so that it takes the least time and nobody's memory overflows. In: devices, layers. Out: shares.
+"""How the ranks of one stage divide it, so that it takes the least time and nobody's memory
+overflows. In: devices, layers. Out: shares.
 
-A stage has parts (query heads, MLP columns, rows of the head) that are divided in whole steps, and tables that say what so many
-steps cost each device; every number in them comes from cost.py and sizes.py. Where the fastest division of each part fits the memory
-it is the answer. Where it does not, scipy's milp divides all parts at once: exactly for parts of few steps, and along a straight line
-just above the table for parts of many. Rows of the embedding cost no time and little memory: they are divided evenly, or as the
-head where it is tied. Every rank takes a step of heads and of columns at least. Invariant: a share that comes out of here fits its
-device by sizes.memory.
+A stage has parts (query heads, MLP columns, rows of the head) that are divided in whole steps, and
+tables that say what so many steps cost each device; every number in them comes from cost.py and
+sizes.py. Where the fastest division of each part fits the memory it is the answer. Where it does
+not, scipy's milp divides all parts at once: exactly for parts of few steps, and along a straight
+line just above the table for parts of many. Rows of the embedding cost no time and little memory:
+they are divided evenly, or as the head where it is tied. Every rank takes a step of heads and of
+columns at least. Invariant: a share that comes out of here fits its device by sizes.memory.
 """
 
 from __future__ import annotations
@@ -28,14 +30,16 @@ from mpsplit.plan.steps import divide, in_elements, steps_of
 
 @dataclass(frozen=True)
 class Divided:
-    """Shares of the members of a stage, in order, and what they were chosen for: seconds, or the fullest device's part."""
+    """Shares of the members of a stage, in order, and what they were chosen for: seconds, or the
+    fullest device's part."""
 
     shares: tuple[Share, ...]
     value: float
 
 
 class Tables:
-    """The tables of a model, a job and devices, each made when it is first asked for; (rows, position) is the step that is timed."""
+    """The tables of a model, a job and devices, each made when it is first asked for; (rows,
+    position) is the step that is timed."""
 
     def __init__(self, facts: ModelFacts, job: Job, devices: Sequence[Device], rows: int, position: int):
         self.facts, self.job, self.devices = facts, job, devices
@@ -48,7 +52,8 @@ class Tables:
         self.seconds, self._bytes, self.fixed = cache(self._make_seconds), cache(self._make_bytes), cache(self._fixed)
 
     def parts(self, group: tuple[int, ...], owners: tuple[int, ...]) -> list[Part]:
-        """What `group` divides; `owners` are the members that may take rows of the head, none where the stage is not the last."""
+        """What `group` divides; `owners` are the members that may take rows of the head, none where
+        the stage is not the last."""
         steps, everyone = steps_of(self.facts, len(group), self.job.block), tuple(range(len(group)))
         whole = [("mlp", everyone, self.facts.mlp, steps.mlp, 1)]
         if owners:
@@ -105,7 +110,8 @@ class Tables:
 
 
 def stage_value(parts: Sequence[Part], counts: Sequence[np.ndarray], layers: int) -> float:
-    """Seconds of a stage: its slowest member's half layers, and its slowest member's rows of the head."""
+    """Seconds of a stage: its slowest member's half layers, and its slowest member's rows of the
+    head."""
     slowest: dict[str, float] = {}
     for part, steps in zip(parts, counts, strict=True):
         own = max(table[k] for table, k in zip(part.seconds, steps, strict=True))
@@ -116,7 +122,8 @@ def stage_value(parts: Sequence[Part], counts: Sequence[np.ndarray], layers: int
 def divide_stage(
     tables: Tables, group: tuple[int, ...], layers: int, first: bool, owners: tuple[int, ...], fullest: bool = False
 ) -> Divided | None:
-    """The fastest division that fits, or with `fullest` the one whose fullest device is the least full; nothing where none fits."""
+    """The fastest division that fits, or with `fullest` the one whose fullest device is the least
+    full; nothing where none fits."""
     parts = tables.parts(group, owners)
     if any(part.count < part.least * len(part.members) for part in parts):
         return None

@@ -1,11 +1,14 @@
-"""The best plan for these machines: which of them, grouped how, in which order, with how much of the model each. In: facts, a Cluster, a
-Job, a goal. Out: a Solution, or a PlanError that says what is short and what would help.
+"""The best plan for these machines: which of them, grouped how, in which order, with how much of
+the model each. In: facts, a Cluster, a Job, a goal. Out: a Solution, or a PlanError that says
+what is short and what would help.
 
-shares.py divides one stage, stage_times.py knows what stages cost, routes.py finds the way through them. The space of plans: any devices, in
-groups of any sizes, any layers to each group, heads and columns and head rows in the steps of steps.py; every rank takes a step of heads and
-columns at least, and the embedding is even. On few devices all groups in all orders are searched, so the lead, the links of
-every pair and the dealing of KV heads count truly; on many, groups are neighbours in a few orders of the devices, of which the last
-may be left out. Invariant: no rank is given more than its device's memory, and `price` of the plan is the cost.
+shares.py divides one stage, stage_times.py knows what stages cost, routes.py finds the way through
+them. The space of plans: any devices, in groups of any sizes, any layers to each group, heads and
+columns and head rows in the steps of steps.py; every rank takes a step of heads and columns at
+least, and the embedding is even. On few devices all groups in all orders are searched, so the lead,
+the links of every pair and the dealing of KV heads count truly; on many, groups are neighbours in a
+few orders of the devices, of which the last may be left out. Invariant: no rank is given more than
+its device's memory, and `price` of the plan is the cost.
 """
 
 from __future__ import annotations
@@ -31,16 +34,20 @@ FEW_DEVICES = 5  # up to which all groups in all orders are searched
 CHAINED = 16  # up to which a chain of near devices is begun at each of them
 TOLERANCE = 0.005  # a search over many devices ends so near to the best of its space,
 ROUNDS = 12  # or after so many rounds
-PATIENCE = 12  # rounds in which no plan fits, after which a search is given up that has one to fall back on
-SLACKS = (0.0, 0.001, 0.01)  # of what the fullest device needs, where its steps are too many to be divided exactly
-CEILINGS = 8  # limits to the slowest stage that are tried where chunks of a prompt follow each other,
+# rounds in which no plan fits, after which a search is given up that has one to fall back on
+PATIENCE = 12
+# of what the fullest device needs, where its steps are too many to be divided exactly
+SLACKS = (0.0, 0.001, 0.01)
+# limits to the slowest stage that are tried where chunks of a prompt follow each other,
+CEILINGS = 8
 LOWER = 0.85  # each so much lower than the one before
 MESSAGE = 16 << 10  # bytes by which devices are near to each other
 
 
 @dataclass(frozen=True)
 class Solution:
-    """`devices`: of each rank, in order; `searched`: among what this is the best, in words; `exact` if that is all plans."""
+    """`devices`: of each rank, in order; `searched`: among what this is the best, in words; `exact`
+    if that is all plans."""
 
     plan: Plan
     devices: tuple[int, ...]
@@ -79,7 +86,8 @@ def spaces_of(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> list[
 
 
 def orders(cluster: Cluster, job: Job) -> list[tuple[int, ...]]:
-    """Orders in which neighbours are good groups: the fastest first, the roomiest first, host by host, across hosts, the nearest next."""
+    """Orders in which neighbours are good groups: the fastest first, the roomiest first, host by
+    host, across hosts, the nearest next."""
     devices = cluster.devices
     speed = [1 / product_seconds(device, 1, 0, 1, job) for device in devices]
     by_host = [sorted(own, key=lambda d: -speed[d]) for own in cluster.hosts.values()]
@@ -96,7 +104,8 @@ def orders(cluster: Cluster, job: Job) -> list[tuple[int, ...]]:
 
 
 def _chain(cluster: Cluster, start: int, speed: Sequence[float]) -> list[int]:
-    """From `start`, the device next that is nearest to the farthest of those before it; of those as near, the fastest."""
+    """From `start`, the device next that is nearest to the farthest of those before it; of those as
+    near, the fastest."""
     chain, far = [start], dict.fromkeys(set(range(cluster.size)) - {start}, 0.0)
     while far:
         far = {d: max(seconds, cluster.link(chain[-1], d).time(MESSAGE)) for d, seconds in far.items()}
@@ -116,8 +125,9 @@ def _throughput(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Sol
 
 
 def _first_token(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
-    """One chunk passes from stage to stage, and stages add up. Several follow each other, and the slowest stage counts once more for
-    each: so the sum is made small under lower and lower ceilings for the slowest."""
+    """One chunk passes from stage to stage, and stages add up. Several follow each other, and the
+    slowest stage counts once more for each: so the sum is made small under lower and lower ceilings
+    for the slowest."""
     chunks = -(-job.prompt // job.chunk)
     goal, ceiling, found = Goal(min(job.chunk, job.prompt), chunks // 2 * job.chunk), math.inf, []
     while len(found) < CEILINGS and (solution := _searched(facts, cluster, job, most, goal, ceiling)):

@@ -1,4 +1,7 @@
-"""One part of a stage that its ranks divide: query heads, MLP columns or rows of the head. In: tables. Out: what so many steps cost."""
+"""One part of a stage that its ranks divide: query heads, MLP columns or rows of the head.
+
+In: tables. Out: what so many steps cost.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Part:
-    """`seconds[i][k]` is what k steps take member i of `members`; `once[k]`, and `each[k]` a layer, what they add to its memory. No
-    member takes fewer than `least`."""
+    """`seconds[i][k]` is what k steps take member i of `members`; `once[k]`, and `each[k]` a layer,
+    what they add to its memory. No member takes fewer than `least`."""
 
     name: str
     members: tuple[int, ...]

@@ -1,8 +1,11 @@
-"""What any group of devices would take for any number of layers, as far as anybody has looked. In: a goal. Out: vectors over layers.
+"""What any group of devices would take for any number of layers, as far as anybody has looked.
 
-To divide a stage exactly costs milliseconds, and a search meets thousands of stages of which few come near the best plan. So a stage
-starts with a bound that is quick to compute and that no division can beat (memory counted only in sum), and is divided exactly
-when a search wants to use it. Invariant: an entry of a vector is never above what the stage really takes, and it only rises.
+In: a goal. Out: vectors over layers.
+
+To divide a stage exactly costs milliseconds, and a search meets thousands of stages of which few
+come near the best plan. So a stage starts with a bound that is quick to compute and that no
+division can beat (memory counted only in sum), and is divided exactly when a search wants to use
+it. Invariant: an entry of a vector is never above what the stage really takes, and it only rises.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ EACH_LINK = 8  # ranks of two stages up to which handing on is looked up link by
 
 @dataclass(frozen=True)
 class Goal:
-    """What a plan is searched by: (rows, position) of the step that counts, how stages add up, and whether the answers to rank 0 count.
-    `fullest`: not seconds, but how full the fullest device is."""
+    """What a plan is searched by: (rows, position) of the step that counts, how stages add up, and
+    whether the answers to rank 0 count. `fullest`: not seconds, but how full the fullest device is.
+    """
 
     rows: int
     position: int
@@ -39,7 +43,8 @@ class Goal:
 
 @dataclass(frozen=True)
 class Key:
-    """All that the division of a stage depends on; `answers`: seconds until rank 0 hears of each member's part of the head."""
+    """All that the division of a stage depends on; `answers`: seconds until rank 0 hears of each
+    member's part of the head."""
 
     group: tuple[int, ...]
     first: bool
@@ -61,14 +66,16 @@ class Stages:
         self._lines: dict[int, tuple[float, float]] = {}
 
     def vector(self, group: tuple[int, ...], first: bool, lead: int | None) -> np.ndarray:
-        """By number of layers; `lead` is told only where the stage is the last. Handing on is not in it."""
+        """By number of layers; `lead` is told only where the stage is the last. Handing on is not
+        in it."""
         return self._bound(self._key(group, first, lead)[0]) + (2 * self.layers + first) * self.sums(group)
 
     def known(self, group: tuple[int, ...], first: bool, lead: int | None, layers: int) -> bool:
         return (self._key(group, first, lead)[0], layers) in self._divided
 
     def divide(self, group: tuple[int, ...], first: bool, lead: int | None, layers: int) -> Divided | None:
-        """The stage divided as exactly as shares.py can, in the order of `group`; its vector rises to what that takes."""
+        """The stage divided as exactly as shares.py can, in the order of `group`; its vector rises
+        to what that takes."""
         key, order = self._key(group, first, lead)
         if (key, layers) not in self._divided:
             found = self._divided[key, layers] = self._divide(key, layers)
@@ -78,7 +85,8 @@ class Stages:
         return found and replace(found, shares=tuple(found.shares[place[i]] for i in range(len(group))))
 
     def _make_key(self, group: tuple[int, ...], first: bool, lead: int | None) -> tuple[Key, list[int]]:
-        """Members that are alike stand for each other. Where order does not matter the roomiest comes first, and it is said who it was."""
+        """Members that are alike stand for each other. Where order does not matter the roomiest
+        comes first, and it is said who it was."""
         answers = [0.0 if lead is None else self._answer(lead, d) for d in group]
         order = list(range(len(group)))
         if len(group) <= self.facts.kv_heads:
@@ -144,7 +152,8 @@ class Stages:
         return min((seconds for seconds, _ in self._owners(key)), default=0.0)
 
     def _owners(self, key: Key) -> list[tuple[float, tuple[int, ...]]]:
-        """Sets of members that may own the head, with the seconds that it and its answers take at the least, the most hopeful first."""
+        """Sets of members that may own the head, with the seconds that it and its answers take at
+        the least, the most hopeful first."""
         limits = sorted(set(key.answers))
         found = []
         for limit in limits if len(limits) <= OWNERS else limits[-1:]:
@@ -168,7 +177,8 @@ class Stages:
         return self._lines[id(table)]
 
     def _make_bytes_line(self, name: str, count: int, ranks: int) -> tuple[float, float]:
-        """What a part adds at the least to the memory of its members together, once and for each layer."""
+        """What a part adds at the least to the memory of its members together, once and for each
+        layer."""
         part = next(
             p for p in self.tables.parts((0,) * ranks, tuple(range(ranks))) if (p.name, p.count) == (name, count)
         )
@@ -190,7 +200,8 @@ class Stages:
         return best
 
     def _raise(self, key: Key, layers: int, value: float) -> None:
-        """More layers take no less than these, and for each one more at least the seconds of a layer without regard to memory."""
+        """More layers take no less than these, and for each one more at least the seconds of a
+        layer without regard to memory."""
         bound = self._bound(key)
         more = np.arange(self.facts.layers + 1 - layers)
         if np.isinf(value):

@@ -1,7 +1,9 @@
-"""What steps cost one rank: bytes, memory, time. In: an engine, stepped through here. Out: an Account, as int64 for the wire.
+"""What steps cost one rank: bytes, memory, time.
 
-Prompts and single tokens are counted apart, and each as the whole step and the part of it between ranks, waiting for peers included.
-extensions/rank/follow.cpp counts the same.
+In: an engine, stepped through here. Out: an Account, as int64 for the wire.
+
+Prompts and single tokens are counted apart, and each as the whole step and the part of it between
+ranks, waiting for peers included. extensions/rank/follow.cpp counts the same.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ NUMBERS = 6  # of an Account, before its arrays
 
 @dataclass(frozen=True, eq=False)
 class Account:
-    """Bytes handed to the transport, bytes of memory at the peak, nanoseconds; `kinds` are those by kind of layer, as far as the engine
-    tells them, `passed` is what went to each rank (comm/link_counts.py)."""
+    """Bytes handed to the transport, bytes of memory at the peak, nanoseconds; `kinds` are those by
+    kind of layer, as far as the engine tells them, `passed` is what went to each rank
+    (comm/link_counts.py)."""
 
     sent: int = 0
     peak_rss: int = 0
@@ -71,7 +74,8 @@ class Counted:
 
     def __init__(self, engine: Engine, comm: Communicator):
         self.engine, self.comm = engine, comm
-        self.took = {False: [0, 0], True: [0, 0]}  # ns by whether it was one token a request: [the step, between ranks]
+        # ns by whether it was one token a request: [the step, between ranks]
+        self.took = {False: [0, 0], True: [0, 0]}
         self.told = self._so_far()
 
     def batch(self, tokens: Sequence[int], parts: Sequence[Part]) -> np.ndarray:
@@ -97,5 +101,6 @@ class Counted:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory this process ever held, as the kernel counts it (ru_maxrss is in KiB on Linux)."""
+    """The most memory this process ever held, as the kernel counts it (ru_maxrss is in KiB on
+    Linux)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

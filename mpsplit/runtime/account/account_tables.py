@@ -1,4 +1,5 @@
-"""Accounts for people: where the time of each rank went by kind of layer, what passed over each link, and whom the others waited for.
+"""Accounts for people: where the time of each rank went by kind of layer, what passed over each
+link, and whom the others waited for.
 
 In: accounts, a rank each. Out: tables for a terminal, or their text.
 """

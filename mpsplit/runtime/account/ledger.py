@@ -1,6 +1,8 @@
-"""What each rank did in all, and of late: how much of the time it computes, how long it waits for others, who makes them wait.
+"""What each rank did in all, and of late: how much of the time it computes, how long it waits for
+others, who makes them wait.
 
-In: accounts (account.py) as they are reported. Out: their sum, and a row a rank, for metrics, the page and `mpsplit top`.
+In: accounts (account.py) as they are reported. Out: their sum, and a row a rank, for metrics, the
+page and `mpsplit top`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class Ledger:
         self.plan, self.hosts = plan, hosts
         self.total: tuple[Account, ...] = ()
         self._last = time.monotonic()
-        self._of_late: deque[tuple[float, float, int, tuple[Account, ...]]] = deque()  # when, over how long, what
+        # when, over how long, what
+        self._of_late: deque[tuple[float, float, int, tuple[Account, ...]]] = deque()
 
     @property
     def age(self) -> float:
@@ -44,8 +47,9 @@ class Ledger:
             self._of_late.popleft()
 
     def rows(self) -> list[dict]:
-        """`memory_bytes` at the peak; `tok_s` of prompts and answers; `busy` and `wait` are shares of the time; quantiles of all its waits for others;
-        `straggler`: whether it makes the others wait."""
+        """`memory_bytes` at the peak; `tok_s` of prompts and answers; `busy` and `wait` are shares
+        of the time; quantiles of all its waits for others; `straggler`: whether it makes the others
+        wait."""
         reports = list(self._of_late)
         accounts = [reduce(add, each) for each in zip(*(accounts for *_, accounts in reports), strict=True)]
         seconds = max(sum(over for _, over, *_ in reports), 1e-3) + (self.age if self.age > 2 else 0)

@@ -1,6 +1,9 @@
-"""Whom the others wait for. In: accounts, a rank each. Out: the straggler, or None where the ranks are even.
+"""Whom the others wait for.
 
-A rank that is late makes its peers wait, and those theirs: so what counts is how long others waited for a rank, less how long it waited itself.
+In: accounts, a rank each. Out: the straggler, or None where the ranks are even.
+
+A rank that is late makes its peers wait, and those theirs: so what counts is how long others waited
+for a rank, less how long it waited itself.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ NOTABLE = 0.05  # of the time; less is chance
 
 
 class Straggler(NamedTuple):
-    """`seconds` that others waited for it, beyond its own waits; `share`, of the time that steps took."""
+    """`seconds` that others waited for it, beyond its own waits; `share`, of the time that steps
+    took."""
 
     rank: int
     seconds: float

@@ -1,8 +1,11 @@
-"""From candidates to one token, on rank 0. In: what the ranks sent, the tokens so far. Out: Chosen, the same at any number of ranks.
+"""From candidates to one token, on rank 0.
 
-The order is transformers': a grammar's mask, repetition penalty (then presence and frequency), temperature, top-k, top-p, min-p; of
-what these leave one token is drawn. All is computed in float64 from candidates in one order, so that how the vocabulary was cut
-leaves no trace, not even in rounding.
+In: what the ranks sent, the tokens so far. Out: Chosen, the same at any number of ranks.
+
+The order is transformers': a grammar's mask, repetition penalty (then presence and frequency),
+temperature, top-k, top-p, min-p; of what these leave one token is drawn. All is computed in float64
+from candidates in one order, so that how the vocabulary was cut leaves no trace, not even in
+rounding.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ EDGE = 1e-9  # nearer to top_p than that, sums of slices may round to its other 
 
 @dataclass(frozen=True)
 class Turn:
-    """One choice, after `step` tokens; the seed and the step are all its randomness. `penalised` and `counts` as Sampling tells them,
-    `logprobs` and `allowed` as Request and Grammar say."""
+    """One choice, after `step` tokens; the seed and the step are all its randomness. `penalised`
+    and `counts` as Sampling tells them, `logprobs` and `allowed` as Request and Grammar say."""
 
     sampling: Sampling
     step: int
@@ -55,7 +58,8 @@ class Turn:
         parts = sorted(parts, key=lambda part: part.ids.min())
         ids = np.concatenate([part.ids for part in parts])
         own = np.concatenate([part.logits for part in parts]).astype(np.float64)
-        # no token that was not sent is above the floor, for wherever penalties raise logits everything was asked for
+        # no token that was not sent is above the floor, for wherever penalties raise logits
+        # everything was asked for
         floor = max((float(part.logits[-1]) for part in parts if not part.complete), default=-np.inf)
         left, logits = self._first(*self._masked(ids, self._lowered(ids, own)))
         kept = 1 if self.sampling.greedy else self._kept(logits, parts)
@@ -85,7 +89,8 @@ class Turn:
         return ids[fine], logits[fine]
 
     def _first(self, ids: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """In descending order what top-k leaves, ties with the last one among it; where nothing is left out, all as they are."""
+        """In descending order what top-k leaves, ties with the last one among it; where nothing is
+        left out, all as they are."""
         sampling = self.sampling
         if sampling.greedy or sampling.top_k:
             order = _largest(ids, logits, 1 if sampling.greedy else sampling.fewest)
@@ -96,7 +101,8 @@ class Turn:
         return ids[order], logits[order]
 
     def _kept(self, logits: np.ndarray, parts: list[Candidates]) -> int:
-        """How many top-p and min-p leave of what is in descending order; 0 when that is not certain."""
+        """How many top-p and min-p leave of what is in descending order; 0 when that is not
+        certain."""
         sampling = self.sampling
         if sampling.top_p == 1 and not sampling.min_p:
             return len(logits)
@@ -127,7 +133,8 @@ class Turn:
         return min(int(np.searchsorted(cumulative, drawn, side="right")), len(logits) - 1)
 
     def _told(self, token: int, ids: np.ndarray, own: np.ndarray) -> tuple[float | None, tuple[tuple[int, float], ...]]:
-        """What Chosen says of probabilities: of the model's own distribution, whatever was chosen from."""
+        """What Chosen says of probabilities: of the model's own distribution, whatever was chosen
+        from."""
         if self.logprobs is None:
             return None, ()
         own = own - log_sum_exp(own)
@@ -136,7 +143,8 @@ class Turn:
 
 
 def _largest(ids: np.ndarray, logits: np.ndarray, wanted: int) -> np.ndarray:
-    """Where the `wanted` largest are, and ties with the last of them, in descending order; of equal ones the lower id comes first."""
+    """Where the `wanted` largest are, and ties with the last of them, in descending order; of equal
+    ones the lower id comes first."""
     if wanted >= len(logits):
         return np.lexsort((ids, -logits))
     found = np.flatnonzero(logits >= np.partition(logits, len(logits) - wanted)[len(logits) - wanted])

@@ -1,4 +1,6 @@
-"""The bytes of each token, and answers that must be JSON. In: tokenizer.json, JSON schemas. Out: states of a grammar, a token at a time.
+"""The bytes of each token, and answers that must be JSON.
+
+In: tokenizer.json, JSON schemas. Out: states of a grammar, a token at a time.
 
 llguidance does the work; the first use of a Lexicon reads the vocabulary, a second for a large one.
 """
@@ -16,7 +18,8 @@ import numpy as np
 from mpsplit.errors import RunError
 from mpsplit.runtime.loop.requests import Grammar
 
-COMPACT = {"whitespace_flexible": False}  # or a small model may go on with blanks until its last token
+# or a small model may go on with blanks until its last token
+COMPACT = {"whitespace_flexible": False}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Lexicon:
 
 
 class Answer:
-    """A Grammar: where one answer stands. Where llguidance gives up (a schema may be beyond its limits) nothing is allowed any more."""
+    """A Grammar: where one answer stands. Where llguidance gives up (a schema may be beyond its
+    limits) nothing is allowed any more."""
 
     def __init__(self, matcher, vocabulary: int):
         self.matcher, self.vocabulary = matcher, vocabulary

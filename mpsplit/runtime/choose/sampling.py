@@ -1,7 +1,9 @@
-"""How to choose a token, and what is sent for it. In: settings, each rank's slice of logits. Out: candidates for choosing.py on rank 0.
+"""How to choose a token, and what is sent for it.
 
-Only candidates travel: each rank's largest logits, and for top-p the sum of the rest, so that rank 0 knows whether it has seen
-enough and asks for all when it has not.
+In: settings, each rank's slice of logits. Out: candidates for choosing.py on rank 0.
+
+Only candidates travel: each rank's largest logits, and for top-p the sum of the rest, so that rank
+0 knows whether it has seen enough and asks for all when it has not.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ COLDEST = 1e-5  # below it nothing but the likeliest token is left, and quotient
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off, and each of them leaves `min_keep` tokens at least.
+    """Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off, and each of them leaves
+    `min_keep` tokens at least.
 
-    Penalties look back over `penalty_window` tokens of prompt and answer, 0 for all: repetition divides the logit of a token that
-    occurs (CTRL's rule), presence and frequency lower it once and for each time (OpenAI's rule).
+    Penalties look back over `penalty_window` tokens of prompt and answer, 0 for all: repetition
+    divides the logit of a token that occurs (CTRL's rule), presence and frequency lower it once and
+    for each time (OpenAI's rule).
     """
 
     temperature: float = 0.0
@@ -72,10 +76,12 @@ class Sampling:
         return np.unique(np.asarray(history[-self.penalty_window :], np.int64), return_counts=True)
 
     def asks(self, penalised: int) -> tuple[int, float]:
-        """How many candidates of each rank are worth sending, and the temperature at which to sum up the rest, 0 for not at all.
+        """How many candidates of each rank are worth sending, and the temperature at which to sum
+        up the rest, 0 for not at all.
 
-        A penalty that lowers logits leaves the first n among the first n + penalised of before; one that raises some may bring up
-        any token. One more candidate than wanted tells that no tie was left behind.
+        A penalty that lowers logits leaves the first n among the first n + penalised of before; one
+        that raises some may bring up any token. One more candidate than wanted tells that no tie
+        was left behind.
         """
         spare = min(penalised, NUCLEUS)
         raises = self.repetition_penalty < 1 or self.presence_penalty < 0 or self.frequency_penalty < 0
@@ -92,7 +98,8 @@ class Sampling:
         return ALL, 0.0
 
 
-# by name, for `--preset`; penalty_sample: likely words, but not the same ones again, and never fewer than five to choose among
+# by name, for `--preset`; penalty_sample: likely words, but not the same ones again, and never
+# fewer than five to choose among
 PRESETS = {
     "greedy": Sampling(),
     "penalty_sample": Sampling(0.7, 50, 0.9, repetition_penalty=1.1, penalty_window=64, min_keep=5),
@@ -101,7 +108,8 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Candidates:
-    """A whole slice as it lies, or its largest logits in descending order; `rest` as in orders.py."""
+    """A whole slice as it lies, or its largest logits in descending order; `rest` as in
+    orders.py."""
 
     logits: np.ndarray  # float32
     ids: np.ndarray
@@ -125,7 +133,8 @@ class Candidates:
 
 
 def candidates(logits: np.ndarray, first_id: int, wanted: int, temperature: float = 0.0) -> Candidates:
-    """The `wanted` largest of one rank's slice, or all of it; of equal logits the lower id comes first."""
+    """The `wanted` largest of one rank's slice, or all of it; of equal logits the lower id comes
+    first."""
     if not 0 <= wanted < len(logits):
         return Candidates(logits, np.arange(first_id, first_id + len(logits)), True)
     if wanted == 1:

@@ -1,7 +1,8 @@
-"""The collectives as ncnn layers in Python, for the stock engine: the wheel's own classes, the communicator by closure.
+"""The collectives as ncnn layers in Python, for the stock engine: the wheel's own classes, the
+communicator by closure.
 
-In: a net, the groups by id. Out: the net knows AllReduce, AllGather, Broadcast, Send and Recv. Each reads its integers from
-the parameters 1, 2, ... in the order of the table of collectives.
+In: a net, the groups by id. Out: the net knows AllReduce, AllGather, Broadcast, Send and Recv. Each
+reads its integers from the parameters 1, 2, ... in the order of the table of collectives.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class AllGather(CollectiveLayer):
 
 
 def give(top: ncnn.Mat, y: np.ndarray) -> None:
-    """Makes a layer's output from an array [rows, n]; clone_from would keep pointing at numpy's memory."""
+    """Makes a layer's output from an array [rows, n]; clone_from would keep pointing at numpy's
+    memory."""
     top.create(y.shape[1], y.shape[0])
     top.numpy()[:] = y
 
@@ -74,7 +76,8 @@ CLASSES = {cls.__name__: cls for cls in (AllReduce, AllGather, Broadcast, Send, 
 
 
 def register(net: ncnn.Net, groups: dict[int, Communicator]) -> list[CollectiveLayer]:
-    """Makes the net know the collectives; returns the list that keeps the layers alive as long as the net."""
+    """Makes the net know the collectives; returns the list that keeps the layers alive as long as
+    the net."""
     alive: list[CollectiveLayer] = []
 
     def creator(collective: Collective):

@@ -1,7 +1,9 @@
-"""`run --dump DIR`: the hidden states and the cache of every step, as npz. In: an Engine and a folder. Out: an Engine that also writes.
+"""`run --dump DIR`: the hidden states and the cache of every step, as npz.
 
-The first rank of each stage writes what all of its ranks know, DIR/step-0000-stage-0.npz; or each rank its own, step-0000-rank-0.npz.
-Names and numbers are transformers': I is a layer of the model,
+In: an Engine and a folder. Out: an Engine that also writes.
+
+The first rank of each stage writes what all of its ranks know, DIR/step-0000-stage-0.npz; or each
+rank its own, step-0000-rank-0.npz. Names and numbers are transformers': I is a layer of the model,
 
     hidden_states.0        [1, length, hidden]   the embedding's output, of the first stage
     hidden_states.I + 1    [1, length, hidden]   what layer I leaves; of the last layer, after the model's last norm
@@ -40,12 +42,14 @@ class Dump:
     per_rank: bool = False
 
     def check(self) -> Dump:
-        """Itself, when there is room for it: no earlier dump, whose steps would be mixed with these."""
+        """Itself, when there is room for it: no earlier dump, whose steps would be mixed with
+        these."""
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"--dump {self.folder} is a file; name a directory")
         if earlier := sorted(self.folder.glob("step-*.npz")):
             raise RunError(
-                f"--dump {self.folder} holds an earlier dump of {len(earlier)} files; remove it or name another directory"
+                f"--dump {self.folder} holds an earlier dump of {len(earlier)} files; remove it or name another"
+                " directory"
             )
         return self
 
@@ -62,7 +66,8 @@ class Open(Engine, Protocol):
     def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray: ...
 
     def keys(self, attention: int, slot: int, positions: int) -> np.ndarray:
-        """float32 [kv_heads of this rank, positions, head_dim]; attentions are counted from the rank's first layer."""
+        """float32 [kv_heads of this rank, positions, head_dim]; attentions are counted from the
+        rank's first layer."""
 
     def values(self, attention: int, slot: int, positions: int) -> np.ndarray: ...
 
@@ -131,7 +136,8 @@ class Dumping(Steps):
         return found
 
     def _gathered(self) -> dict[str, np.ndarray] | None:
-        """What the ranks of a stage have together, on its first rank; None on the others, which send what it lacks."""
+        """What the ranks of a stage have together, on its first rank; None on the others, which
+        send what it lacks."""
         held = self._held()
         if self.comm.rank != self.lead:
             heads = own_heads(self.plan, self.comm.rank)
@@ -163,7 +169,8 @@ class Dumping(Steps):
 
 
 def blobs_of(graph: Anatomy, shard: Shard, layers: int) -> dict[str, str]:
-    """transformers' name of a hidden state -> its blob in the graph, for those that this rank has."""
+    """transformers' name of a hidden state -> its blob in the graph, for those that this
+    rank has."""
     found = {}
     if shard.stage == 0:
         found[f"{HIDDEN}.0"] = graph.hidden_states[0]

@@ -1,7 +1,10 @@
-"""What the token loop asks of an engine. In: tokens of several requests. Out: this rank's slice of their logits.
+"""What the token loop asks of an engine.
 
-A request has a slot, and in it a table: the pages of the cache in which its tokens lie, in their order (pages.py). Every rank of a package calls the same methods with the same arguments in the same order:
-the collectives inside must meet.
+In: tokens of several requests. Out: this rank's slice of their logits.
+
+A request has a slot, and in it a table: the pages of the cache in which its tokens lie, in their
+order (pages.py). Every rank of a package calls the same methods with the same arguments in the same
+order: the collectives inside must meet.
 """
 
 from __future__ import annotations
@@ -49,24 +52,28 @@ class Engine(Protocol):
 
     @property
     def seconds(self) -> float:
-        """What this rank spent inside collectives so far, over all its groups, waiting for peers included."""
+        """What this rank spent inside collectives so far, over all its groups, waiting for peers
+        included."""
 
     @property
     def spent(self) -> np.ndarray:
-        """int64: nanoseconds so far by kind of layer (layer_kinds.py); zeros where the engine cannot tell."""
+        """int64: nanoseconds so far by kind of layer (layer_kinds.py); zeros where the engine
+        cannot tell."""
 
     def reserve(self, pages: int, stored: str) -> None:
-        """A cache of so many pages, stored as one of CACHES says; what was in it is gone, and no slot has pages."""
+        """A cache of so many pages, stored as one of CACHES says; what was in it is gone, and no
+        slot has pages."""
 
     def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
         """From the `first`-th on, the pages of a slot are these."""
 
     def batch(self, tokens: Sequence[int], parts: Sequence[Part]) -> np.ndarray:
-        """The parts' tokens, one part after another: float32 [parts, rows of the head], after the last token of each; no columns where
-        there is no head."""
+        """The parts' tokens, one part after another: float32 [parts, rows of the head], after the
+        last token of each; no columns where there is no head."""
 
     def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
-        """Without a loop, slot 0 alone, which takes all pages at position 0; a row for every token, where asked for."""
+        """Without a loop, slot 0 alone, which takes all pages at position 0; a row for every token,
+        where asked for."""
 
     def close(self) -> None: ...
 

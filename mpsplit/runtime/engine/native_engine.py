@@ -1,6 +1,9 @@
-"""The native engine: a thin face on the C++ of extensions/engine. Fast, and the default wherever it was built.
+"""The native engine: a thin face on the C++ of extensions/engine.
 
-In: a package, a communicator of extensions/comm (or no peers). Out: an Engine. A step runs without the GIL; only its logits are copied.
+Fast, and the default wherever it was built.
+
+In: a package, a communicator of extensions/comm (or no peers). Out: an Engine. A step runs without
+the GIL; only its logits are copied.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ class NativeEngine(Steps):
     def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray:
         return self._engine.step(np.asarray(tokens, np.int64), np.array(parts, np.int64), every_row)
 
-    # -- to keep what the cache holds: kept_texts.py ---------------------------------------------------------------------------------
+    # -- to keep what the cache holds: kept_texts.py ----------------------------------------------
 
     def save(self, slot: int, tokens: int, folder: str, whose: str) -> int:
         return self._engine.save(slot, tokens, self._kept(folder), whose)
@@ -69,7 +72,7 @@ class NativeEngine(Steps):
     def _kept(self, folder: str) -> str:
         return str(self.package / folder / f"{self.folder.name}.kv")
 
-    # -- to look inside: dump.py ----------------------------------------------------------------------------------------------
+    # -- to look inside: dump.py ------------------------------------------------------------------
 
     def keep(self, blobs: Sequence[str]) -> None:
         for blob in blobs:

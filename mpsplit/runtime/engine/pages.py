@@ -1,10 +1,13 @@
-"""Which page of the cache holds what. In: tokens of requests. Out: page numbers; two requests that begin alike share them.
+"""Which page of the cache holds what.
 
-A page holds the keys and values of PAGE neighbouring tokens, on every rank under the same number. Keys and values depend on all tokens before,
-so pages form a tree: a page is known by its tokens and the page before it. A request holds the way from the root to where it
-is; whole pages join the tree as they are filled, and stay in it when the request has ended, until the room is needed: those that
-nobody held for the longest time go first. The last page of an ended request is not whole; whoever goes on from there takes it over.
-Invariant: every page is free, in the tree, or one request's own.
+In: tokens of requests. Out: page numbers; two requests that begin alike share them.
+
+A page holds the keys and values of PAGE neighbouring tokens, on every rank under the same number.
+Keys and values depend on all tokens before, so pages form a tree: a page is known by its tokens and
+the page before it. A request holds the way from the root to where it is; whole pages join the tree
+as they are filled, and stay in it when the request has ended, until the room is needed: those that
+nobody held for the longest time go first. The last page of an ended request is not whole; whoever
+goes on from there takes it over. Invariant: every page is free, in the tree, or one request's own.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ class Node:
 
 @dataclass
 class Held:
-    """What a request holds: `pages` in the order of its tokens, the way through the tree, and pages that are its own."""
+    """What a request holds: `pages` in the order of its tokens, the way through the tree, and pages
+    that are its own."""
 
     pages: list[int]
     way: list[Node]
@@ -45,7 +49,8 @@ class Pages:
         self.count = count
         self.free = list(range(count - 1, -1, -1))
         self.root = Node(-1, (), None)
-        self.kept: OrderedDict[Node, None] = OrderedDict()  # in the tree, held by nobody, the longest unused first
+        # in the tree, held by nobody, the longest unused first
+        self.kept: OrderedDict[Node, None] = OrderedDict()
         self.evicted = 0  # pages given up so far
 
     @property
@@ -58,7 +63,8 @@ class Pages:
         return self.count - self.available
 
     def begin(self, tokens: Sequence[int]) -> tuple[Held, int]:
-        """What is known of a request's tokens, and how many that are; the last token is never among them, for its logits are wanted."""
+        """What is known of a request's tokens, and how many that are; the last token is never among
+        them, for its logits are wanted."""
         held, known, most = Held([], []), 0, len(tokens) - 1
         node = self.root
         while known + PAGE <= most and (found := node.after.get(tuple(tokens[known : known + PAGE]))):
@@ -89,7 +95,8 @@ class Pages:
             at = len(held.way)
             node = held.way[-1] if held.way else self.root
             own = tuple(tokens[at * PAGE : (at + 1) * PAGE])
-            if own not in node.after:  # or else two requests computed the same at once, and one page is enough to know
+            # or else two requests computed the same at once, and one page is enough to know
+            if own not in node.after:
                 node.after[own] = Node(held.pages[at], own, node)
                 held.own.remove(held.pages[at])
             self._hold(node.after[own])
@@ -106,7 +113,8 @@ class Pages:
             held.own.remove(last.page)
             self.kept[last] = None
         self.free += held.own
-        for node in reversed(held.way):  # from the end, so that what comes after is given up before it
+        # from the end, so that what comes after is given up before it
+        for node in reversed(held.way):
             node.holders -= 1
             if not node.holders:
                 self.kept[node] = None
@@ -117,7 +125,8 @@ class Pages:
         self.kept.pop(node, None)
 
     def _take_over(self, node: Node, tokens: Sequence[int], held: Held) -> int:
-        """The page after the node that begins most like the tokens, where it is not whole; how many of its tokens are theirs."""
+        """The page after the node that begins most like the tokens, where it is not whole; how many
+        of its tokens are theirs."""
         most, best = 0, None
         for other in node.after.values():
             if len(other.tokens) < PAGE and (same := common(other.tokens, tokens)) > most:

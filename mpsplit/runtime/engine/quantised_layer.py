@@ -1,6 +1,8 @@
-"""QLinear as an ncnn layer in Python, for the stock engine: the kernels of extensions/ over the mapped files of packed weights.
+"""QLinear as an ncnn layer in Python, for the stock engine: the kernels of extensions/ over the
+mapped files of packed weights.
 
-In: a net, the rank's Packed. Out: the net knows QLinear. The weights are never copied: a rank's slice is read from the page cache.
+In: a net, the rank's Packed. Out: the net knows QLinear. The weights are never copied: a rank's
+slice is read from the page cache.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class QLinearLayer(ncnn.Layer):
 
 
 def register(net: ncnn.Net, packed: Packed, threads: int) -> list[ncnn.Layer]:
-    """Makes the net know QLinear; returns the list that keeps the layers alive as long as the net."""
+    """Makes the net know QLinear; returns the list that keeps the layers alive as long as
+    the net."""
     alive: list[ncnn.Layer] = []
 
     def create() -> ncnn.Layer:

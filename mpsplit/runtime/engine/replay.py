@@ -1,6 +1,8 @@
-"""Pages for an engine that cannot share its caches: it remembers which tokens lie in them, and computes them again where it must.
+"""Pages for an engine that cannot share its caches: it remembers which tokens lie in them, and
+computes them again where it must.
 
-In: places and parts, as engine_protocol.py has them. Out: for each part, the tokens that an engine has to feed.
+In: places and parts, as engine_protocol.py has them. Out: for each part, the tokens that an engine
+has to feed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Replay:
         self.tables[slot] = [*self.tables.get(slot, ())[:first], *map(int, pages)]
 
     def feed(self, tokens: Sequence[int], part: Part, cache: int) -> tuple[int, list[int]]:
-        """The position from which on the cache is wrong, which is its end or 0, and what to feed it from there."""
+        """The position from which on the cache is wrong, which is its end or 0, and what to feed it
+        from there."""
         table, before = self.tables.get(part.slot, []), []
         needed = pages_of(part.position + part.count)
         assert len(table) >= needed, f"slot {part.slot} has {len(table)} pages, the step needs {needed}"
@@ -39,7 +42,8 @@ class Replay:
 
 
 class OneHistory:
-    """Slots for an engine that has but one cache, and a `step` that goes on with it or begins anew."""
+    """Slots for an engine that has but one cache, and a `step` that goes on with it or
+    begins anew."""
 
     spent = UNTOLD
 

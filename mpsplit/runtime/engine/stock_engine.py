@@ -1,7 +1,9 @@
-"""The first engine: the ncnn wheel, Python layers for the collectives. Slow, right, and the oracle of every other engine.
+"""The first engine: the ncnn wheel, Python layers for the collectives.
 
-In: a package, a communicator. Out: an Engine. Invariant: all ranks extract the same blobs in the same order; ncnn runs layers
-on demand, so another order would make collectives wait for each other.
+Slow, right, and the oracle of every other engine.
+
+In: a package, a communicator. Out: an Engine. Invariant: all ranks extract the same blobs in the
+same order; ncnn runs layers on demand, so another order would make collectives wait for each other.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class StockEngine(Steps):
         self.cos, self.sin = rope_tables(manifest.rope, manifest.facts.context)
 
         self.net = ncnn.Net()
-        # the kernels and the wheel each have an OpenMP of their own: two sets of threads would fight for the same cores
+        # the kernels and the wheel each have an OpenMP of their own: two sets of threads would
+        # fight for the same cores
         _exact(self.net.opt, 1 if files.packed else threads)
         self._layers = collective_layers.register(self.net, self.groups)
         if files.packed:
@@ -125,7 +128,8 @@ class StockEngine(Steps):
 
 
 def _owned(array: np.ndarray) -> ncnn.Mat:
-    """A Mat with memory of ncnn's own: around numpy's it has no padding, and ncnn reads past its end (NOTES: Mats own their memory)."""
+    """A Mat with memory of ncnn's own: around numpy's it has no padding, and ncnn reads past its
+    end (NOTES: Mats own their memory)."""
     return ncnn.Mat(np.ascontiguousarray(array)).clone()
 
 

@@ -1,4 +1,6 @@
-"""Between the cache and what is kept of it on disk. In: requests that want a prefix or a conversation. Out: pages that are there, and files.
+"""Between the cache and what is kept of it on disk.
+
+In: requests that want a prefix or a conversation. Out: pages that are there, and files.
 
 Used by the token loop, between its steps.
 """
@@ -20,7 +22,8 @@ OTHER = 2  # of kept.OUTCOMES
 
 
 class Keeper:
-    """`slot` is one that no request has; `stored` is how the cache stores now; `old`: folders to be forgotten, and what is old."""
+    """`slot` is one that no request has; `stored` is how the cache stores now; `old`: folders to be
+    forgotten, and what is old."""
 
     def __init__(self, ranks: Ranks, package: Path | None, slot: int):
         self.ranks, self.package, self.slot = ranks, package, slot
@@ -43,8 +46,8 @@ class Keeper:
             )
 
     def warm(self, one: Running, pages: Pages, stored: str) -> None:
-        """Brings what is kept on disk of its tokens into the cache, where it is not there yet (NOTES: What is kept on disk changes
-        between steps)."""
+        """Brings what is kept on disk of its tokens into the cache, where it is not there yet
+        (NOTES: What is kept on disk changes between steps)."""
         kept = Kept.read(self.package, one.request.warm)
         if (kept.whose, kept.stored) != (self.whose, stored):
             check([OTHER], kept.folder, "used")
@@ -70,7 +73,8 @@ class Keeper:
         return ""
 
     def forget_old(self) -> None:
-        """But for what was kept anew in the meantime; rank 0's part goes last, for it says what is there."""
+        """But for what was kept anew in the meantime; rank 0's part goes last, for it says what is
+        there."""
         while self.old:
             folder, before = self.old.popleft()
             if is_older(self.package, folder, before):

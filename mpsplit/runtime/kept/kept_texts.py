@@ -1,11 +1,13 @@
-"""What the cache knows of a text, kept on disk: named prefixes and conversations. In: names. Out: folders in the package.
+"""What the cache knows of a text, kept on disk: named prefixes and conversations.
+
+In: names. Out: folders in the package.
 
     PACKAGE/prefixes/NAME/kept.json     the tokens, whose they are, and what the one who kept them wants to know; on rank 0's host
     PACKAGE/prefixes/NAME/rank-R.kv     keys and values, on the host of each rank (extensions/engine/kept.h)
 
-Keys and values belong to weights, cut and stored as they are: another package refuses them, one that differs in its context takes
-what it has pages for.
-Invariant: what is loaded only spares work. An answer is what it would be without.
+Keys and values belong to weights, cut and stored as they are: another package refuses them, one
+that differs in its context takes what it has pages for. Invariant: what is loaded only spares work.
+An answer is what it would be without.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class Kept:
 
 
 def whose(manifest: Manifest) -> str:
-    """64 letters for the weights of all ranks, how they are cut and turned; the context and the graphs are not in it."""
+    """64 letters for the weights of all ranks, how they are cut and turned; the context and the
+    graphs are not in it."""
     weights = [
         sorted(file.sha256 for file in part.files if Path(file.path).name not in RANK_FILES) for part in manifest.ranks
     ]

@@ -1,4 +1,7 @@
-"""The logits of every token on one rank. In: an engine on every rank. Out: the whole vocabulary, on rank 0."""
+"""The logits of every token on one rank.
+
+In: an engine on every rank. Out: the whole vocabulary, on rank 0.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A rank that follows: takes orders from rank 0 until the end. In: orders. Out: answers and reports. extensions/rank/follow.cpp
-is the same without Python."""
+"""A rank that follows: takes orders from rank 0 until the end.
+
+In: orders. Out: answers and reports. extensions/rank/follow.cpp is the same without Python.
+"""
 
 from __future__ import annotations
 

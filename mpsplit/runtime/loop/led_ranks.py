@@ -1,6 +1,8 @@
-"""All ranks as one engine, for rank 0: it tells the others what it does (orders.py), does it too, and gathers what they answer.
+"""All ranks as one engine, for rank 0: it tells the others what it does (orders.py), does it too,
+and gathers what they answer.
 
-In: steps of several requests. Out: candidates for the next token of each, from every rank with rows of the head.
+In: steps of several requests. Out: candidates for the next token of each, from every rank with rows
+of the head.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""Orders: what rank 0 tells the others, round by round. In: requests, on rank 0 alone. Out: arrays that any rank can obey.
+"""Orders: what rank 0 tells the others, round by round.
 
-Rank 0 knows the request, the history, the sampling and the verdicts; the others know their engine. An order is one broadcast
-of 56 bytes, as `Order` lists them. extensions/rank/orders.h reads the same, for ranks without Python.
+In: requests, on rank 0 alone. Out: arrays that any rank can obey.
+
+Rank 0 knows the request, the history, the sampling and the verdicts; the others know their engine.
+An order is one broadcast of 56 bytes, as `Order` lists them. extensions/rank/orders.h reads the
+same, for ranks without Python.
 
     STEP     append `count` tokens at `position` of `slot`; then answer, where this rank has rows of the head and something is `wanted`
     BATCH    append tokens to `position` slots at once: the numbers are int64 [position, 5], of each slot, position, count, wanted
@@ -15,11 +18,12 @@ of 56 bytes, as `Order` lists them. extensions/rank/orders.h reads the same, for
     REPORT   all ranks gather int64: the account of what ran since the last one (account.py)
     END      leave
 
-STEP, BATCH, PLACE, SAVE and LOAD bring `count` numbers: `token`, or for more than one a second broadcast, int64 [count].
+STEP, BATCH, PLACE, SAVE and LOAD bring `count` numbers: `token`, or for more than one a second
+broadcast, int64 [count].
 
-An answer is one message to rank 0: the slice, float32 [rows], when ALL of it or no less than its rows are wanted; otherwise
-float64 [rest, `wanted` logits in descending order, their ids], where `rest` is the log of the summed exp of the whole slice at
-`temperature`, and NaN at temperature 0.
+An answer is one message to rank 0: the slice, float32 [rows], when ALL of it or no less than its
+rows are wanted; otherwise float64 [rest, `wanted` logits in descending order, their ids], where
+`rest` is the log of the summed exp of the whole slice at `temperature`, and NaN at temperature 0.
 
 From the start to the first order all ranks do together, in arrays that C++ speaks too:
     mpirun only: MPI_Allreduce MIN of int32 [has the C++ communicator], over MPI_COMM_WORLD (mpsplit/comm/__init__.py)
@@ -42,7 +46,8 @@ from mpsplit.errors import RunError
 from mpsplit.runtime.engine.engine_protocol import Engine, Part
 
 VERSION = 4
-DUMPING = VERSION + 1000  # the same orders, but ranks also send each other what `run --dump` writes; C++ ranks do not
+# the same orders, but ranks also send each other what `run --dump` writes; C++ ranks do not
+DUMPING = VERSION + 1000
 LEAD = 0
 STEP, BATCH, MORE, PLACE, RESERVE, SAVE, LOAD, REPORT, END = range(9)
 NUMBERED = (STEP, BATCH, PLACE, SAVE, LOAD)
@@ -149,7 +154,8 @@ def kept_of(numbers: np.ndarray) -> tuple[str, str]:
 
 
 def greet(engine: Engine, comm: Communicator, spoken: int = VERSION) -> None:
-    """All ranks, once they have loaded: waits for the slowest, and refuses ranks that do not belong together."""
+    """All ranks, once they have loaded: waits for the slowest, and refuses ranks that do not belong
+    together."""
     comm.wait()
     mine = np.array([spoken, engine.vocabulary.start, engine.vocabulary.stop])
     for shard, (version, *rows) in zip(
@@ -161,10 +167,11 @@ def greet(engine: Engine, comm: Communicator, spoken: int = VERSION) -> None:
             )
         if version != spoken:
             raise RunError(
-                f"rank {shard.rank} speaks version {version} of the orders, this rank version {spoken}; install the same mpsplit"
+                f"rank {shard.rank} speaks version {version} of the orders, this rank version {spoken}; install the"
+                " same mpsplit"
             )
         if rows != [shard.head.start, shard.head.stop]:
             raise RunError(
-                f"rank {shard.rank} has loaded rows {rows[0]}..{rows[1]} of the head, this rank's package says {shard.head}; "
-                "copy the same package to all hosts"
+                f"rank {shard.rank} has loaded rows {rows[0]}..{rows[1]} of the head, this rank's package says"
+                f" {shard.head}; copy the same package to all hosts"
             )

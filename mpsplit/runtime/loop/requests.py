@@ -1,7 +1,9 @@
-"""What is asked of the token loop, and what it says. In: prompts as ids. Out: pieces while it answers, then one Generation.
+"""What is asked of the token loop, and what it says.
 
-Whoever asks gives a listener: it hears Pieces, in order, and then exactly once a Generation or an MpsplitError. It is called in the
-loop's thread and must not wait.
+In: prompts as ids. Out: pieces while it answers, then one Generation.
+
+Whoever asks gives a listener: it hears Pieces, in order, and then exactly once a Generation or an
+MpsplitError. It is called in the loop's thread and must not wait.
 """
 
 from __future__ import annotations
@@ -21,16 +23,18 @@ class Grammar(Protocol):
     """What an answer may be, token by token."""
 
     def allowed(self) -> np.ndarray:
-        """Of each token of the vocabulary whether it may come next, bool; the end of text among them where the answer may end."""
+        """Of each token of the vocabulary whether it may come next, bool; the end of text among
+        them where the answer may end."""
 
     def accept(self, token: int) -> None: ...
 
 
 @dataclass(frozen=True)
 class Request:
-    """`logprobs`: how many likely tokens are told with each one that was chosen, None for no probabilities; `grammar` makes the
-        state of a new answer; waiting requests are taken from the `owner`s by turns. `warm` is a folder of kept_texts.py that may spare work, `saves` one to
-    keep the prompt and the answer in, with what `about` says."""
+    """`logprobs`: how many likely tokens are told with each one that was chosen, None for no
+    probabilities; `grammar` makes the state of a new answer; waiting requests are taken from the
+    `owner`s by turns. `warm` is a folder of kept_texts.py that may spare work, `saves` one to keep
+    the prompt and the answer in, with what `about` says."""
 
     prompt: tuple[int, ...]
     max_new_tokens: int = 64
@@ -47,7 +51,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A token of the answer; where asked for, the log of its probability in the model's own distribution, and the likeliest."""
+    """A token of the answer; where asked for, the log of its probability in the model's own
+    distribution, and the likeliest."""
 
     id: int
     logprob: float | None = None
@@ -64,7 +69,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Stats:
-    """Seconds as measured on rank 0; bytes handed to the transport for this request, summed over the ranks; accounts a rank."""
+    """Seconds as measured on rank 0; bytes handed to the transport for this request, summed over
+    the ranks; accounts a rank."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -83,9 +89,10 @@ class Stats:
     def __str__(self) -> str:
         rss = ", ".join(f"{size / 2**20:.0f}" for size in self.peak_rss_bytes)
         return (
-            f"prefill {self.prefill_tok_s:.1f} tok/s, decode {self.decode_tok_s:.1f} tok/s, "
-            f"first token after {self.time_to_first_token_s * 1000:.0f} ms, "
-            f"{self.bytes_between_ranks / max(1, self.new_tokens) / 1024:.1f} KiB a token between ranks, peak MiB a rank: {rss}"
+            f"prefill {self.prefill_tok_s:.1f} tok/s, decode {self.decode_tok_s:.1f} tok/s, first token after"
+            f" {self.time_to_first_token_s * 1000:.0f} ms,"
+            f" {self.bytes_between_ranks / max(1, self.new_tokens) / 1024:.1f} KiB a token between ranks, peak MiB a"
+            f" rank: {rss}"
         )
 
 
@@ -108,7 +115,8 @@ class Ticket(Protocol):
     """A request that was taken."""
 
     def cancel(self) -> None:
-        """From any thread: the answer ends at the next token, and its place is free. Its listener hears a Generation all the same."""
+        """From any thread: the answer ends at the next token, and its place is free. Its listener
+        hears a Generation all the same."""
 
 
 class Full(RunError):

@@ -1,4 +1,6 @@
-"""One request while it waits and runs: what it was asked, what it has said, what it holds. Changed by the token loop alone.
+"""One request while it waits and runs: what it was asked, what it has said, what it holds.
+
+Changed by the token loop alone.
 
 In: tokens as they are chosen. Out: pieces and one Generation, to its listener.
 """
@@ -28,7 +30,8 @@ class Running:
         self.fed = 0  # tokens of the history that the cache holds
         self.placed = 0  # pages that all ranks know of
         self.cached = 0  # tokens of the prompt that the cache held when it began
-        self.rows = self.bytes_sent = 0  # rows fed since the last report; bytes between ranks, its share
+        # rows fed since the last report; bytes between ranks, its share
+        self.rows = self.bytes_sent = 0
         self.accounts: tuple[Account, ...] = ()
         self.cancelled = self.warmed = False
         self.asked_at = time.perf_counter()
@@ -53,7 +56,8 @@ class Running:
             self.began_at, self.cached = time.perf_counter(), known
 
     def asks(self) -> tuple[int, float]:
-        """How many candidates of each rank will do, and the temperature at which to sum up the rest."""
+        """How many candidates of each rank will do, and the temperature at which to sum up the
+        rest."""
         allowed = self.grammar.allowed() if self.grammar else None
         self.turn = Turn.after(self.history, self.request.sampling, self.request.logprobs, allowed)
         return self.turn.asks

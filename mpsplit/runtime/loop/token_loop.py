@@ -1,8 +1,11 @@
-"""The token loop: requests in, tokens out, several requests at once. It runs on rank 0; the others follow its orders (orders.py).
+"""The token loop: requests in, tokens out, several requests at once.
 
-A turn is one step of every rank's engine: a token of each request that is answering, and pieces of the prompts of those that have just come.
-The ranks with rows of the head send their candidates to rank 0, which chooses. Requests join and leave between turns; what one
-is answered does not depend on who else is there. Whoever needs a page when there is none left waits again, and goes on later.
+It runs on rank 0; the others follow its orders (orders.py).
+
+A turn is one step of every rank's engine: a token of each request that is answering, and pieces of
+the prompts of those that have just come. The ranks with rows of the head send their candidates to
+rank 0, which chooses. Requests join and leave between turns; what one is answered does not depend
+on who else is there. Whoever needs a page when there is none left waits again, and goes on later.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ IDLE = 0.1  # seconds after which a loop with nothing to do looks whether it sha
 
 
 class TokenLoop:
-    """`most` requests run at once, and `waiting` wait; `package` is where prefixes and conversations are kept."""
+    """`most` requests run at once, and `waiting` wait; `package` is where prefixes and
+    conversations are kept."""
 
     def __init__(
         self,
@@ -54,10 +58,11 @@ class TokenLoop:
         self.ledger = Ledger(engine.manifest.plan, hosts_of(comm))
         self.keeper = Keeper(self.ranks, package, most)
         self.running: list[Running] = []  # the longest there first
-        self._waiting, self._changed = Queue(waiting), threading.Condition(threading.RLock())  # signal handlers drain
+        # signal handlers drain
+        self._waiting, self._changed = Queue(waiting), threading.Condition(threading.RLock())
         self._ending = False
 
-    # -- from any thread ------------------------------------------------------------------------------------------------------
+    # -- from any thread --------------------------------------------------------------------------
 
     def submit(self, request: Request, listener: Listener) -> Ticket:
         self._check(request)
@@ -87,17 +92,19 @@ class TokenLoop:
             self._ending = True
 
     def forget(self, folder: str, before: float) -> None:
-        """In the next turn: what was kept in that folder before then (time.time()), on the hosts of all ranks."""
+        """In the next turn: what was kept in that folder before then (time.time()), on the hosts of
+        all ranks."""
         self.keeper.check()
         self.keeper.old.append((folder, before))
 
-    # -- rank 0 ---------------------------------------------------------------------------------------------------------------
+    # -- rank 0 -----------------------------------------------------------------------------------
 
     def reserve(self, tokens: int, stored: str = "f32") -> None:
         """Before the first request: a cache for so many tokens of all requests together."""
         if tokens < self.facts.context:
             raise RunError(
-                f"a cache of {tokens} tokens does not hold one request of the context, {self.facts.context} tokens; give it as many at least"
+                f"a cache of {tokens} tokens does not hold one request of the context, {self.facts.context} tokens;"
+                " give it as many at least"
             )
         self.pages, self.stored = Pages(pages_of(tokens)), stored
         self.ranks.reserve(self.pages.count, stored)
@@ -154,7 +161,7 @@ class TokenLoop:
         """No more requests."""
         self.ranks.end()
 
-    # -- who runs -------------------------------------------------------------------------------------------------------------
+    # -- who runs ---------------------------------------------------------------------------------
 
     def _drop_cancelled(self) -> None:
         with self._changed:
@@ -165,7 +172,8 @@ class TokenLoop:
             self._finish(one, "cancelled")
 
     def _admit(self) -> None:
-        """Takes who waits, in turn, while there is a place, and pages for all that is known of it."""
+        """Takes who waits, in turn, while there is a place, and pages for all that is
+        known of it."""
         while len(self.running) < self.most:
             with self._changed:
                 one = self._waiting.first()
@@ -202,7 +210,8 @@ class TokenLoop:
         return [(one, rows) for one, rows in found if one in self.running]
 
     def _make_room(self, one: Running, tokens: int) -> bool:
-        """Pages for so many tokens; where there are none, the last that came makes room, which may be this one."""
+        """Pages for so many tokens; where there are none, the last that came makes room, which may
+        be this one."""
         while not self.pages.grow(one.held, tokens):
             last = self.running.pop()
             self.pages.release(last.held, last.history[: last.fed])
@@ -232,7 +241,7 @@ class TokenLoop:
             one.rows = 0
             one.account(accounts)
 
-    # -- a step ---------------------------------------------------------------------------------------------------------------
+    # -- a step -----------------------------------------------------------------------------------
 
     def _step(self, taking: list[tuple[Running, int]]) -> None:
         tokens, asked = [], []
@@ -270,7 +279,8 @@ class TokenLoop:
             raise RunError("the prompt is empty; give at least one token")
         if len(request.prompt) >= context:
             raise RunError(
-                f"the prompt has {len(request.prompt)} tokens, the context {context}; shorten it to {context - 1} or fewer"
+                f"the prompt has {len(request.prompt)} tokens, the context {context}; shorten it to {context - 1} or"
+                " fewer"
             )
         if wrong := [token for token in request.prompt if not 0 <= token < vocabulary]:
             raise RunError(

@@ -1,4 +1,7 @@
-"""Requests that wait, and whose turn it is. In: requests of several owners, from any thread. Out: one at a time, from the owners by turns."""
+"""Requests that wait, and whose turn it is.
+
+In: requests of several owners, from any thread. Out: one at a time, from the owners by turns.
+"""
 
 from __future__ import annotations
 

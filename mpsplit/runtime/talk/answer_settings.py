@@ -1,7 +1,10 @@
-"""How answers are to be, from whoever says so. In: layers of named values, the weaker before the stronger. Out: Settings.
+"""How answers are to be, from whoever says so.
 
-A layer is a file (--config), a session (the command line of `chat`, then /set) or one call (the command line of `run`); what none
-names is as in Settings. A preset counts as values of its own layer, weaker than those that the layer names one by one.
+In: layers of named values, the weaker before the stronger. Out: Settings.
+
+A layer is a file (--config), a session (the command line of `chat`, then /set) or one call (the
+command line of `run`); what none names is as in Settings. A preset counts as values of its own
+layer, weaker than those that the layer names one by one.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ FIRST = 64  # tokens that stay where it slides
 
 @dataclass(frozen=True)
 class Settings:
-    """Without a `template` the tokenizer's own, without a `system` message what the template says then."""
+    """Without a `template` the tokenizer's own, without a `system` message what the template says
+    then."""
 
     sampling: Sampling = Sampling()
     max_new_tokens: int = 64
@@ -34,7 +38,8 @@ class Settings:
     when_full: str = REFUSE
 
     def fitted(self, prompt: tuple[int, ...], context: int) -> tuple[tuple[int, ...], int]:
-        """The prompt with room for an answer behind it, and how many of its tokens that left out: those after the first FIRST."""
+        """The prompt with room for an answer behind it, and how many of its tokens that left out:
+        those after the first FIRST."""
         room = context - min(self.max_new_tokens, context // 2)
         out = len(prompt) - room
         if self.when_full != SLIDE or out <= 0:
@@ -159,7 +164,8 @@ def merged(*layers: Layer) -> Settings:
 
 
 def changed(before: Layer, change: Layer) -> Layer:
-    """A layer after a change; a preset takes the place of all that was said of sampling before, but the seed."""
+    """A layer after a change; a preset takes the place of all that was said of sampling before, but
+    the seed."""
     kept = before if "preset" not in change else {k: v for k, v in before.items() if k not in SAMPLING or k == "seed"}
     return kept | change
 

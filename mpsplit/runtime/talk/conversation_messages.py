@@ -1,7 +1,10 @@
-"""A conversation as a template wants it. In: OpenAI's messages and tools. Out: messages whose contents are text, for a template that
-knows tools, or for one that knows only who says what.
+"""A conversation as a template wants it.
 
-To the latter tools are explained in a system message and called in the words of Hermes, which Qwen and many others learnt.
+In: OpenAI's messages and tools. Out: messages whose contents are text, for a template that knows
+tools, or for one that knows only who says what.
+
+To the latter tools are explained in a system message and called in the words of Hermes, which Qwen
+and many others learnt.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ For each function call, return a json object with function name and arguments wi
 
 
 def with_contents(messages: list[dict]) -> list[dict]:
-    """Calls' arguments as objects, which templates write as JSON themselves, and contents as one text."""
+    """Calls' arguments as objects, which templates write as JSON themselves, and contents as one
+    text."""
     return [
         message
         | {"content": _text(message.get("content"))}
@@ -55,7 +59,8 @@ def _open(call: dict) -> dict:
 
 
 def in_words(messages: list[dict], tools: list[dict] | None) -> list[dict]:
-    """The same with calls and their results as text of the assistant and the user, and the tools explained at the beginning."""
+    """The same with calls and their results as text of the assistant and the user, and the tools
+    explained at the beginning."""
     said: list[dict] = []
     for message in messages:
         role, content = message["role"], message["content"]

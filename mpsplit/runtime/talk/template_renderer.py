@@ -1,6 +1,9 @@
-"""Chat templates, kept at arm's length. In: a template's text and its variables. Out: the text it writes, or a RunError of one line.
+"""Chat templates, kept at arm's length.
 
-The work is done by a process of its own (template_sandbox.py), which is started with the first job and again after it was killed.
+In: a template's text and its variables. Out: the text it writes, or a RunError of one line.
+
+The work is done by a process of its own (template_sandbox.py), which is started with the first job
+and again after it was killed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""The process in which chat templates run. In: jobs, one JSON line each, on stdin. Out: {"text": ...} or {"wrong": ...}, a line each.
+"""The process in which chat templates run.
 
-A template is a program by whoever made the model, so it has a process of its own: bounded in memory, in CPU time a job and in what it
-writes, without our environment, and killed by the kernel, not by good will, when it goes on and on. What it may use is what
-transformers gives it: an immutable sandbox of Jinja2 with break and continue, tojson, raise_exception, strftime_now.
+In: jobs, one JSON line each, on stdin. Out: {"text": ...} or {"wrong": ...}, a line each.
+
+A template is a program by whoever made the model, so it has a process of its own: bounded in
+memory, in CPU time a job and in what it writes, without our environment, and killed by the kernel,
+not by good will, when it goes on and on. What it may use is what transformers gives it: an
+immutable sandbox of Jinja2 with break and continue, tojson, raise_exception, strftime_now.
 """
 
 from __future__ import annotations
@@ -72,7 +75,8 @@ def answer(sandbox: Sandbox, job: dict) -> dict:
 
 
 def serve() -> None:
-    """Until stdin ends. SIGPROF, when a job's CPU time is over, ends the process even in the middle of one long operation."""
+    """Until stdin ends. SIGPROF, when a job's CPU time is over, ends the process even in the middle
+    of one long operation."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -1,4 +1,7 @@
-"""Text and tokens. In: the package's tokenizer files. Out: prompts as ids, ids as text that grows by whole characters."""
+"""Text and tokens.
+
+In: the package's tokenizer files. Out: prompts as ids, ids as text that grows by whole characters.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ class Text:
         self.renderer = Renderer()
 
     def chat(self, messages: list[dict], tools: list[dict] | None = None, template: str = "") -> list[int]:
-        """The ids of a conversation, ready for the assistant's answer; by the tokenizer's own template unless another is named."""
+        """The ids of a conversation, ready for the assistant's answer; by the tokenizer's own
+        template unless another is named."""
         return self._ids(self.written(messages, tools, template), special=False)
 
     def written(self, messages: list[dict], tools: list[dict] | None = None, template: str = "") -> str:
@@ -39,7 +43,8 @@ class Text:
         source = named_template(template) if template else self.template
         if source is None:
             raise RunError(
-                f"this package has no chat template; choose the one its model was trained with, --template {' or '.join(TEMPLATES)}"
+                "this package has no chat template; choose the one its model was trained with, --template"
+                f" {' or '.join(TEMPLATES)}"
             )
         messages = with_contents(messages)
         if not re.search(r"\btools\b", source):
@@ -67,9 +72,11 @@ def load_text(package: Path) -> Text | None:
 
 
 class Stream:
-    """Text that grows with the ids: holds back bytes that are no character yet, and what may become a stop string.
+    """Text that grows with the ids: holds back bytes that are no character yet, and what may become
+    a stop string.
 
-    `push` ids, `take` what can be shown since the last time. After `finish`, `whole` is all that was taken.
+    `push` ids, `take` what can be shown since the last time. After `finish`, `whole` is all that
+    was taken.
     """
 
     def __init__(self, text: Text, stops: tuple[str, ...] = ()):
@@ -97,7 +104,8 @@ class Stream:
         return piece
 
     def _new_text(self) -> str:
-        """The text of the unsettled ids; decoders look one id back for spaces, so one settled id goes along."""
+        """The text of the unsettled ids; decoders look one id back for spaces, so one settled id
+        goes along."""
         start = max(0, self._settled - 1)
         known = self.text.decode(self._ids[start : self._settled])
         return self.text.decode(self._ids[start:])[len(known) :]

@@ -1,6 +1,9 @@
-"""The HTTP application. In: a Service. Out: a FastAPI app; its endpoints read a request, ask the loop and tell what it says.
+"""The HTTP application.
 
-What takes long (tokenizing, compiling a schema) is done in threads, so that the streams of others go on.
+In: a Service. Out: a FastAPI app; its endpoints read a request, ask the loop and tell what it says.
+
+What takes long (tokenizing, compiling a schema) is done in threads, so that the streams of others
+go on.
 """
 
 from __future__ import annotations
@@ -53,7 +56,10 @@ async def completions(body: CompletionBody, http: Request) -> Response:
 )
 async def embeddings(http: Request) -> Response:
     """Refused, whatever is asked: packages hold causal language models alone."""
-    message = f"{_service(http).model}: {NO_EMBEDDINGS}; ask a server with an embedding model, or this one for text at /v1/chat/completions"
+    message = (
+        f"{_service(http).model}: {NO_EMBEDDINGS}; ask a server with an embedding model, or this one for text at"
+        " /v1/chat/completions"
+    )
     raise ApiError(400, message, "no_embeddings", "model")
 
 

@@ -1,7 +1,9 @@
-"""Bodies arrive whole, soon and not too large, or not at all. In: a connection. Out: an app that can take its body for granted.
+"""Bodies arrive whole, soon and not too large, or not at all.
 
-The bytes are counted as they come, so that a body which does not say its length is bounded too; what comes after an early answer is
-thrown away by patience.py's connections, for some seconds.
+In: a connection. Out: an app that can take its body for granted.
+
+The bytes are counted as they come, so that a body which does not say its length is bounded too;
+what comes after an early answer is thrown away by patience.py's connections, for some seconds.
 """
 
 from __future__ import annotations

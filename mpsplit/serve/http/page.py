@@ -1,4 +1,8 @@
-"""The page at `/`. In: page.html beside this file. Out: its text, and headers that let it run its own script and style and nothing else."""
+"""The page at `/`.
+
+In: page.html beside this file. Out: its text, and headers that let it run its own script and style
+and nothing else.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Connections that nobody works for end soon. In: uvicorn's protocol. Out: the same, with a limit on heads that never become whole,
-and on bodies that go on after their answer.
+"""Connections that nobody works for end soon.
+
+In: uvicorn's protocol. Out: the same, with a limit on heads that never become whole, and on bodies
+that go on after their answer.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ def patient(seconds: float) -> type[H11Protocol]:
             self._stop()
 
         def _watch(self) -> None:
-            """The time runs while no request is whole, or the answer to it is; it does not begin anew with each byte."""
+            """The time runs while no request is whole, or the answer to it is; it does not begin
+            anew with each byte."""
             if self.conn.their_state is not h11.IDLE and self.conn.our_state is not h11.DONE:
                 self._stop()
             elif self.waiting is None:

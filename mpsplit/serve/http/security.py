@@ -1,7 +1,9 @@
-"""Who may call. In: API keys, the names of this host. Out: an ASGI gate that lets through or answers 401 and 403.
+"""Who may call.
 
-A browser that was lured here (DNS rebinding, or a page of another site) names a host or an origin that is not ours; keys are compared
-in constant time, each of them, whether or not one has matched.
+In: API keys, the names of this host. Out: an ASGI gate that lets through or answers 401 and 403.
+
+A browser that was lured here (DNS rebinding, or a page of another site) names a host or an origin
+that is not ours; keys are compared in constant time, each of them, whether or not one has matched.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ def read_keys(path: Path | None) -> tuple[bytes, ...]:
 
 
 def allowed_hosts(host: str, address: str, keys: tuple[bytes, ...]) -> frozenset[str] | None:
-    """By which names a browser may call a server at this address; None for any. Refuses to be open to others without a key."""
+    """By which names a browser may call a server at this address; None for any. Refuses to be open
+    to others without a key."""
     if ipaddress.ip_address(address).is_loopback:
         return LOCAL | {host.lower(), address}
     if not keys:
@@ -91,7 +94,8 @@ class Gate:
 
 
 def owner(scope: Scope, keys: tuple[bytes, ...], user: str | None) -> str:
-    """Whose turn it is: that of a key, or, where there is but one or none, of the user that the request names, or of an address."""
+    """Whose turn it is: that of a key, or, where there is but one or none, of the user that the
+    request names, or of an address."""
     if len(keys) > 1:
         return f"key {scope['mpsplit.key']}"
     return f"user {user}" if user else f"address {(scope.get('client') or ['?'])[0]}"

@@ -1,7 +1,9 @@
-"""A server from its first connection to its last. In: a loop, its Service, a socket that listens. Out: it returns when all is answered.
+"""A server from its first connection to its last.
 
-The calling thread works for the loop, uvicorn has a thread of its own. SIGTERM or SIGINT: no new requests, the running ones are
-answered, then all ranks end; a second signal cancels what runs.
+In: a loop, its Service, a socket that listens. Out: it returns when all is answered.
+
+The calling thread works for the loop, uvicorn has a thread of its own. SIGTERM or SIGINT: no new
+requests, the running ones are answered, then all ranks end; a second signal cancels what runs.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ LAST_WORDS_SECONDS = 10  # for readers that are slow to take what was answered
 
 
 def listen(host: str, port: int) -> tuple[socket.socket, str]:
-    """A socket, and the address it is bound to. Clients that come before the model is loaded wait in its queue."""
+    """A socket, and the address it is bound to. Clients that come before the model is loaded wait
+    in its queue."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(
@@ -36,7 +39,8 @@ def listen(host: str, port: int) -> tuple[socket.socket, str]:
         sock.listen(BACKLOG)
     except OSError as wrong:
         raise RunError(
-            f"{host} port {port} cannot be served ({wrong.strerror}); choose another --port, 0 for any free one, or another --host"
+            f"{host} port {port} cannot be served ({wrong.strerror}); choose another --port, 0 for any free one, or"
+            " another --host"
         ) from None
     return sock, address[0]
 

@@ -1,4 +1,6 @@
-"""Answers as OpenAI's clients expect them. In: pieces and generations. Out: the dicts of `choices`, whole or chunk by chunk, and `usage`.
+"""Answers as OpenAI's clients expect them.
+
+In: pieces and generations. Out: the dicts of `choices`, whole or chunk by chunk, and `usage`.
 
 A Shape is what differs between chats and completions; the rest is the same for both.
 """
@@ -18,7 +20,8 @@ FINISH = {"eos": "stop", "stop": "stop", "length": "length", "context": "length"
 
 @dataclass
 class Answer:
-    """What was heard of one request so far; `echo` stands before its text, `reader` takes calls out of it where tools are on offer."""
+    """What was heard of one request so far; `echo` stands before its text, `reader` takes calls out
+    of it where tools are on offer."""
 
     echo: str = ""
     reader: ToolReader | None = None
@@ -124,7 +127,8 @@ class CompletionShape:
 
 
 def usage(answers: Sequence[Answer], n: int, left_out: int) -> dict:
-    """Prompts count once, however many answers they have; `mpsplit` is ours, and `left_out` what slid out of the context."""
+    """Prompts count once, however many answers they have; `mpsplit` is ours, and `left_out` what
+    slid out of the context."""
     stats = [answer.generation.stats for answer in answers]
     prompt, cached = (sum(getattr(s, name) for s in stats[::n]) for name in ("prompt_tokens", "cached_tokens"))
     new = sum(s.new_tokens for s in stats)

@@ -1,4 +1,6 @@
-"""An answer as it is made, or as a whole. In: what is heard of requests. Out: server-sent events, or one JSON object.
+"""An answer as it is made, or as a whole.
+
+In: what is heard of requests. Out: server-sent events, or one JSON object.
 
 A stream ends with `data: [DONE]`, or with an error in its place.
 """
@@ -24,7 +26,8 @@ DONE = "data: [DONE]\n\n"
 
 @dataclass(frozen=True)
 class Telling:
-    """One HTTP answer, of one or several choices; `n` of them belong to a prompt, whose `left_out` tokens nobody read."""
+    """One HTTP answer, of one or several choices; `n` of them belong to a prompt, whose `left_out`
+    tokens nobody read."""
 
     service: Service
     answering: Answering
@@ -65,7 +68,8 @@ class Telling:
             yield head | {"choices": [], "usage": self._usage()}
 
     async def _heard(self) -> AsyncIterator[tuple[int, str, list[Chosen]]]:
-        """(which answer, text that can be shown, tokens of it but for the end of the answer, which is no text)"""
+        """(which answer, text that can be shown, tokens of it but for the end of the answer, which
+        is no text)"""
         async for index, what in self.answering.hear():
             answer, told = self.answers[index], [] if isinstance(what, Generation) else what.chosen
             chosen = [one for one in told if one.id not in self.service.loop.eos]
@@ -84,7 +88,8 @@ class EventStream(StreamingResponse):
     """Server-sent events; when it ends, however it does, so do the answers."""
 
     def __init__(self, telling: Telling):
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies pass it on piece by piece
+        # proxies pass it on piece by piece
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(telling.events(), headers=headers, media_type="text/event-stream")
         self.answering = telling.answering
 

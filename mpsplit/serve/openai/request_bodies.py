@@ -1,6 +1,7 @@
 """What may be asked, field by field: OpenAI's requests, and what llama.cpp and vLLM add to them.
 
-Fields of OpenAI's that change nothing here are taken and ignored, those that would change the answer are refused, unknown ones too.
+Fields of OpenAI's that change nothing here are taken and ignored, those that would change the
+answer are refused, unknown ones too.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class ResponseFormat(Body):
 
 
 class Wishes(Body, ABC):
-    """What chats and completions have in common. Left out, a field is what the server was started with."""
+    """What chats and completions have in common. Left out, a field is what the server was started
+    with."""
 
     model: str | None = None
     max_tokens: int | None = Field(default=None, ge=1)
@@ -185,8 +187,8 @@ class Message(BaseModel):
 
     @property
     def plain(self) -> dict[str, Any]:
-        """As templates know messages: one text, and `system` for what OpenAI renamed to `developer`. Answers begin with a blank, which templates
-        bring too."""
+        """As templates know messages: one text, and `system` for what OpenAI renamed to
+        `developer`. Answers begin with a blank, which templates bring too."""
         parts = self.content if isinstance(self.content, list) else []
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in parts)
         content = content.strip() if self.role == "assistant" else content

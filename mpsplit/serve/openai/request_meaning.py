@@ -1,6 +1,9 @@
-"""From what was asked to what the loop is asked. In: a body. Out: Requests, one an answer; an ApiError where it cannot be.
+"""From what was asked to what the loop is asked.
 
-The answers of a prompt stand side by side: answer i is number i % n of prompt i // n, and its seed is the request's plus that number.
+In: a body. Out: Requests, one an answer; an ApiError where it cannot be.
+
+The answers of a prompt stand side by side: answer i is number i % n of prompt i // n, and its seed
+is the request's plus that number.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ SEEDS = 2**63
 
 @dataclass(frozen=True)
 class Asked:
-    """`echo`: of each answer the text that stands before it; `n`: answers a prompt; `left_out`: tokens of the prompts that slid out
-    of the context; `tools`: names of those that may be called."""
+    """`echo`: of each answer the text that stands before it; `n`: answers a prompt; `left_out`:
+    tokens of the prompts that slid out of the context; `tools`: names of those that may be called.
+    """
 
     requests: tuple[Request, ...]
     n: int
@@ -124,8 +128,8 @@ def _asked(
 
 
 def _fitted(service: Service, body: Wishes, settings: Settings, prompt: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-    """The prompt with room behind it, and how many of its tokens slid out: room for as long an answer as somebody asked for, or
-    else for a short one."""
+    """The prompt with room behind it, and how many of its tokens slid out: room for as long an
+    answer as somebody asked for, or else for a short one."""
     named = body.longest or any("max_new_tokens" in layer for layer in service.layers)
     room = settings.max_new_tokens if named else min(settings.max_new_tokens, Settings.max_new_tokens)
     prompt, out = replace(settings, max_new_tokens=room).fitted(prompt, service.context)
@@ -163,7 +167,8 @@ def _check_answers(service: Service, count: int) -> None:
 
 
 def _check_length(service: Service, characters: int, settings: Settings) -> None:
-    """Before the tokenizer, which takes its time: so many characters cannot be few enough tokens."""
+    """Before the tokenizer, which takes its time: so many characters cannot be few enough
+    tokens."""
     if settings.when_full == REFUSE and characters > service.longest_prompt:
         raise _too_long(service, f"the prompt has {characters} characters")
 

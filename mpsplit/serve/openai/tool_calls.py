@@ -1,7 +1,11 @@
-"""Tool calls in an answer's text. In: pieces of text, the names of the tools on offer. Out: what can be shown, and OpenAI's `tool_calls`.
+"""Tool calls in an answer's text.
 
-How the text was cut into pieces changes nothing. What is no call of a tool on offer, or no JSON, is text like any other, so an answer
-without calls comes out as it went in. The formats are those that models learnt:
+In: pieces of text, the names of the tools on offer. Out: what can be shown, and OpenAI's
+`tool_calls`.
+
+How the text was cut into pieces changes nothing. What is no call of a tool on offer, or no JSON, is
+text like any other, so an answer without calls comes out as it went in. The formats are those that
+models learnt:
 
     <tool_call>{"name": ..., "arguments": {...}}</tool_call>        Hermes, Qwen, and what our own explanation asks for
     [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]           Mistral
@@ -34,18 +38,21 @@ MARKS = (
 )
 BARE = Mark("", "")
 OPENING = re.compile("|".join(re.escape(mark.opening) for mark in MARKS))
-KEYS = ("name", "function", "type", "id", "arguments", "parameters")  # with which the JSON of a call may begin
+# with which the JSON of a call may begin
+KEYS = ("name", "function", "type", "id", "arguments", "parameters")
 BARE_BEGINNINGS = tuple(f'{bracket}"{key}"' for bracket in ("{", "[{") for key in KEYS)
 
 
 class ToolReader:
-    """`push` pieces and show what it gives back; `calls` grows with what is complete; `finish` at the end."""
+    """`push` pieces and show what it gives back; `calls` grows with what is complete; `finish` at
+    the end."""
 
     def __init__(self, names: Collection[str]):
         self.names = frozenset(names)
         self.calls: list[dict] = []
         self._text = ""  # neither shown nor called yet
-        self._space = ""  # white space held back, for at the ends of what is shown there is none when there are calls
+        # white space held back, for at the ends of what is shown there is none when there are calls
+        self._space = ""
         self._said = False  # something was shown
         self._mark: Mark | None = BARE  # the call that _text begins with, if any
         self._fresh = True  # nothing was shown since the beginning or the last call
@@ -122,7 +129,8 @@ class ToolReader:
         return self._show(opening)
 
     def _show(self, words: str) -> str:
-        """`words` without white space before calls and after them; between two words that of before the call stays."""
+        """`words` without white space before calls and after them; between two words that of before
+        the call stays."""
         words = self._space + (words.lstrip() if self._fresh and self.calls else words)
         kept = words.rstrip()
         self._space = words[len(kept) :]
@@ -160,11 +168,13 @@ def _no_constant(name: str):
     raise ValueError(f"{name} is no JSON")
 
 
-DECODER = json.JSONDecoder(strict=False, parse_constant=_no_constant)  # models write line ends into strings
+# models write line ends into strings
+DECODER = json.JSONDecoder(strict=False, parse_constant=_no_constant)
 
 
 def _first_value(text: str) -> tuple[object, str] | None:
-    """The JSON that the text begins with, and what follows; None where there is none, or not yet."""
+    """The JSON that the text begins with, and what follows; None where there is none, or
+    not yet."""
     try:
         value, end = DECODER.raw_decode(text.lstrip())
     except (ValueError, RecursionError):

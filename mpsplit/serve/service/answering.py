@@ -1,6 +1,9 @@
-"""Between the loop's thread and asyncio. In: requests. Out: what is heard of them, in order, while somebody waits for it.
+"""Between the loop's thread and asyncio.
 
-Invariant: whoever stops waiting cancels, so that an answer without a reader gives up its place at once.
+In: requests. Out: what is heard of them, in order, while somebody waits for it.
+
+Invariant: whoever stops waiting cancels, so that an answer without a reader gives up its place at
+once.
 """
 
 from __future__ import annotations

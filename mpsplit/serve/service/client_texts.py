@@ -1,7 +1,10 @@
-"""Prefixes and sessions for HTTP. In: names of clients. Out: texts, and folders of the package that spare the loop work.
+"""Prefixes and sessions for HTTP.
 
-A session keeps what the cache knows of a conversation, also over a restart, until nobody has asked for it for so long; the client still sends
-all messages, as OpenAI's clients do, and gets the answer that it would get without.
+In: names of clients. Out: texts, and folders of the package that spare the loop work.
+
+A session keeps what the cache knows of a conversation, also over a restart, until nobody has asked
+for it for so long; the client still sends all messages, as OpenAI's clients do, and gets the answer
+that it would get without.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ class Keeping:
         return f"{SESSIONS}/{OF_HTTP}{name}"
 
     def of_session(self, folder: str) -> str:
-        """The folder, where there is a session that is not too old, and it is young again; otherwise nothing."""
+        """The folder, where there is a session that is not too old, and it is young again;
+        otherwise nothing."""
         if is_older(self.loop.package, folder, self._too_old):
             return ""
         try:
@@ -54,4 +58,5 @@ class Keeping:
         return time.time() - self.seconds
 
 
-OF_HTTP = "http-"  # before the names of sessions, so that nobody reads or replaces those of `mpsplit chat`
+# before the names of sessions, so that nobody reads or replaces those of `mpsplit chat`
+OF_HTTP = "http-"

@@ -1,4 +1,6 @@
-"""Figures for Prometheus. In: what was answered, and what the loop says when asked. Out: the text of /metrics.
+"""Figures for Prometheus.
+
+In: what was answered, and what the loop says when asked. Out: the text of /metrics.
 
 No label holds anything a client chose: paths are those of the routes.
 """

@@ -1,6 +1,7 @@
 """What the server needs of the token loop on rank 0, so that tests can put another in its place.
 
-Invariant: one thread, the one that called `work`, talks to the other ranks; the rest may be called from any thread and returns at once.
+Invariant: one thread, the one that called `work`, talks to the other ranks; the rest may be called
+from any thread and returns at once.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Loop(Protocol):
         """What each rank spent since the start."""
 
     def forget(self, folder: str, before: float) -> None:
-        """What was kept in that folder before then (time.time()), on all hosts, soon. Raises a RunError where nothing can be kept."""
+        """What was kept in that folder before then (time.time()), on all hosts, soon. Raises a
+        RunError where nothing can be kept."""
 
     def drain(self) -> None:
         """No new requests from now on."""

@@ -1,4 +1,7 @@
-"""What every endpoint needs: the loop, the model's name, the limits, the figures. Made once, when the server starts."""
+"""What every endpoint needs: the loop, the model's name, the limits, the figures.
+
+Made once, when the server starts.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """`answers`: of one request, prompts times n; `body_bytes` and `body_seconds`: until a request must have arrived."""
+    """`answers`: of one request, prompts times n; `body_bytes` and `body_seconds`: until a request
+    must have arrived."""
 
     answers: int = 8
     messages: int = 1024
@@ -31,8 +35,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Service:
-    """`layers` say what calls leave out, the weakest first; `most_tokens` of a prompt and its answer, where that is to be
-    less than the model's context; `hosts` by which names browsers may call, None for any."""
+    """`layers` say what calls leave out, the weakest first; `most_tokens` of a prompt and its
+    answer, where that is to be less than the model's context; `hosts` by which names browsers may
+    call, None for any."""
 
     loop: Loop
     model: str

@@ -1,4 +1,5 @@
-"""Fused graphs: fewer layers, the same weights in the same order, the same collectives, every blob with one reader."""
+"""Fused graphs: fewer layers, the same weights in the same order, the same collectives, every blob
+with one reader."""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""Packages of 8, 6 and 4 bits: what is stored, and that the models in them still answer. On 1, 2 and 4 ranks."""
+"""Packages of 8, 6 and 4 bits: what is stored, and that the models in them still answer.
+
+On 1, 2 and 4 ranks.
+"""
 
 import json
 import shutil

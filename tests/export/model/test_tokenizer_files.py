@@ -1,4 +1,5 @@
-"""What the run half is told of a tokenizer: which template the model was trained with, and which ids end an answer."""
+"""What the run half is told of a tokenizer: which template the model was trained with, and which
+ids end an answer."""
 
 import json
 import shutil

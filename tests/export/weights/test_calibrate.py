@@ -1,4 +1,5 @@
-"""convert --calibrate over real ranks: better than without, the same again after an interruption, and what it refuses."""
+"""convert --calibrate over real ranks: better than without, the same again after an interruption,
+and what it refuses."""
 
 import json
 import shutil
@@ -102,7 +103,8 @@ def test_it_is_nearer_to_the_model_than_rounding_and_the_same_again(world, parti
     if world.rank == last:
         weight_path(rank_folder(package, last), "packed").unlink()
     world.exchange(None)
-    again = convert(package, world, find_pnnx(), Q4, calibration=calibration)  # the others have everything, and help
+    # the others have everything, and help
+    again = convert(package, world, find_pnnx(), Q4, calibration=calibration)
     read = again.read
     assert digests(package) == before and read[last] > 0 == sum(read[:last])
 
@@ -118,7 +120,8 @@ def halved(facts):
 @pytest.mark.parametrize("family", ["qwen2-tied", *thorough("llama-bias", ranks=2)])
 @pytest.mark.parametrize("index", range(3))
 def test_folded_scales_cancel_out(world, partition_of, model_of, family, index):
-    """In 8 bits, where a fold that is missing anywhere would be seen; q_proj stays float, and its columns are scaled all the same."""
+    """In 8 bits, where a fold that is missing anywhere would be seen; q_proj stays float, and its
+    columns are scaled all the same."""
     plans = [lambda facts, cut=cut: even_plan(facts, *cut) for cut in splits(world.size)]
     plans += [halved] * (world.size == 2)
     if index >= len(plans):

@@ -1,4 +1,5 @@
-"""GPTQ and AWQ on random and on correlated inputs: the output error falls, and nothing else changes."""
+"""GPTQ and AWQ on random and on correlated inputs: the output error falls, and nothing else
+changes."""
 
 from dataclasses import replace
 
@@ -31,7 +32,8 @@ N, K, TOKENS = 80, 256, 600
 
 
 def inputs(kind: str, rng) -> np.ndarray:
-    """[tokens, k]: white, or some 40 directions mixed into all columns, or a few columns that are far larger than the others"""
+    """[tokens, k]: white, or some 40 directions mixed into all columns, or a few columns that are
+    far larger than the others"""
     x = rng.standard_normal((TOKENS, K))
     if kind == "correlated":
         x = 0.2 * x + rng.standard_normal((TOKENS, 40)) @ rng.standard_normal((40, K)) / 6
@@ -83,7 +85,8 @@ def test_gptq_of_pieces_is_gptq_of_the_whole(case):
     u = factor(of.hessian)
     whole = encoded(w, Q4, "mse", u)
     pieces = [encoded(w[i : i + 16], Q4, "mse", u) for i in range(0, N, 16)]
-    differ = np.mean(np.concatenate(pieces) != whole)  # products of other shapes may round their last bit otherwise
+    # products of other shapes may round their last bit otherwise
+    differ = np.mean(np.concatenate(pieces) != whole)
     assert differ < 0.01
     again = cpp.kernels().Weights(whole, N, K, 4, 32).unpack()
     assert output_error(w - again, of.hessian) < output_error(w - rounded(w, Q4, "mse"), of.hessian)
@@ -189,7 +192,8 @@ def decoder_layer(rng) -> Layer:
 
 
 def values_and_mlp(layer: Layer, x: np.ndarray) -> list[np.ndarray]:
-    """What depends on the folded products: q, k, o (v for each of its heads), and down (gate * up)."""
+    """What depends on the folded products: q, k, o (v for each of its heads), and down
+    (gate * up)."""
     a = {name: array.astype(float) for name, array in layer.rows.items()}
     n, m = (x * a[f"{norm}.weight"] for norm in ("input_layernorm", "post_attention_layernorm"))
     v = n @ a["self_attn.v_proj.weight"].T + a["self_attn.v_proj.bias"]

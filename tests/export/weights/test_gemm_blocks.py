@@ -1,4 +1,5 @@
-"""ncnn's own block-quantised Gemm: what its wheel makes of our bytes, the bytes made piece by piece, and packages that need no kernels."""
+"""ncnn's own block-quantised Gemm: what its wheel makes of our bytes, the bytes made piece by
+piece, and packages that need no kernels."""
 
 import shutil
 
@@ -93,7 +94,8 @@ def test_ncnn_gives_the_product_with_what_the_bytes_stand_for(tmp_path, n, block
     assert np.array_equal(values_of(strings, bits), values)
     assert np.allclose(w, values * np.repeat(scales, block, axis=1), rtol=1e-6)
     expected = (rounded(x, block) if bits == 8 else x) @ w.T + bias * biased
-    step = 0.1 * 2 ** (bits - 1) / 127 * np.abs(x).max()  # one activation that lies between two integers
+    # one activation that lies between two integers
+    step = 0.1 * 2 ** (bits - 1) / 127 * np.abs(x).max()
     assert np.allclose(y, expected, rtol=1e-4, atol=step if bits == 8 else 1e-3)
     assert np.median(np.abs(y - expected)) < 1e-3
 

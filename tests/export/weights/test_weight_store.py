@@ -1,4 +1,5 @@
-"""Weights by content: what changed is made again and nothing else, packages share files, a full disk and a key."""
+"""Weights by content: what changed is made again and nothing else, packages share files, a full
+disk and a key."""
 
 import json
 import os
@@ -80,11 +81,13 @@ def test_a_layer_of_another_kind_is_one_file(package):
     kept = before.keys() & inodes(package).keys()
     assert len(kept) == len(before) - 1 and all(before[name] == inodes(package)[name] for name in kept)
     left = {path.name for path in (package / "rank-0" / "weights").iterdir()}
-    assert left == {"index.json", *(name.partition("/")[2] for name in inodes(package))}  # the old one has gone
+    # the old one has gone
+    assert left == {"index.json", *(name.partition("/")[2] for name in inodes(package))}
 
 
 def test_a_model_that_was_tuned_in_one_layer(whole, model, package, tmp_path):
-    """Partitioned again and converted: the slices are read, one file of packed weights is written."""
+    """Partitioned again and converted: the slices are read, one file of packed weights is
+    written."""
     tuned = shutil.copytree(model, tmp_path / "tuned")
     tensors = load_file(tuned / "model.safetensors")
     tensors["model.layers.2.mlp.up_proj.weight"] = tensors["model.layers.2.mlp.up_proj.weight"] + 1
@@ -118,7 +121,8 @@ def test_packages_of_two_contexts_share_one_copy(whole, model, tmp_path):
 
 
 def test_an_index_that_lies_is_not_followed(whole, model, package, tmp_path):
-    """Names that lead out of the folder are nobody's; a file with other bytes than promised is made again."""
+    """Names that lead out of the folder are nobody's; a file with other bytes than promised is made
+    again."""
     path = package / "rank-0" / "weights" / "index.json"
     told = json.loads(path.read_text())
     for entry in told["files"].values():
@@ -142,7 +146,8 @@ def small_disk(tmp_path):
 
 @pytest.mark.parametrize("told_before", [True, False])
 def test_a_disk_that_fills_up(whole, small_disk, monkeypatch, told_before):
-    """Before the work when the disk says so, in the midst of it otherwise; the old package stays, and goes on when there is room."""
+    """Before the work when the disk says so, in the midst of it otherwise; the old package stays,
+    and goes on when there is room."""
     package, ballast = shutil.copytree(whole, small_disk / "package"), small_disk / "ballast"
     before, expected = digests(package), logits(package)
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - ROOM))

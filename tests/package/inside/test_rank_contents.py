@@ -1,4 +1,5 @@
-"""What inspect says of a package's bytes is what its files have; the residual stream finds the parts of every graph."""
+"""What inspect says of a package's bytes is what its files have; the residual stream finds the
+parts of every graph."""
 
 import json
 

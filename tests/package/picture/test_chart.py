@@ -1,4 +1,5 @@
-"""A rank's graph as a picture: every collective marked, equal layers folded, boxes beside each other, text that means nothing."""
+"""A rank's graph as a picture: every collective marked, equal layers folded, boxes beside each
+other, text that means nothing."""
 
 import re
 import xml.etree.ElementTree as ET

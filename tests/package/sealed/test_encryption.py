@@ -33,7 +33,8 @@ def keys(tmp_path):
 
 
 def windows(package: Path) -> set[bytes]:
-    """Pieces of every file of a package: what must be nowhere else, but for names, which the manifest has too."""
+    """Pieces of every file of a package: what must be nowhere else, but for names, which the
+    manifest has too."""
     found, manifest = set(), (package / "manifest.json").read_bytes()
     for file in Manifest.load(package).files:
         data = (package / file.path).read_bytes()

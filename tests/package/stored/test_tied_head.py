@@ -1,4 +1,5 @@
-"""A tied head is stored once where ranks have the same rows of it as of the embedding, and nowhere believed to be without being so."""
+"""A tied head is stored once where ranks have the same rows of it as of the embedding, and nowhere
+believed to be without being so."""
 
 import json
 import shutil

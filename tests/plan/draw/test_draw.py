@@ -1,4 +1,5 @@
-"""Both pictures of a plan, read back: what they must say, that they stay small, and that no name breaks them."""
+"""Both pictures of a plan, read back: what they must say, that they stay small, and that no name
+breaks them."""
 
 import io
 import xml.etree.ElementTree as ElementTree

@@ -1,4 +1,5 @@
-"""The simulation against the closed formula: equal where the formula is exact, never longer elsewhere; and what weather does."""
+"""The simulation against the closed formula: equal where the formula is exact, never longer
+elsewhere; and what weather does."""
 
 import math
 import random
@@ -39,7 +40,8 @@ jobs = st.builds(Job, prompt=st.integers(1, 400), chunk=st.integers(1, 150).map(
 lines = st.builds(dict, latency=st.floats(1e-6, 1e-2), bandwidth=st.floats(1e8, 1e10), read=st.floats(1e9, 1e11))
 
 
-# in a stage of 5, 9, 10 or 11 the ranks that fold in hear of a step before others do: see the next test
+# in a stage of 5, 9, 10 or 11 the ranks that fold in hear of a step before others do: see the next
+# test
 @given(st.sampled_from((1, 2, 3, 4, 6, 7, 8, 12, 13, 16)), st.integers(1, 4), models, jobs, lines)
 @settings(deadline=None, max_examples=60)
 def test_ranks_and_links_alike_take_exactly_what_the_formula_says(tensor, pipeline, model, job, line):
@@ -80,7 +82,8 @@ def test_where_ranks_and_links_differ_it_never_takes_longer_than_the_formula(see
     cluster = motley(plan.ranks, chance)
     cost, found = price(f, plan, cluster, job), simulate(f, plan, cluster, job, tokens=2)
     assert found.first_token <= cost.first_token * (1 + 1e-9)
-    # a rank that is late with the prompt may make the token after it late, but not later than by the formula
+    # a rank that is late with the prompt may make the token after it late, but not later than by
+    # the formula
     assert found.first_token + sum(found.tokens) <= (cost.first_token + 2 * cost.token) * (1 + 1e-9)
 
 
@@ -145,7 +148,8 @@ def test_a_slow_link_is_named():
 
 
 def test_a_slow_link_of_one_round_is_not_paid_by_a_barrier_in_each():
-    """Two links are slow, in different rounds: nobody crosses both twice, as the formula would have it."""
+    """Two links are slow, in different rounds: nobody crosses both twice, as the formula would have
+    it."""
     f, job = facts(4, 4), Job()
     cluster = replace(alike(4), links={(0, 2): Link.of(5e-3, 1e9), (2, 3): Link.of(5e-3, 1e9)})
     cost = price(f, even_plan(f, 4, 1), cluster, job)

@@ -40,7 +40,8 @@ def device(i: int, memory_bytes: int, read: float, flop: float, step: float) -> 
 
 @st.composite
 def clusters(draw, facts: ModelFacts, most: int = 3) -> Cluster:
-    """Rates over a factor of 10, a link of its own for each pair, memory from far too little to plenty."""
+    """Rates over a factor of 10, a link of its own for each pair, memory from far too little to
+    plenty."""
     count = draw(st.integers(1, most))
     plenty = memory(facts, whole(facts), device(0, 0, 1.0, 1.0, 0.0), JOB).total
     part = draw(st.sampled_from([(1.1, 2.0), (0.2, 1.2), (0.3, 0.8), (0.4, 0.6)]))
@@ -68,7 +69,7 @@ def whole(facts: ModelFacts) -> Shard:
     )
 
 
-# -- brute force: all plans, one after the other ---------------------------------------------------------------------------------
+# -- brute force: all plans, one after the other -------------------------------------------------
 
 
 def compositions(whole: int, parts: int, least: int) -> list[tuple[int, ...]]:
@@ -79,7 +80,8 @@ def compositions(whole: int, parts: int, least: int) -> list[tuple[int, ...]]:
 
 
 def head_divisions(facts: ModelFacts, ranks: int) -> list[tuple[int, ...]]:
-    """Query heads by member: whole KV heads, or for each KV head a division among the members that it is dealt to."""
+    """Query heads by member: whole KV heads, or for each KV head a division among the members that
+    it is dealt to."""
     each, steps = facts.heads // facts.kv_heads, steps_of(facts, ranks, JOB.block)
     if not steps.dealt:
         return [tuple(n * each for n in counts) for counts in compositions(facts.kv_heads, ranks, 1)]
@@ -134,7 +136,8 @@ def ordered_groups(devices: int):
 
 
 def brute_force(facts: ModelFacts, cluster: Cluster, goal: str, fullest: float = 1.0) -> float:
-    """The least token or first-token seconds, seconds of the slowest stage, or part of the memory; infinite where nothing fits."""
+    """The least token or first-token seconds, seconds of the slowest stage, or part of the memory;
+    infinite where nothing fits."""
     rows, position = (JOB.prompt, 0) if goal == "first-token" else (1, JOB.position)
     size, known = rows * facts.hidden * 4, {}
 
@@ -219,7 +222,7 @@ def test_no_plan_is_better(goal, examples):
     compare()
 
 
-# -- what it may never do, and what anybody would expect -----------------------------------------------------------------------------
+# -- what it may never do, and what anybody would expect -----------------------------------------
 
 VICUNA = ModelFacts.from_config(find_shape("vicuna-7b").config() | {"architectures": ["LlamaForCausalLM"]})
 LARGE = ModelFacts("LlamaForCausalLM", 8192, 80, 64, 8, 128, 28672, 128256, 8192, False)  # 70B
@@ -333,5 +336,6 @@ def test_sixty_four_ranks(kind, facts):
         assert time.process_time() - start < 10
         assert all(m.total <= GIB for m in solution.cost.memory)
         print(
-            f"{kind}, {facts.layers} layers, {goal}: {time.process_time() - start:.1f} s, {solution.cost.token:.3f} s a token"
+            f"{kind}, {facts.layers} layers, {goal}: {time.process_time() - start:.1f} s, {solution.cost.token:.3f} s a"
+            " token"
         )

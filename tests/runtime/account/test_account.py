@@ -1,4 +1,5 @@
-"""What steps cost: what is counted on each link and for each kind of layer, over real packages and real messages, and how it adds up."""
+"""What steps cost: what is counted on each link and for each kind of layer, over real packages and
+real messages, and how it adds up."""
 
 import dataclasses
 import time
@@ -66,7 +67,8 @@ def test_the_straggler_is_the_one_at_the_root_of_the_waits():
     # 3 is late: 1 and 2 wait for it, and so 0 waits for 1
     found = waiting([[0, 400_000, 0, 0], [0, 0, 0, 400_000], [0, 0, 0, 400_000], [0, 0, 0, 0]])
     assert found.rank == 3 and found.share == pytest.approx(0.8) and found.seconds == pytest.approx(800e-6)
-    assert waiting([[0, 300_000], [310_000, 0]]) is None  # each for the other: that is what talking takes
+    # each for the other: that is what talking takes
+    assert waiting([[0, 300_000], [310_000, 0]]) is None
     assert straggler([account(1, token=5)]) is None and straggler([]) is None
 
 

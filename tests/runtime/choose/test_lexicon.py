@@ -1,4 +1,5 @@
-"""Answers that must be JSON: what is allowed is what the schema says, to the end, whatever the vocabulary."""
+"""Answers that must be JSON: what is allowed is what the schema says, to the end, whatever the
+vocabulary."""
 
 import json
 

@@ -50,7 +50,8 @@ class Sent:
 
 
 def choose(logits, turn, bounds, first_count=None):
-    """The whole way with the vocabulary cut at `bounds`; asks again for everything when what was sent will not do."""
+    """The whole way with the vocabulary cut at `bounds`; asks again for everything when what was
+    sent will not do."""
     wanted, temperature = turn.asks
     if first_count is not None and wanted != ALL:
         wanted = first_count
@@ -78,7 +79,8 @@ def transformers_probabilities(logits, history, sampling, allowed=None):
     scores = torch.tensor(logits)[None].double()
     if sampling.repetition_penalty != 1:
         scores = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(torch.tensor([window]), scores)
-    count = torch.tensor(np.bincount(window, minlength=len(logits)))  # OpenAI's penalties, which transformers has not
+    # OpenAI's penalties, which transformers has not
+    count = torch.tensor(np.bincount(window, minlength=len(logits)))
     scores = scores - sampling.frequency_penalty * count - sampling.presence_penalty * (count > 0)
     if allowed is not None:
         scores = scores.masked_fill(~torch.tensor(allowed), -inf)
@@ -102,7 +104,8 @@ def test_cuts_do_not_change_the_token_and_transformers_agrees(sampling, seed, ra
     logits = (rng.standard_normal(300) * 3).astype(np.float32)
     if ties:
         logits = np.round(logits)
-    history = rng.choice(np.argsort(logits)[-60:], 12).tolist()  # likely tokens, so that penalties matter
+    # likely tokens, so that penalties matter
+    history = rng.choice(np.argsort(logits)[-60:], 12).tolist()
     allowed = rng.random(300) < 0.2 if masked else None
     turn = Turn.after(history, sampling, allowed=allowed)
     whole = choose(logits, turn, [0, 300]).id
@@ -212,7 +215,8 @@ def test_penalties_count_the_prompt_and_look_back_over_the_window():
 def test_penalty_sample_leaves_five_to_choose_among():
     logits = np.zeros(100, np.float32)
     logits[[3, 50, 51, 52, 53]] = 30, 9, 9, 9, 9
-    preset = replace(PRESETS["penalty_sample"], temperature=20.0)  # hot, so that all of them come up
+    # hot, so that all of them come up
+    preset = replace(PRESETS["penalty_sample"], temperature=20.0)
     drawn = {sample(logits, [], replace(preset, top_p=0.01), [0, 51, 100], step) for step in range(400)}
     assert drawn == {3, 50, 51, 52, 53}
 

@@ -80,7 +80,8 @@ def test_the_dump_is_transformers(world, shared_folder, package_of, original_of,
                 assert held[name].shape == (1, stop - start, whole.shape[2])
                 assert np.abs(held[name] - whole[:, start:stop]).max() < 1e-4, name
             else:
-                first = len(TOKENS) - whole.shape[2]  # a sliding window is all that transformers keeps
+                # a sliding window is all that transformers keeps
+                first = len(TOKENS) - whole.shape[2]
                 assert held[name].shape == (1, whole.shape[1], stop, whole.shape[3])
                 assert np.abs(held[name][:, :, first:] - whole[:, :, : max(0, stop - first)]).max(initial=0) < 1e-4, (
                     name

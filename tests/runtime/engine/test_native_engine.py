@@ -1,4 +1,7 @@
-"""The native engine against the stock one, and against files that are damaged. On 1, 2 and 4 ranks."""
+"""The native engine against the stock one, and against files that are damaged.
+
+On 1, 2 and 4 ranks.
+"""
 
 import shutil
 from dataclasses import replace
@@ -72,7 +75,8 @@ def test_quantised_weights_give_the_stock_engines_logits(quantised, kind):
 
 @pytest.mark.parametrize("block", [32, 64])
 def test_an_embedding_of_8_bits(package_of, tmp_path, block):
-    """Both engines read the same rows: those of a float32 package of the rounded table give the same bits."""
+    """Both engines read the same rows: those of a float32 package of the rounded table give the
+    same bits."""
     width, logits = 64, []
     for name in ("rounded", "stored"):
         package = shutil.copytree(package_of("llama", 1, 1), tmp_path / name)

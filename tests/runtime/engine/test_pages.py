@@ -1,4 +1,5 @@
-"""Pages: who holds what, what is found again, and that none is ever lost; against a cache that is a dictionary of tokens."""
+"""Pages: who holds what, what is found again, and that none is ever lost; against a cache that is a
+dictionary of tokens."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -50,7 +51,8 @@ def test_what_was_not_used_for_longest_goes_first():
 
 
 class Requests(RuleBasedStateMachine):
-    """Requests of few different tokens come, go on and go; `memory` is what is written in each page."""
+    """Requests of few different tokens come, go on and go; `memory` is what is written in each
+    page."""
 
     def __init__(self):
         super().__init__()

@@ -32,7 +32,8 @@ class Params:
 
 @pytest.fixture
 def whole(kernels, tmp_path):  # noqa: F811
-    """(the file's bytes, the layer that lies in it, with something before it and its bias behind)"""
+    """(the file's bytes, the layer that lies in it, with something before it and its bias
+    behind)"""
     path = tmp_path / "packed.bin"
     with PackedFile(path) as file:
         file.append(np.zeros(1, np.uint8))

@@ -1,4 +1,5 @@
-"""The scaling variants of the rotary embedding against transformers, to the last token of the context. On 1, 2 and 4 ranks."""
+"""The scaling variants of the rotary embedding against transformers, to the last token of the
+context. On 1, 2 and 4 ranks."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,7 @@
-"""A tied head stored once gives, to the bit, what it gives beside a table of the same rows. On 1 and 2 ranks; test_families has float32
-against transformers."""
+"""A tied head stored once gives, to the bit, what it gives beside a table of the same rows.
+
+On 1 and 2 ranks; test_families has float32 against transformers.
+"""
 
 import shutil
 from dataclasses import replace
@@ -33,7 +35,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def once_and_twice(world, package_of, shared_folder):
-    """(kind, overrides) -> a package without a table, and one with the same rows in it as float32."""
+    """(kind, overrides) -> a package without a table, and one with the same rows in it as
+    float32."""
 
     def make(kind, overrides):
         floats = package_of("qwen2-tied", world.size, 1)

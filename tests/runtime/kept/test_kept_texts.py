@@ -1,4 +1,5 @@
-"""Prefixes and conversations on disk, on 1, 2 and 4 ranks: what is loaded gives the answers of a run from scratch, or is refused."""
+"""Prefixes and conversations on disk, on 1, 2 and 4 ranks: what is loaded gives the answers of a
+run from scratch, or is refused."""
 
 import json
 import os
@@ -125,7 +126,8 @@ def test_a_package_of_another_context_takes_what_it_has_pages_for(world, package
         prompt = TOKENS[:44] + REST
         ids, _, computed = answer(tight, prompt)
         assert answer(tight, prompt, 40) == (ids, 40, computed - 40)
-        assert answer(tight, prompt, long) == (ids, 0, computed)  # it takes a page more than there are
+        # it takes a page more than there are
+        assert answer(tight, prompt, long) == (ids, 0, computed)
         with pytest.raises(RunError, match="the prompt has 82 tokens, the context 64; shorten it"):
             answer(tight, TOKENS[:long] + REST, long)
         tight.reserve(256)

@@ -1,4 +1,5 @@
-"""Several requests at once: each gets the answer that it gets alone, whoever comes, goes, waits or has to make room."""
+"""Several requests at once: each gets the answer that it gets alone, whoever comes, goes, waits or
+has to make room."""
 
 import threading
 
@@ -99,7 +100,8 @@ def test_owners_take_turns():
         loop.submit(Request((1, 2), 2, owner=owner), lambda said, owner=owner: order.append(owner))
     while loop.turn():
         pass
-    assert [owner for i, owner in enumerate(order) if i % 3 == 2] == list("ababaa")  # two tokens and the end
+    # two tokens and the end
+    assert [owner for i, owner in enumerate(order) if i % 3 == 2] == list("ababaa")
 
 
 def test_no_more_wait_than_may_and_none_comes_when_it_ends():

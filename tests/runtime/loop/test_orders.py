@@ -1,4 +1,5 @@
-"""Orders over the wire and what a follower does with them, without MPI: the ranks are threads that share queues."""
+"""Orders over the wire and what a follower does with them, without MPI: the ranks are threads that
+share queues."""
 
 import queue
 import threading
@@ -145,7 +146,8 @@ def test_ranks_that_only_obey_give_the_tokens_of_one_rank(tensor, pipeline):
         *[1] * (len(SAMPLINGS) - 1),
     ]  # steps of the prompt: the first 5 tokens of the later ones are there already
     assert [one.stats.bytes_between_ranks for one in found] == [100 * (n + 11) * len(engines) for n in fed]
-    for comm in comms[1:]:  # patient for the first order of each request and for the end; chunks bring their tokens
+    # patient for the first order of each request and for the end; chunks bring their tokens
+    for comm in comms[1:]:
         assert comm.listened == len(SAMPLINGS) + 1
 
 

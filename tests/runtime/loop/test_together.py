@@ -1,5 +1,5 @@
-"""Several requests at once over a real package, on 1, 2 and 4 ranks: each is answered as alone, to the last bit of a logit in
-our own kernels."""
+"""Several requests at once over a real package, on 1, 2 and 4 ranks: each is answered as alone, to
+the last bit of a logit in our own kernels."""
 
 import shutil
 from functools import partial

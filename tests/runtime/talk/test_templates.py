@@ -1,4 +1,5 @@
-"""Templates: what those of the table write, to the letter; what transformers' extras do; that hostile ones hurt nobody."""
+"""Templates: what those of the table write, to the letter; what transformers' extras do; that
+hostile ones hurt nobody."""
 
 import threading
 
@@ -26,8 +27,9 @@ CHATML = (
     "<|im_start|>user\nWho are you<|im_end|>\n<|im_start|>assistant\n"
 )
 LLAMA_3 = (
-    "<|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHi there<|eot_id|>"
-    "<|start_header_id|>user<|end_header_id|>\n\nWho are you<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    "<|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHi"
+    " there<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWho are"
+    " you<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 )
 # name -> what it writes of TALK, without and with SYSTEM before it
 GOLDEN = {
@@ -99,11 +101,15 @@ CALLED = [
 
 def test_qwen_explains_tools_and_shows_calls_and_results(renderer):
     written = renderer.render(TEMPLATES["qwen"], variables(CALLED, tools=[TOOL]))
-    assert written == (
-        f"<|im_start|>system\n{QWENS}\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    assert (
+        written
+        == f"<|im_start|>system\n{QWENS}\n\n# Tools\n\nYou may call one or more functions to assist with the user"
+        " query.\n\n"
         "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
-        '{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}\n</tools>\n\n'
-        "For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:\n"
+        '{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties":'
+        " {}}}}\n</tools>\n\n"
+        "For each function call, return a json object with function name and arguments within <tool_call></tool_call>"
+        " XML tags:\n"
         '<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n'
         "<|im_start|>user\n1+2, 3+4?<|im_end|>\n"
         '<|im_start|>assistant\n<tool_call>\n{"name": "add", "arguments": {"a": 1, "é": "<"}}\n</tool_call>\n'
@@ -151,7 +157,8 @@ HOSTILE = {
 
 @pytest.mark.parametrize("template", HOSTILE)
 def test_hostile_templates_are_refused_in_one_line_and_the_next_one_works(template):
-    seconds = 0.5 if "0.5 s" in HOSTILE[template] else 60  # the clock ends those alone that nothing else would
+    # the clock ends those alone that nothing else would
+    seconds = 0.5 if "0.5 s" in HOSTILE[template] else 60
     renderer = Renderer(seconds=seconds, characters=100_000)
     with pytest.raises(RunError, match=HOSTILE[template]) as refused:
         renderer.render(template, variables(TALK))

@@ -37,7 +37,8 @@ def process(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_runs_and_waits_is_answered(process, number):
     child, client = process
-    streams = [iter(client.completions.create(**ASK, stream=True)) for _ in range(3)]  # the third waits
+    # the third waits
+    streams = [iter(client.completions.create(**ASK, stream=True)) for _ in range(3)]
     next(streams[0])
     whole = []
     asking = threading.Thread(target=lambda: whole.append(client.completions.create(**ASK)))

@@ -1,4 +1,5 @@
-"""Requests made up from the server's own description of itself: each is answered, and as the description says."""
+"""Requests made up from the server's own description of itself: each is answered, and as the
+description says."""
 
 from collections import Counter
 

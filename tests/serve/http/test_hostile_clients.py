@@ -1,4 +1,5 @@
-"""Clients that mean no good, or vanish: the server lives, others are answered, every place is given back."""
+"""Clients that mean no good, or vanish: the server lives, others are answered, every place is given
+back."""
 
 import contextlib
 import json
@@ -106,7 +107,8 @@ def test_half_a_body(slow, raw, length):
 
 
 def test_a_hundred_megabytes(slow, raw):
-    """Said before, the answer comes at once; not said before, as soon as they are too many. What follows is thrown away."""
+    """Said before, the answer comes at once; not said before, as soon as they are too many. What
+    follows is thrown away."""
     connection = raw()
     connection.sendall(head(100 * MB))
     assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
@@ -125,7 +127,8 @@ def test_a_hundred_megabytes(slow, raw):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("n", [1, 4])
 def test_who_leaves_gives_up_the_place(slow, raw, stream, n):
-    """At once: the answers would have taken four seconds. With four some wait, and leave the queue."""
+    """At once: the answers would have taken four seconds. With four some wait, and leave
+    the queue."""
     loop = slow[1].loop
     connection = raw()
     taken = len(loop.requests)
@@ -167,7 +170,8 @@ def test_more_connections_than_are_taken(slow, raw):
 
 
 def test_many_clients_some_of_whom_leave(text):
-    """200 requests from 16 clients: whoever stays gets the right answer, and nothing is left behind."""
+    """200 requests from 16 clients: whoever stays gets the right answer, and nothing is left
+    behind."""
     threads = threading.active_count()
     with served(FakeLoop(text, places=8, waiting=200, seconds=0.001)) as (address, service):
 

@@ -117,7 +117,8 @@ def test_nothing_of_a_request_is_logged(guarded, server):
         root.setLevel(level)
         root.removeHandler(handler)
     ours = [line for line in lines if "secret" in line or KEYS[0].decode() in line]
-    assert not [line for line in ours if "Request options" not in line]  # OpenAI's client logs what it sends
+    # OpenAI's client logs what it sends
+    assert not [line for line in ours if "Request options" not in line]
 
 
 def test_the_page_runs_nothing_but_its_own(server):

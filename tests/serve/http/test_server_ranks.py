@@ -1,4 +1,7 @@
-"""A server over two real ranks, as a user starts it: OpenAI's client, streaming and not, several at once, and the end of all ranks."""
+"""A server over two real ranks, as a user starts it:
+
+OpenAI's client, streaming and not, several at once, and the end of all ranks.
+"""
 
 import json
 import random
@@ -195,7 +198,8 @@ def test_a_session_outlives_the_server(package):
 
 
 def test_many_clients_some_of_whom_leave(running, client):
-    """Each answer is the one that it is alone; no page stays taken, and the memory stays what it was."""
+    """Each answer is the one that it is alone; no page stays taken, and the memory stays what it
+    was."""
     address = running[1]
     alone = {question: ask(client, question).choices[0].message.content for question in ANSWERS}
 

@@ -1,4 +1,5 @@
-"""Tools on offer: the template hears of them, calls come out of the answer, whole and streamed, and a choice that must be one is."""
+"""Tools on offer: the template hears of them, calls come out of the answer, whole and streamed, and
+a choice that must be one is."""
 
 import json
 

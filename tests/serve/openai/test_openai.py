@@ -1,4 +1,5 @@
-"""OpenAI's own client against a real server, streaming and not: the shapes are what it takes them for."""
+"""OpenAI's own client against a real server, streaming and not: the shapes are what it takes them
+for."""
 
 import json
 

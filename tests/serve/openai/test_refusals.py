@@ -144,7 +144,8 @@ def test_a_full_queue(text, stream):
         with pytest.raises(openai.RateLimitError, match="requests wait already") as refused:
             client.chat.completions.create(**ask | {"stream": stream})
         assert refused.value.response.headers["retry-after"] == "1" and refused.value.code == "queue_full"
-        with pytest.raises(openai.RateLimitError):  # of several answers those that were taken are given up
+        # of several answers those that were taken are given up
+        with pytest.raises(openai.RateLimitError):
             client.chat.completions.create(**ask | {"stream": stream, "n": 2})
         for stream in held:
             stream.close()

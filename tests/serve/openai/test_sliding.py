@@ -1,4 +1,5 @@
-"""Prompts beyond the context that keep their first tokens and their last: who may ask for it, and what the client is told."""
+"""Prompts beyond the context that keep their first tokens and their last: who may ask for it, and
+what the client is told."""
 
 import openai
 import pytest
@@ -38,8 +39,10 @@ def test_a_server_that_slides_within_a_context_of_its_own(text):
     layers = ({"when_full": "slide", "seed": 0},)
     with served(FakeLoop(text), layers=layers, most_tokens=200) as (address, service), client_of(address) as client:
         client.completions.create(model="fake", prompt=LONG, max_tokens=150)
-        assert len(service.loop.requests[-1].prompt) == 100  # an answer is given half of the context at most
-        talk = [{"role": "user", "content": "one two " * 5000}]  # more characters than the context could ever hold
+        # an answer is given half of the context at most
+        assert len(service.loop.requests[-1].prompt) == 100
+        # more characters than the context could ever hold
+        talk = [{"role": "user", "content": "one two " * 5000}]
         ids = tuple(text.chat(talk))
         usage = client.chat.completions.create(model="fake", messages=talk).usage
         # nobody said how long the answer is to be: it has the room of a short one

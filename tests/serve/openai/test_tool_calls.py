@@ -1,4 +1,5 @@
-"""Tool calls out of an answer's text: every format, every cut, and no text that is lost or that raises."""
+"""Tool calls out of an answer's text: every format, every cut, and no text that is lost or that
+raises."""
 
 import json
 import re

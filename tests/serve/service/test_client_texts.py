@@ -37,6 +37,7 @@ def test_a_session_is_used_until_it_is_too_old(text, package):
             assert httpx.post(f"{address}/v1/completions", json=body).status_code == 200
             first, second = loop.requests[-2:]
             assert first.warm == second.warm == warm
-            assert first.saves == f"sessions/http-{name}" and not second.saves  # one of the answers goes on
+            # one of the answers goes on
+            assert first.saves == f"sessions/http-{name}" and not second.saves
     assert set(loop.forgotten) == {"sessions/http-old"}
     assert time.time() - young.stat().st_mtime < 30  # it counts from the last time

@@ -1,7 +1,8 @@
-"""The rewrites between pnnx's .param and the package's, read top to bottom: one a file, a text artefact after each.
+"""The rewrites between pnnx's .param and the package's, read top to bottom: one a file, a text
+artefact after each.
 
-In: the Param that pnnx wrote of a miniature, its layers named by their weights. Out: the Param of the whole slice, which the engine
-runs. Each is a pure function.
+In: the Param that pnnx wrote of a miniature, its layers named by their weights. Out: the Param of
+the whole slice, which the engine runs. Each is a pure function.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Two decoder layers become all of the rank's: what repeats in the miniature is stamped out, each time with the next layer's names.
+"""Two decoder layers become all of the rank's: what repeats in the miniature is stamped out, each
+time with the next layer's names.
 
     head | one | the other | tail    becomes    head | one | ... as often as there are layers | tail
 
-Where one begins is the first layer that owns a weight of it, or its first collective where it owns none, and what both have before
-that. Invariant: both are equal up to names, each reads of the one before a single blob, the hidden state.
+Where one begins is the first layer that owns a weight of it, or its first collective where it owns
+none, and what both have before that. Invariant: both are equal up to names, each reads of the one
+before a single blob, the hidden state.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def _owners(layers: list[Layer], number: int) -> list[int]:
 
 
 def _same(one: list[Layer], other: list[Layer], wanted: Range) -> Blobs:
-    """The blobs of one in the other, when they are equal up to names; also that which the first reads of what is before it."""
+    """The blobs of one in the other, when they are equal up to names; also that which the first
+    reads of what is before it."""
     found: Blobs = {}
     if len(one) != len(other):
         raise ConvertError(f"two decoder layers became {len(one)} and {len(other)} layers; they must be alike")

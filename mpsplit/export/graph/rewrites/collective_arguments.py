@@ -1,6 +1,8 @@
-"""Collectives get their arguments: pnnx keeps a leaf module's type but not its numbers, so they come from the dynamo graph.
+"""Collectives get their arguments: pnnx keeps a leaf module's type but not its numbers, so they
+come from the dynamo graph.
 
-A collective whose stand-in pnnx inlined vanishes silently; the types are therefore compared one by one.
+A collective whose stand-in pnnx inlined vanishes silently; the types are therefore compared one by
+one.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ def collective_arguments(param: Param, context: Context) -> Param:
     wanted = [call.operator for call in context.schedule]
     if found != wanted:
         raise ConvertError(
-            f"pnnx kept {len(found)} of {len(wanted)} collectives ({', '.join(found) or 'none'}); the graph has {', '.join(wanted)}"
+            f"pnnx kept {len(found)} of {len(wanted)} collectives ({', '.join(found) or 'none'}); the graph has"
+            f" {', '.join(wanted)}"
         )
     schedule = iter(context.schedule)
     return Param(
@@ -27,7 +30,8 @@ def collective_arguments(param: Param, context: Context) -> Param:
 
 
 def _operator(layer: Layer) -> str | None:
-    """The collective of a layer of either route: AllReduce (moduleop) or mpi_extensions.all_reduce (customop)."""
+    """The collective of a layer of either route: AllReduce (moduleop) or mpi_extensions.all_reduce
+    (customop)."""
     name = layer.type.removeprefix(f"{NAMESPACE}.")
     return BY_LAYER[name].operator if name in BY_LAYER else name if name in BY_OPERATOR else None
 

@@ -1,6 +1,8 @@
-"""cos and sin reach RotaryEmbed as they come in: the ExpandDims that torch's broadcasting needed is dropped.
+"""cos and sin reach RotaryEmbed as they come in: the ExpandDims that torch's broadcasting needed is
+dropped.
 
-cos -> ExpandDims -> Split -> RotaryEmbed becomes cos -> Split -> RotaryEmbed; ncnn reads one row a position either way.
+cos -> ExpandDims -> Split -> RotaryEmbed becomes cos -> Split -> RotaryEmbed; ncnn reads one row a
+position either way.
 """
 
 from __future__ import annotations

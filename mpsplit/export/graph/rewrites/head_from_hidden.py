@@ -1,6 +1,8 @@
-"""The head starts from hidden_out: the Split between them goes, so that an engine can feed the head the rows it wants.
+"""The head starts from hidden_out: the Split between them goes, so that an engine can feed the head
+the rows it wants.
 
-add -> Split -> (hidden_out, x); norm(x) becomes add -> hidden_out; norm(hidden_out). Only the last row of a prompt needs logits.
+add -> Split -> (hidden_out, x); norm(x) becomes add -> hidden_out; norm(hidden_out). Only the last
+row of a prompt needs logits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Attention remembers: each SDPA takes the K and V of the past and gives them back longer (ncnn's parameter 7=1).
+"""Attention remembers: each SDPA takes the K and V of the past and gives them back longer (ncnn's
+parameter 7=1).
 
-SDPA(q, k, v, mask) -> out becomes SDPA(q, k, v, mask, past_k<i>, past_v<i>) -> out, k<i>, v<i>, i counted from 0 in the rank.
+SDPA(q, k, v, mask) -> out becomes SDPA(q, k, v, mask, past_k<i>, past_v<i>) -> out, k<i>, v<i>, i
+counted from 0 in the rank.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ def kv_cache(param: Param, context: Context) -> Param:
     attentions = param.of_type("SDPA")
     if len(attentions) != context.attentions:
         raise ConvertError(
-            f"pnnx recognised {len(attentions)} attentions, the rank has {context.attentions} layers with heads; KV caches need all of them"
+            f"pnnx recognised {len(attentions)} attentions, the rank has {context.attentions} layers with heads; KV"
+            " caches need all of them"
         )
     inputs = tuple(
         Layer("Input", blob, (), (blob,)) for i in range(context.attentions) for blob in (f"past_k{i}", f"past_v{i}")

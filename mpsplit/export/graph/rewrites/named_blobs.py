@@ -1,4 +1,5 @@
-"""Inputs and outputs get their names: in0..in3 -> hidden, cos, sin, mask; out0, out1 -> hidden_out, logits."""
+"""Inputs and outputs get their names: in0..in3 -> hidden, cos, sin, mask; out0, out1 -> hidden_out,
+logits."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ from mpsplit.plan.shards import Range
 
 @dataclass(frozen=True)
 class Context:
-    """`schedule`: the collectives of the dynamo graph that was converted, in order; `lengths`: what was traced with; `attentions`:
-    decoder layers that have heads on this rank; `layers`: all of its decoder layers; `shapes`: of its weights, by name."""
+    """`schedule`: the collectives of the dynamo graph that was converted, in order; `lengths`: what
+    was traced with; `attentions`: decoder layers that have heads on this rank; `layers`: all of its
+    decoder layers; `shapes`: of its weights, by name."""
 
     schedule: tuple[Call, ...]
     lengths: tuple[int, ...]

@@ -1,6 +1,7 @@
 """Layers get the sizes of the weights that they are named for: what was converted is a miniature.
 
-Only weights tell sizes; nothing is guessed from numbers. A Reshape of a constant is as long as the constant.
+Only weights tell sizes; nothing is guessed from numbers. A Reshape of a constant is as long as the
+constant.
 """
 
 from __future__ import annotations
