@@ -49,7 +49,8 @@ def bench_command(args: argparse.Namespace) -> int:
     placed = placed_of(args, manifest)
     if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
-    from mpsplit.measure import bench, report
+    from mpsplit.measure.bench import LENGTHS, Bench, Work, measure, show
+    from mpsplit.measure.report import speed_of
     from mpsplit.runtime.engine.cores import share_of_cores
     from mpsplit.runtime.load import load_engine
 
@@ -59,20 +60,20 @@ def bench_command(args: argparse.Namespace) -> int:
     stored = max(comm.exchange(stored_kind(args)), key=KINDS.__getitem__)
     if args.quant not in (None, stored):
         raise RunError(f"{package} is stored as {stored}; run `mpsplit convert {package} --quant {args.quant}` first")
-    work = bench.Work.within(manifest.facts.context)
-    if comm.rank == 0 and work.lengths != bench.LENGTHS:
+    work = Work.within(manifest.facts.context)
+    if comm.rank == 0 and work.lengths != LENGTHS:
         lengths = " and ".join(map(str, work.lengths))
-        print(f"the context of {manifest.facts.context} has room for prefill {lengths} and decode {work.new}", file=sys.stderr)  # fmt: skip
-    bench = bench.Bench(
-        load_engine(package, comm, args.engine, keys_of(args)), comm, share_of_cores(comm.local_size), args.chunk, work
-    )
-    predicted = report.speed_of(manifest.facts, placed, stored, work, args.chunk) if placed else None
-    speed = bench.measure(bench, args.repeat, shape=manifest.model, quant=stored, predicted=predicted)
+        room = f"room for prefill {lengths} and decode {work.new}"
+        print(f"the context of {manifest.facts.context} has {room}", file=sys.stderr)
+    engine = load_engine(package, comm, args.engine, keys_of(args))
+    bench = Bench(engine, comm, share_of_cores(comm.local_size), args.chunk, work)
+    predicted = speed_of(manifest.facts, placed, stored, work, args.chunk) if placed else None
+    speed = measure(bench, args.repeat, shape=manifest.model, quant=stored, predicted=predicted)
     if comm.rank == 0:
         if args.json:
             print(json.dumps(asdict(speed)))
         else:
-            bench.show(speed)
+            show(speed)
     return 0
 
 
