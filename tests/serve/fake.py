@@ -21,19 +21,10 @@ import numpy as np
 from mpsplit.comm.link_counts import BYTES, MESSAGES, WAITED, WAITS, nothing
 from mpsplit.errors import MpsplitError, RunError
 from mpsplit.runtime.account.account import Account
+from mpsplit.runtime.choose.choosing import ChosenToken
+from mpsplit.runtime.choose.lexicon import Grammar
 from mpsplit.runtime.engine.layer_kinds import KINDS
-from mpsplit.runtime.loop.requests import (
-    Chosen,
-    Ending,
-    Full,
-    Generation,
-    Grammar,
-    Listener,
-    Load,
-    Piece,
-    Request,
-    Stats,
-)
+from mpsplit.runtime.loop.requests import Ending, Full, Generation, Listener, Load, Piece, Request, Stats
 from mpsplit.runtime.talk.text import Stream, Text
 
 EOS = 2
@@ -144,7 +135,7 @@ class FakeLoop:
             one.stream.push(token)
         likely = tuple((token + i, HALF - i) for i in range(request.logprobs or 0))
         probability = None if request.logprobs is None else HALF
-        one.listener(Piece(one.stream.take() if one.stream else "", (Chosen(token, probability, likely),)))
+        one.listener(Piece(one.stream.take() if one.stream else "", (ChosenToken(token, probability, likely),)))
         if ended:
             return "eos"
         if one.stream and one.stream.stopped:

@@ -1,6 +1,6 @@
 """From candidates to one token, on rank 0.
 
-In: what the ranks sent, the tokens so far. Out: Chosen, the same at any number of ranks.
+In: what the ranks sent, the tokens so far. Out: ChosenToken, the same at any number of ranks.
 
 The order is transformers': a grammar's mask, repetition penalty (then presence and frequency),
 temperature, top-k, top-p, min-p; of what these leave one token is drawn. All is computed in float64
@@ -14,15 +14,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpsplit.runtime.choose.sampling import Candidates, Sampling, log_sum_exp
-from mpsplit.runtime.loop.orders import ALL
-from mpsplit.runtime.loop.requests import Chosen, NoWayOn
+from mpsplit.errors import RunError
+from mpsplit.runtime.choose.candidates import ALL, Candidates, log_sum_exp
+from mpsplit.runtime.choose.sampling import Sampling
 
 EDGE = 1e-9  # nearer to top_p than that, sums of slices may round to its other side
 
 
+class NoWayOn(RunError):
+    """The request's grammar allows no token that this model could say."""
+
+
 @dataclass(frozen=True)
-class Turn:
+class ChosenToken:
+    """A token of the answer; where asked for, the log of its probability in the model's own
+    distribution, and the likeliest."""
+
+    id: int
+    logprob: float | None = None
+    likely: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
     """One choice, after `step` tokens; the seed and the step are all its randomness. `penalised`
     and `counts` as Sampling tells them, `logprobs` and `allowed` as Request and Grammar say."""
 
@@ -36,7 +50,7 @@ class Turn:
     @classmethod
     def after(
         cls, history: list[int], sampling: Sampling, logprobs: int | None = None, allowed: np.ndarray | None = None
-    ) -> Turn:
+    ) -> Choice:
         return cls(sampling, len(history), *sampling.penalised(history), logprobs, allowed)
 
     @property
@@ -51,10 +65,10 @@ class Turn:
         """Whether nothing is asked for but the likeliest token."""
         return self.sampling.greedy and not len(self.penalised) and self.logprobs is None and self.allowed is None
 
-    def choose(self, parts: list[Candidates]) -> Chosen | None:
+    def choose(self, parts: list[Candidates]) -> ChosenToken | None:
         """The token, or None when it needs more candidates than it was given."""
         if self.plain:
-            return Chosen(_best(parts))
+            return ChosenToken(_best(parts))
         parts = sorted(parts, key=lambda part: part.ids.min())
         ids = np.concatenate([part.ids for part in parts])
         own = np.concatenate([part.logits for part in parts]).astype(np.float64)
@@ -67,7 +81,7 @@ class Turn:
         if not kept or needed.min() <= floor:
             return None
         token = int(left[self._draw(logits[:kept])])
-        return Chosen(token, *self._told(token, ids, own))
+        return ChosenToken(token, *self._told(token, ids, own))
 
     def _lowered(self, ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """The logits after the penalties."""
@@ -133,7 +147,7 @@ class Turn:
         return min(int(np.searchsorted(cumulative, drawn, side="right")), len(logits) - 1)
 
     def _told(self, token: int, ids: np.ndarray, own: np.ndarray) -> tuple[float | None, tuple[tuple[int, float], ...]]:
-        """What Chosen says of probabilities: of the model's own distribution, whatever was chosen
+        """What ChosenToken says of probabilities: of the model's own distribution, whatever was chosen
         from."""
         if self.logprobs is None:
             return None, ()

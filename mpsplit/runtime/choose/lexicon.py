@@ -11,15 +11,24 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from mpsplit.errors import RunError
-from mpsplit.runtime.loop.requests import Grammar
 
 # or a small model may go on with blanks until its last token
 COMPACT = {"whitespace_flexible": False}
+
+
+class Grammar(Protocol):
+    """What an answer may be, token by token."""
+
+    def allowed(self) -> np.ndarray:
+        """Of each token of the vocabulary whether it may come next, bool; the end of text among
+        them where the answer may end."""
+
+    def accept(self, token: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Lexicon:
         if wrong:
             raise RunError(f"the JSON schema cannot be used: {' '.join(wrong.split())}")
         first = LLMatcher(self._tokens, text, log_level=0)
-        return lambda: Answer(first.deep_copy(), self.vocabulary)
+        return lambda: JsonGrammar(first.deep_copy(), self.vocabulary)
 
     @cached_property
     def _tokens(self):
@@ -56,8 +65,8 @@ class Lexicon:
         return LLTokenizer(self.tokenizer_json, max(known, self.vocabulary), list(self.eos) or None)
 
 
-class Answer:
-    """A Grammar: where one answer stands. Where llguidance gives up (a schema may be beyond its
+class JsonGrammar(Grammar):
+    """Where one answer stands. Where llguidance gives up (a schema may be beyond its
     limits) nothing is allowed any more."""
 
     def __init__(self, matcher, vocabulary: int):

@@ -18,9 +18,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpsplit.errors import RunError
 from mpsplit.package.manifest import RANK_FILES, Manifest
 from mpsplit.package.whole_files import json_text, read_json, write_json
-from mpsplit.runtime.loop.requests import Unusable
 
 KEPT = "kept.json"
 PREFIXES, SESSIONS = "prefixes", "sessions"  # kinds of what is kept, and their folders
@@ -31,6 +31,10 @@ OUTCOMES = {  # of save and load on a rank, as extensions/engine/kept.h counts t
     3: "finds its file damaged",
     4: "cannot write its file; is there room, and may it write?",
 }
+
+
+class Unusable(RunError):
+    """What the request names, a prefix or a session, cannot be used."""
 
 
 @dataclass(frozen=True)

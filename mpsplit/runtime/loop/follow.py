@@ -9,10 +9,9 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.runtime.account.account import Counted
-from mpsplit.runtime.choose.sampling import candidates
+from mpsplit.runtime.choose.candidates import ALL, candidates_of
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine
 from mpsplit.runtime.loop.orders import (
-    ALL,
     BATCH,
     END,
     LEAD,
@@ -34,7 +33,7 @@ def follow(engine: Engine, comm: Communicator) -> None:
 
     def answer(row: int, wanted: int, temperature: float) -> None:
         if wanted and logits.shape[1]:
-            comm.send(candidates(logits[row], engine.vocabulary.start, wanted, temperature).pack(), LEAD)
+            comm.send(candidates_of(logits[row], engine.vocabulary.start, wanted, temperature).pack(), LEAD)
 
     while True:
         order, numbers = orders.take()

@@ -13,10 +13,9 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.runtime.account.account import Account, Counted
-from mpsplit.runtime.choose.sampling import Candidates, candidates
+from mpsplit.runtime.choose.candidates import ALL, Candidates, candidates_of
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine
 from mpsplit.runtime.loop.orders import (
-    ALL,
     END,
     LEAD,
     LOAD,
@@ -83,7 +82,7 @@ class Ranks:
         if not wanted:
             return []
         return [
-            candidates(self._logits[row], shard.head.start, wanted, temperature)
+            candidates_of(self._logits[row], shard.head.start, wanted, temperature)
             if shard.rank == LEAD
             else Candidates.receive(self.comm, shard.rank, shard.head, wanted)
             for shard in self._heads

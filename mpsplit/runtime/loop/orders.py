@@ -43,6 +43,7 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
+from mpsplit.runtime.choose.candidates import NOTHING
 from mpsplit.runtime.engine.engine_protocol import Engine, Part
 
 VERSION = 4
@@ -51,7 +52,6 @@ DUMPING = VERSION + 1000
 LEAD = 0
 STEP, BATCH, MORE, PLACE, RESERVE, SAVE, LOAD, REPORT, END = range(9)
 NUMBERED = (STEP, BATCH, PLACE, SAVE, LOAD)
-NOTHING, ALL = 0, -1  # wanted
 
 RESTING = (RESERVE, SAVE, LOAD, REPORT)  # orders after which perhaps nothing comes for a while
 

@@ -12,21 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
-import numpy as np
-
 from mpsplit.errors import MpsplitError, RunError
 from mpsplit.runtime.account.account import Account
+from mpsplit.runtime.choose.choosing import ChosenToken
+from mpsplit.runtime.choose.lexicon import Grammar
 from mpsplit.runtime.choose.sampling import Sampling
-
-
-class Grammar(Protocol):
-    """What an answer may be, token by token."""
-
-    def allowed(self) -> np.ndarray:
-        """Of each token of the vocabulary whether it may come next, bool; the end of text among
-        them where the answer may end."""
-
-    def accept(self, token: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -50,21 +40,11 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A token of the answer; where asked for, the log of its probability in the model's own
-    distribution, and the likeliest."""
-
-    id: int
-    logprob: float | None = None
-    likely: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True)
 class Piece:
     """Text that can be shown, and the tokens chosen since the piece before; either may be empty."""
 
     text: str
-    chosen: tuple[Chosen, ...]
+    chosen: tuple[ChosenToken, ...]
 
 
 @dataclass(frozen=True)
@@ -125,14 +105,6 @@ class Full(RunError):
 
 class Ending(RunError):
     """No new requests are taken, for the loop is about to end."""
-
-
-class Unusable(RunError):
-    """What the request names, a prefix or a session, cannot be used."""
-
-
-class NoWayOn(RunError):
-    """The request's grammar allows no token that this model could say."""
 
 
 @dataclass(frozen=True)

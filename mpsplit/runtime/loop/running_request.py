@@ -12,10 +12,10 @@ from operator import add
 
 from mpsplit.errors import MpsplitError
 from mpsplit.runtime.account.account import Account
-from mpsplit.runtime.choose.choosing import Turn
-from mpsplit.runtime.choose.sampling import Candidates
+from mpsplit.runtime.choose.candidates import Candidates
+from mpsplit.runtime.choose.choosing import Choice, ChosenToken
 from mpsplit.runtime.engine.pages import Held
-from mpsplit.runtime.loop.requests import Chosen, Generation, Listener, Piece, Request, Stats
+from mpsplit.runtime.loop.requests import Generation, Listener, Piece, Request, Stats
 from mpsplit.runtime.talk.text import Stream, Text
 
 
@@ -26,7 +26,7 @@ class Running:
         self.stream = Stream(text, request.stops) if text else None
         self.grammar = request.grammar() if request.grammar else None
         self.slot, self.held = -1, Held([], [])
-        self.turn: Turn | None = None  # the choice to be made next
+        self.choice: Choice | None = None  # the choice to be made next
         self.fed = 0  # tokens of the history that the cache holds
         self.placed = 0  # pages that all ranks know of
         self.cached = 0  # tokens of the prompt that the cache held when it began
@@ -59,13 +59,13 @@ class Running:
         """How many candidates of each rank will do, and the temperature at which to sum up the
         rest."""
         allowed = self.grammar.allowed() if self.grammar else None
-        self.turn = Turn.after(self.history, self.request.sampling, self.request.logprobs, allowed)
-        return self.turn.asks
+        self.choice = Choice.after(self.history, self.request.sampling, self.request.logprobs, allowed)
+        return self.choice.asks
 
-    def choose(self, candidates: list[Candidates]) -> Chosen | None:
-        return self.turn.choose(candidates)
+    def choose(self, candidates: list[Candidates]) -> ChosenToken | None:
+        return self.choice.choose(candidates)
 
-    def take(self, chosen: Chosen, eos: tuple[int, ...], context: int) -> str:
+    def take(self, chosen: ChosenToken, eos: tuple[int, ...], context: int) -> str:
         """The next token, and why it is the last one, if it is."""
         self.first_token_at = self.first_token_at or time.perf_counter()
         finish = self._verdict(chosen.id, eos, context)

@@ -19,14 +19,16 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import MpsplitError, RunError
 from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.account.ledger import Ledger, hosts_of
-from mpsplit.runtime.choose.sampling import Candidates
+from mpsplit.runtime.choose.candidates import NOTHING, Candidates
+from mpsplit.runtime.choose.choosing import NoWayOn
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, Part
 from mpsplit.runtime.engine.pages import PAGE, Pages, pages_of
 from mpsplit.runtime.kept.keeper import Keeper
+from mpsplit.runtime.kept.kept_texts import Unusable
 from mpsplit.runtime.loop.follow import follow
 from mpsplit.runtime.loop.led_ranks import Ranks
-from mpsplit.runtime.loop.orders import NOTHING, Asked
-from mpsplit.runtime.loop.requests import Ending, Generation, Listener, Load, NoWayOn, Piece, Request, Ticket, Unusable
+from mpsplit.runtime.loop.orders import Asked
+from mpsplit.runtime.loop.requests import Ending, Generation, Listener, Load, Piece, Request, Ticket
 from mpsplit.runtime.loop.running_request import Running
 from mpsplit.runtime.loop.waiting_queue import Queue
 from mpsplit.runtime.talk.text import Text

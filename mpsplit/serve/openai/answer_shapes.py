@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mpsplit.runtime.choose.choosing import ChosenToken
 from mpsplit.runtime.choose.lexicon import Lexicon
-from mpsplit.runtime.loop.requests import Chosen, Generation, Piece
+from mpsplit.runtime.loop.requests import Generation, Piece
 from mpsplit.serve.openai.tool_calls import ToolReader
 
 FINISH = {"eos": "stop", "stop": "stop", "length": "length", "context": "length"}
@@ -26,7 +27,7 @@ class Answer:
     echo: str = ""
     reader: ToolReader | None = None
     text: str = ""  # without calls
-    chosen: list[Chosen] = field(default_factory=list)
+    chosen: list[ChosenToken] = field(default_factory=list)
     characters: int = 0  # of the tokens that chunks have told
     generation: Generation | None = None
 
@@ -57,7 +58,7 @@ class Shape(Protocol):
     def opening(self, index: int, answer: Answer) -> dict | None:
         """The first chunk of a choice, where there is anything to say before its text."""
 
-    def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[Chosen]) -> dict: ...
+    def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[ChosenToken]) -> dict: ...
 
     def closing(self, index: int, answer: Answer) -> dict: ...
 
@@ -72,7 +73,7 @@ class ChatShape:
     def opening(self, index: int, answer: Answer) -> dict | None:
         return _choice(index, {"delta": {"role": "assistant", "content": ""}}, None)
 
-    def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[Chosen]) -> dict:
+    def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[ChosenToken]) -> dict:
         return _choice(index, {"delta": {"content": text}}, None, self._logprobs(chosen))
 
     def closing(self, index: int, answer: Answer) -> dict:
@@ -85,7 +86,7 @@ class ChatShape:
             message |= {"content": answer.text or None, "tool_calls": answer.calls}
         return _choice(index, {"message": message}, answer.finish, self._logprobs(answer.chosen))
 
-    def _logprobs(self, chosen: Sequence[Chosen]) -> dict | None:
+    def _logprobs(self, chosen: Sequence[ChosenToken]) -> dict | None:
         if self.lexicon is None:
             return None
         entry = lambda token, logprob: _entry(self.lexicon.bytes_of(token), logprob)  # noqa: E731
@@ -101,7 +102,7 @@ class CompletionShape:
     def opening(self, index: int, answer: Answer) -> dict | None:
         return _choice(index, {"text": answer.echo}, None) if answer.echo else None
 
-    def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[Chosen]) -> dict:
+    def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[ChosenToken]) -> dict:
         return _choice(index, {"text": text}, None, self._logprobs(answer, chosen))
 
     def closing(self, index: int, answer: Answer) -> dict:
@@ -112,7 +113,7 @@ class CompletionShape:
         text = {"text": answer.echo + answer.text, **ids}
         return _choice(index, text, answer.finish, self._logprobs(answer, answer.chosen))
 
-    def _logprobs(self, answer: Answer, chosen: Sequence[Chosen]) -> dict | None:
+    def _logprobs(self, answer: Answer, chosen: Sequence[ChosenToken]) -> dict | None:
         if self.lexicon is None:
             return None
         told = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}

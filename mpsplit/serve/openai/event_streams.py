@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from mpsplit.runtime.loop.requests import Chosen, Generation
+from mpsplit.runtime.choose.choosing import ChosenToken
+from mpsplit.runtime.loop.requests import Generation
 from mpsplit.serve.api_errors import ApiError
 from mpsplit.serve.openai.answer_shapes import Answer, Shape, usage
 from mpsplit.serve.service.answering import Answering
@@ -67,7 +68,7 @@ class Telling:
         if self.include_usage:
             yield head | {"choices": [], "usage": self._usage()}
 
-    async def _heard(self) -> AsyncIterator[tuple[int, str, list[Chosen]]]:
+    async def _heard(self) -> AsyncIterator[tuple[int, str, list[ChosenToken]]]:
         """(which answer, text that can be shown, tokens of it but for the end of the answer, which
         is no text)"""
         async for index, what in self.answering.hear():

@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from mpsplit.runtime.loop.requests import Grammar, Request
+from mpsplit.runtime.choose.lexicon import Grammar
+from mpsplit.runtime.loop.requests import Request
 from mpsplit.runtime.talk.answer_settings import REFUSE, SETTINGS, SLIDE, Settings, merged
 from mpsplit.runtime.talk.text import Text
 from mpsplit.serve.api_errors import ApiError

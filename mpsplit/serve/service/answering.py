@@ -16,7 +16,9 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import Response
 
 from mpsplit.errors import MpsplitError
-from mpsplit.runtime.loop.requests import Generation, NoWayOn, Piece, Request, Unusable
+from mpsplit.runtime.choose.choosing import NoWayOn
+from mpsplit.runtime.kept.kept_texts import Unusable
+from mpsplit.runtime.loop.requests import Generation, Piece, Request
 from mpsplit.serve.api_errors import ApiError
 from mpsplit.serve.service.service import Service
 

@@ -19,9 +19,9 @@ from transformers import (
 
 from mpsplit.errors import RunError
 from mpsplit.plan.shards import Range
-from mpsplit.runtime.choose.choosing import Turn
-from mpsplit.runtime.choose.sampling import PRESETS, Candidates, Sampling, candidates
-from mpsplit.runtime.loop.orders import ALL
+from mpsplit.runtime.choose.candidates import ALL, Candidates, candidates_of
+from mpsplit.runtime.choose.choosing import Choice
+from mpsplit.runtime.choose.sampling import PRESETS, Sampling
 
 samplings = st.builds(
     Sampling,
@@ -49,24 +49,24 @@ class Sent:
         x[:] = self.array
 
 
-def choose(logits, turn, bounds, first_count=None):
+def choose(logits, choice, bounds, first_count=None):
     """The whole way with the vocabulary cut at `bounds`; asks again for everything when what was
     sent will not do."""
-    wanted, temperature = turn.asks
+    wanted, temperature = choice.asks
     if first_count is not None and wanted != ALL:
         wanted = first_count
     for count, heat in ((wanted, temperature), (ALL, 0.0)):
         parts = []
         for start, stop in zip(bounds, bounds[1:], strict=False):
-            own = candidates(logits[start:stop], start, count, heat)
+            own = candidates_of(logits[start:stop], start, count, heat)
             parts.append(Candidates.receive(Sent(own.pack()), 1, Range(start, stop), count))
-        if (chosen := turn.choose(parts)) is not None:
+        if (chosen := choice.choose(parts)) is not None:
             return chosen
     raise AssertionError("everything was sent, and it was not enough")
 
 
 def sample(logits, history, sampling, bounds, step=0, first_count=None):
-    return choose(logits, replace(Turn.after(history, sampling), step=step), bounds, first_count).id
+    return choose(logits, replace(Choice.after(history, sampling), step=step), bounds, first_count).id
 
 
 def random_cuts(rng, size, ranks):
@@ -107,10 +107,10 @@ def test_cuts_do_not_change_the_token_and_transformers_agrees(sampling, seed, ra
     # likely tokens, so that penalties matter
     history = rng.choice(np.argsort(logits)[-60:], 12).tolist()
     allowed = rng.random(300) < 0.2 if masked else None
-    turn = Turn.after(history, sampling, allowed=allowed)
-    whole = choose(logits, turn, [0, 300]).id
+    choice = Choice.after(history, sampling, allowed=allowed)
+    whole = choose(logits, choice, [0, 300]).id
     bounds = random_cuts(rng, 300, ranks)
-    assert whole == choose(logits, turn, bounds).id == choose(logits, turn, bounds, first_count=7).id
+    assert whole == choose(logits, choice, bounds).id == choose(logits, choice, bounds, first_count=7).id
     probability = transformers_probabilities(logits, history, sampling, allowed)
     # which of equal tokens top-p and min-p leave out is torch.sort's business
     assert probability[whole] > 0 or ties and (sampling.top_p < 1 or sampling.min_p)
@@ -125,11 +125,11 @@ def test_what_is_left_to_choose_among_is_what_transformers_leaves(sampling, seed
     rng = np.random.default_rng(seed)
     logits = (rng.standard_normal(40) * 2).astype(np.float32)
     history = rng.integers(0, 40, 9).tolist()
-    turn = Turn.after(history, replace(sampling, temperature=max(sampling.temperature, 0.3)))
-    parts = [candidates(logits, 0, ALL)]
-    left, own = turn._first(parts[0].ids, turn._lowered(parts[0].ids, parts[0].logits.astype(np.float64)))
-    probability = transformers_probabilities(logits, history, turn.sampling)
-    assert set(left[: turn._kept(own, parts)].tolist()) == set(np.flatnonzero(probability).tolist())
+    choice = Choice.after(history, replace(sampling, temperature=max(sampling.temperature, 0.3)))
+    parts = [candidates_of(logits, 0, ALL)]
+    left, own = choice._first(parts[0].ids, choice._lowered(parts[0].ids, parts[0].logits.astype(np.float64)))
+    probability = transformers_probabilities(logits, history, choice.sampling)
+    assert set(left[: choice._kept(own, parts)].tolist()) == set(np.flatnonzero(probability).tolist())
 
 
 @pytest.mark.parametrize(
@@ -181,24 +181,24 @@ def test_log_probabilities_are_the_models_own_whatever_was_chosen_from():
     expected = torch.log_softmax(torch.tensor(logits).double(), -1).numpy()
     allowed = np.arange(50) % 7 == 3
     hot = Sampling(2.0, 5, 0.9, 1.5, presence_penalty=1.0)
-    for turn in (
-        Turn.after([1, 2], Sampling(), logprobs=3),
-        Turn.after([1, 2], hot, logprobs=0),
-        Turn.after([1, 2], hot, logprobs=50, allowed=allowed),
+    for choice in (
+        Choice.after([1, 2], Sampling(), logprobs=3),
+        Choice.after([1, 2], hot, logprobs=0),
+        Choice.after([1, 2], hot, logprobs=50, allowed=allowed),
     ):
-        assert turn.asks == (ALL, 0.0)
-        chosen = choose(logits, turn, [0, 20, 50])
-        assert chosen.logprob == pytest.approx(expected[chosen.id]) and (turn.allowed is None or allowed[chosen.id])
-        assert [token for token, _ in chosen.likely] == np.argsort(-expected)[: turn.logprobs].tolist()
+        assert choice.asks == (ALL, 0.0)
+        chosen = choose(logits, choice, [0, 20, 50])
+        assert chosen.logprob == pytest.approx(expected[chosen.id]) and (choice.allowed is None or allowed[chosen.id])
+        assert [token for token, _ in chosen.likely] == np.argsort(-expected)[: choice.logprobs].tolist()
         assert dict(chosen.likely) == pytest.approx({token: expected[token] for token, _ in chosen.likely})
-    assert choose(logits, Turn.after([], Sampling()), [0, 50]).logprob is None
+    assert choose(logits, Choice.after([], Sampling()), [0, 50]).logprob is None
 
 
 def test_a_grammar_that_allows_nothing_is_refused_and_a_short_mask_ends_the_vocabulary():
     logits = np.arange(6, dtype=np.float32)
-    assert choose(logits, Turn.after([], Sampling(), allowed=np.array([True, True, False])), [0, 6]).id == 1
+    assert choose(logits, Choice.after([], Sampling(), allowed=np.array([True, True, False])), [0, 6]).id == 1
     with pytest.raises(RunError, match="the grammar allows no token here"):
-        choose(logits, Turn.after([], Sampling(), allowed=np.zeros(6, bool)), [0, 6])
+        choose(logits, Choice.after([], Sampling(), allowed=np.zeros(6, bool)), [0, 6])
 
 
 def test_penalties_count_the_prompt_and_look_back_over_the_window():
