@@ -92,7 +92,7 @@ def _job(args: argparse.Namespace, facts: ModelFacts) -> Job:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenPlan:
     """`why`: what was searched, or whose choice it is; `warning`: why another plan may be wanted,
     empty where there is nothing to say."""
 
@@ -102,7 +102,7 @@ class Chosen:
     warning: str = ""
 
 
-def _choose(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job) -> Chosen:
+def _choose(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job) -> ChosenPlan:
     """The user's own plan, checked and priced; otherwise the best. Either is held against fewer
     machines."""
     from mpsplit.plan.solve.alternatives import Alternative, alone, fewer_are_faster
@@ -120,7 +120,7 @@ def _choose(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: 
         why = f"the best for {GOALS[args.goal]}, of {found.searched}" + _without(found.left_out, cluster)
     cost = placed.price(facts)
     others += alone(facts, cluster, job)
-    return Chosen(placed, cost, why, fewer_are_faster(cost, devices, cluster, others))
+    return ChosenPlan(placed, cost, why, fewer_are_faster(cost, devices, cluster, others))
 
 
 def _without(left_out: Sequence[int], cluster: Cluster) -> str:
@@ -148,7 +148,7 @@ def _own_choice(
     return plan, tuple(range(plan.ranks))
 
 
-def _show(chosen: Chosen, facts: ModelFacts, model: str) -> None:
+def _show(chosen: ChosenPlan, facts: ModelFacts, model: str) -> None:
     from mpsplit.plan.draw.plan_text import text
 
     placed = chosen.placed
@@ -160,7 +160,7 @@ def _show(chosen: Chosen, facts: ModelFacts, model: str) -> None:
         print(told)
 
 
-def _write(chosen: Chosen, facts: ModelFacts, args: argparse.Namespace) -> None:
+def _write(chosen: ChosenPlan, facts: ModelFacts, args: argparse.Namespace) -> None:
     """The files that were asked for, and what to do with them."""
     from mpsplit.plan import host_files
     from mpsplit.plan.draw.plan_svg import svg

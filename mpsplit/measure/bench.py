@@ -46,7 +46,7 @@ class Work:
 
 
 @dataclass
-class Round:
+class BenchRound:
     """One rank's part of a round; seconds, bytes. `inside`, `moving` and `sent` are of decode."""
 
     prefill: dict[int, float] = field(default_factory=dict)
@@ -93,12 +93,12 @@ class Bench:
         self.tokens = np.random.default_rng(0).integers(0, vocabulary, max(work.lengths) + work.new).tolist()
         self.memory: np.ndarray | None = None  # what `read` reads
 
-    def round(self) -> Round:
-        done = Round()
+    def round(self) -> BenchRound:
+        done = BenchRound()
         for length in sorted(self.work.lengths, reverse=True):
             began = self._together()
             for start in range(0, length, self.chunk):
-                self._step(self.tokens[start : min(start + self.chunk, length)], start, Round())
+                self._step(self.tokens[start : min(start + self.chunk, length)], start, BenchRound())
             done.prefill[length] = time.perf_counter() - began
         before, bare = self._read(), self._bare_seconds()
         began = self._together()
@@ -121,7 +121,7 @@ class Bench:
         self.comm.exchange(None)
         return time.perf_counter()
 
-    def _step(self, tokens: Sequence[int], position: int, into: Round) -> None:
+    def _step(self, tokens: Sequence[int], position: int, into: BenchRound) -> None:
         sent, inside = self.engine.bytes_sent, self.engine.seconds
         self.engine.step(tokens, position)
         into.sent += self.engine.bytes_sent - sent
@@ -206,7 +206,7 @@ def measure(bench: Bench, repeat: int, **named) -> Speed:
     )  # fmt: skip
 
 
-def _shares(parts: list[Round]) -> dict[str, float]:
+def _shares(parts: list[BenchRound]) -> dict[str, float]:
     total, inside, moving = (sum(getattr(part, name) for part in parts) for name in ("decode", "inside", "moving"))
     return {"compute": 1 - inside / total, "collectives": moving / total, "wait": (inside - moving) / total}
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from mpsplit.comm import Communicator
 from mpsplit.measure.probe_engine import Effort, EngineProbe, kinds_here
-from mpsplit.measure.probe_links import Links
-from mpsplit.measure.probe_machine import Disk, Memory, available_bytes, busy_share, host_names, process_bytes
+from mpsplit.measure.probe_links import LinkProbe
+from mpsplit.measure.probe_machine import DiskProbe, MemoryProbe, available_bytes, busy_share, host_names, process_bytes
 from mpsplit.native import cpp
 from mpsplit.plan.cluster import MESSAGES, Cluster, Device, Measured
 from mpsplit.progress import console, track
@@ -38,13 +38,13 @@ def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Eff
     comm.wait()
     memory = available_bytes() // neighbours
     effort = effort.within(memory)
-    files = Disk(disk, effort.disk // neighbours)
+    files = DiskProbe(disk, effort.disk // neighbours)
     _warn_of_others(comm, hosts)
-    links = Links(comm, hidden)
+    links = LinkProbe(comm, hidden)
     here = comm.exchange(kinds_here())
     kinds = tuple(kind for kind in here[0] if all(kind in other for other in here))
     engine = EngineProbe(StockEngine if missing(comm) else NativeEngine, effort, kinds, threads)
-    takes = {"read": Memory(effort.read, threads).rate, "disk": files.rate} | engine.samples
+    takes = {"read": MemoryProbe(effort.read, threads).rate, "disk": files.rate} | engine.samples
     samples = _rounds(comm, takes, links, effort)
     device = Device(
         name=f"{hosts[comm.rank]}:{hosts[: comm.rank].count(hosts[comm.rank])}", host=hosts[comm.rank],
@@ -66,7 +66,7 @@ def _warn_of_others(comm: Communicator, hosts: list[str]) -> None:
 
 
 def _rounds(
-    comm: Communicator, takes: dict[str, Callable[[], float]], links: Links, effort: Effort
+    comm: Communicator, takes: dict[str, Callable[[], float]], links: LinkProbe, effort: Effort
 ) -> dict[str, list[float]]:
     """One round to warm up, which also tells how many there is time for."""
 

@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from mpsplit.comm import Communicator
-from mpsplit.plan.cluster import MESSAGES, Link, Measured, Sum
+from mpsplit.plan.cluster import MESSAGES, LinkTimes, Measured, Sum
 
 FEW = 8  # ranks up to which pairs are measured one at a time, and sums at every size of group
 TURNS = {4: 50, 16 << 10: 20, 1 << 20: 3}  # round trips of a sample, by bytes
@@ -46,7 +46,7 @@ def group_sizes(size: int) -> list[int]:
     )
 
 
-class Links:
+class LinkProbe:
     """Samples of one rank; all ranks call `sample` together."""
 
     def __init__(self, comm: Communicator, hidden: int):
@@ -103,11 +103,11 @@ class Links:
                 times.append(group.seconds - before)
             self.sums.setdefault((size, x.nbytes), []).append(statistics.median(times[1:]))
 
-    def links(self) -> dict[Pair, Link]:
+    def links(self) -> dict[Pair, LinkTimes]:
         """Of all ranks, on all ranks."""
         found = {key: samples for part in self.comm.exchange(self.pairs) for key, samples in part.items()}
         return {
-            pair: Link(tuple(Measured.of(found[pair, size]) for size in MESSAGES))
+            pair: LinkTimes(tuple(Measured.of(found[pair, size]) for size in MESSAGES))
             for pair in sorted(pair for pairs in self.rounds for pair in pairs)
         }
 

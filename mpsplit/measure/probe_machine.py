@@ -101,7 +101,7 @@ def host_names(comm: Communicator) -> list[str]:
     return [found[host] for host in getattr(comm, "hosts", names)]
 
 
-class Memory:
+class MemoryProbe:
     """More than caches hold, to read through."""
 
     def __init__(self, size: int, threads: int):
@@ -116,7 +116,7 @@ class Memory:
         return self.data.nbytes / (time.perf_counter() - began)
 
 
-class Disk:
+class DiskProbe:
     """A file of this rank in `folder`, gone from the page cache before each reading; nobody sees
     it, and it ends with the process."""
 

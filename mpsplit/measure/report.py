@@ -22,7 +22,7 @@ from mpsplit.runtime.loop.requests import Stats
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportRow:
     """`predicted` is None where nobody knows the machines."""
 
     name: str
@@ -31,23 +31,23 @@ class Part:
     predicted: float | None
 
 
-def parts_of(facts: ModelFacts, stats: Stats, placed: Placed | None, kind: str, chunk: int) -> list[Part]:
+def parts_of(facts: ModelFacts, stats: Stats, placed: Placed | None, kind: str, chunk: int) -> list[ReportRow]:
     fed, steps = stats.prompt_tokens - stats.cached_tokens, max(1, stats.new_tokens - 1)
     cost = placed and placed.price(
         facts, kind=kind, prompt=fed, new=stats.new_tokens, chunk=chunk, context=stats.prompt_tokens + stats.new_tokens
     )
     parts = [
-        Part("first token", "ms", 1e3 * stats.time_to_first_token_s, cost and 1e3 * cost.first_token),
-        Part("a token", "ms", 1e3 / stats.decode_tok_s if stats.decode_tok_s else 0.0, cost and 1e3 * cost.token),
-        Part("bytes a token", "B", stats.bytes_between_ranks / (fed + steps), cost and float(cost.payload)),
+        ReportRow("first token", "ms", 1e3 * stats.time_to_first_token_s, cost and 1e3 * cost.first_token),
+        ReportRow("a token", "ms", 1e3 / stats.decode_tok_s if stats.decode_tok_s else 0.0, cost and 1e3 * cost.token),
+        ReportRow("bytes a token", "B", stats.bytes_between_ranks / (fed + steps), cost and float(cost.payload)),
     ]
     for rank, account in enumerate(stats.accounts):
         computing = (account.token - account.token_between) / 1e6 / steps
         between = account.token_between / 1e6 / steps
         parts += [
-            Part(f"rank {rank}: computing", "ms", computing, cost and 1e3 * cost.busy[rank]),
-            Part(f"rank {rank}: between ranks", "ms", between, cost and 1e3 * _rest(cost, rank)),
-            Part(f"rank {rank}: memory", "MiB", account.peak_rss / 2**20, cost and cost.memory[rank].total / 2**20),
+            ReportRow(f"rank {rank}: computing", "ms", computing, cost and 1e3 * cost.busy[rank]),
+            ReportRow(f"rank {rank}: between ranks", "ms", between, cost and 1e3 * _rest(cost, rank)),
+            ReportRow(f"rank {rank}: memory", "MiB", account.peak_rss / 2**20, cost and cost.memory[rank].total / 2**20),
         ]
     return parts
 
@@ -68,7 +68,7 @@ def speed_of(facts: ModelFacts, placed: Placed, kind: str, work: Work, chunk: in
     return found
 
 
-def show(parts: list[Part], placed: Placed | None, accounts: Sequence[Account]) -> None:
+def show(parts: list[ReportRow], placed: Placed | None, accounts: Sequence[Account]) -> None:
     from rich.table import Table
 
     from mpsplit.runtime.account.account_tables import tables

@@ -73,7 +73,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkTimes:
     """Seconds that messages of MESSAGES bytes take one way."""
 
     seconds: tuple[Measured, ...]
@@ -87,7 +87,7 @@ class Link:
         return max(times[0], times[i] + max(slope, 0.0) * (size - MESSAGES[i]))
 
     @classmethod
-    def of(cls, latency: float, bytes_per_second: float) -> Link:
+    def of(cls, latency: float, bytes_per_second: float) -> LinkTimes:
         return cls(tuple(Measured(latency + size / bytes_per_second) for size in MESSAGES))
 
 
@@ -106,9 +106,9 @@ class Cluster:
     host, `remote` between hosts."""
 
     devices: tuple[Device, ...]
-    links: dict[tuple[int, int], Link] = field(default_factory=dict)
-    local: Link | None = None
-    remote: Link | None = None
+    links: dict[tuple[int, int], LinkTimes] = field(default_factory=dict)
+    local: LinkTimes | None = None
+    remote: LinkTimes | None = None
     sums: tuple[Sum, ...] = ()
     transport: str = ""
     measured: bool = True
@@ -125,7 +125,7 @@ class Cluster:
             found.setdefault(device.host, []).append(i)
         return found
 
-    def link(self, a: int, b: int) -> Link:
+    def link(self, a: int, b: int) -> LinkTimes:
         own = self.links.get((a, b) if a < b else (b, a))
         if own:
             return own
@@ -182,5 +182,5 @@ def described(
                 attention=rate, kinds=dict.fromkeys(KINDS, rate),
             )
         )  # fmt: skip
-    link = Link.of(latency, bandwidth)
+    link = LinkTimes.of(latency, bandwidth)
     return Cluster(tuple(devices), local=link, remote=link, measured=False)

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from mpsplit.errors import ClusterError
-from mpsplit.plan.cluster import MESSAGES, Cluster, Device, Link, Measured, Rate, Sum
+from mpsplit.plan.cluster import MESSAGES, Cluster, Device, LinkTimes, Measured, Rate, Sum
 
 CLUSTER_VERSION = 1
 AGAIN = "mend it, or measure again with `mpsplit probe`"
@@ -123,11 +123,11 @@ class _Reader:
         inner = self.of(entry, name, dict, f"{where}.{name}")
         return Rate(*(self.measured(inner, part, f"{where}.{name}") for part in ("decode", "prefill")))
 
-    def link(self, entry: dict, where: str) -> Link:
+    def link(self, entry: dict, where: str) -> LinkTimes:
         seconds = self.of(entry, "seconds", list, f"{where}.seconds")
         if len(seconds) != len(MESSAGES):
             self.fail(f"{where}.seconds has {len(seconds)} entries, one for each of {list(MESSAGES)} bytes is needed")
-        return Link(tuple(self.measured({"seconds": s}, "seconds", where) for s in seconds))
+        return LinkTimes(tuple(self.measured({"seconds": s}, "seconds", where) for s in seconds))
 
     def sum(self, entry: dict, i: int, devices: int) -> Sum:
         ranks, size = (int(self.positive(entry, name, f"sums[{i}]")) for name in ("ranks", "size"))

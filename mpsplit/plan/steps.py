@@ -1,6 +1,6 @@
 """In what steps a stage's weights may be cut among its ranks, and how to divide steps.
 
-In: a model, speeds. Out: Steps, counts.
+In: a model, speeds. Out: sizes of steps, counts.
 
 Query heads go by whole KV heads with all their query heads, where there are enough KV heads for the
 ranks. Where there are not, each KV head is dealt to several ranks, which hold it all and divide its
@@ -21,7 +21,7 @@ BLOCK = 32  # weights that share a scale (package/stored/quantisation.py), at th
 
 
 @dataclass(frozen=True)
-class Steps:
+class StepSizes:
     """Elements of one step: query heads, MLP columns, rows of the vocabulary. `dealt`: how many
     ranks share each KV head, or nothing where each rank takes whole ones."""
 
@@ -31,10 +31,10 @@ class Steps:
     dealt: tuple[int, ...] = ()
 
 
-def steps_of(facts: ModelFacts, ranks: int, block: int = BLOCK) -> Steps:
+def steps_of(facts: ModelFacts, ranks: int, block: int = BLOCK) -> StepSizes:
     each = facts.heads // facts.kv_heads
     dealt = () if ranks <= facts.kv_heads else tuple(even(ranks, facts.kv_heads))
-    return Steps(
+    return StepSizes(
         heads=each if not dealt else _head_step(facts, each, max(dealt), block),
         mlp=_step(facts.mlp, ranks, block),
         vocabulary=_step(facts.vocabulary, ranks, block),
@@ -62,7 +62,7 @@ def in_elements(counts: Sequence[int], whole: int, step: int) -> list[int]:
     return [stop - start for start, stop in zip(stops, stops[1:], strict=False)]
 
 
-def divide_heads(facts: ModelFacts, steps: Steps, speeds: Sequence[float]) -> list[int]:
+def divide_heads(facts: ModelFacts, steps: StepSizes, speeds: Sequence[float]) -> list[int]:
     """Query heads for each of `speeds`."""
     if not steps.dealt:
         return divide(facts.heads, steps.heads, speeds)

@@ -10,7 +10,7 @@ from mpsplit.comm import Alone
 from mpsplit.measure.probe import _bytes, probe, show
 from mpsplit.measure.probe_engine import Effort, EngineProbe, Stack, difference, kinds_here
 from mpsplit.measure.probe_links import FEW, group_sizes, tournament
-from mpsplit.measure.probe_machine import PARTS, Disk, available_bytes, host_names, left_in_cgroups, meminfo
+from mpsplit.measure.probe_machine import PARTS, DiskProbe, available_bytes, host_names, left_in_cgroups, meminfo
 from mpsplit.measure.probe_package import facts_of, stored_bytes, write_package
 from mpsplit.plan.cluster import MESSAGES, Measured
 from mpsplit.plan.cluster_json import load_cluster, save_cluster
@@ -81,7 +81,7 @@ def test_hosts_of_one_name_get_two():
 
 
 def test_the_disk_is_read_part_by_part(tmp_path):
-    disk = Disk(tmp_path, 80_000)
+    disk = DiskProbe(tmp_path, 80_000)
     assert disk.part * PARTS >= 80_000 - PARTS
     assert all(disk.rate() > 0 for _ in range(PARTS + 1)) and not list(tmp_path.iterdir())
 

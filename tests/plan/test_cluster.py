@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsplit.errors import ClusterError
-from mpsplit.plan.cluster import MESSAGES, Cluster, Link, Measured, Sum, described
+from mpsplit.plan.cluster import MESSAGES, Cluster, LinkTimes, Measured, Sum, described
 from mpsplit.plan.cluster_json import from_json, load_cluster, save_cluster, to_json
 
 
 def measured_cluster() -> Cluster:
     made = described([1 << 30, 2 << 30, 3 << 30], read=[1e10, 2e10])
-    links = {(0, 1): Link.of(1e-6, 1e9), (0, 2): Link.of(2e-6, 2e9), (1, 2): Link.of(3e-6, 3e9)}
+    links = {(0, 1): LinkTimes.of(1e-6, 1e9), (0, 2): LinkTimes.of(2e-6, 2e9), (1, 2): LinkTimes.of(3e-6, 3e9)}
     return Cluster(made.devices, links, sums=(Sum(2, 16384, Measured(1e-5, 0.1)),), transport="mpi")
 
 
@@ -94,7 +94,7 @@ def test_files_that_are_none(tmp_path):
 
 @given(st.floats(1e-7, 1e-1), st.floats(1e6, 1e11), st.floats(0, 1e8))
 def test_links_are_straight_lines(latency, bandwidth, size):
-    took = Link.of(latency, bandwidth).time(size)
+    took = LinkTimes.of(latency, bandwidth).time(size)
     assert took == pytest.approx(latency + max(size, MESSAGES[0]) / bandwidth)
 
 

@@ -49,7 +49,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Block:
+class StageBlock:
     """Stages that are drawn as one, and the columns of their ranks; `group` is the ranks of the
     first of them."""
 
@@ -80,7 +80,7 @@ class Wires:
     latency: float
 
 
-def blocks_of(plan: Plan, cluster: Cluster, cost: Cost) -> tuple[Block, ...]:
+def blocks_of(plan: Plan, cluster: Cluster, cost: Cost) -> tuple[StageBlock, ...]:
     many = plan.ranks > FEW
     mark = (lambda rank: _marks(plan, cluster, cost, rank)) if many else lambda rank: rank
     runs = [[(key, tuple(run)) for key, run in groupby(group, key=mark)] for group in plan.stages]
@@ -97,7 +97,7 @@ def _marks(plan: Plan, cluster: Cluster, cost: Cost, rank: int) -> tuple:
     return (*counts, device.memory_bytes, cost.memory[rank].total, f"{cost.busy[rank]:.2g}")
 
 
-def _block(plan: Plan, stages: list[list[tuple]], first: int) -> Block:
+def _block(plan: Plan, stages: list[list[tuple]], first: int) -> StageBlock:
     """One block of equal stages; each is its runs of equal ranks."""
     columns = [Column(tuple(rank for _, run in runs for rank in run)) for runs in zip(*stages, strict=True)]
     if len(columns) > MOST:
@@ -105,7 +105,7 @@ def _block(plan: Plan, stages: list[list[tuple]], first: int) -> Block:
         columns = [*columns[:2], Column(middle), columns[-1]]
     group, last = plan.stages[first], plan.shards[columns[-1].ranks[-1]]
     layers = Range(plan.shards[group[0]].layers.start, last.layers.stop)
-    return Block(Range(first, first + len(stages)), layers, group, tuple(columns))
+    return StageBlock(Range(first, first + len(stages)), layers, group, tuple(columns))
 
 
 def copied(plan: Plan, column: Column) -> bool:
@@ -118,7 +118,7 @@ def copied(plan: Plan, column: Column) -> bool:
 # -- what a picture says beside the columns ------------------------------------------------------
 
 
-def wires_of(blocks: tuple[Block, ...], cluster: Cluster, cost: Cost) -> dict[tuple[int, int], Wires]:
+def wires_of(blocks: tuple[StageBlock, ...], cluster: Cluster, cost: Cost) -> dict[tuple[int, int], Wires]:
     """By pairs of columns, counted through all blocks, the heaviest first."""
     columns = [column for block in blocks for column in block.columns]
     home = {rank: i for i, column in enumerate(columns) for rank in column.ranks}
@@ -131,7 +131,7 @@ def wires_of(blocks: tuple[Block, ...], cluster: Cluster, cost: Cost) -> dict[tu
     return dict(sorted(found.items(), key=lambda item: -item[1].size))
 
 
-def sums_text(cost: Cost, block: Block) -> str:
+def sums_text(cost: Cost, block: StageBlock) -> str:
     """What the ranks of a stage tell each other for a token."""
     if len(block.group) == 1:
         return "one rank, no sums"

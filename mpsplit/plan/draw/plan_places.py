@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpsplit.plan.cluster import Cluster
-from mpsplit.plan.draw.plan_columns import Block, Column, blocks_of
+from mpsplit.plan.draw.plan_columns import Column, StageBlock, blocks_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.cost import Cost
 from mpsplit.plan.price.sizes import Job
@@ -35,7 +35,7 @@ class Picture:
     cluster: Cluster
     job: Job
     cost: Cost
-    blocks: tuple[Block, ...]
+    blocks: tuple[StageBlock, ...]
     wide: float  # of a column
     lefts: tuple[float, ...]
     bands: tuple[tuple[float, float], ...]
@@ -46,7 +46,7 @@ class Picture:
         """Left edges and columns."""
         return list(zip(self.lefts, (column for block in self.blocks for column in block.columns), strict=True))
 
-    def of(self, block: Block) -> list[tuple[float, Column]]:
+    def of(self, block: StageBlock) -> list[tuple[float, Column]]:
         first = sum(len(b.columns) for b in self.blocks[: self.blocks.index(block)])
         return self.columns[first : first + len(block.columns)]
 
@@ -67,13 +67,13 @@ def arranged(facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job, cost: Co
     return Picture(facts, plan, cluster, job, cost, blocks, *places)
 
 
-def _wide(blocks: Sequence[Block]) -> float:
+def _wide(blocks: Sequence[StageBlock]) -> float:
     """Few columns share the width of the picture."""
     count = sum(len(block.columns) for block in blocks)
     return min(WIDEST, max(WIDE, (NARROWEST - LEFT - RIGHT + BETWEEN - APART * (len(blocks) - 1)) / count - BETWEEN))
 
 
-def _lefts(blocks: Sequence[Block], wide: float) -> tuple[float, ...]:
+def _lefts(blocks: Sequence[StageBlock], wide: float) -> tuple[float, ...]:
     lefts, x = [], float(LEFT)
     for block in blocks:
         lefts += [x + i * (wide + BETWEEN) for i in range(len(block.columns))]
@@ -81,7 +81,7 @@ def _lefts(blocks: Sequence[Block], wide: float) -> tuple[float, ...]:
     return tuple(lefts)
 
 
-def _bands(blocks: Sequence[Block]) -> tuple[tuple[float, float], ...]:
+def _bands(blocks: Sequence[StageBlock]) -> tuple[tuple[float, float], ...]:
     """One under the other, as high as their layers, but high enough for their words."""
     layers = sum(len(block.layers) for block in blocks)
     bands, y = [], CARDS + 104 + ROW

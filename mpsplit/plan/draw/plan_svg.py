@@ -14,8 +14,8 @@ from html import escape
 
 from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.draw.plan_columns import (
-    Block,
     Column,
+    StageBlock,
     Wires,
     bytes_text,
     copied,
@@ -228,7 +228,7 @@ def _stage(picture: Picture, number: int) -> list[str]:
     return parts + (_arrow(picture, number) if number + 1 < len(picture.blocks) else [])
 
 
-def _area(picture: Picture, x: float, column: Column, block: Block, top: float, bottom: float) -> list[str]:
+def _area(picture: Picture, x: float, column: Column, block: StageBlock, top: float, bottom: float) -> list[str]:
     """Attention to the left of the middle, MLP to the right, keys and values between; rows of the
     embedding above, of the head below."""
     facts, shards = picture.facts, [picture.plan.shards[rank] for rank in column.ranks]

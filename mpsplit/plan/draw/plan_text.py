@@ -13,8 +13,8 @@ from typing import TextIO
 
 from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.draw.plan_columns import (
-    Block,
     Column,
+    StageBlock,
     blocks_of,
     bytes_text,
     copied,
@@ -84,7 +84,7 @@ def text(
     return whole if glyphs is BLOCKS else whole.encode("ascii", "replace").decode()
 
 
-def _rank(plan: Plan, cluster: Cluster, cost: Cost, block: Block, column: Column, shown: str) -> str:
+def _rank(plan: Plan, cluster: Cluster, cost: Cost, block: StageBlock, column: Column, shown: str) -> str:
     shards = [plan.shards[rank] for rank in column.ranks]
     devices = [cluster.devices[rank] for rank in column.ranks]
     used, limit = tightest(cluster, cost, column)
@@ -109,7 +109,7 @@ def _bar(used: Memory, limit: int, shown: str) -> str:
     return "".join(glyph * (stop - start) for glyph, start, stop in zip(shown, [0, *stops], [*stops, BAR], strict=True))
 
 
-def _stage(cost: Cost, block: Block) -> str:
+def _stage(cost: Cost, block: StageBlock) -> str:
     """The seconds of one stage; equal ones follow each other, so one stands for all."""
     stage = cost.stages[block.stages.start]
     each = f" x{len(block.stages)}" if len(block.stages) > 1 else ""

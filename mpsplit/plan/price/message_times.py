@@ -21,7 +21,7 @@ TOKEN = 8  # bytes that each token of a chunk adds to its order
 
 
 @dataclass(frozen=True)
-class Message:
+class Transfer:
     """Within a round all messages travel at once."""
 
     source: int
@@ -29,20 +29,20 @@ class Message:
     size: float
 
 
-def all_reduce_rounds(group: Sequence[int], size: float) -> list[list[Message]]:
+def all_reduce_rounds(group: Sequence[int], size: float) -> list[list[Transfer]]:
     """The messages as extensions/comm/collectives.cpp sends them: positions beyond a power of two
     are folded in first and told last; short sums double, long ones are halved and gathered."""
     power = 1 << (len(group).bit_length() - 1)
     folded = [(group[i], group[i - power]) for i in range(power, len(group))]
     aparts = [power >> k for k in range(1, power.bit_length())]
-    exchanged = lambda apart, part: [Message(group[i], group[i ^ apart], part) for i in range(power)]  # noqa: E731
+    exchanged = lambda apart, part: [Transfer(group[i], group[i ^ apart], part) for i in range(power)]  # noqa: E731
     if size <= SHORT_SUM:
         rounds = [exchanged(apart, size) for apart in aparts]
     else:
         halved = [exchanged(apart, size / 2 ** (k + 1)) for k, apart in enumerate(aparts)]
         rounds = halved + halved[::-1]
     if folded:
-        rounds = [[Message(a, b, size) for a, b in folded], *rounds, [Message(b, a, size) for a, b in folded]]
+        rounds = [[Transfer(a, b, size) for a, b in folded], *rounds, [Transfer(b, a, size) for a, b in folded]]
     return rounds
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpsplit.plan.solve.stage_part import Part
+from mpsplit.plan.solve.stage_part import StagePart
 
 FEW = 8  # steps of a part up to which each is a piece
 # how near to the best the solver goes, and how long it looks, where a part has many steps
@@ -62,7 +62,7 @@ class Program:
 
 
 def divide_together(
-    parts: Sequence[Part], layers: int, free: Sequence[int], sizes: Sequence[int], fullest: bool
+    parts: Sequence[StagePart], layers: int, free: Sequence[int], sizes: Sequence[int], fullest: bool
 ) -> list[np.ndarray] | None:
     """Steps by part and member that take the least time and fit; with `fullest`, those whose
     fullest device is the least full."""
@@ -76,7 +76,7 @@ def divide_together(
 
 
 def _solved(
-    parts: Sequence[Part], layers: int, free: Sequence[float], sizes: Sequence[int], fullest: bool
+    parts: Sequence[StagePart], layers: int, free: Sequence[float], sizes: Sequence[int], fullest: bool
 ) -> list[np.ndarray] | None:
     program, unit = Program(), max(sizes)
     long = max(table[-1] for part in parts for table in part.seconds)  # keeps the numbers near 1
@@ -114,17 +114,17 @@ def _solved(
     ]
 
 
-def _points(part: Part) -> np.ndarray:
+def _points(part: StagePart) -> np.ndarray:
     """Steps between which the tables are taken as straight."""
     return np.arange(part.least, part.count + 1) if part.count <= FEW else np.array([part.least, part.count])
 
 
-def fits(parts: Sequence[Part], counts: Sequence[np.ndarray], layers: int, free: Sequence[int]) -> bool:
+def fits(parts: Sequence[StagePart], counts: Sequence[np.ndarray], layers: int, free: Sequence[int]) -> bool:
     used = used_bytes(parts, counts, layers, len(free))
     return bool((used <= np.array(free)).all())
 
 
-def used_bytes(parts: Sequence[Part], counts: Sequence[np.ndarray], layers: int, members: int) -> np.ndarray:
+def used_bytes(parts: Sequence[StagePart], counts: Sequence[np.ndarray], layers: int, members: int) -> np.ndarray:
     """What each member's steps add to its memory."""
     used = np.zeros(members, dtype=np.int64)
     for part, steps in zip(parts, counts, strict=True):

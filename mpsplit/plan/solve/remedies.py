@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mpsplit.plan.cluster import ASSUMED_BANDWIDTH, ASSUMED_LATENCY, KINDS, Cluster, Link
+from mpsplit.plan.cluster import ASSUMED_BANDWIDTH, ASSUMED_LATENCY, KINDS, Cluster, LinkTimes
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.sizes import Job, memory
 from mpsplit.plan.shards import Range, Shard
@@ -106,7 +106,7 @@ def with_one_more(cluster: Cluster, free: int) -> Cluster:
     name = f"one-more-{count}"
     device = replace(first, name=name, host=name, memory_bytes=first.process_bytes + free)
     link = cluster.remote or (cluster.link(0, count - 1) if count > 1 else None)
-    link = link or Link.of(ASSUMED_LATENCY, ASSUMED_BANDWIDTH)
+    link = link or LinkTimes.of(ASSUMED_LATENCY, ASSUMED_BANDWIDTH)
     links = {(i, count): link for i in range(count)}
     return replace(cluster, devices=(*cluster.devices, device), links=cluster.links | links, sums=())
 

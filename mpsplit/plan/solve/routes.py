@@ -1,6 +1,6 @@
 """The way from layer to layer through groups of devices that costs the least.
 
-In: moves that are allowed, Stages. Out: a Route.
+In: moves that are allowed, StageTimes. Out: a Route.
 
 A dynamic program from the last stage back to the first: a tail is the stages from some group to the
 end, and by number of layers it holds the least that they cost, as one vector. A Space says which
@@ -20,7 +20,7 @@ from itertools import combinations, permutations
 import numpy as np
 
 from mpsplit.plan.cluster import Cluster
-from mpsplit.plan.solve.stage_times import Stages
+from mpsplit.plan.solve.stage_times import StageTimes
 
 ROUNDED = 1 + 1e-9  # a value that has risen more has risen because stages were divided since
 # devices up to which runs of neighbours have any length; of more, lengths of three binary digits
@@ -57,7 +57,7 @@ class Route:
     stages: tuple[tuple[tuple[int, ...], int], ...]
 
     def ends(self) -> list[tuple[tuple[int, ...], bool, int | None, int]]:
-        """Each stage as Stages asks for it."""
+        """Each stage as StageTimes asks for it."""
         last = len(self.stages) - 1
         return [(g, i == 0, self.lead if i == last else None, n) for i, (g, n) in enumerate(self.stages)]
 
@@ -113,7 +113,7 @@ def neighbours(order: Sequence[int]) -> Space:
 
 def search(
     spaces: Sequence[Space],
-    stages: Stages,
+    stages: StageTimes,
     tolerance: float = 0.0,
     rounds: float = np.inf,
     ceiling: float = np.inf,
@@ -143,7 +143,7 @@ def search(
     return best
 
 
-def _divided(route: Route, stages: Stages, ceiling: float) -> Route:
+def _divided(route: Route, stages: StageTimes, ceiling: float) -> Route:
     """The route with what it costs once its stages are divided; infinite where one does not fit or
     stay under the ceiling."""
     for end in route.ends():
@@ -158,7 +158,7 @@ def _divided(route: Route, stages: Stages, ceiling: float) -> Route:
     return replace(route, value=value)
 
 
-def _cheapest(space: Space, stages: Stages, ceiling: float) -> Route | None:
+def _cheapest(space: Space, stages: StageTimes, ceiling: float) -> Route | None:
     layers, lead, tails = stages.facts.layers, space.lead, {}
     back = np.subtract.outer(
         np.arange(layers + 1), np.arange(layers + 1)
@@ -183,7 +183,7 @@ def _cheapest(space: Space, stages: Stages, ceiling: float) -> Route | None:
 
 
 def _in_front(
-    group: tuple[int, ...], cost: np.ndarray, behind: Sequence[Tail], stages: Stages, back: np.ndarray, ceiling: float
+    group: tuple[int, ...], cost: np.ndarray, behind: Sequence[Tail], stages: StageTimes, back: np.ndarray, ceiling: float
 ) -> np.ndarray:
     """The least of all tails behind with the group in front, by layers. Handing on belongs to the
     group; where stages add up, it may be added to the tail, and one vector stands for all of them.
@@ -200,7 +200,7 @@ def _in_front(
     return least
 
 
-def _trace(tail: Tail, tails: dict, stages: Stages, layers: int, ceiling: float) -> list[tuple[tuple[int, ...], int]]:
+def _trace(tail: Tail, tails: dict, stages: StageTimes, layers: int, ceiling: float) -> list[tuple[tuple[int, ...], int]]:
     """The stages behind the vector's entry for so many layers."""
     found = []
     while tail.move.behind != END:

@@ -24,7 +24,7 @@ from mpsplit.plan.price.cost import attention_seconds, head_seconds, mlp_seconds
 from mpsplit.plan.price.sizes import Job, memory
 from mpsplit.plan.shards import Range, Shard, Share
 from mpsplit.plan.solve.fitting import FEW, divide_together, fits, used_bytes
-from mpsplit.plan.solve.stage_part import Part
+from mpsplit.plan.solve.stage_part import StagePart
 from mpsplit.plan.steps import divide, in_elements, steps_of
 
 
@@ -51,7 +51,7 @@ class Tables:
         }
         self.seconds, self._bytes, self.fixed = cache(self._make_seconds), cache(self._make_bytes), cache(self._fixed)
 
-    def parts(self, group: tuple[int, ...], owners: tuple[int, ...]) -> list[Part]:
+    def parts(self, group: tuple[int, ...], owners: tuple[int, ...]) -> list[StagePart]:
         """What `group` divides; `owners` are the members that may take rows of the head, none where
         the stage is not the last."""
         steps, everyone = steps_of(self.facts, len(group), self.job.block), tuple(range(len(group)))
@@ -65,7 +65,7 @@ class Tables:
         if not steps.dealt:
             whole.append(("heads", everyone, self.facts.heads, steps.heads, 1))
         return [
-            Part(
+            StagePart(
                 name, members, -(-size // step), least,
                 tuple(self.seconds(name, group[i], size, step) for i in members), *self._bytes(name, size, step),
             )
@@ -109,7 +109,7 @@ class Tables:
         )
 
 
-def stage_value(parts: Sequence[Part], counts: Sequence[np.ndarray], layers: int) -> float:
+def stage_value(parts: Sequence[StagePart], counts: Sequence[np.ndarray], layers: int) -> float:
     """Seconds of a stage: its slowest member's half layers, and its slowest member's rows of the
     head."""
     slowest: dict[str, float] = {}
@@ -140,7 +140,7 @@ def divide_stage(
     return Divided(_shares(tables, parts, counts, group, first), value)
 
 
-def fastest(part: Part) -> np.ndarray:
+def fastest(part: StagePart) -> np.ndarray:
     """Steps for each member so that the slowest is done as early as can be, memory aside."""
     counts = np.full(len(part.members), part.least)
     rest = part.count - counts.sum()
@@ -156,7 +156,7 @@ def fastest(part: Part) -> np.ndarray:
 
 
 def _shares(
-    tables: Tables, parts: Sequence[Part], counts: Sequence[np.ndarray], group: tuple[int, ...], first: bool
+    tables: Tables, parts: Sequence[StagePart], counts: Sequence[np.ndarray], group: tuple[int, ...], first: bool
 ) -> tuple[Share, ...]:
     facts, steps = tables.facts, steps_of(tables.facts, len(group), tables.job.block)
     each = facts.heads // facts.kv_heads

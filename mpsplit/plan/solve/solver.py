@@ -28,7 +28,7 @@ from mpsplit.plan.price.sizes import Job
 from mpsplit.plan.shards import Plan, lay_out
 from mpsplit.plan.solve.remedies import remedies, shortage
 from mpsplit.plan.solve.routes import Space, every_order, neighbours, search
-from mpsplit.plan.solve.stage_times import Goal, Stages
+from mpsplit.plan.solve.stage_times import Goal, StageTimes
 
 FEW_DEVICES = 5  # up to which all groups in all orders are searched
 CHAINED = 16  # up to which a chain of near devices is begun at each of them
@@ -178,7 +178,7 @@ def _searched(
     rounds: int = ROUNDS,
     patience: float = math.inf,
 ) -> Solution | None:
-    stages, few = Stages(facts, cluster, job, goal), cluster.size <= FEW_DEVICES
+    stages, few = StageTimes(facts, cluster, job, goal), cluster.size <= FEW_DEVICES
     spaces = spaces_of(facts, cluster, job, most)
     limits = (0.0, math.inf, ceiling) if few else (TOLERANCE, rounds, ceiling, patience)
     route = search(spaces, stages, *limits)

@@ -11,7 +11,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Part:
+class StagePart:
     """`seconds[i][k]` is what k steps take member i of `members`; `once[k]`, and `each[k]` a layer,
     what they add to its memory. No member takes fewer than `least`."""
 

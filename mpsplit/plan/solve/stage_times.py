@@ -21,7 +21,7 @@ from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.message_times import ANSWER, all_reduce_seconds, handover_seconds, order_seconds
 from mpsplit.plan.price.sizes import ACTIVATION, Job
 from mpsplit.plan.solve.shares import Divided, Tables, divide_stage, fastest
-from mpsplit.plan.solve.stage_part import Part
+from mpsplit.plan.solve.stage_part import StagePart
 
 EXACT_BOUND = 64  # steps of a part up to which its bound is its fastest division
 OWNERS = 6  # sets of members that may own the head are all tried up to so many
@@ -42,7 +42,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Key:
+class StageKey:
     """All that the division of a stage depends on; `answers`: seconds until rank 0 hears of each
     member's part of the head."""
 
@@ -51,7 +51,7 @@ class Key:
     answers: tuple[float, ...] = ()
 
 
-class Stages:
+class StageTimes:
     def __init__(self, facts: ModelFacts, cluster: Cluster, job: Job, goal: Goal):
         self.facts, self.cluster, self.goal = facts, cluster, goal
         self.tables = Tables(facts, job, cluster.devices, goal.rows, goal.position)
@@ -59,8 +59,8 @@ class Stages:
         values = [replace(device, name="", host="") for device in cluster.devices]
         self.twin = [values.index(value) for value in values]  # the first device that is alike
         self.layers = np.arange(facts.layers + 1)
-        self._bounds: dict[Key, np.ndarray] = {}
-        self._divided: dict[tuple[Key, int], Divided | None] = {}
+        self._bounds: dict[StageKey, np.ndarray] = {}
+        self._divided: dict[tuple[StageKey, int], Divided | None] = {}
         self.sums, self.hop, self.opening = cache(self._sums), cache(self._hop), cache(self._opening)
         self._key, self._bytes_line = cache(self._make_key), cache(self._make_bytes_line)
         self._lines: dict[int, tuple[float, float]] = {}
@@ -84,7 +84,7 @@ class Stages:
         place = {member: i for i, member in enumerate(order)}
         return found and replace(found, shares=tuple(found.shares[place[i]] for i in range(len(group))))
 
-    def _make_key(self, group: tuple[int, ...], first: bool, lead: int | None) -> tuple[Key, list[int]]:
+    def _make_key(self, group: tuple[int, ...], first: bool, lead: int | None) -> tuple[StageKey, list[int]]:
         """Members that are alike stand for each other. Where order does not matter the roomiest
         comes first, and it is said who it was."""
         answers = [0.0 if lead is None else self._answer(lead, d) for d in group]
@@ -92,7 +92,7 @@ class Stages:
         if len(group) <= self.facts.kv_heads:
             order.sort(key=lambda i: (-self._room(group[i]), self.twin[group[i]], answers[i], i))
         own = () if lead is None else tuple(answers[i] for i in order)
-        return Key(tuple(self.twin[group[i]] for i in order), first, own), order
+        return StageKey(tuple(self.twin[group[i]] for i in order), first, own), order
 
     def _room(self, device: int) -> int:
         return self.cluster.devices[device].memory_bytes - self.cluster.devices[device].process_bytes
@@ -118,12 +118,12 @@ class Stages:
         lead = self.cluster.devices[group[0]]
         return order_seconds(self.cluster.only(group), range(len(group)), self.goal.rows) + lead.step_seconds.value
 
-    def _bound(self, key: Key) -> np.ndarray:
+    def _bound(self, key: StageKey) -> np.ndarray:
         if key not in self._bounds:
             self._bounds[key] = self._quick_bound(key)
         return self._bounds[key]
 
-    def _quick_bound(self, key: Key) -> np.ndarray:
+    def _quick_bound(self, key: StageKey) -> np.ndarray:
         parts = self.tables.parts(key.group, tuple(range(len(key.group))) if key.answers else ())
         if any(part.count < part.least * len(part.members) for part in parts):
             return np.full(len(self.layers), np.inf)
@@ -139,7 +139,7 @@ class Stages:
             value = self.layers * self._per_layer(key) + self._least_head(key)
         return np.where(wrong, np.inf, value)
 
-    def _per_layer(self, key: Key) -> float:
+    def _per_layer(self, key: StageKey) -> float:
         """Seconds a layer at the least: none where it is memory that counts."""
         if self.goal.fullest:
             return 0.0
@@ -148,10 +148,10 @@ class Stages:
             least[part.name] = max(least.get(part.name, 0.0), self._least_seconds(part))
         return sum(least.values())
 
-    def _least_head(self, key: Key) -> float:
+    def _least_head(self, key: StageKey) -> float:
         return min((seconds for seconds, _ in self._owners(key)), default=0.0)
 
-    def _owners(self, key: Key) -> list[tuple[float, tuple[int, ...]]]:
+    def _owners(self, key: StageKey) -> list[tuple[float, tuple[int, ...]]]:
         """Sets of members that may own the head, with the seconds that it and its answers take at
         the least, the most hopeful first."""
         limits = sorted(set(key.answers))
@@ -162,7 +162,7 @@ class Stages:
             found.append((limit + self._least_seconds(head), owners))
         return sorted(found)
 
-    def _least_seconds(self, part: Part) -> float:
+    def _least_seconds(self, part: StagePart) -> float:
         """No division of the part is done earlier."""
         if part.count <= EXACT_BOUND:
             return max(table[k] for table, k in zip(part.seconds, fastest(part), strict=True))
@@ -185,7 +185,7 @@ class Stages:
         step = np.arange(1, count + 1)
         return count * (part.once[1:] / step).min(), count * (part.each[1:] / step).min()
 
-    def _divide(self, key: Key, layers: int) -> Divided | None:
+    def _divide(self, key: StageKey, layers: int) -> Divided | None:
         if not np.isfinite(self._bound(key)[layers]):
             return None
         best = None
@@ -199,7 +199,7 @@ class Stages:
                 best = found if best is None or found.value < best.value else best
         return best
 
-    def _raise(self, key: Key, layers: int, value: float) -> None:
+    def _raise(self, key: StageKey, layers: int, value: float) -> None:
         """More layers take no less than these, and for each one more at least the seconds of a
         layer without regard to memory."""
         bound = self._bound(key)

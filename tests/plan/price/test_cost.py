@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mpsplit.errors import ClusterError
 from mpsplit.native import cpp
 from mpsplit.package.stored.quantisation import Quantisation
-from mpsplit.plan.cluster import Cluster, Link, Measured, described
+from mpsplit.plan.cluster import Cluster, LinkTimes, Measured, described
 from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.message_times import all_reduce_rounds, all_reduce_seconds, handover_seconds, order_seconds
 from mpsplit.plan.price.sizes import Job, cache_bytes, matrix_bytes, memory
@@ -114,7 +114,7 @@ def test_long_sums_send_halves():
 
 def test_the_slowest_pair_decides():
     devices = described([1 << 30] * 4).devices
-    slow, fast = Link.of(1e-3, 1e9), Link.of(1e-6, 1e9)
+    slow, fast = LinkTimes.of(1e-3, 1e9), LinkTimes.of(1e-6, 1e9)
     cluster = Cluster(devices, {(0, 1): slow}, fast, fast)
     assert all_reduce_seconds(cluster, (0, 1, 2, 3), 4) == pytest.approx(slow.time(4) + fast.time(4))
     assert all_reduce_seconds(cluster, (2, 3), 4) == pytest.approx(fast.time(4))

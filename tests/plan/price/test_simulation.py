@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpsplit.errors import MpsplitError
-from mpsplit.plan.cluster import Cluster, Link, Measured, Rate, described
+from mpsplit.plan.cluster import Cluster, LinkTimes, Measured, Rate, described
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.message_times import ANSWER, ORDER, all_reduce_seconds
@@ -111,7 +111,7 @@ def motley(ranks: int, chance: random.Random) -> Cluster:
         for d in cluster.devices
     )  # fmt: skip
     pairs = [(a, b) for b in range(ranks) for a in range(b)]
-    links = {pair: Link.of(10 ** chance.uniform(-6, -1), 10 ** chance.uniform(8.5, 10)) for pair in pairs}
+    links = {pair: LinkTimes.of(10 ** chance.uniform(-6, -1), 10 ** chance.uniform(8.5, 10)) for pair in pairs}
     return replace(cluster, devices=devices, links=links)
 
 
@@ -143,7 +143,7 @@ def test_a_straggler_costs_what_it_takes_longer_and_is_named():
 
 def test_a_slow_link_is_named():
     f = facts(8, 4)
-    cluster = replace(alike(8), links={(2, 6): Link.of(5e-3, 1e9)})
+    cluster = replace(alike(8), links={(2, 6): LinkTimes.of(5e-3, 1e9)})
     assert simulate(f, even_plan(f, 8, 1), cluster, Job()).slowest == (2, 6)
 
 
@@ -151,10 +151,10 @@ def test_a_slow_link_of_one_round_is_not_paid_by_a_barrier_in_each():
     """Two links are slow, in different rounds: nobody crosses both twice, as the formula would have
     it."""
     f, job = facts(4, 4), Job()
-    cluster = replace(alike(4), links={(0, 2): Link.of(5e-3, 1e9), (2, 3): Link.of(5e-3, 1e9)})
+    cluster = replace(alike(4), links={(0, 2): LinkTimes.of(5e-3, 1e9), (2, 3): LinkTimes.of(5e-3, 1e9)})
     cost = price(f, even_plan(f, 4, 1), cluster, job)
     size = f.hidden * ACTIVATION
-    assert all_reduce_seconds(cluster, range(4), size) == close(2 * Link.of(5e-3, 1e9).time(size))
+    assert all_reduce_seconds(cluster, range(4), size) == close(2 * LinkTimes.of(5e-3, 1e9).time(size))
     assert simulate(f, even_plan(f, 4, 1), cluster, job).token < cost.token
 
 

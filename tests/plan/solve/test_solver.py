@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mpsplit.errors import PlanError
 from mpsplit.export.model.named_shapes import find_shape
-from mpsplit.plan.cluster import Cluster, Device, Link, Measured, Rate, described
+from mpsplit.plan.cluster import Cluster, Device, LinkTimes, Measured, Rate, described
 from mpsplit.plan.cuts import one_matrix
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.cost import attention_seconds, head_seconds, mlp_seconds, price
@@ -56,7 +56,7 @@ def clusters(draw, facts: ModelFacts, most: int = 3) -> Cluster:
         for i in range(count)
     )
     links = {
-        pair: Link.of(draw(st.floats(1e-7, 3e-4)), draw(st.floats(1e7, 1e9)))
+        pair: LinkTimes.of(draw(st.floats(1e-7, 3e-4)), draw(st.floats(1e7, 1e9)))
         for pair in itertools.combinations(range(count), 2)
     }
     return Cluster(devices, links)
@@ -321,7 +321,7 @@ def sixty_four(kind: str, memory_bytes: int) -> Cluster:
     }[kind]
     host = (lambda i: f"h{i // 4}") if kind == "hosts of 4" else (lambda i: f"h{i}")
     devices = tuple(at_speed(d, factor(i), host=host(i)) for i, d in enumerate(cluster.devices))
-    return replace(cluster, devices=devices, local=Link.of(2e-6, 5e9))
+    return replace(cluster, devices=devices, local=LinkTimes.of(2e-6, 5e9))
 
 
 @pytest.mark.parametrize(
