@@ -18,7 +18,7 @@ from mpsplit.options.package_argument import add_keys, package_for_ranks
 from mpsplit.options.rank_options import add_ranks, under_mpirun
 from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.engine.pages import common
-from mpsplit.runtime.kept.kept_texts import PREFIXES, Kept, folder_of, forget, names, whose
+from mpsplit.runtime.kept.kept_texts import PREFIXES, KeptText, folder_of, forget, names, weights_id
 
 ACTIONS = ("add", "list", "remove")
 
@@ -84,18 +84,18 @@ def _tokens(text, prefix: str, raw: bool) -> tuple[int, ...]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    package, own = Path(args.package), whose(Manifest.load(Path(args.package)))
+    package, own_id = Path(args.package), weights_id(Manifest.load(Path(args.package)))
     for name in names(package, PREFIXES):
-        kept = Kept.read(package, folder_of(PREFIXES, name))
+        kept = KeptText.read(package, folder_of(PREFIXES, name))
         kind = "raw" if kept.about.get("raw") else "system message"
-        fits = "" if kept.whose == own else ", of other weights: make it again"
+        fits = "" if kept.whose == own_id else ", of other weights: make it again"
         print(f"{name}: {len(kept.tokens)} tokens, {kind}, {kept.stored}{fits}")
     return 0
 
 
 def _remove(args: argparse.Namespace) -> int:
     folder = folder_of(PREFIXES, args.name or "")
-    Kept.read(Path(args.package), folder)
+    KeptText.read(Path(args.package), folder)
     forget(Path(args.package), folder)
     print(f"removed {folder} from {args.package} on this host")
     return 0

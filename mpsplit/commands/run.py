@@ -19,7 +19,7 @@ from mpsplit.options.package_argument import add_package, package_for_ranks, sto
 from mpsplit.options.prefix_option import add_prefix, prefix_of
 from mpsplit.options.rank_options import add_ranks, under_mpirun
 from mpsplit.options.settings_options import layers_of
-from mpsplit.runtime.kept.kept_texts import Kept, text_of
+from mpsplit.runtime.kept.kept_texts import KeptText, text_of
 from mpsplit.runtime.talk.answer_settings import Settings, merged
 
 
@@ -84,7 +84,7 @@ def run_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _begun_with(prefix: Kept | None, args: argparse.Namespace) -> tuple[Settings, str]:
+def _begun_with(prefix: KeptText | None, args: argparse.Namespace) -> tuple[Settings, str]:
     """Settings, and what stands before a raw prompt; before any other, a prefix is the system
     message."""
     layers, text = layers_of(args), text_of(prefix, args.raw) if prefix else ""

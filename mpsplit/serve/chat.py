@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from mpsplit.errors import RunError
 from mpsplit.runtime.account.account_tables import text
-from mpsplit.runtime.kept.kept_texts import SESSIONS, Kept, folder_of
+from mpsplit.runtime.kept.kept_texts import SESSIONS, KeptText, folder_of
 from mpsplit.runtime.loop.requests import Request, Stats
 from mpsplit.runtime.loop.token_loop import TokenLoop
 from mpsplit.runtime.talk.answer_settings import FIRST, Layer, Settings, changed, layer, merged, pair, shown
@@ -58,7 +58,7 @@ class Conversation:
     def reset(self) -> None:
         self.messages = []
 
-    def begin_with(self, prefix: Kept) -> None:
+    def begin_with(self, prefix: KeptText) -> None:
         """A system message that is kept (`mpsplit prefix`)."""
         self.set({"system": prefix.about["text"]})
         self.warm = prefix.folder
@@ -76,7 +76,7 @@ class Conversation:
         return f"{len(tokens)} tokens are kept in {self.loop.package / folder}"
 
     def load(self, name: str) -> str:
-        kept = Kept.read(self.loop.package, folder_of(SESSIONS, name))
+        kept = KeptText.read(self.loop.package, folder_of(SESSIONS, name))
         messages, session = kept.about["messages"], layer(kept.about["session"], name)
         merged(self.file, session)
         self.messages, self.session, self.warm, self.tokens = messages, session, kept.folder, kept.tokens

@@ -7,7 +7,7 @@ import pytest
 from mpsplit.errors import RunError
 from mpsplit.export.model.tokenizer_files import copy_tokenizer
 from mpsplit.runtime.choose.sampling import Sampling
-from mpsplit.runtime.kept.kept_texts import Kept
+from mpsplit.runtime.kept.kept_texts import KeptText
 from mpsplit.runtime.talk.text import Text
 from mpsplit.serve.chat import Conversation, chat
 from tests.conftest import EXAMPLE
@@ -24,7 +24,7 @@ class Loop:
         self.asked.append(request)
         on_text("Yes.")
         if request.saves:
-            Kept(request.saves, "x", "f32", request.prompt, request.about).save(self.package)
+            KeptText(request.saves, "x", "f32", request.prompt, request.about).save(self.package)
         return SimpleNamespace(text="Yes.", token_ids=(7, 8), stats="quick", finish_reason="eos", unsaved="")
 
 

@@ -45,6 +45,7 @@ class Engine(Protocol):
     name: str
     manifest: Manifest
     vocabulary: Range  # rows of the head that this rank owns, empty outside the last stage
+    keeps: bool  # whether it can save what its cache holds, and load it
 
     @property
     def bytes_sent(self) -> int:
@@ -75,10 +76,28 @@ class Engine(Protocol):
         """Without a loop, slot 0 alone, which takes all pages at position 0; a row for every token,
         where asked for."""
 
+    def save(self, slot: int, tokens: int, folder: str, whose: str) -> int:
+        """The first tokens of a slot to this rank's file in a folder of the package; how it went,
+        as kept_texts.OUTCOMES tells it. Of no tokens: the file is removed."""
+
+    def load(self, slot: int, tokens: int, folder: str, whose: str) -> int:
+        """And from there, into the pages of the slot."""
+
     def close(self) -> None: ...
 
 
-class Steps:
+class KeepsNothing:
+    """Of an engine that cannot save its cache."""
+
+    keeps = False
+
+    def save(self, slot: int, tokens: int, folder: str, whose: str) -> int:
+        raise AssertionError("this engine keeps nothing")
+
+    load = save
+
+
+class Steps(KeepsNothing):
     """`step` of an engine whose `batch` can give every row; it tells nothing of its layers."""
 
     spent = UNTOLD

@@ -31,6 +31,7 @@ def missing(comm: Communicator) -> str:
 
 class NativeEngine(Steps):
     name = "native"
+    keeps = True
 
     def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
         if why := missing(comm):

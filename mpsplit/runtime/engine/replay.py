@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpsplit.runtime.engine.engine_protocol import UNTOLD, Part, each_part
+from mpsplit.runtime.engine.engine_protocol import UNTOLD, KeepsNothing, Part, each_part
 from mpsplit.runtime.engine.pages import PAGE, pages_of
 
 
@@ -41,7 +41,7 @@ class Replay:
         return kept, history[kept:]
 
 
-class OneHistory:
+class OneHistory(KeepsNothing):
     """Slots for an engine that has but one cache, and a `step` that goes on with it or
     begins anew."""
 

@@ -2,8 +2,10 @@
 
 In: names. Out: folders in the package.
 
-    PACKAGE/prefixes/NAME/kept.json     the tokens, whose they are, and what the one who kept them wants to know; on rank 0's host
-    PACKAGE/prefixes/NAME/rank-R.kv     keys and values, on the host of each rank (extensions/engine/kept.h)
+    PACKAGE/prefixes/NAME/kept.json     on rank 0's host: the tokens, whose they are, and what
+                                        the one who kept them wants to know
+    PACKAGE/prefixes/NAME/rank-R.kv     on the host of each rank: keys and values
+                                        (extensions/engine/kept.h)
 
 Keys and values belong to weights, cut and stored as they are: another package refuses them, one
 that differs in its context takes what it has pages for. Invariant: what is loaded only spares work.
@@ -38,7 +40,7 @@ class Unusable(RunError):
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptText:
     """`folder` in the package; `about` is what the one who kept it wants to know."""
 
     folder: str
@@ -48,34 +50,34 @@ class Kept:
     about: dict
 
     def save(self, package: Path) -> None:
-        told = {"format_version": 1, "whose": self.whose, "stored": self.stored, "about": self.about}
+        fields = {"format_version": 1, "whose": self.whose, "stored": self.stored, "about": self.about}
         (package / self.folder).mkdir(parents=True, exist_ok=True)
-        write_json(package / self.folder / KEPT, told | {"tokens": list(self.tokens)})
+        write_json(package / self.folder / KEPT, fields | {"tokens": list(self.tokens)})
 
     @classmethod
-    def read(cls, package: Path, folder: str) -> Kept:
+    def read(cls, package: Path, folder: str) -> KeptText:
         path = package / folder / KEPT
         if not path.is_file():
             kind, name = folder.split("/")
-            there = ", ".join(names(package, kind)) or "none"
-            raise Unusable(f"{package} has no {name} among its {kind}; there are: {there}")
-        told = read_json(path, REMEDY)
+            others = ", ".join(names(package, kind)) or "none"
+            raise Unusable(f"{package} has no {name} among its {kind}; there are: {others}")
+        fields = read_json(path, REMEDY)
         try:
-            tokens = tuple(int(token) for token in told["tokens"])
-            return cls(folder, str(told["whose"]), str(told["stored"]), tokens, dict(told["about"]))
+            tokens = tuple(int(token) for token in fields["tokens"])
+            return cls(folder, str(fields["whose"]), str(fields["stored"]), tokens, dict(fields["about"]))
         except (KeyError, TypeError, ValueError) as wrong:
             raise Unusable(f"{path} is not what was written ({wrong}); {REMEDY}") from None
 
 
-def whose(manifest: Manifest) -> str:
+def weights_id(manifest: Manifest) -> str:
     """64 letters for the weights of all ranks, how they are cut and turned; the context and the
     graphs are not in it."""
     weights = [
         sorted(file.sha256 for file in part.files if Path(file.path).name not in RANK_FILES) for part in manifest.ranks
     ]
     frequencies = list(manifest.rope.inverse_frequencies)
-    told = [manifest.plan.to_json(), weights, frequencies, manifest.rope.scaling, manifest.facts.window]
-    return hashlib.sha256(json_text(told).encode()).hexdigest()
+    parts = [manifest.plan.to_json(), weights, frequencies, manifest.rope.scaling, manifest.facts.window]
+    return hashlib.sha256(json_text(parts).encode()).hexdigest()
 
 
 def folder_of(kind: str, name: str) -> str:
@@ -90,7 +92,7 @@ def names(package: Path, kind: str) -> list[str]:
     return sorted(path.parent.name for path in (package / kind).glob(f"*/{KEPT}"))
 
 
-def text_of(kept: Kept, raw: bool) -> str:
+def text_of(kept: KeptText, raw: bool) -> str:
     """The text of a prefix, for such prompts."""
     if kept.about.get("raw") is not raw:
         remedy = "use it with a chat" if raw else "use it with raw prompts"
@@ -112,8 +114,8 @@ def forget(package: Path, folder: str) -> None:
     shutil.rmtree(package / folder, ignore_errors=True)
 
 
-def check(outcomes: list[int], folder: str, what: str) -> None:
-    """What the ranks say, by rank."""
+def check_outcomes(outcomes: list[int], folder: str, what: str) -> None:
+    """How it went on each rank; refuses with the first one where it did not."""
     for rank, outcome in enumerate(outcomes):
         if outcome:
             raise Unusable(f"{folder} cannot be {what}: rank {rank} {OUTCOMES[outcome]}; {REMEDY}")

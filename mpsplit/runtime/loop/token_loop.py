@@ -23,7 +23,7 @@ from mpsplit.runtime.choose.candidates import NOTHING, Candidates
 from mpsplit.runtime.choose.choosing import NoWayOn
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, Part
 from mpsplit.runtime.engine.pages import PAGE, Pages, pages_of
-from mpsplit.runtime.kept.keeper import Keeper
+from mpsplit.runtime.kept.cache_on_disk import CacheOnDisk
 from mpsplit.runtime.kept.kept_texts import Unusable
 from mpsplit.runtime.loop.follow import follow
 from mpsplit.runtime.loop.led_ranks import Ranks
@@ -58,7 +58,7 @@ class TokenLoop:
         self.pages, self.stored = Pages(pages_of(self.facts.context)), CACHES[0]
         self.package = package
         self.ledger = Ledger(engine.manifest.plan, hosts_of(comm))
-        self.keeper = Keeper(self.ranks, package, most)
+        self.on_disk = CacheOnDisk(self.ranks, package, most)
         self.running: list[Running] = []  # the longest there first
         # signal handlers drain
         self._waiting, self._changed = Queue(waiting), threading.Condition(threading.RLock())
@@ -96,8 +96,8 @@ class TokenLoop:
     def forget(self, folder: str, before: float) -> None:
         """In the next turn: what was kept in that folder before then (time.time()), on the hosts of
         all ranks."""
-        self.keeper.check()
-        self.keeper.old.append((folder, before))
+        self.on_disk.check()
+        self.on_disk.old.append((folder, before))
 
     # -- rank 0 -----------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class TokenLoop:
 
     def turn(self) -> bool:
         """One step for all that run; whether there is anything left to do."""
-        self.keeper.forget_old()
+        self.on_disk.forget_old()
         self._drop_cancelled()
         self._admit()
         if tokens_of := self._compose():
@@ -184,7 +184,7 @@ class TokenLoop:
             if one.request.warm and not one.warmed:
                 one.warmed = True
                 try:
-                    self.keeper.warm(one, self.pages, self.stored)
+                    self.on_disk.warm(one.request.warm, one.history, self.pages, self.stored)
                 except Unusable as wrong:
                     with self._changed:
                         self._waiting.remove(one)
@@ -224,9 +224,14 @@ class TokenLoop:
         return True
 
     def _finish(self, one: Running, reason: str) -> None:
-        unsaved = self.keeper.save(one, self.stored) if one.request.saves and reason != "cancelled" else ""
+        unsaved = self._save(one) if one.request.saves and reason != "cancelled" else ""
         self._leave(one)
         one.end(reason, unsaved)
+
+    def _save(self, one: Running) -> str:
+        """Why not, where it cannot be kept."""
+        request, tokens = one.request, one.history[: one.fed]
+        return self.on_disk.save(request.saves, one.slot, tokens, request.about, self.stored)
 
     def _leave(self, one: Running) -> None:
         self._report()
@@ -291,6 +296,6 @@ class TokenLoop:
         if request.max_new_tokens < 1:
             raise RunError(f"--max-new-tokens {request.max_new_tokens} is out of range; it must be at least 1")
         if request.warm or request.saves:
-            self.keeper.check()
+            self.on_disk.check()
         if request.stops and self.text is None:
             raise RunError("stop strings need a tokenizer, and this package has none; leave --stop out")

@@ -13,7 +13,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from mpsplit.runtime.kept.kept_texts import KEPT, PREFIXES, SESSIONS, Kept, folder_of, is_older, names, text_of
+from mpsplit.runtime.kept.kept_texts import KEPT, PREFIXES, SESSIONS, KeptText, folder_of, is_older, names, text_of
 from mpsplit.serve.service.served_loop import Loop
 
 HOUR = 3600.0
@@ -28,7 +28,7 @@ class Keeping:
 
     def prefix(self, name: str, raw: bool) -> str:
         """Its text."""
-        return text_of(Kept.read(self.loop.package, self.of_prefix(name)), raw)
+        return text_of(KeptText.read(self.loop.package, self.of_prefix(name)), raw)
 
     def of_prefix(self, name: str) -> str:
         return folder_of(PREFIXES, name)

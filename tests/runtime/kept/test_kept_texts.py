@@ -13,7 +13,7 @@ from mpsplit.errors import RunError
 from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.engine.pages import PAGE, Pages
-from mpsplit.runtime.kept.kept_texts import KEPT, PREFIXES, SESSIONS, Kept, folder_of, names, whose
+from mpsplit.runtime.kept.kept_texts import KEPT, PREFIXES, SESSIONS, KeptText, folder_of, names, weights_id
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.requests import Request
 from tests.conftest import splits
@@ -76,7 +76,7 @@ def test_answers_are_those_of_a_run_from_scratch(world, package):
         forget(loop)
         kept = [keep(loop, n, text="hello") for n in LENGTHS]
         assert names(package, PREFIXES) == sorted(folder.split("/")[1] for folder in kept)
-        assert Kept.read(package, kept[0]).about == {"text": "hello"}
+        assert KeptText.read(package, kept[0]).about == {"text": "hello"}
         for folder, length in zip(kept, LENGTHS, strict=True):
             for prompt, expected in zip(prompts, scratch, strict=True):
                 forget(loop)
@@ -104,7 +104,7 @@ def test_a_package_of_another_context_takes_what_it_has_pages_for(world, package
         (package / "of-package").rename(narrow / SESSIONS)
     world.exchange(None)
     wide, tight = (load_loop(folder, world, chunk=16) for folder in (package, narrow))
-    assert whose(wide.engine.manifest) == whose(tight.engine.manifest)
+    assert weights_id(wide.engine.manifest) == weights_id(tight.engine.manifest)
 
     def answer(loop, tokens, length=0):
         """Its ids, how many tokens of the prompt were known, and how many the ranks computed."""
@@ -209,9 +209,9 @@ def test_what_was_kept_in_another_kind_is_refused(world, package):
 
 def test_it_is_the_weights_that_count(package):
     manifest = Manifest.load(package)
-    assert whose(manifest) == whose(manifest.with_files([part.files for part in manifest.ranks], {"x": "y"}))
+    assert weights_id(manifest) == weights_id(manifest.with_files([part.files for part in manifest.ranks], {"x": "y"}))
     other = [part.files[1:] for part in manifest.ranks]
-    assert whose(manifest) != whose(manifest.with_files([files[::-1][1:] for files in other], {}))
+    assert weights_id(manifest) != weights_id(manifest.with_files([files[::-1][1:] for files in other], {}))
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".x", "x" * 65, "a b", "ü"])

@@ -8,7 +8,7 @@ from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import Range, even_plan
 from mpsplit.runtime.choose.sampling import Sampling
-from mpsplit.runtime.engine.engine_protocol import UNTOLD, each_part
+from mpsplit.runtime.engine.engine_protocol import UNTOLD, KeepsNothing, each_part
 from mpsplit.runtime.loop.requests import Request
 from mpsplit.runtime.loop.token_loop import TokenLoop
 from tests.plan.test_shards import facts
@@ -16,7 +16,7 @@ from tests.plan.test_shards import facts
 EOS = 130
 
 
-class TableEngine:
+class TableEngine(KeepsNothing):
     """After token t comes t + 1; writes down every part of a step."""
 
     def __init__(self):
@@ -131,4 +131,4 @@ def test_an_engine_that_keeps_nothing_forgets_nothing():
     one.engine.name = "table"
     with pytest.raises(RunError, match="the table engine cannot keep its cache on disk"):
         one.forget("sessions/http-x", 1.0)
-    assert not one.keeper.old
+    assert not one.on_disk.old

@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from mpsplit.runtime.kept.kept_texts import KEPT, Kept
+from mpsplit.runtime.kept.kept_texts import KEPT, KeptText
 from tests.serve.conftest import served
 from tests.serve.fake import FakeLoop
 
@@ -18,7 +18,7 @@ def package(tmp_path):
     """name -> a session of that name, last used so many seconds ago."""
 
     def keep(name: str, ago: float):
-        Kept(f"sessions/{name}", "0" * 64, "f32", (1, 2, 3), {}).save(tmp_path)
+        KeptText(f"sessions/{name}", "0" * 64, "f32", (1, 2, 3), {}).save(tmp_path)
         told = tmp_path / "sessions" / name / KEPT
         os.utime(told, (time.time() - ago,) * 2)
         return told
