@@ -84,6 +84,24 @@ def test_no_circles():
     ).prepare()  # CycleError names the circle
 
 
+# `package` is not among them: what lies inside a package is told by its picture, and the picture by
+# what lies inside.
+@pytest.mark.parametrize("part", ["runtime", "serve", "plan", "export"])
+def test_no_circles_among_rooms(part):
+    """Each room inside a part as one node, whatever is in it: what stands lower knows nothing of
+    what stands higher."""
+    prefix = f"mpsplit.{part}."
+    inside = sorted(path.name for path in (ROOT / part).iterdir() if (path / "__init__.py").exists())
+    assert inside
+    graph = {room: set() for room in inside}
+    for name, path in modules().items():
+        room = name.removeprefix(prefix).split(".")[0]
+        if name.startswith(prefix) and room in graph:
+            others = {other.removeprefix(prefix).split(".")[0] for other in imports(path) if other.startswith(prefix)}
+            graph[room] |= others & graph.keys() - {room}
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
 def rooms():
     return sorted(path.parent for path in modules().values() if path.name == "__init__.py" and path.parent != ROOT)
 
