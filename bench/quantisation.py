@@ -39,7 +39,7 @@ from mpsplit.plan.shards import even_plan
 from mpsplit.progress import track
 from mpsplit.runtime.engine.engine_protocol import CACHES
 from mpsplit.runtime.load import load_loop
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 
 MODEL = Path(__file__).parents[1] / "examples" / "tiny-vicuna"
 CALIBRATION, NEW = 50, 64  # lines of eval.jsonl, tokens of an answer

@@ -30,7 +30,7 @@ from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.engine.cores import share_of_cores
 from mpsplit.runtime.load import load_loop
-from mpsplit.runtime.loop.requests import Request, Stats
+from mpsplit.runtime.loop.loop_protocol import Request, Stats
 from mpsplit.runtime.talk.answer_settings import layer
 from mpsplit.serve.chat import Conversation
 

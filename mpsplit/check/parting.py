@@ -22,7 +22,7 @@ from mpsplit.package.agreement import PartAgreement
 from mpsplit.package.inside.anatomy import anatomy
 from mpsplit.package.manifest import FUSED, rank_folder
 from mpsplit.package.param_text import Param
-from mpsplit.runtime.engine.dump import Open
+from mpsplit.runtime.engine.dump import InspectableEngine
 from mpsplit.runtime.loop.all_logits import all_logits
 from mpsplit.runtime.loop.orders import LEAD
 
@@ -40,7 +40,7 @@ class States:
     logits: np.ndarray
 
 
-def package_states(engine: Open, comm: Communicator, package: Path, tokens: tuple[int, ...]) -> States | None:
+def package_states(engine: InspectableEngine, comm: Communicator, package: Path, tokens: tuple[int, ...]) -> States | None:
     """On rank 0, with the help of all; None on the others."""
     if not hasattr(engine, "keep"):
         raise RunError(
@@ -70,7 +70,7 @@ def package_states(engine: Open, comm: Communicator, package: Path, tokens: tupl
     return States(tokens, np.concatenate(stream), logits)
 
 
-def _stream(engine: Open, package: Path, rank: int) -> Sequence[str]:
+def _stream(engine: InspectableEngine, package: Path, rank: int) -> Sequence[str]:
     """The names of the hidden states: what enters the rank's first layer, then two a layer."""
     if engine.name == "torch":
         return engine.stream

@@ -32,8 +32,8 @@ from mpsplit.runtime.engine.engine_protocol import Engine
 from mpsplit.runtime.engine.replay import OneHistory
 from mpsplit.runtime.load import load_loop, load_package_text
 from mpsplit.runtime.loop.all_logits import all_logits
+from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.loop.orders import LEAD
-from mpsplit.runtime.loop.requests import Request
 from mpsplit.runtime.loop.token_loop import TokenLoop
 
 LENGTHS = (1, 7, 40)  # of the random prompts, in tokens

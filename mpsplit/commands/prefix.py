@@ -55,7 +55,7 @@ def _add(args: argparse.Namespace) -> int:
         raise RunError(f"--text-file {args.text_file} cannot be read ({wrong})") from None
     if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
-    from mpsplit.runtime.loop.requests import Request
+    from mpsplit.runtime.loop.loop_protocol import Request
 
     loop = lead(args)
     if loop is None:

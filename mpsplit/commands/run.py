@@ -62,7 +62,7 @@ def run_command(args: argparse.Namespace) -> int:
     if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.measure import report
-    from mpsplit.runtime.loop.requests import Request
+    from mpsplit.runtime.loop.loop_protocol import Request
 
     loop = lead(args, dump)
     if loop is None:

@@ -67,14 +67,14 @@ def serve_command(args: argparse.Namespace) -> int:
         lead(args, **room)
         return 0
     from mpsplit.serve.http import security, serving
-    from mpsplit.serve.service.service import MIB, Limits, Service
+    from mpsplit.serve.service.service import MIB, Service, ServiceLimits
 
     keys = security.read_keys(Path(args.api_key_file) if args.api_key_file else None)
     sock, address = serving.listen(args.host, args.port)
     with sock:
         hosts = security.allowed_hosts(args.host, address, keys)
         loop = lead(args, **room)
-        limits = Limits(answers=min(Limits.answers, args.max_concurrent), body_bytes=args.max_body * MIB)
+        limits = ServiceLimits(answers=min(ServiceLimits.answers, args.max_concurrent), body_bytes=args.max_body * MIB)
         name = args.model_name or Path(args.package).resolve().name
         service = Service(
             loop, name, layers, args.context, limits=limits, keys=keys, hosts=hosts, session_seconds=args.session_ttl

@@ -18,7 +18,7 @@ from mpsplit.plan.placed_plan import Placed
 from mpsplit.plan.price.cost import Cost
 from mpsplit.progress import console
 from mpsplit.runtime.account.account import Account
-from mpsplit.runtime.loop.requests import Stats
+from mpsplit.runtime.loop.loop_protocol import Stats
 
 
 @dataclass(frozen=True)

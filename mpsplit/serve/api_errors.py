@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from mpsplit.errors import MpsplitError, RunError
-from mpsplit.runtime.loop.requests import Ending, Full
+from mpsplit.runtime.loop.loop_protocol import Ending, Full
 
 RETRY_SECONDS = {429: 1, 503: 5}
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}

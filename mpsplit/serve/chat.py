@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from mpsplit.errors import RunError
 from mpsplit.runtime.account.account_tables import text
 from mpsplit.runtime.kept.kept_texts import SESSIONS, KeptText, folder_of
-from mpsplit.runtime.loop.requests import Request, Stats
+from mpsplit.runtime.loop.loop_protocol import Request, Stats
 from mpsplit.runtime.loop.token_loop import TokenLoop
 from mpsplit.runtime.talk.answer_settings import FIRST, Layer, Settings, changed, layer, merged, pair, shown
 

@@ -15,8 +15,8 @@ from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import even_plan
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.engine.replay import OneHistory, Replay
+from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.loop.orders import greet
-from mpsplit.runtime.loop.requests import Request
 from mpsplit.runtime.loop.token_loop import TokenLoop
 from tests.extensions.conftest import build, need
 from tests.extensions.test_ranks import clean

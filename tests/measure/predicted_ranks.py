@@ -21,7 +21,7 @@ from mpsplit.plan.cluster_json import load_cluster, save_cluster
 from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.sizes import Job
 from mpsplit.runtime.load import load_loop
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 from tests.measure.test_probe import TINY
 
 PROMPT, NEW = 96, 32

@@ -10,7 +10,7 @@ from mpsplit.plan.placed_plan import Placed
 from mpsplit.plan.price.sizes import Job
 from mpsplit.plan.shards import even_plan
 from mpsplit.runtime.account.account import Account
-from mpsplit.runtime.loop.requests import Stats
+from mpsplit.runtime.loop.loop_protocol import Stats
 from tests.plan.test_shards import facts
 
 ACCOUNTS = (Account(10_000, 90 << 20, 5_000_000, 1_000_000, 9_000_000, 3_000_000, passed=nothing(2)),) * 2

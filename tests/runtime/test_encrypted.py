@@ -8,7 +8,7 @@ from mpsplit.native import cpp
 from mpsplit.package.sealed.encryption import encrypt
 from mpsplit.package.sealed.keys import Key, KeySource
 from mpsplit.runtime.load import ENGINES, load_loop
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 from tests.conftest import EXAMPLE, splits
 from tests.test_errors import CLEAN, MPSPLIT, refused
 

@@ -12,7 +12,7 @@ from mpsplit.native import cpp
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.all_logits import all_logits
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 from tests.conftest import FAMILIES, splits, thorough, transformers_answer
 
 ENGINES = ("native", "stock") if cpp.load("_engine") else ("stock",)

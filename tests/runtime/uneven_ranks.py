@@ -17,7 +17,7 @@ import numpy as np
 from mpsplit.comm import world
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.all_logits import all_logits
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 
 
 def main(package: str, reference: str, *engines: str) -> None:

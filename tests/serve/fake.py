@@ -24,7 +24,7 @@ from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.choose.choosing import ChosenToken
 from mpsplit.runtime.choose.lexicon import Grammar
 from mpsplit.runtime.engine.layer_kinds import KINDS
-from mpsplit.runtime.loop.requests import Ending, Full, Generation, Listener, Load, Piece, Request, Stats
+from mpsplit.runtime.loop.loop_protocol import Ending, Full, Generation, Listener, LoopLoad, Piece, Request, Stats
 from mpsplit.runtime.talk.text import Stream, Text
 
 EOS = 2
@@ -75,9 +75,9 @@ class FakeLoop:
             self.changed.notify()
         return taken
 
-    def load(self) -> Load:
+    def load(self) -> LoopLoad:
         used = len(self.running)
-        return Load(used, len(self.queue), used, 0, self.places, self.facts.context)
+        return LoopLoad(used, len(self.queue), used, 0, self.places, self.facts.context)
 
     def ranks_now(self) -> list[dict]:
         busy = len(self.running) / self.places

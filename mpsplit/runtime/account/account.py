@@ -17,7 +17,7 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.comm.link_counts import COLUMNS, NANO, Link, links_of, nothing
-from mpsplit.runtime.engine.engine_protocol import Engine, Part
+from mpsplit.runtime.engine.engine_protocol import Engine, Span
 from mpsplit.runtime.engine.layer_kinds import KINDS
 
 NUMBERS = 6  # of an Account, before its arrays
@@ -69,7 +69,7 @@ class Account:
         return [self.sent, self.peak_rss, self.prompt, self.prompt_between, self.token, self.token_between]
 
 
-class Counted:
+class CountedEngine:
     """An engine whose steps are counted."""
 
     def __init__(self, engine: Engine, comm: Communicator):
@@ -78,7 +78,7 @@ class Counted:
         self.took = {False: [0, 0], True: [0, 0]}
         self.told = self._so_far()
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Part]) -> np.ndarray:
+    def batch(self, tokens: Sequence[int], parts: Sequence[Span]) -> np.ndarray:
         inside, began = self.engine.seconds, time.perf_counter_ns()
         logits = self.engine.batch(tokens, parts)
         took = self.took[len(tokens) == len(parts)]

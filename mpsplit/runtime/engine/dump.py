@@ -29,7 +29,7 @@ from mpsplit.errors import RunError
 from mpsplit.package.inside.anatomy import Anatomy, anatomy_of
 from mpsplit.package.manifest import FUSED, rank_folder
 from mpsplit.plan.shards import Plan, Shard
-from mpsplit.runtime.engine.engine_protocol import Engine, Part, Steps
+from mpsplit.runtime.engine.engine_protocol import Engine, EngineSteps, Span
 
 HIDDEN, PRESENT = "hidden_states", ("present_key", "present_value")
 
@@ -54,7 +54,7 @@ class Dump:
         return self
 
 
-class Open(Engine, Protocol):
+class InspectableEngine(Engine, Protocol):
     """An engine that can be looked into: the native one."""
 
     def keep(self, blobs: Sequence[str]) -> None:
@@ -63,7 +63,7 @@ class Open(Engine, Protocol):
     def blob(self, name: str) -> np.ndarray:
         """float32 [rows, columns] of one that was kept, since the last step."""
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray: ...
+    def batch(self, tokens: Sequence[int], parts: Sequence[Span], every_row: bool = False) -> np.ndarray: ...
 
     def keys(self, attention: int, slot: int, positions: int) -> np.ndarray:
         """float32 [kv_heads of this rank, positions, head_dim]; attentions are counted from the
@@ -72,8 +72,8 @@ class Open(Engine, Protocol):
     def values(self, attention: int, slot: int, positions: int) -> np.ndarray: ...
 
 
-class Dumping(Steps):
-    def __init__(self, engine: Open, package: Path, comm: Communicator, dump: Dump):
+class Dumping(EngineSteps):
+    def __init__(self, engine: InspectableEngine, package: Path, comm: Communicator, dump: Dump):
         if not hasattr(engine, "keep"):
             raise RunError(
                 f"--dump needs the native engine: the {engine.name} engine's cache lies in a layout of ncnn's own; "
@@ -88,7 +88,7 @@ class Dumping(Steps):
         self.blobs = blobs_of(graph, self.shard, self.manifest.facts.layers)
         engine.keep(list(self.blobs.values()))
         self.steps = 0
-        self.part = Part(0, 0, 0)  # what the last step fed
+        self.part = Span(0, 0, 0)  # what the last step fed
         self.bytes_between = self.seconds_between = 0  # of gathering, which is no part of the model
         try:
             dump.folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class Dumping(Steps):
     def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
         self.engine.place(slot, first, pages)
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray:
+    def batch(self, tokens: Sequence[int], parts: Sequence[Span], every_row: bool = False) -> np.ndarray:
         (self.part,) = parts  # several requests at once are not dumped
         logits = self.engine.batch(tokens, parts, True)  # the last hidden state of every row
         sent, waited = self.engine.bytes_sent, self.engine.seconds

@@ -25,7 +25,7 @@ CACHES = ("f32", "bf16", "q8")  # how keys and values may be stored
 UNTOLD = np.zeros(len(KINDS), np.int64)  # `spent` of an engine that cannot see into its layers
 
 
-class Part(NamedTuple):
+class Span(NamedTuple):
     """`count` tokens of a step that follow the `position` tokens of a slot."""
 
     slot: int
@@ -33,7 +33,7 @@ class Part(NamedTuple):
     count: int
 
 
-def each_part(tokens: Sequence[int], parts: Sequence[Part]) -> Iterator[tuple[Sequence[int], Part]]:
+def each_span(tokens: Sequence[int], parts: Sequence[Span]) -> Iterator[tuple[Sequence[int], Span]]:
     """The tokens of each part."""
     at = 0
     for part in parts:
@@ -68,7 +68,7 @@ class Engine(Protocol):
     def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
         """From the `first`-th on, the pages of a slot are these."""
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Part]) -> np.ndarray:
+    def batch(self, tokens: Sequence[int], parts: Sequence[Span]) -> np.ndarray:
         """The parts' tokens, one part after another: float32 [parts, rows of the head], after the
         last token of each; no columns where there is no head."""
 
@@ -97,7 +97,7 @@ class KeepsNothing:
     load = save
 
 
-class Steps(KeepsNothing):
+class EngineSteps(KeepsNothing):
     """`step` of an engine whose `batch` can give every row; it tells nothing of its layers."""
 
     spent = UNTOLD
@@ -105,4 +105,4 @@ class Steps(KeepsNothing):
     def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
         if position == 0:  # pages for all of the context, whatever was in them
             self.place(0, 0, range(pages_of(self.manifest.facts.context)))
-        return self.batch(tokens, [Part(0, position, len(tokens))], every_row)
+        return self.batch(tokens, [Span(0, position, len(tokens))], every_row)

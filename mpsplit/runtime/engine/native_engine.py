@@ -17,7 +17,7 @@ from mpsplit.comm import Alone, Communicator, Native
 from mpsplit.errors import RunError
 from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest, rank_folder
-from mpsplit.runtime.engine.engine_protocol import CACHES, Part, Steps
+from mpsplit.runtime.engine.engine_protocol import CACHES, EngineSteps, Span
 
 
 def missing(comm: Communicator) -> str:
@@ -29,7 +29,7 @@ def missing(comm: Communicator) -> str:
     return ""
 
 
-class NativeEngine(Steps):
+class NativeEngine(EngineSteps):
     name = "native"
     keeps = True
 
@@ -59,7 +59,7 @@ class NativeEngine(Steps):
     def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
         self._engine.place(slot, first, np.asarray(pages, np.int64))
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray:
+    def batch(self, tokens: Sequence[int], parts: Sequence[Span], every_row: bool = False) -> np.ndarray:
         return self._engine.step(np.asarray(tokens, np.int64), np.array(parts, np.int64), every_row)
 
     # -- to keep what the cache holds: kept_texts.py ----------------------------------------------

@@ -24,23 +24,23 @@ def pages_of(tokens: int) -> int:
 
 
 @dataclass(eq=False)
-class Node:
+class PageNode:
     """A page in the tree; `holders` are running requests."""
 
     page: int
     tokens: tuple[int, ...]
-    before: Node | None
+    before: PageNode | None
     holders: int = 0
-    after: dict[tuple[int, ...], Node] = field(default_factory=dict)
+    after: dict[tuple[int, ...], PageNode] = field(default_factory=dict)
 
 
 @dataclass
-class Held:
+class HeldPages:
     """What a request holds: `pages` in the order of its tokens, the way through the tree, and pages
     that are its own."""
 
     pages: list[int]
-    way: list[Node]
+    way: list[PageNode]
     own: list[int] = field(default_factory=list)
 
 
@@ -48,9 +48,9 @@ class Pages:
     def __init__(self, count: int):
         self.count = count
         self.free = list(range(count - 1, -1, -1))
-        self.root = Node(-1, (), None)
+        self.root = PageNode(-1, (), None)
         # in the tree, held by nobody, the longest unused first
-        self.kept: OrderedDict[Node, None] = OrderedDict()
+        self.kept: OrderedDict[PageNode, None] = OrderedDict()
         self.evicted = 0  # pages given up so far
 
     @property
@@ -62,10 +62,10 @@ class Pages:
         """By running requests."""
         return self.count - self.available
 
-    def begin(self, tokens: Sequence[int]) -> tuple[Held, int]:
+    def begin(self, tokens: Sequence[int]) -> tuple[HeldPages, int]:
         """What is known of a request's tokens, and how many that are; the last token is never among
         them, for its logits are wanted."""
-        held, known, most = Held([], []), 0, len(tokens) - 1
+        held, known, most = HeldPages([], []), 0, len(tokens) - 1
         node = self.root
         while known + PAGE <= most and (found := node.after.get(tuple(tokens[known : known + PAGE]))):
             node, known = found, known + PAGE
@@ -74,11 +74,11 @@ class Pages:
             held.pages.append(node.page)
         return held, known + self._take_over(node, tokens[known:most], held)
 
-    def missing(self, held: Held, tokens: int) -> int:
+    def missing(self, held: HeldPages, tokens: int) -> int:
         """How many pages more it takes to hold so many tokens."""
         return max(0, pages_of(tokens) - len(held.pages))
 
-    def grow(self, held: Held, tokens: int) -> bool:
+    def grow(self, held: HeldPages, tokens: int) -> bool:
         """Room for so many tokens; nothing is done where there are not enough pages."""
         missing = self.missing(held, tokens)
         if missing > self.available:
@@ -89,7 +89,7 @@ class Pages:
             held.pages.append(page)
         return True
 
-    def filled(self, held: Held, tokens: Sequence[int]) -> None:
+    def filled(self, held: HeldPages, tokens: Sequence[int]) -> None:
         """The cache holds these tokens of the request: pages that became whole join the tree."""
         while (len(held.way) + 1) * PAGE <= len(tokens):
             at = len(held.way)
@@ -97,19 +97,19 @@ class Pages:
             own = tuple(tokens[at * PAGE : (at + 1) * PAGE])
             # or else two requests computed the same at once, and one page is enough to know
             if own not in node.after:
-                node.after[own] = Node(held.pages[at], own, node)
+                node.after[own] = PageNode(held.pages[at], own, node)
                 held.own.remove(held.pages[at])
             self._hold(node.after[own])
             held.way.append(node.after[own])
 
-    def release(self, held: Held, tokens: Sequence[int]) -> None:
+    def release(self, held: HeldPages, tokens: Sequence[int]) -> None:
         """The request has ended, and the cache holds these tokens of it."""
         self.filled(held, tokens)
         at = len(held.way)
         rest = tuple(tokens[at * PAGE :])
         node = held.way[-1] if held.way else self.root
         if rest and rest not in node.after:
-            last = node.after[rest] = Node(held.pages[at], rest, node)
+            last = node.after[rest] = PageNode(held.pages[at], rest, node)
             held.own.remove(last.page)
             self.kept[last] = None
         self.free += held.own
@@ -120,11 +120,11 @@ class Pages:
                 self.kept[node] = None
         held.pages, held.way, held.own = [], [], []
 
-    def _hold(self, node: Node) -> None:
+    def _hold(self, node: PageNode) -> None:
         node.holders += 1
         self.kept.pop(node, None)
 
-    def _take_over(self, node: Node, tokens: Sequence[int], held: Held) -> int:
+    def _take_over(self, node: PageNode, tokens: Sequence[int], held: HeldPages) -> int:
         """The page after the node that begins most like the tokens, where it is not whole; how many
         of its tokens are theirs."""
         most, best = 0, None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpsplit.runtime.engine.engine_protocol import UNTOLD, KeepsNothing, Part, each_part
+from mpsplit.runtime.engine.engine_protocol import UNTOLD, KeepsNothing, Span, each_span
 from mpsplit.runtime.engine.pages import PAGE, pages_of
 
 
@@ -24,7 +24,7 @@ class Replay:
     def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
         self.tables[slot] = [*self.tables.get(slot, ())[:first], *map(int, pages)]
 
-    def feed(self, tokens: Sequence[int], part: Part, cache: int) -> tuple[int, list[int]]:
+    def feed(self, tokens: Sequence[int], part: Span, cache: int) -> tuple[int, list[int]]:
         """The position from which on the cache is wrong, which is its end or 0, and what to feed it
         from there."""
         table, before = self.tables.get(part.slot, []), []
@@ -57,9 +57,9 @@ class OneHistory(KeepsNothing):
     def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
         self.pages.place(slot, first, pages)
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Part]) -> np.ndarray:
+    def batch(self, tokens: Sequence[int], parts: Sequence[Span]) -> np.ndarray:
         rows = []
-        for own, part in each_part(tokens, parts):
+        for own, part in each_span(tokens, parts):
             start, again = self.pages.feed(own, part, 0)
             rows.append(self.step(again, start))
         return np.concatenate(rows)

@@ -21,14 +21,14 @@ from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
 from mpsplit.package.stored.embedding_rows import embedding_rows
 from mpsplit.package.stored.weight_files import Packed, WeightFiles
 from mpsplit.runtime.engine import collective_layers, quantised_layer
-from mpsplit.runtime.engine.engine_protocol import Part, Steps, each_part
+from mpsplit.runtime.engine.engine_protocol import EngineSteps, Span, each_span
 from mpsplit.runtime.engine.positions import causal_mask, rope_tables
 from mpsplit.runtime.engine.replay import Replay
 
 RAW = 1  # extract a cache blob as it lies: its layout is ncnn's own, and comes back untouched
 
 
-class StockEngine(Steps):
+class StockEngine(EngineSteps):
     name = "stock"
 
     def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
@@ -74,10 +74,10 @@ class StockEngine(Steps):
     def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
         self.pages.place(slot, first, pages)
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Part], every_row: bool = False) -> np.ndarray:
-        return np.concatenate([self._feed(own, part, every_row) for own, part in each_part(tokens, parts)])
+    def batch(self, tokens: Sequence[int], parts: Sequence[Span], every_row: bool = False) -> np.ndarray:
+        return np.concatenate([self._feed(own, part, every_row) for own, part in each_span(tokens, parts)])
 
-    def _feed(self, tokens: Sequence[int], part: Part, every_row: bool) -> np.ndarray:
+    def _feed(self, tokens: Sequence[int], part: Span, every_row: bool) -> np.ndarray:
         start, again = self.pages.feed(tokens, part, part.slot)
         ids = np.asarray(again, np.int64)
         stop = start + len(ids)

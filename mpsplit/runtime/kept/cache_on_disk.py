@@ -15,7 +15,7 @@ from typing import Protocol
 
 from mpsplit.errors import RunError
 from mpsplit.runtime.engine.engine_protocol import Engine
-from mpsplit.runtime.engine.pages import Held, Pages, common
+from mpsplit.runtime.engine.pages import HeldPages, Pages, common
 from mpsplit.runtime.kept.kept_texts import KeptText, check_outcomes, forget, is_older, weights_id
 
 NO_TOKEN = -1  # follows tokens of which all are asked for
@@ -71,7 +71,7 @@ class CacheOnDisk:
         shared = kept.tokens[: common(kept.tokens, history)]
         held, known = pages.begin([*shared, NO_TOKEN])
         pages.release(held, shared[:known])
-        held = Held([], [])
+        held = HeldPages([], [])
         if known == len(shared) or not pages.grow(held, len(kept.tokens)):
             return  # it is there, or there is no room, and the prompt is computed
         self.caches.place(self.slot, 0, held.pages)

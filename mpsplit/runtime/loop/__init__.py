@@ -1,11 +1,11 @@
 """The token loop: requests in, tokens out, several at once. Rank 0 leads, the others follow.
 
-requests         what is asked of the loop, and what it says
-waiting_queue    requests that wait, and whose turn it is
-running_request  one request while it waits and runs
-token_loop       the loop itself
-orders           what rank 0 tells the others
-led_ranks        all ranks as one engine, for rank 0
-follow           a rank that follows
-all_logits       the logits of every token on one rank
+loop_protocol  what is asked of the loop, and what it answers
+waiting_queue  requests that wait, and whose turn it is
+live_request   one request while it waits and runs
+token_loop     the loop itself
+orders         what rank 0 tells the others
+led_ranks      all ranks as one engine, for rank 0
+follow         a rank that follows
+all_logits     the logits of every token on one rank
 """

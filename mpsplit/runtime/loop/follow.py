@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpsplit.comm import Communicator
-from mpsplit.runtime.account.account import Counted
+from mpsplit.runtime.account.account import CountedEngine
 from mpsplit.runtime.choose.candidates import ALL, candidates_of
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine
 from mpsplit.runtime.loop.orders import (
@@ -29,7 +29,7 @@ from mpsplit.runtime.loop.orders import (
 
 
 def follow(engine: Engine, comm: Communicator) -> None:
-    orders, counted, logits = Orders(comm), Counted(engine, comm), np.empty((0, 0), np.float32)
+    orders, counted, logits = Orders(comm), CountedEngine(engine, comm), np.empty((0, 0), np.float32)
 
     def answer(row: int, wanted: int, temperature: float) -> None:
         if wanted and logits.shape[1]:

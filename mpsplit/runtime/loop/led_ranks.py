@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpsplit.comm import Communicator
-from mpsplit.runtime.account.account import Account, Counted
+from mpsplit.runtime.account.account import Account, CountedEngine
 from mpsplit.runtime.choose.candidates import ALL, Candidates, candidates_of
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine
 from mpsplit.runtime.loop.orders import (
@@ -35,7 +35,7 @@ from mpsplit.runtime.loop.orders import (
 class Ranks:
     def __init__(self, engine: Engine, comm: Communicator):
         self.engine, self.comm = engine, comm
-        self._orders, self._counted = Orders(comm), Counted(engine, comm)
+        self._orders, self._counted = Orders(comm), CountedEngine(engine, comm)
         self._heads = [shard for shard in engine.manifest.plan.shards if len(shard.head)]
         self._logits = np.empty((0, 0), np.float32)
 

@@ -44,7 +44,7 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.runtime.choose.candidates import NOTHING
-from mpsplit.runtime.engine.engine_protocol import Engine, Part
+from mpsplit.runtime.engine.engine_protocol import Engine, Span
 
 VERSION = 4
 # the same orders, but ranks also send each other what `run --dump` writes; C++ ranks do not
@@ -109,7 +109,7 @@ class Orders:
 class Asked(NamedTuple):
     """A part of a step, and what rank 0 wants to know of the logits after it."""
 
-    part: Part
+    part: Span
     wanted: int = NOTHING
     temperature: float = 0.0
 
@@ -130,9 +130,9 @@ def step_order(tokens: Sequence[int], asked: Sequence[Asked]) -> tuple[Order, Se
 def asked_of(order: Order, numbers: np.ndarray) -> tuple[np.ndarray, list[Asked]]:
     """The other way round: tokens, and what is asked."""
     if order.verb == STEP:
-        return numbers, [Asked(Part(order.slot, order.position, order.count), order.wanted, order.temperature)]
+        return numbers, [Asked(Span(order.slot, order.position, order.count), order.wanted, order.temperature)]
     words = order.position * ASKED.size // 8
-    found = [Asked(Part(*row[:3]), *row[3:]) for row in ASKED.iter_unpack(numbers[:words].tobytes())]
+    found = [Asked(Span(*row[:3]), *row[3:]) for row in ASKED.iter_unpack(numbers[:words].tobytes())]
     return numbers[words:], found
 
 

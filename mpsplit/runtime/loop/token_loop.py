@@ -21,16 +21,16 @@ from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.account.ledger import Ledger, hosts_of
 from mpsplit.runtime.choose.candidates import NOTHING, Candidates
 from mpsplit.runtime.choose.choosing import NoWayOn
-from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, Part
+from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, Span
 from mpsplit.runtime.engine.pages import PAGE, Pages, pages_of
 from mpsplit.runtime.kept.cache_on_disk import CacheOnDisk
 from mpsplit.runtime.kept.kept_texts import Unusable
 from mpsplit.runtime.loop.follow import follow
 from mpsplit.runtime.loop.led_ranks import Ranks
+from mpsplit.runtime.loop.live_request import LiveRequest
+from mpsplit.runtime.loop.loop_protocol import Ending, Generation, Listener, LoopLoad, Piece, Request, Ticket
 from mpsplit.runtime.loop.orders import Asked
-from mpsplit.runtime.loop.requests import Ending, Generation, Listener, Load, Piece, Request, Ticket
-from mpsplit.runtime.loop.running_request import Running
-from mpsplit.runtime.loop.waiting_queue import Queue
+from mpsplit.runtime.loop.waiting_queue import WaitingQueue
 from mpsplit.runtime.talk.text import Text
 
 BESIDE = 32  # rows of prompts in a step in which others get tokens: so long they wait at most
@@ -59,16 +59,16 @@ class TokenLoop:
         self.package = package
         self.ledger = Ledger(engine.manifest.plan, hosts_of(comm))
         self.on_disk = CacheOnDisk(self.ranks, package, most)
-        self.running: list[Running] = []  # the longest there first
+        self.running: list[LiveRequest] = []  # the longest there first
         # signal handlers drain
-        self._waiting, self._changed = Queue(waiting), threading.Condition(threading.RLock())
+        self._waiting, self._changed = WaitingQueue(waiting), threading.Condition(threading.RLock())
         self._ending = False
 
     # -- from any thread --------------------------------------------------------------------------
 
     def submit(self, request: Request, listener: Listener) -> Ticket:
         self._check(request)
-        one = Running(request, listener, self.text)
+        one = LiveRequest(request, listener, self.text)
         with self._changed:
             if self._ending:
                 raise Ending("no new requests are taken, for this server is about to end; ask another")
@@ -76,9 +76,9 @@ class TokenLoop:
             self._changed.notify()
         return one
 
-    def load(self) -> Load:
+    def load(self) -> LoopLoad:
         pages = self.pages
-        return Load(len(self.running), len(self._waiting), pages.used, len(pages.kept), pages.count, PAGE)
+        return LoopLoad(len(self.running), len(self._waiting), pages.used, len(pages.kept), pages.count, PAGE)
 
     def ranks_now(self) -> list[dict]:
         """What each rank does of late (ledger.py)."""
@@ -199,7 +199,7 @@ class TokenLoop:
             one.begin(next(i for i in count() if all(i != other.slot for other in self.running)), held, known)
             self.running.append(one)
 
-    def _compose(self) -> list[tuple[Running, int]]:
+    def _compose(self) -> list[tuple[LiveRequest, int]]:
         """Who takes part in this step, with how many tokens."""
         answering = [one for one in self.running if one.left == 1]
         room = max(1, min(self.chunk, BESIDE) - len(answering)) if answering else self.chunk
@@ -211,7 +211,7 @@ class TokenLoop:
                 room -= 0 if one.left == 1 else rows
         return [(one, rows) for one, rows in found if one in self.running]
 
-    def _make_room(self, one: Running, tokens: int) -> bool:
+    def _make_room(self, one: LiveRequest, tokens: int) -> bool:
         """Pages for so many tokens; where there are none, the last that came makes room, which may
         be this one."""
         while not self.pages.grow(one.held, tokens):
@@ -223,17 +223,17 @@ class TokenLoop:
                 return False
         return True
 
-    def _finish(self, one: Running, reason: str) -> None:
+    def _finish(self, one: LiveRequest, reason: str) -> None:
         unsaved = self._save(one) if one.request.saves and reason != "cancelled" else ""
         self._leave(one)
         one.end(reason, unsaved)
 
-    def _save(self, one: Running) -> str:
+    def _save(self, one: LiveRequest) -> str:
         """Why not, where it cannot be kept."""
         request, tokens = one.request, one.history[: one.fed]
         return self.on_disk.save(request.saves, one.slot, tokens, request.about, self.stored)
 
-    def _leave(self, one: Running) -> None:
+    def _leave(self, one: LiveRequest) -> None:
         self._report()
         self.running.remove(one)
         self.pages.release(one.held, one.history[: one.fed])
@@ -250,7 +250,7 @@ class TokenLoop:
 
     # -- a step -----------------------------------------------------------------------------------
 
-    def _step(self, taking: list[tuple[Running, int]]) -> None:
+    def _step(self, taking: list[tuple[LiveRequest, int]]) -> None:
         tokens, asked = [], []
         for one, rows in taking:
             if pages := one.held.pages[one.placed :]:
@@ -258,7 +258,7 @@ class TokenLoop:
                 one.placed = len(one.held.pages)
             tokens += one.history[one.fed : one.fed + rows]
             wanted, temperature = one.asks() if rows == one.left else (NOTHING, 0.0)
-            asked.append(Asked(Part(one.slot, one.fed, rows), wanted, temperature))
+            asked.append(Asked(Span(one.slot, one.fed, rows), wanted, temperature))
         answers = self.ranks.step(tokens, asked)
         for row, ((one, rows), answer) in enumerate(zip(taking, answers, strict=True)):
             one.fed += rows
@@ -267,7 +267,7 @@ class TokenLoop:
             if answer:
                 self._answer(one, row, answer)
 
-    def _answer(self, one: Running, row: int, answer: list[Candidates]) -> None:
+    def _answer(self, one: LiveRequest, row: int, answer: list[Candidates]) -> None:
         try:
             chosen = one.choose(answer)
             if chosen is None:

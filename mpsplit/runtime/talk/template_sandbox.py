@@ -29,7 +29,7 @@ class Refusal(TemplateError):
     """The template itself refuses the conversation."""
 
 
-class Generation(Extension):
+class GenerationTag(Extension):
     """{% generation %} marks the assistant's words for training; here it marks nothing."""
 
     tags = {"generation"}
@@ -41,7 +41,7 @@ class Generation(Extension):
 
 class Sandbox(ImmutableSandboxedEnvironment):
     def __init__(self):
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
         self.filters["tojson"] = _to_json  # Jinja's own escapes for HTML
         self.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
 

@@ -19,13 +19,13 @@ from mpsplit.serve.api_errors import ApiError, ErrorBody
 from mpsplit.serve.http.body_limits import Bounded
 from mpsplit.serve.http.page import Page
 from mpsplit.serve.http.security import Gate, owner
-from mpsplit.serve.openai.answer_shapes import Answer, ChatShape, CompletionShape, Shape
-from mpsplit.serve.openai.event_streams import EventStream, Telling
+from mpsplit.serve.openai.answer_shapes import Answer, AnswerShape, ChatShape, CompletionShape
+from mpsplit.serve.openai.event_streams import EventStream, HttpReply
 from mpsplit.serve.openai.request_bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, Wishes
-from mpsplit.serve.openai.request_meaning import Asked, chat_ids, of_chat, of_completion, text_ids
+from mpsplit.serve.openai.request_meaning import Meaning, chat_ids, of_chat, of_completion, text_ids
 from mpsplit.serve.openai.tool_calls import ToolReader
-from mpsplit.serve.service.answering import Answering, while_connected
 from mpsplit.serve.service.service import Service
+from mpsplit.serve.service.taken_requests import TakenRequests, while_connected
 
 MISTAKES = {
     "4XX": {"model": ErrorBody, "description": "Something is wrong with the request, or too much was asked at once"},
@@ -122,11 +122,11 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(api)
     app.add_middleware(Bounded, limits=service.limits)
     app.add_middleware(Gate, service=service)
-    app.add_middleware(Counted, service=service)  # the last one added is the first one called
+    app.add_middleware(CountedReplies, service=service)  # the last one added is the first one called
     return app
 
 
-class Counted:
+class CountedReplies:
     """Every answer, by its route and status, those of the gate among them."""
 
     def __init__(self, app: ASGIApp, service: Service):
@@ -141,16 +141,16 @@ class Counted:
         await self.app(scope, receive, send_counted if scope["type"] == "http" else send)
 
 
-async def _answer(http: Request, body: Wishes, asked_of, shape: type[Shape]) -> Response:
+async def _answer(http: Request, body: Wishes, asked_of, shape: type[AnswerShape]) -> Response:
     service = _service(http)
     service.check_open()
     _check_model(service, body.model)
-    asked: Asked = await run_in_threadpool(asked_of, service, body, owner(http.scope, service.keys, body.user))
+    asked: Meaning = await run_in_threadpool(asked_of, service, body, owner(http.scope, service.keys, body.user))
     told = shape(service.lexicon if body.likely is not None else None)
-    answering = Answering(service, asked.requests)
+    answering = TakenRequests(service, asked.requests)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     answers = [Answer(echo, ToolReader(asked.tools) if asked.tools else None) for echo in asked.echo]
-    telling = Telling(service, answering, told, tuple(answers), asked.n, asked.left_out, include_usage)
+    telling = HttpReply(service, answering, told, tuple(answers), asked.n, asked.left_out, include_usage)
     return EventStream(telling) if body.stream else await while_connected(http, answering, telling.whole())
 
 

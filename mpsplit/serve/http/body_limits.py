@@ -16,13 +16,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mpsplit.serve.api_errors import ApiError
-from mpsplit.serve.service.service import Limits
+from mpsplit.serve.service.service import ServiceLimits
 
 WITH_BODY = ("POST", "PUT", "PATCH")
 
 
 class Bounded:
-    def __init__(self, app: ASGIApp, limits: Limits):
+    def __init__(self, app: ASGIApp, limits: ServiceLimits):
         self.app, self.limits = app, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

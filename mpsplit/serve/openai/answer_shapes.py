@@ -2,7 +2,7 @@
 
 In: pieces and generations. Out: the dicts of `choices`, whole or chunk by chunk, and `usage`.
 
-A Shape is what differs between chats and completions; the rest is the same for both.
+A AnswerShape is what differs between chats and completions; the rest is the same for both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mpsplit.runtime.choose.choosing import ChosenToken
 from mpsplit.runtime.choose.lexicon import Lexicon
-from mpsplit.runtime.loop.requests import Generation, Piece
+from mpsplit.runtime.loop.loop_protocol import Generation, Piece
 from mpsplit.serve.openai.tool_calls import ToolReader
 
 FINISH = {"eos": "stop", "stop": "stop", "length": "length", "context": "length"}
@@ -50,7 +50,7 @@ class Answer:
         return shown
 
 
-class Shape(Protocol):
+class AnswerShape(Protocol):
     kind: str  # the `object` of a whole answer
     chunk_kind: str
     prefix: str  # of ids

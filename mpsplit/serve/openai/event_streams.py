@@ -16,23 +16,23 @@ from dataclasses import dataclass
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from mpsplit.runtime.choose.choosing import ChosenToken
-from mpsplit.runtime.loop.requests import Generation
+from mpsplit.runtime.loop.loop_protocol import Generation
 from mpsplit.serve.api_errors import ApiError
-from mpsplit.serve.openai.answer_shapes import Answer, Shape, usage
-from mpsplit.serve.service.answering import Answering
+from mpsplit.serve.openai.answer_shapes import Answer, AnswerShape, usage
 from mpsplit.serve.service.service import Service
+from mpsplit.serve.service.taken_requests import TakenRequests
 
 DONE = "data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)
-class Telling:
+class HttpReply:
     """One HTTP answer, of one or several choices; `n` of them belong to a prompt, whose `left_out`
     tokens nobody read."""
 
     service: Service
-    answering: Answering
-    shape: Shape
+    answering: TakenRequests
+    shape: AnswerShape
     answers: tuple[Answer, ...]
     n: int
     left_out: int
@@ -88,7 +88,7 @@ class Telling:
 class EventStream(StreamingResponse):
     """Server-sent events; when it ends, however it does, so do the answers."""
 
-    def __init__(self, telling: Telling):
+    def __init__(self, telling: HttpReply):
         # proxies pass it on piece by piece
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(telling.events(), headers=headers, media_type="text/event-stream")

@@ -144,21 +144,21 @@ class TextPart(Body):
     text: String
 
 
-class Called(BaseModel):
+class CalledFunction(BaseModel):
     model_config = ConfigDict(strict=True)
 
     name: String
     arguments: String | Object = ""
 
 
-class Call(BaseModel):
+class ToolCall(BaseModel):
     """What a model called before."""
 
     model_config = ConfigDict(strict=True)
 
     id: String | None = None
     type: Literal["function"] = "function"
-    function: Called
+    function: CalledFunction
 
 
 def _with_content(schema: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ def _with_content(schema: dict[str, Any]) -> None:
     content["anyOf"] = [kind for kind in content["anyOf"] if kind != {"type": "null"}]
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
     """What an assistant said is taken back as it was given, with fields that mean nothing here."""
 
     model_config = ConfigDict(strict=True, json_schema_extra=_with_content)
@@ -176,11 +176,11 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: String | list[TextPart] | None = None
     name: String | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: String | None = None
 
     @model_validator(mode="after")
-    def _said(self) -> Message:
+    def _said(self) -> ChatMessage:
         if self.content is None and self.role != "assistant":
             raise ValueError("content is missing; only an assistant's message may have none")
         return self
@@ -198,7 +198,7 @@ class Message(BaseModel):
 
 
 class ChatBody(Wishes):
-    messages: list[Message] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -263,7 +263,7 @@ class TokenizeBody(Body):
 
     model: str | None = None
     prompt: String | None = None
-    messages: list[Message] | None = Field(default=None, min_length=1)
+    messages: list[ChatMessage] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _one(self) -> TokenizeBody:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mpsplit.runtime.choose.lexicon import Grammar
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.talk.answer_settings import REFUSE, SETTINGS, SLIDE, Settings, merged
 from mpsplit.runtime.talk.text import Text
 from mpsplit.serve.api_errors import ApiError
-from mpsplit.serve.openai.request_bodies import ChatBody, CompletionBody, Message, ResponseFormat, Tool, Wishes
+from mpsplit.serve.openai.request_bodies import ChatBody, ChatMessage, CompletionBody, ResponseFormat, Tool, Wishes
 from mpsplit.serve.service.service import Service
 
 COMPLETION_TOKENS = 16  # OpenAI's default where a completion says nothing
@@ -25,7 +25,7 @@ SEEDS = 2**63
 
 
 @dataclass(frozen=True)
-class Asked:
+class Meaning:
     """`echo`: of each answer the text that stands before it; `n`: answers a prompt; `left_out`:
     tokens of the prompts that slid out of the context; `tools`: names of those that may be called.
     """
@@ -37,21 +37,21 @@ class Asked:
     tools: tuple[str, ...] = ()
 
 
-def of_chat(service: Service, body: ChatBody, owner: str) -> Asked:
+def of_chat(service: Service, body: ChatBody, owner: str) -> Meaning:
     settings = _settings(service, body, service.context)
     if body.prefix:
         if body.messages[0].role == "system":
             raise ApiError(400, "a prefix is the system message; leave one of them out", param="prefix")
-        settings = replace(settings, system=service.keeping.prefix(body.prefix, raw=False))
+        settings = replace(settings, system=service.client_texts.prefix(body.prefix, raw=False))
     prompt = chat_ids(service, body.messages, settings, body.on_offer)
     grammar = _grammar(service, call_schema(body.on_offer) if body.must_call else _schema(body.response_format))
     asked = _asked(service, body, settings, [prompt], grammar, owner)
     return replace(asked, tools=tuple(tool.function.name for tool in body.on_offer))
 
 
-def of_completion(service: Service, body: CompletionBody, owner: str) -> Asked:
+def of_completion(service: Service, body: CompletionBody, owner: str) -> Meaning:
     given = body.prompt
-    before = service.keeping.prefix(body.prefix, raw=True) if body.prefix else ""
+    before = service.client_texts.prefix(body.prefix, raw=True) if body.prefix else ""
     prompts = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
     _check_answers(service, len(prompts) * (body.n or 1))
     settings = _settings(service, body, COMPLETION_TOKENS)
@@ -65,7 +65,7 @@ def of_completion(service: Service, body: CompletionBody, owner: str) -> Asked:
 
 
 def chat_ids(
-    service: Service, messages: list[Message], settings: Settings | None = None, tools: Sequence[Tool] = ()
+    service: Service, messages: list[ChatMessage], settings: Settings | None = None, tools: Sequence[Tool] = ()
 ) -> list[int]:
     """Through the chat template."""
     text, settings = _text(service), settings or merged(*service.layers)
@@ -102,13 +102,13 @@ def _asked(
     prompts: list[list[int]],
     grammar: Callable[[], Grammar] | None,
     owner: str,
-) -> Asked:
+) -> Meaning:
     n, context = body.n or 1, service.context
     _check_answers(service, len(prompts) * n)
     fitted = [_fitted(service, body, settings, tuple(prompt)) for prompt in prompts]
-    sampling, keeping = settings.sampling, service.keeping
-    saves = keeping.session(body.session_id) if body.session_id is not None else ""
-    warm = keeping.of_prefix(body.prefix) if body.prefix else keeping.of_session(saves) if saves else ""
+    sampling, client_texts = settings.sampling, service.client_texts
+    saves = client_texts.session(body.session_id) if body.session_id is not None else ""
+    warm = client_texts.of_prefix(body.prefix) if body.prefix else client_texts.of_session(saves) if saves else ""
     requests = [
         Request(
             prompt=prompt,
@@ -125,7 +125,7 @@ def _asked(
         for i, (prompt, _) in enumerate(fitted)
         for number in range(n)
     ]
-    return Asked(tuple(requests), n, ("",) * len(requests), sum(out for _, out in fitted))
+    return Meaning(tuple(requests), n, ("",) * len(requests), sum(out for _, out in fitted))
 
 
 def _fitted(service: Service, body: Wishes, settings: Settings, prompt: tuple[int, ...]) -> tuple[tuple[int, ...], int]:

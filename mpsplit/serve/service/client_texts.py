@@ -14,16 +14,16 @@ import time
 from dataclasses import dataclass
 
 from mpsplit.runtime.kept.kept_texts import KEPT, PREFIXES, SESSIONS, KeptText, folder_of, is_older, names, text_of
-from mpsplit.serve.service.served_loop import Loop
+from mpsplit.serve.service.served_loop import ServedLoop
 
 HOUR = 3600.0
 
 
 @dataclass(frozen=True)
-class Keeping:
+class ClientTexts:
     """`seconds` that a session is kept after somebody asked for it."""
 
-    loop: Loop
+    loop: ServedLoop
     seconds: float = HOUR
 
     def prefix(self, name: str, raw: bool) -> str:

@@ -14,8 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from mpsplit.comm.link_counts import no_longer
 from mpsplit.runtime.account.account import Account
-from mpsplit.runtime.loop.requests import Generation
-from mpsplit.serve.service.served_loop import Loop
+from mpsplit.runtime.loop.loop_protocol import Generation
+from mpsplit.serve.service.served_loop import ServedLoop
 
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -23,7 +23,7 @@ LINK = ["rank", "peer"]
 
 
 class Metrics:
-    def __init__(self, loop: Loop):
+    def __init__(self, loop: ServedLoop):
         self.registry = CollectorRegistry()
         self.registry.register(_Now(loop))
         self._requests = self._counter("requests", "HTTP requests", ["path", "status"])
@@ -60,7 +60,7 @@ class Metrics:
 class _Now:
     """Asked anew for each scrape."""
 
-    def __init__(self, loop: Loop):
+    def __init__(self, loop: ServedLoop):
         self.loop = loop
 
     def describe(self) -> list:

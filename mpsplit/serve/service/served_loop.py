@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mpsplit.runtime.account.account import Account
-from mpsplit.runtime.loop.requests import Listener, Load, Request, Ticket
+from mpsplit.runtime.loop.loop_protocol import Listener, LoopLoad, Request, Ticket
 from mpsplit.runtime.talk.text import Text
 
 
@@ -20,7 +20,7 @@ class Facts(Protocol):
     vocabulary: int
 
 
-class Loop(Protocol):
+class ServedLoop(Protocol):
     text: Text | None
     facts: Facts
     eos: tuple[int, ...]
@@ -29,7 +29,7 @@ class Loop(Protocol):
     def submit(self, request: Request, listener: Listener) -> Ticket:
         """Raises Full, Ending, or a RunError that says what is wrong with the request."""
 
-    def load(self) -> Load: ...
+    def load(self) -> LoopLoad: ...
 
     def ranks_now(self) -> list[dict]:
         """What each rank does of late, as runtime/account/ledger.py says it."""

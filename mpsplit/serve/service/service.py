@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from mpsplit.runtime.choose.lexicon import Lexicon
-from mpsplit.runtime.loop.requests import Ending, Ticket
+from mpsplit.runtime.loop.loop_protocol import Ending, Ticket
 from mpsplit.runtime.talk.answer_settings import Layer
-from mpsplit.serve.service.client_texts import HOUR, Keeping
+from mpsplit.serve.service.client_texts import HOUR, ClientTexts
 from mpsplit.serve.service.metrics import Metrics
-from mpsplit.serve.service.served_loop import Loop
+from mpsplit.serve.service.served_loop import ServedLoop
 
 MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServiceLimits:
     """`answers`: of one request, prompts times n; `body_bytes` and `body_seconds`: until a request
     must have arrived."""
 
@@ -39,11 +39,11 @@ class Service:
     answer, where that is to be less than the model's context; `hosts` by which names browsers may
     call, None for any."""
 
-    loop: Loop
+    loop: ServedLoop
     model: str
     layers: tuple[Layer, ...] = ()
     most_tokens: int | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: ServiceLimits = field(default_factory=ServiceLimits)
     keys: tuple[bytes, ...] = ()
     hosts: frozenset[str] | None = None
     session_seconds: float = HOUR
@@ -56,8 +56,8 @@ class Service:
         return min(self.most_tokens or self.loop.facts.context, self.loop.facts.context)
 
     @cached_property
-    def keeping(self) -> Keeping:
-        return Keeping(self.loop, self.session_seconds)
+    def client_texts(self) -> ClientTexts:
+        return ClientTexts(self.loop, self.session_seconds)
 
     @cached_property
     def metrics(self) -> Metrics:

@@ -20,7 +20,7 @@ from mpsplit.package.stored.quantisation import QLinear, Quantisation
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import Packed, WeightFiles
 from mpsplit.runtime.load import load_loop
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 from tests.conftest import EXAMPLE, splits, weight_path
 from tests.runtime.test_families import lead
 

@@ -26,7 +26,7 @@ from mpsplit.package.stored.weight_files import Packed, WeightFiles
 from mpsplit.plan.cuts import Part
 from mpsplit.plan.shards import Range
 from mpsplit.runtime.load import load_loop
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 from tests.conftest import EXAMPLE, make_model, splits, thorough
 from tests.runtime.test_families import lead
 

@@ -19,14 +19,14 @@ from mpsplit.comm.link_counts import (
     nothing,
     quantile,
 )
-from mpsplit.runtime.account.account import Account, Counted
+from mpsplit.runtime.account.account import Account, CountedEngine
 from mpsplit.runtime.account.account_tables import length, text
 from mpsplit.runtime.account.ledger import Ledger
 from mpsplit.runtime.account.straggler import straggler
-from mpsplit.runtime.engine.engine_protocol import Part
+from mpsplit.runtime.engine.engine_protocol import Span
 from mpsplit.runtime.engine.layer_kinds import BETWEEN, COMPUTING, KINDS
 from mpsplit.runtime.load import load_engine, load_loop
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 from tests.conftest import splits
 from tests.runtime.test_families import ENGINES, lead
 
@@ -152,11 +152,11 @@ def test_a_late_rank_is_named(world, package_of):
         return  # nobody waits for it
     engine = load_engine(package_of("llama", world.size, 1), world, "native")
     for late in range(world.size):
-        counted = Counted(LateRank(engine, LATE if world.rank == late else 0), world)
+        counted = CountedEngine(LateRank(engine, LATE if world.rank == late else 0), world)
         for position in range(20):
             if position == 0:
                 engine.place(0, 0, range(engine.manifest.facts.context // 32))
-            counted.batch([3], [Part(0, position, 1)])
+            counted.batch([3], [Span(0, position, 1)])
         accounts = counted.report()
         found = straggler(accounts)
         assert found.rank == late and found.seconds > 20 * LATE / 2

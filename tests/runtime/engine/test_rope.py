@@ -7,7 +7,7 @@ import pytest
 from mpsplit.check.verification import all_logits
 from mpsplit.errors import RunError
 from mpsplit.runtime.load import load_loop
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 from tests.conftest import ROPES, SIZES, splits
 
 CONTEXT = SIZES["max_position_embeddings"]

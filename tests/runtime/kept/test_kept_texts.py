@@ -15,7 +15,7 @@ from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.engine.pages import PAGE, Pages
 from mpsplit.runtime.kept.kept_texts import KEPT, PREFIXES, SESSIONS, KeptText, folder_of, names, weights_id
 from mpsplit.runtime.load import load_loop
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 from tests.conftest import splits
 from tests.runtime.loop.test_batches import finished
 from tests.runtime.test_families import lead

@@ -11,7 +11,7 @@ from mpsplit.errors import RunError
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.engine.engine_protocol import CACHES
 from mpsplit.runtime.engine.pages import PAGE, Pages
-from mpsplit.runtime.loop.requests import Ending, Full, Generation, Piece, Request
+from mpsplit.runtime.loop.loop_protocol import Ending, Full, Generation, Piece, Request
 from mpsplit.runtime.loop.token_loop import TokenLoop
 from tests.runtime.loop.test_orders import Rows, led
 from tests.runtime.loop.test_token_loop import TableEngine

@@ -18,8 +18,8 @@ from mpsplit.plan.shards import even_plan
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.engine.replay import OneHistory, Replay
 from mpsplit.runtime.loop.follow import follow
+from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.loop.orders import END, LEAD, MORE, REPORT, STEP, VERSION, Order, Orders, greet
-from mpsplit.runtime.loop.requests import Request
 from mpsplit.runtime.loop.token_loop import TokenLoop
 from tests.plan.test_shards import facts
 

@@ -9,9 +9,9 @@ import pytest
 
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.runtime.choose.sampling import Sampling
-from mpsplit.runtime.engine.engine_protocol import Part
+from mpsplit.runtime.engine.engine_protocol import Span
 from mpsplit.runtime.load import load_engine, load_loop
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.loop.loop_protocol import Request
 from tests.conftest import splits, thorough
 from tests.runtime.loop.test_batches import finished
 from tests.runtime.test_families import ENGINES, lead
@@ -77,15 +77,15 @@ def test_logits_do_not_depend_on_who_else_is_there(world, stored_as, kind):
     engine.reserve(16, "f32")
     for slot in range(4):
         engine.place(slot, 0, range(4 * slot, 4 * slot + 4))
-    parts = [Part(slot, 0, len(own)) for slot, own in enumerate(tokens)]
+    parts = [Span(slot, 0, len(own)) for slot, own in enumerate(tokens)]
     together = engine.batch([token for own in tokens for token in own], parts)
     same = partial(
         np.testing.assert_allclose, rtol=0, atol=1e-5 if kind == "f32" else 0
     )  # ncnn's own Gemm sums by shape
     for one, other in zip(alone, together, strict=True):
         same(one, other)
-    last = engine.batch([5, 6, 7, 8], [Part(slot, len(own), 1) for slot, own in enumerate(tokens)])
+    last = engine.batch([5, 6, 7, 8], [Span(slot, len(own), 1) for slot, own in enumerate(tokens)])
     for slot, own in enumerate(tokens):
         engine.place(slot, 0, range(4))
-        engine.batch(own, [Part(slot, 0, len(own))])
-        same(engine.batch([5 + slot], [Part(slot, len(own), 1)])[0], last[slot])
+        engine.batch(own, [Span(slot, 0, len(own))])
+        same(engine.batch([5 + slot], [Span(slot, len(own), 1)])[0], last[slot])

@@ -8,8 +8,8 @@ from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import Range, even_plan
 from mpsplit.runtime.choose.sampling import Sampling
-from mpsplit.runtime.engine.engine_protocol import UNTOLD, KeepsNothing, each_part
-from mpsplit.runtime.loop.requests import Request
+from mpsplit.runtime.engine.engine_protocol import UNTOLD, KeepsNothing, each_span
+from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.loop.token_loop import TokenLoop
 from tests.plan.test_shards import facts
 
@@ -34,7 +34,7 @@ class TableEngine(KeepsNothing):
 
     def batch(self, tokens, parts):
         logits = np.ones((len(parts), 131), np.float32)
-        for row, (own, part) in enumerate(each_part(tokens, parts)):
+        for row, (own, part) in enumerate(each_span(tokens, parts)):
             self.steps.append((part.position, list(own)))
             logits[row, (own[-1] + 1) % 131] = 5
         return logits

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from mpsplit.serve.service.service import Limits
+from mpsplit.serve.service.service import ServiceLimits
 from tests.serve.conftest import client_of, served
 from tests.serve.fake import FakeLoop
 
@@ -25,7 +25,7 @@ MB = 10**6
 @pytest.fixture(scope="module")
 def slow(text):
     """(address, Service) of a server whose answers take seconds, and whose patience does not."""
-    limits = Limits(head_seconds=0.5, body_seconds=0.5, connections=24)
+    limits = ServiceLimits(head_seconds=0.5, body_seconds=0.5, connections=24)
     with served(FakeLoop(text, places=2, waiting=4, seconds=0.01), limits=limits) as running:
         yield running
 

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from mpsplit.errors import RunError
-from mpsplit.serve.service.service import Limits
+from mpsplit.serve.service.service import ServiceLimits
 from tests.serve.conftest import client_of, served
 from tests.serve.fake import FakeLoop
 
@@ -201,7 +201,7 @@ def test_a_model_without_a_tokenizer():
 
 
 def test_answers_are_as_many_as_may_run(text):
-    with served(FakeLoop(text), limits=Limits(answers=2)) as (address, _), client_of(address) as client:
+    with served(FakeLoop(text), limits=ServiceLimits(answers=2)) as (address, _), client_of(address) as client:
         assert len(client.completions.create(model="fake", prompt=["one", "two"]).choices) == 2
         with pytest.raises(openai.BadRequestError, match="at most 2 are given"):
             client.completions.create(model="fake", prompt=["one", "two", "three"])

@@ -108,7 +108,7 @@ class Ending(RunError):
 
 
 @dataclass(frozen=True)
-class Load:
+class LoopLoad:
     """What the loop is doing: requests, and pages of the cache."""
 
     running: int

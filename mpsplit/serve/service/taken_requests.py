@@ -18,14 +18,14 @@ from fastapi.responses import Response
 from mpsplit.errors import MpsplitError
 from mpsplit.runtime.choose.choosing import NoWayOn
 from mpsplit.runtime.kept.kept_texts import Unusable
-from mpsplit.runtime.loop.requests import Generation, Piece, Request
+from mpsplit.runtime.loop.loop_protocol import Generation, Piece, Request
 from mpsplit.serve.api_errors import ApiError
 from mpsplit.serve.service.service import Service
 
 CLIENT_LEFT = 499  # nobody reads it; the figures count it
 
 
-class Answering:
+class TakenRequests:
     """Requests that were taken together: all of them, or none."""
 
     def __init__(self, service: Service, requests: tuple[Request, ...]):
@@ -71,7 +71,7 @@ class Answering:
         return listen
 
 
-async def while_connected(http: HttpRequest, answering: Answering, answer: Awaitable[Response]) -> Response:
+async def while_connected(http: HttpRequest, answering: TakenRequests, answer: Awaitable[Response]) -> Response:
     """The answer, given up as soon as the client is gone."""
     work, left = asyncio.ensure_future(answer), asyncio.ensure_future(_left(http))
     try:

@@ -14,18 +14,18 @@ from mpsplit.errors import MpsplitError
 from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.choose.candidates import Candidates
 from mpsplit.runtime.choose.choosing import Choice, ChosenToken
-from mpsplit.runtime.engine.pages import Held
-from mpsplit.runtime.loop.requests import Generation, Listener, Piece, Request, Stats
+from mpsplit.runtime.engine.pages import HeldPages
+from mpsplit.runtime.loop.loop_protocol import Generation, Listener, Piece, Request, Stats
 from mpsplit.runtime.talk.text import Stream, Text
 
 
-class Running:
+class LiveRequest:
     def __init__(self, request: Request, listener: Listener, text: Text | None):
         self.request, self.listener = request, listener
         self.history = list(request.prompt)
         self.stream = Stream(text, request.stops) if text else None
         self.grammar = request.grammar() if request.grammar else None
-        self.slot, self.held = -1, Held([], [])
+        self.slot, self.held = -1, HeldPages([], [])
         self.choice: Choice | None = None  # the choice to be made next
         self.fed = 0  # tokens of the history that the cache holds
         self.placed = 0  # pages that all ranks know of
@@ -49,7 +49,7 @@ class Running:
     def new(self) -> int:
         return len(self.history) - len(self.request.prompt)
 
-    def begin(self, slot: int, held: Held, known: int) -> None:
+    def begin(self, slot: int, held: HeldPages, known: int) -> None:
         """It runs from now on; the cache holds so many of its tokens."""
         self.slot, self.held, self.fed, self.placed = slot, held, known, 0
         if not self.began_at:
