@@ -1,5 +1,5 @@
-"""What tests share: a time limit that no hang survives, small random models of every family, and
-packages made of them.
+"""What every test has: a time limit that no hang survives, its turn, its world of ranks, and
+packages that all share.
 
 The suite runs on one rank, and its mpi-marked tests again on 2 and 4. A test that every rank takes
 part in uses `world`.
@@ -21,98 +21,9 @@ import pytest
 
 from mpsplit.comm import mpi_rank, mpi_size
 from mpsplit.comm import world as mpi_world
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "tiny-vicuna"
-# sizes that 1, 2 and 4 ranks divide; a vocabulary that they do not
-SIZES = dict(
-    vocab_size=131,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=3,
-    num_attention_heads=8,
-    max_position_embeddings=128,
-)
-
-
-def _families(changes: dict):
-    from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
-
-    gqa, mha = (dict(num_key_value_heads=kv_heads) | SIZES | changes for kv_heads in (4, 8))
-    return {
-        "llama": lambda: LlamaConfig(**gqa, tie_word_embeddings=False),
-        "llama-mha-tied": lambda: LlamaConfig(**mha, tie_word_embeddings=True),
-        "llama-bias": lambda: LlamaConfig(**gqa, tie_word_embeddings=False, attention_bias=True, mlp_bias=True),
-        "llama-rope3": lambda: LlamaConfig(**gqa, tie_word_embeddings=False, rope_parameters=ROPE3),
-        **{
-            f"llama-{kind}": lambda kind=kind: LlamaConfig(
-                **gqa, tie_word_embeddings=False, rope_parameters=ROPES[kind]
-            )
-            for kind in ROPES
-        },
-        "mistral-window": lambda: MistralConfig(**gqa, tie_word_embeddings=False, sliding_window=11),
-        "qwen2-tied": lambda: Qwen2Config(**gqa, tie_word_embeddings=True),
-        "qwen3": lambda: Qwen3Config(**gqa, head_dim=16, tie_word_embeddings=False),
-    }
-
-
-ROPE3 = dict(
-    rope_type="llama3",
-    rope_theta=10000.0,
-    factor=4.0,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-    original_max_position_embeddings=64,
-)
-# the other scaling variants, which test_rope.py goes through
-ROPES = {
-    "linear": dict(rope_type="linear", rope_theta=10000.0, factor=3.0),
-    "dynamic": dict(rope_type="dynamic", rope_theta=10000.0, factor=2.5),
-    "yarn": dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=32),
-    "yarn-slow": dict(
-        rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=32,
-        attention_factor=0.8, beta_fast=16, beta_slow=2,
-    ),
-}  # fmt: skip
-FAMILIES = ("llama", "llama-mha-tied", "llama-bias", "llama-rope3", "mistral-window", "qwen2-tied", "qwen3")
-
-
-def make_model(family: str, folder: Path, dtype: str = "float32", changes: dict | None = None, **save) -> Path:
-    """A random model of the family, its sizes changed as asked, its biases and norms random too,
-    saved as transformers saves it."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(_families(changes or {})[family]())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
-                parameter.copy_(torch.randn(parameter.shape) * 0.2 + ("norm" in name))
-            else:
-                parameter.copy_(torch.randn(parameter.shape) * 0.08)
-    model.to(getattr(torch, dtype)).save_pretrained(folder, **save)
-    return folder
-
-
-def transformers_answer(folder: Path, prompt: tuple[int, ...], new: int):
-    """The whole model's logits of every token of the prompt, and its greedy tokens after it."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    model.generation_config.eos_token_id = None
-    ids = torch.tensor([prompt])
-    asked = dict(attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False, pad_token_id=0)
-    with torch.inference_mode():
-        return model(ids).logits[0].numpy(), tuple(model.generate(ids, **asked)[0, len(prompt) :].tolist())
-
-
-def weight_path(folder: Path, role: str = "floats", number: int = 0) -> Path:
-    """A weight file of a rank: its floats, its embedding, or one of the packed."""
-    from mpsplit.package.stored.weight_files import WeightFiles
-
-    files = WeightFiles.load(folder)
-    return folder / (files.packed[number][1] if role == "packed" else getattr(files, role))
+from mpsplit.native import cpp
+from tests.models import make_model
+from tests.packages import partition_evenly
 
 
 @pytest.hookimpl(trylast=True)
@@ -158,12 +69,6 @@ def pytest_collection_modifyitems(config, items):
     left_out = [item for item in items if not wanted(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if wanted(item)]
-
-
-def thorough(*cases, ranks: int = 1) -> list:
-    """Parameters that only `--thorough` tries, on so many ranks or more."""
-    mark = pytest.mark.thorough(ranks)
-    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=mark) for case in cases]
 
 
 @contextmanager
@@ -236,17 +141,12 @@ def package_of(world, shared_folder, model_of):
     rank all of them."""
     from mpsplit.export.convert import convert
     from mpsplit.export.graph.pnnx import find_pnnx
-    from mpsplit.export.model.model_source import read_config
-    from mpsplit.export.partition import partition
-    from mpsplit.plan.model_facts import ModelFacts
-    from mpsplit.plan.shards import even_plan
 
     def make(model: str | Path, tensor: int, pipeline: int) -> Path:
         folder = model if isinstance(model, Path) else model_of(model)
         out = shared_folder / f"{folder.name}-{tensor}x{pipeline}"
         if not (out / "manifest.json").exists():
-            plan = even_plan(ModelFacts.from_config(read_config(folder)), tensor, pipeline)
-            partition(folder, plan, out, world)
+            partition_evenly(folder, out, tensor, pipeline, world)
             convert(out, world, find_pnnx())
         world.exchange(None)
         return out
@@ -254,6 +154,10 @@ def package_of(world, shared_folder, model_of):
     return make
 
 
-def splits(ranks: int) -> list[tuple[int, int]]:
-    """(tensor, pipeline) in {1, 2, 4} x {1, 2} that make exactly this many ranks."""
-    return [(t, p) for t in (1, 2, 4) for p in (1, 2) if t * p == ranks]
+@pytest.fixture(scope="session")
+def kernels():
+    """As launch/setup built them."""
+    built = cpp.kernels(required=False)
+    if built is None:
+        pytest.skip("the kernels are not built: no C++ compiler, cmake or nanobind")
+    return built

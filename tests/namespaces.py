@@ -19,6 +19,8 @@ import time
 from collections import deque
 from contextlib import ExitStack, contextmanager, suppress
 
+from tests.running import CLEAN
+
 CABLE = "cable"  # the interface's name on each host
 TUNSETIFF, TAP_WITHOUT_HEADER = 0x400454CA, 0x1002
 
@@ -127,8 +129,8 @@ def run_ranks(
     ranks = []
     for rank, words in enumerate(on.values()):
         known = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PRTE_"))},
-            "RANK": str(rank), "WORLD_SIZE": str(len(on)), "MPSPLIT_STORE": str(store), "MPSPLIT_INTERFACE": CABLE, **environment,
+            **CLEAN, "RANK": str(rank), "WORLD_SIZE": str(len(on)),
+            "MPSPLIT_STORE": str(store), "MPSPLIT_INTERFACE": CABLE, **environment,
         }  # fmt: skip
         ranks.append(
             subprocess.Popen(

@@ -14,16 +14,8 @@ from mpsplit.package.inside.inspection import describe, inspect
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.plan.shards import Plan
-from tests.conftest import EXAMPLE, make_model
-from tests.test_errors import CLEAN, MPSPLIT, refused
-
-
-def mpsplit(*arguments, code=0, stdin=None):
-    done = subprocess.run(
-        [*MPSPLIT, *map(str, arguments)], capture_output=True, text=True, env=CLEAN, timeout=250, check=False, input=stdin
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    return done.stdout
+from tests.models import EXAMPLE, make_model
+from tests.running import CLEAN, MPSPLIT, mpsplit, refused
 
 
 @pytest.fixture(scope="module")

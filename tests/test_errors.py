@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,24 +15,9 @@ from mpsplit import mpirun
 from mpsplit.errors import LaunchError
 from mpsplit.mpirun import OPEN_MPI, explain
 from mpsplit.package.manifest import FORMAT_VERSION
-from tests.conftest import make_model, weight_path
-
-MPSPLIT = [sys.executable, "-m", "mpsplit"]
-
-
-# pytest-mpi makes this process an MPI world of its own; what is started from it must not think that
-# it is in there
-CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PRTE_"))}
-
-
-def refused(*arguments) -> str:
-    """What `mpsplit ARGUMENTS` says when it refuses: one line, exit code 2."""
-    done = subprocess.run(
-        [*MPSPLIT, *map(str, arguments)], capture_output=True, text=True, env=CLEAN, timeout=60, check=False
-    )
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("mpsplit: "), (done.returncode, done.stderr)
-    return lines[0]
+from tests.models import make_model
+from tests.packages import weight_path
+from tests.running import CLEAN, MPSPLIT, descendants, gone, hear_interrupts, refused
 
 
 @pytest.fixture
@@ -206,11 +190,6 @@ def test_a_rank_that_fails_alone_in_partition_leaves_nothing(model, tmp_path, fa
     assert not (tmp_path / "out").exists()
 
 
-def hear_interrupts() -> None:
-    """A suite started in the background ignores SIGINT, and hands that on to all it starts."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def started(package) -> subprocess.Popen:
     """A chat that waits for its first question."""
     child = subprocess.Popen(
@@ -221,32 +200,9 @@ def started(package) -> subprocess.Popen:
     return child
 
 
-def descendants(pid: int) -> list[tuple[int, str]]:
-    """(pid, command line) of all processes below `pid`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                line = (entry / "cmdline").read_text().replace("\0", " ")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if parent == pid:
-                found += [(int(entry.name), line), *descendants(int(entry.name))]
-    return found
-
-
-def gone(pids) -> bool:
-    for _ in range(100):
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return True
-        time.sleep(0.1)
-    return False
-
-
 @pytest.fixture(scope="module")
 def talking_package(package_of):
-    from tests.conftest import EXAMPLE
+    from tests.models import EXAMPLE
 
     return package_of(EXAMPLE, 2, 1)
 

@@ -128,6 +128,13 @@ def test_a_name_stands_once():
             names[path.stem] = path
 
 
+def test_tests_share_nothing_but_what_stands_apart():
+    """What two test files need is in a file of its own; a conftest holds fixtures and hooks."""
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        borrowed = [name for name in imports(path) if name.startswith("tests.")]
+        assert not [name for name in borrowed if ".test_" in name or "conftest" in name], path
+
+
 @pytest.mark.parametrize(
     "loaded, never",
     [

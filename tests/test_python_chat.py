@@ -8,8 +8,8 @@ import pytest
 from mpsplit.errors import RunError
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
 from mpsplit.native import cpp
-from tests.conftest import EXAMPLE
-from tests.test_errors import CLEAN
+from tests.models import EXAMPLE
+from tests.running import CLEAN
 
 PROGRAM = """
 import json

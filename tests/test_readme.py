@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from mpsplit.mpirun import OPEN_MPI
-from tests.conftest import EXAMPLE, thorough
-from tests.test_errors import CLEAN
+from tests.cases import thorough
+from tests.models import EXAMPLE
+from tests.running import CLEAN
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)

@@ -9,7 +9,7 @@ import torch
 
 from mpsplit.check.original_model import Original
 from mpsplit.errors import ModelError
-from tests.conftest import EXAMPLE, FAMILIES, make_model
+from tests.models import EXAMPLE, FAMILIES, make_model
 
 PROMPTS = [tuple(np.random.default_rng(n).integers(0, 131, n).tolist()) for n in (1, 7, 40)]
 

@@ -24,9 +24,9 @@ from mpsplit.package.stored.quantisation import LAYER, QLinear, Quantisation
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles, inside
 from mpsplit.runtime.load import load_loop
-from tests.conftest import EXAMPLE, splits
-from tests.test_cli import mpsplit
-from tests.test_errors import CLEAN, MPSPLIT, refused
+from tests.cases import splits
+from tests.models import EXAMPLE
+from tests.running import CLEAN, MPSPLIT, mpsplit, refused
 
 needs_the_engine = pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")  # of a layer, along the data flow

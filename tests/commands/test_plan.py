@@ -11,7 +11,7 @@ from mpsplit.plan.cluster import described
 from mpsplit.plan.cluster_json import save_cluster
 from mpsplit.plan.placed_plan import Placed
 from mpsplit.plan.shards import Plan
-from tests.conftest import EXAMPLE
+from tests.models import EXAMPLE
 
 THREE = ["--ranks", "3", "--memory", "4G,4G,8G", "--context", "256"]
 

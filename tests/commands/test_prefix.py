@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from mpsplit.native import cpp
-from tests.conftest import EXAMPLE
-from tests.test_errors import CLEAN
+from tests.models import EXAMPLE
+from tests.running import CLEAN
 
 pytestmark = pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
 QUESTION = ["--prompt", "What is the capital of France?", "--json"]

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from tests.conftest import EXAMPLE
-from tests.test_errors import refused
+from tests.models import EXAMPLE
+from tests.running import refused
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import pytest
 
 from mpsplit.cli import main
 from mpsplit.commands.top import BAR, bar
-from tests.serve.conftest import served
 from tests.serve.fake import FakeLoop
+from tests.serve.served import served
 
 
 def test_it_shows_a_row_a_rank(text, capsys, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mpsplit.native import cpp
-from tests.test_errors import CLEAN
+from tests.running import CLEAN
 
 ROOT = Path(__file__).parents[2]
 # bytes a rank, of which torch and pnnx take 500e6; a rank's half of the weights in float32 is 970e6

@@ -1,6 +1,5 @@
 """What partition and convert leave on disk: bytes, graphs, and nothing when they fail."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -12,28 +11,10 @@ from mpsplit.errors import ConvertError, MpsplitError
 from mpsplit.export.convert import convert
 from mpsplit.export.graph.pnnx import Pnnx, find_pnnx
 from mpsplit.export.model.checkpoint import Checkpoint
-from mpsplit.export.model.model_source import read_config
-from mpsplit.export.partition import partition
-from mpsplit.package.manifest import CONFIG, PARTITION, Manifest
-from mpsplit.plan.model_facts import ModelFacts
-from mpsplit.plan.shards import even_plan
-from tests.conftest import FAMILIES, make_model, splits
-
-
-def digests(package):
-    """Every file of the package and its hash; traces and the account of passes are by-products."""
-    manifest = Manifest.load(package)
-    names = [
-        "manifest.json",
-        *(f.path for f in manifest.tokenizer),
-        *(f.path for part in manifest.ranks for f in part.files),
-    ]
-    return {name: hashlib.sha256((package / name).read_bytes()).hexdigest() for name in names}
-
-
-def make(folder, out, tensor, pipeline, comm=None, form="module"):
-    plan = even_plan(ModelFacts.from_config(read_config(folder)), tensor, pipeline)
-    return partition(folder, plan, out, comm or Alone(), form)
+from mpsplit.package.manifest import CONFIG, PARTITION
+from tests.cases import splits
+from tests.models import FAMILIES, make_model
+from tests.packages import digests, partition_evenly
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -44,14 +25,14 @@ def test_the_bytes_of_the_ranks_add_up_to_the_models(model_of, tmp_path, family,
     size = {name: 4 * torch.Size(entry.shape).numel() for name, entry in entries.items()}
     replicated = sum(s for n, s in size.items() if "norm" in n or n.endswith(("o_proj.bias", "down_proj.bias")))
     tied_head = size["model.embed_tokens.weight"] if "lm_head.weight" not in size else 0
-    manifest = make(folder, tmp_path / "out", tensor, pipeline)
+    manifest = partition_evenly(folder, tmp_path / "out", tensor, pipeline)
     assert (
         sum(part.weight_bytes for part in manifest.ranks) == sum(size.values()) + (tensor - 1) * replicated + tied_head
     )
 
 
 def test_the_graph_is_there_to_read(model_of, tmp_path):
-    make(model_of("llama"), tmp_path / "vicuna", 2, 1)
+    partition_evenly(model_of("llama"), tmp_path / "vicuna", 2, 1)
     for rank in range(2):
         text = (tmp_path / "vicuna" / f"rank-{rank}" / "graph.fx.txt").read_text()
         assert text.count("mpi_extensions.all_reduce") == 2 * 3 + 1
@@ -73,7 +54,7 @@ def test_packages_are_the_same_bytes_under_mpi_serially_and_again(world, package
     again = shared_folder / "again" / package.name
     model = model_of(family)
     if world.rank == 0:
-        make(model, again, tensor, pipeline)
+        partition_evenly(model, again, tensor, pipeline)
         convert(again, Alone(), find_pnnx())
         assert digests(again) == digests(package)
 
@@ -92,13 +73,13 @@ def test_a_failed_partition_leaves_nothing(tmp_path, monkeypatch):
     folder = make_model("llama", tmp_path / "model")
     monkeypatch.setattr("mpsplit.export.partition.expected_calls", lambda plan, rank: ())
     with pytest.raises(ConvertError, match="the plan asks for 0"):
-        make(folder, tmp_path / "out", 2, 1)
+        partition_evenly(folder, tmp_path / "out", 2, 1)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_failed_convert_leaves_no_package(tmp_path, monkeypatch):
     folder, out = make_model("llama", tmp_path / "model"), tmp_path / "out"
-    make(folder, out, 1, 1)
+    partition_evenly(folder, out, 1, 1)
     program = tmp_path / "pnnx"
     program.write_text("#!/bin/sh\necho one; echo two; echo no such operator; exit 3\n")
     program.chmod(0o755)
@@ -115,12 +96,12 @@ def test_a_failed_convert_leaves_no_package(tmp_path, monkeypatch):
 def test_a_directory_of_others_is_not_written_over(tmp_path, model_of):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(MpsplitError, match="holds other files"):
-        make(model_of("llama"), tmp_path, 1, 1)
+        partition_evenly(model_of("llama"), tmp_path, 1, 1)
 
 
 def test_a_smaller_partition_replaces_a_larger_one(tmp_path, model_of):
-    make(model_of("llama"), tmp_path / "out", 2, 1)
-    make(model_of("llama"), tmp_path / "out", 1, 1)
+    partition_evenly(model_of("llama"), tmp_path / "out", 2, 1)
+    partition_evenly(model_of("llama"), tmp_path / "out", 1, 1)
     assert [path.name for path in sorted(tmp_path.glob("out/rank-*"))] == ["rank-0"]
 
 
@@ -134,7 +115,7 @@ def test_pnnx_must_be_there(monkeypatch, tmp_path):
 def test_the_customop_route_hands_over_operators(tmp_path, model_of):
     """A pnnx with a libtorch of its own is not to be had here; what it is given, and that torch can
     load it, is checked."""
-    make(model_of("llama"), tmp_path / "out", 2, 1, form="operator")
+    partition_evenly(model_of("llama"), tmp_path / "out", 2, 1, form="operator")
     script = torch.jit.load(tmp_path / "out" / "rank-0" / "out-0.pt")
     # of two layers
     assert str(script.inlined_graph).count("mpi_extensions::all_reduce") == 2 * 2 + 1
@@ -147,7 +128,7 @@ def test_the_customop_route_hands_over_operators(tmp_path, model_of):
         convert(tmp_path / "out", Alone(), find_pnnx(str(program), str(library)))
     assert f"customop={library}" in told.read_text() and "moduleop" not in told.read_text()
     with pytest.raises(ConvertError, match="--form module"):
-        make(model_of("llama"), tmp_path / "out", 2, 1, form="module")
+        partition_evenly(model_of("llama"), tmp_path / "out", 2, 1, form="module")
         convert(tmp_path / "out", Alone(), find_pnnx(str(program), str(library)))
 
 
@@ -157,6 +138,6 @@ def test_unused_names_are_listed(tmp_path):
     folder = make_model("qwen2-tied", tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"lm_head.weight": torch.zeros(131, 64)}, folder / "model.safetensors")
-    manifest = make(folder, tmp_path / "out", 1, 1)
+    manifest = partition_evenly(folder, tmp_path / "out", 1, 1)
     assert manifest.unused == ("lm_head.weight",)
     assert json.loads((tmp_path / "out" / PARTITION).read_text())["unused"] == ["lm_head.weight"]

@@ -33,9 +33,10 @@ from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.package.whole_files import read_json, sha256, write_json
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
-from tests.conftest import EXAMPLE, make_model, thorough, weight_path
-from tests.export.test_resume import killed_after
-from tests.test_errors import CLEAN, MPSPLIT
+from tests.cases import thorough
+from tests.models import EXAMPLE, make_model
+from tests.packages import weight_path
+from tests.running import CLEAN, MPSPLIT, killed_after
 
 pytestmark = [
     pytest.mark.seconds(400),

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import time
 from collections import namedtuple
 
@@ -31,8 +30,9 @@ from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.cuts import Part
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Range, even_plan
-from tests.conftest import make_model, weight_path
-from tests.export.test_partition import digests, make
+from tests.models import make_model
+from tests.packages import digests, partition_evenly, weight_path
+from tests.running import killed_after
 
 QUANTISED = cpp.kernels(required=False) is not None
 HOW = Quantisation(4, 32) if QUANTISED else FLOAT
@@ -49,7 +49,7 @@ def model(tmp_path_factory):
 def whole(model, tmp_path_factory):
     """A package of two ranks, made at one go."""
     out = tmp_path_factory.mktemp("resume") / "package"
-    make(model, out, 2, 1)
+    partition_evenly(model, out, 2, 1)
     convert(out, Alone(), find_pnnx(), Recipe(HOW))
     return out
 
@@ -100,18 +100,6 @@ def test_killed_at_any_moment_and_started_again_it_makes_the_same_bytes(
         assert digests(partitioned) == digests(whole)
         assert not list(partitioned.glob("rank-*/**/.*.partial"))
     assert killed > KILLS // 3  # others were done before
-
-
-def killed_after(seconds: float, work) -> bool:
-    child = os.fork()
-    if not child:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
 def test_what_is_there_is_not_read_again(whole, partitioned, made_graphs, monkeypatch):

@@ -26,7 +26,8 @@ from mpsplit.package.param_text import Layer, Param
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Range, Share, even_plan, lay_out
-from tests.conftest import FAMILIES, make_model, thorough
+from tests.cases import thorough
+from tests.models import FAMILIES, make_model
 
 SOME = ("llama", "mistral-window", "qwen2-tied", "qwen3")
 ROWS = Share(0, 0, embed=131)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.extensions.test_kernels import bounded, close, path, row_counts, seeds, silu  # noqa: F401 (path: a fixture)
+from tests.extensions.kernel_cases import bounded, close, row_counts, seeds, silu
 
 sizes = st.tuples(st.sampled_from([1, 15, 16, 17, 33, 100]), st.one_of(st.integers(1, 70), st.integers(1, 400)))
 
@@ -24,7 +24,7 @@ def matrix(kernels, rng, n, k):
 
 @bounded
 @given(size=sizes, rows=row_counts, seed=seeds)
-def test_linear_is_the_product(kernels, path, size, rows, seed):  # noqa: F811
+def test_linear_is_the_product(kernels, path, size, rows, seed):
     rng = np.random.default_rng(seed)
     (weights, w), (gate, g) = matrix(kernels, rng, *size), matrix(kernels, rng, *size)
     x = rng.standard_normal((rows, size[1]), np.float32)
@@ -57,7 +57,7 @@ def test_packing_rounds_to_the_nearest(kernels, size, magnitude, seed):
     assert np.array_equal(twice[-packed.size :], packed), "pieces of 16 rows follow each other"
 
 
-def test_what_is_not_finite_stays_so(kernels, path):  # noqa: F811
+def test_what_is_not_finite_stays_so(kernels, path):
     w = np.ones((20, 40), np.float32)
     w[3, 5], w[4, 39] = np.nan, -np.inf
     y = kernels.linear(

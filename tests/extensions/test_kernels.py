@@ -6,59 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.extensions.conftest import build, need
-
-BITS, BLOCKS, PATHS = (4, 6, 8), (32, 64, 128), ("plain", "avx2", "vnni", "bf16", "neon")
-bounded = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-shapes = st.tuples(
-    st.sampled_from([1, 15, 16, 17, 33, 100]),  # n
-    st.integers(1, 5),  # blocks along k
-    st.sampled_from(BITS),
-    st.sampled_from(BLOCKS),
+from tests.extensions.builds import build, need
+from tests.extensions.kernel_cases import (
+    BITS,
+    BLOCKS,
+    bounded,
+    close,
+    matrix,
+    quantised,
+    row_counts,
+    seeds,
+    shapes,
+    silu,
 )
-row_counts = st.one_of(st.integers(1, 20), st.sampled_from([31, 64, 127, 128, 129]))
-seeds = st.integers(0, 2**32 - 1)
-
-
-@pytest.fixture(params=PATHS)
-def path(request, kernels):
-    if request.param not in kernels.paths():
-        pytest.skip(f"this CPU does not run {request.param}, only {', '.join(kernels.paths())}")
-    return request.param
-
-
-def matrix(kernels, rng, shape):
-    """(Weights, its values in float64) of random integers and scales."""
-    n, blocks, bits, block = shape
-    values = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (n, blocks * block), np.int8)
-    scales = rng.uniform(0.001, 0.1, (n, blocks)).astype(np.float16).astype(np.float32)
-    packed = kernels.pack_values(values, scales, bits, block)
-    return kernels.Weights(packed, n, blocks * block, bits, block), values * np.repeat(
-        scales.astype(float), block, axis=1
-    )
-
-
-def quantised(x, block):
-    """x as a kernel sees it: int8 times a scale for each block, in float32 as there and then in
-    float64."""
-    parts = x.reshape(len(x), -1, block)
-    peak = np.abs(parts).max(-1, keepdims=True)
-    scale = peak / np.float32(127)
-    inverse = np.divide(np.float32(127), peak, out=np.zeros_like(peak), where=peak > 0)
-    return (np.rint(parts * inverse).astype(float) * scale).reshape(x.shape)
-
-
-def close(y, expected, bound):
-    """Within float32 summation error of the sum of absolute products."""
-    assert y.shape == expected.shape and y.dtype == np.float32
-    np.testing.assert_array_less(np.abs(y - expected), 2e-6 * bound + 1e-6)
-
-
-def silu(x):
-    return x / (1 + np.exp(-np.clip(x, -700, 700)))
 
 
 @bounded

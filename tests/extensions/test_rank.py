@@ -5,64 +5,25 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from mpsplit.comm import Alone
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
 from mpsplit.native import cpp
-from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import even_plan
-from mpsplit.runtime.choose.sampling import Sampling
-from mpsplit.runtime.engine.replay import OneHistory, Replay
-from mpsplit.runtime.loop.loop_protocol import Request
-from mpsplit.runtime.loop.orders import greet
-from mpsplit.runtime.loop.token_loop import TokenLoop
-from tests.extensions.conftest import build, need
-from tests.extensions.test_ranks import clean
-from tests.plan.test_shards import facts
+from tests.extensions.builds import build, need
+from tests.extensions.formula import Formula, answers
+from tests.models import facts
+from tests.running import rank_environment
 
-SAMPLINGS = [
-    Sampling(),
-    Sampling(repetition_penalty=1.5),
-    Sampling(repetition_penalty=0.7),
-    Sampling(1.0, 5, 0.9, 1.2, seed=1),
-    Sampling(2.0, seed=2),
-    Sampling(1.0, top_p=0.05, seed=3),
-    Sampling(5.0, top_p=0.9, seed=4),
-]
 LEAD = """
 import sys
 from mpsplit.comm import world
 from mpsplit.runtime import sampling
-from tests.extensions.test_rank import Formula, answers
+from tests.extensions.formula import Formula, answers
 sampling.NUCLEUS = 6  # now and then not enough
 print(answers(Formula(world().size), world()))
 """
-
-
-class Formula(OneHistory):
-    """As in follow_test.cpp; rank 0's slice."""
-
-    def __init__(self, ranks):
-        plan = even_plan(facts(), ranks, 1)
-        self.manifest = Manifest("formula", facts(), plan, Rope((), 1.0), "F32", (130,), (), (), (), {})
-        self.vocabulary, self.bytes_sent, self.seconds, self.sum = plan.shards[0].head, 0, 0.0, 0
-        self.pages = Replay()
-
-    def step(self, tokens, position, every_row=False):
-        self.sum = int(np.sum(tokens)) + (self.sum if position else 0)
-        x = float(self.sum + 1) * np.arange(1.0, len(self.vocabulary) + 1) * 0.618
-        return np.float32((x - np.trunc(x)) * 8)[None]
-
-
-def answers(engine, comm):
-    greet(engine, comm)
-    loop = TokenLoop(engine, comm, None, chunk=4)
-    found = [loop.generate(Request((1, 2, 3, 4, 5, 6), 20, sampling, ignore_eos=True)) for sampling in SAMPLINGS]
-    loop.end()
-    assert all(rss > 0 for one in found for rss in one.stats.peak_rss_bytes)
-    return [one.token_ids for one in found]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +43,11 @@ def test_followers_without_python_give_the_same_tokens(follower, tmp_path, ranks
     commands = [[sys.executable, "-c", LEAD], *([follower, str(h.start), str(len(h))] for h in heads[1:])]
     started = [
         subprocess.Popen(
-            command, env=clean(RANK=str(rank), **meet), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=rank_environment(RANK=str(rank), **meet),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank, command in enumerate(commands)
     ]
@@ -100,13 +65,17 @@ def test_a_package_runs_with_a_worker_without_python(package_of, tmp_path, meet)
     package = package_of("llama", 2, 1)
     lead = [sys.executable, "-m", "mpsplit", "run", package, "--prompt-ids", "5,6,7,8,9", "--json", "--chunk", "3"]
     lead += ["--temperature", "0.8", "--top-p", "0.9", "--max-new-tokens", "30"]
-    expected = json.loads(subprocess.run(lead, env=clean(), capture_output=True, timeout=120, check=True).stdout)
+    expected = json.loads(
+        subprocess.run(lead, env=rank_environment(), capture_output=True, timeout=120, check=True).stdout
+    )
     if meet == "mpirun":
         started = [[find_mpirun(), "-np", "1", *lead, ":", "-np", "1", program, package]]
-        environments = [clean(**OPEN_MPI)]
+        environments = [rank_environment(**OPEN_MPI)]
     else:
         started = [lead, [program, package, "--threads", "1"]]
-        environments = [clean(RANK=str(rank), WORLD_SIZE="2", MPSPLIT_STORE=str(tmp_path)) for rank in range(2)]
+        environments = [
+            rank_environment(RANK=str(rank), WORLD_SIZE="2", MPSPLIT_STORE=str(tmp_path)) for rank in range(2)
+        ]
     ranks = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for command, environment in zip(started, environments, strict=True)
@@ -128,6 +97,11 @@ def test_a_package_runs_with_a_worker_without_python(package_of, tmp_path, meet)
 )
 def test_ranks_that_have_nobody_to_follow(follower, environment, message):
     done = subprocess.run(
-        [follower, "0", "1"], env=clean(**environment), capture_output=True, text=True, timeout=20, check=False
+        [follower, "0", "1"],
+        env=rank_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     assert (done.returncode, message in done.stderr) == (2, True), done.stderr

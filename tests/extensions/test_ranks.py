@@ -2,17 +2,15 @@
 in another collective."""
 
 import doctest
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from mpsplit.native import cpp
-from tests.test_errors import hear_interrupts
+from tests.running import rank_environment, start_rank
 
 _comm = cpp.load()
 if not hasattr(_comm, "gloo"):
@@ -21,7 +19,6 @@ if not hasattr(_comm, "gloo"):
     )
     pytest.skip(f"the C++ communicator {missing}", allow_module_level=True)
 
-ROOT = Path(__file__).parents[2]
 TALK = """
 import sys, numpy as np
 from mpsplit.comm import mpi_rank, mpi_size, world
@@ -52,20 +49,6 @@ while True:
 """
 
 
-def clean(**more: str) -> dict[str, str]:
-    """The environment without what an mpirun around pytest left in it."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PRTE_", "MPSPLIT_T"))}
-    return {**kept, "PYTHONPATH": str(ROOT), **more}
-
-
-def start(program: str, *arguments: str, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", program, *arguments]
-    return subprocess.Popen(
-        command, env=clean(**environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, preexec_fn=hear_interrupts,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("size", (1, 2, 3))
 def test_ranks_meet_without_mpirun(tmp_path, size):
     program = (
@@ -75,7 +58,7 @@ def test_ranks_meet_without_mpirun(tmp_path, size):
     )
     for _ in range(2):  # the folder can be used again
         ranks = [
-            start(program, RANK=str(r), WORLD_SIZE=str(size), MPSPLIT_STORE=str(tmp_path / "store"))
+            start_rank(program, RANK=str(r), WORLD_SIZE=str(size), MPSPLIT_STORE=str(tmp_path / "store"))
             for r in range(size)
         ]
         for rank in ranks:
@@ -84,7 +67,7 @@ def test_ranks_meet_without_mpirun(tmp_path, size):
 
 
 def test_a_silent_rank_is_named_after_the_timeout(tmp_path):
-    ranks = [start(REDUCE, str(r), "2", str(tmp_path), "alone", MPSPLIT_TIMEOUT="2") for r in range(2)]
+    ranks = [start_rank(REDUCE, str(r), "2", str(tmp_path), "alone", MPSPLIT_TIMEOUT="2") for r in range(2)]
     for rank in ranks:
         assert rank.stdout.readline() == "met\n", rank.stderr.read()
     ranks[1].send_signal(signal.SIGSTOP)
@@ -96,21 +79,21 @@ def test_a_silent_rank_is_named_after_the_timeout(tmp_path):
 
 
 def test_a_rank_that_never_comes(tmp_path):
-    rank = start(REDUCE, "0", "2", str(tmp_path), "alone", MPSPLIT_TIMEOUT="1")
+    rank = start_rank(REDUCE, "0", "2", str(tmp_path), "alone", MPSPLIT_TIMEOUT="1")
     told = rank.communicate(timeout=40)[1]
     assert "CommError: rank 0 did not meet the other 1 ranks within 1 s" in told, told
 
 
 def test_ranks_in_different_collectives(tmp_path):
     program = REDUCE.replace("np.zeros(2048,", "np.zeros(2048 + rank,")
-    ranks = [start(program, str(r), "2", str(tmp_path), "shared") for r in range(2)]
+    ranks = [start_rank(program, str(r), "2", str(tmp_path), "shared") for r in range(2)]
     told = [rank.communicate(timeout=20)[1] for rank in ranks]
     assert any("they are not in the same collective" in text for text in told), told
 
 
 @pytest.mark.parametrize("shared", ("shared", "alone"))
 def test_ctrl_c_ends_a_wait(tmp_path, shared):
-    ranks = [start(REDUCE, str(r), "2", str(tmp_path), shared) for r in range(2)]
+    ranks = [start_rank(REDUCE, str(r), "2", str(tmp_path), shared) for r in range(2)]
     for rank in ranks:
         assert rank.stdout.readline() == "met\n", rank.stderr.read()
     ranks[1].send_signal(signal.SIGSTOP)
@@ -145,7 +128,7 @@ gloo.all_reduce(context, x)
 gloo.barrier(context)
 print(x.tolist())
 """
-    ranks = [start(program, str(r), str(tmp_path)) for r in range(2)]
+    ranks = [start_rank(program, str(r), str(tmp_path)) for r in range(2)]
     for rank in ranks:
         out, wrong = rank.communicate(timeout=30)
         assert out == "[2, 2, 2, 2]\n", wrong
@@ -153,9 +136,9 @@ print(x.tolist())
 
 def test_building_again_is_quick_and_no_compiler_is_no_failure(tmp_path):
     command = [sys.executable, "-m", "mpsplit.native"]
-    again = subprocess.run(command, env=clean(), capture_output=True, text=True, timeout=20, check=True)
+    again = subprocess.run(command, env=rank_environment(), capture_output=True, text=True, timeout=20, check=True)
     assert "was built before: " in again.stdout and "shared memory; kernels plain" in again.stdout
-    none = clean(PATH="/nowhere", MPSPLIT_CACHE=str(tmp_path))
+    none = rank_environment(PATH="/nowhere", MPSPLIT_CACHE=str(tmp_path))
     without = subprocess.run(command, env=none, capture_output=True, text=True, timeout=20, check=False)
     assert (without.returncode, without.stdout.count("\n")) == (0, 1)
     assert "a C++ compiler" in without.stdout and "missing" in without.stdout

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.extensions.test_kernels import BITS, bounded, seeds, shapes
+from tests.extensions.kernel_cases import BITS, bounded, seeds, shapes
 
 draws = {
     "normal": lambda rng, size: rng.standard_normal(size),

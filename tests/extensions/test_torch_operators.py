@@ -12,7 +12,7 @@ import pytest
 
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
 from mpsplit.native import cpp
-from tests.extensions.test_ranks import clean
+from tests.running import rank_environment
 
 LIBRARY = cpp.torch_library()
 if LIBRARY is None:
@@ -208,7 +208,7 @@ def run(program: str, ranks: int = 0) -> subprocess.CompletedProcess:
     start = [find_mpirun(), "-np", str(ranks), "--bind-to", "none", "--oversubscribe"] if ranks else []
     return subprocess.run(
         [*start, sys.executable, "-c", LOAD + program],
-        env={**OPEN_MPI, **clean(OMP_NUM_THREADS="1")}, capture_output=True, text=True, timeout=60, check=False,
+        env={**OPEN_MPI, **rank_environment(OMP_NUM_THREADS="1")}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 
@@ -243,7 +243,7 @@ def test_without_the_library_the_schemas_are_the_same(tmp_path):
     names = ("all_reduce", "all_gather", "broadcast", "send", "recv")
     without = subprocess.run(
         [sys.executable, "-c", program.format(names)],
-        env=clean(MPSPLIT_CACHE=str(tmp_path)), capture_output=True, text=True, timeout=60, check=True,
+        env=rank_environment(MPSPLIT_CACHE=str(tmp_path)), capture_output=True, text=True, timeout=60, check=True,
     ).stdout.splitlines()  # fmt: skip
     assert without == ["False", *(str(getattr(operators, name)._schema) for name in names)]
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
-from tests.extensions.test_ranks import clean, start
-from tests.test_errors import gone
+from tests.running import gone, rank_environment, start_rank
 
 SIZE, LIMIT = 3, 10
 HOW = {  # name -> (whether mpirun starts the ranks, MPSPLIT_TRANSPORT)
@@ -42,13 +41,13 @@ def meet(program: str, how: str, store: Path) -> tuple[list[subprocess.Popen], l
         command = [find_mpirun(), "-np", str(SIZE), sys.executable, "-c", program]
         started = [
             subprocess.Popen(
-                command, env={**OPEN_MPI, **clean(**environment)}, text=True,
+                command, env={**OPEN_MPI, **rank_environment(**environment)}, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
         ]  # fmt: skip
     else:
         environment |= {"WORLD_SIZE": str(SIZE), "MPSPLIT_STORE": str(store)}
-        started = [start(program, RANK=str(r), **environment) for r in range(SIZE)]
+        started = [start_rank(program, RANK=str(r), **environment) for r in range(SIZE)]
     lines = [child.stdout.readline() for child in started for _ in range(SIZE // len(started))]
     pids = {int(rank): int(pid) for rank, pid in (line.split()[1:] for line in lines)}
     return started, [pids[r] for r in range(SIZE)]

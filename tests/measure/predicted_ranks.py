@@ -22,7 +22,7 @@ from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.sizes import Job
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
-from tests.measure.test_probe import TINY
+from tests.measure.efforts import TINY
 
 PROMPT, NEW = 96, 32
 

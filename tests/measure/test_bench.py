@@ -6,7 +6,7 @@ from mpsplit.measure.bench import Bench, Work, measure, meetings, weight_bytes
 from mpsplit.package.collectives import Call
 from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.load import load_engine
-from tests.conftest import splits
+from tests.cases import splits
 
 
 def test_the_context_limits_the_work():

@@ -10,7 +10,7 @@ import pytest
 
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
 from mpsplit.native import cpp
-from tests.test_errors import CLEAN
+from tests.running import CLEAN
 
 ROOT = Path(__file__).parents[2]
 WIDE = dict(

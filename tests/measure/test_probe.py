@@ -16,11 +16,7 @@ from mpsplit.plan.cluster import MESSAGES, Measured
 from mpsplit.plan.cluster_json import load_cluster, save_cluster
 from mpsplit.runtime.engine.native_engine import NativeEngine, missing
 from mpsplit.runtime.engine.stock_engine import StockEngine
-
-TINY = Effort(
-    seconds=0, rounds=(2, 2), hidden=64, mlp=96, heads=4, kv_heads=2, head_dim=16, weights=200_000, read=1 << 20,
-    cache=1 << 16, deep=256, fill=256, steps=1, disk=1 << 20,
-)  # fmt: skip
+from tests.measure.efforts import TINY
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 9, 12, 17])

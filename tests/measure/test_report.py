@@ -11,7 +11,7 @@ from mpsplit.plan.price.sizes import Job
 from mpsplit.plan.shards import even_plan
 from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.loop.loop_protocol import Stats
-from tests.plan.test_shards import facts
+from tests.models import facts
 
 ACCOUNTS = (Account(10_000, 90 << 20, 5_000_000, 1_000_000, 9_000_000, 3_000_000, passed=nothing(2)),) * 2
 STATS = Stats(16, 4, 4, 100.0, 50.0, 0.1, 20_000, (90 << 20,) * 2, ACCOUNTS)

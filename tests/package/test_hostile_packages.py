@@ -3,9 +3,7 @@ allocated because a file says so."""
 
 import contextlib
 import hashlib
-import json
 import os
-import random
 import resource
 import shutil
 import subprocess
@@ -29,8 +27,9 @@ from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.runtime.load import load_engine
 from mpsplit.runtime.talk.text import load_text
-from tests.conftest import EXAMPLE, weight_path
-from tests.test_errors import refused
+from tests.models import EXAMPLE
+from tests.packages import edit_manifest, mutated, put, weight_path
+from tests.running import refused
 
 HUGE = 10**9
 GROWTH = 50 << 20
@@ -64,13 +63,6 @@ def load(package: Path) -> None:
         pass
 
 
-def edit(package: Path, change) -> None:
-    path = package / "manifest.json"
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
-
-
 def vouch(package: Path) -> None:
     """Whoever does harm writes the right sizes and hashes."""
 
@@ -79,18 +71,7 @@ def vouch(package: Path) -> None:
             path = package / file["path"]
             file |= {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
-    edit(package, change)
-
-
-def put(*keys_and_value):
-    *way, last, value = keys_and_value
-
-    def change(data):
-        for key in way:
-            data = data[key]
-        data[last] = value
-
-    return change
+    edit_manifest(package, change)
 
 
 MANIFESTS = [
@@ -135,7 +116,7 @@ MANIFESTS = [
 
 @pytest.mark.parametrize("change, told", MANIFESTS)
 def test_a_manifest_that_cannot_be(package, change, told):
-    edit(package, change)
+    edit_manifest(package, change)
     with pytest.raises(PackageError, match=told) as wrong:
         load(package)
     assert str(package) in str(wrong.value) and "\n" not in str(wrong.value) and len(str(wrong.value)) < 700
@@ -186,7 +167,7 @@ def test_links_and_things_that_are_no_files(package, tmp_path):
 
 def test_a_file_that_nobody_vouches_for(package):
     name = weight_path(package / "rank-0", "packed").name
-    edit(package, lambda data: data["ranks"][0]["files"].remove(next(f for f in data["ranks"][0]["files"] if f["path"].endswith(name))))  # fmt: skip
+    edit_manifest(package, lambda data: data["ranks"][0]["files"].remove(next(f for f in data["ranks"][0]["files"] if f["path"].endswith(name))))  # fmt: skip
     with pytest.raises(PackageError, match=f"{name} is not in the manifest"):
         load(package)
 
@@ -330,34 +311,9 @@ def test_a_tokenizer_that_is_none(package, name, data):
 
 
 def test_the_command_line_says_it_in_one_line(package):
-    edit(package, put("ranks", 0, "files", 0, "path", "../../etc/passwd"))
+    edit_manifest(package, put("ranks", 0, "files", 0, "path", "../../etc/passwd"))
     assert "a path inside the package" in refused("run", package, "--prompt-ids", "1,2")
     assert "a path inside the package" in refused("inspect", package)
-
-
-def mutated(data: bytes, seed: int) -> bytes:
-    """A few bytes changed, cut out, doubled, or a number made another."""
-    rng, out = random.Random(seed), bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        at, length = rng.randrange(len(out) + 1), rng.choice((1, 1, 2, 8, 100))
-        piece = out[at : at + length]
-        new = rng.choice(
-            (
-                b"",
-                bytes(rng.randrange(256) for _ in piece),
-                piece * 2,
-                b"999999999",
-                b"-1",
-                b"0",
-                b'"',
-                b"[",
-                b"\n",
-                b"nan",
-                b" ",
-            )
-        )
-        out[at : at + length] = new
-    return bytes(out)
 
 
 def resident() -> int:
@@ -422,7 +378,7 @@ import sys, resource
 from mpsplit import native
 from mpsplit.errors import PackageError
 from pathlib import Path
-from tests.package.test_hostile import mutated
+from tests.packages import mutated
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 path, folder = Path(sys.argv[1]), Path(sys.argv[2])
 engine, null = native.load("_engine").Engine, native.load("_comm").null

@@ -5,7 +5,7 @@ import pytest
 
 from mpsplit.errors import PackageError
 from mpsplit.package.manifest import FORMAT_VERSION, Manifest
-from tests.conftest import weight_path
+from tests.packages import weight_path
 
 
 @pytest.fixture

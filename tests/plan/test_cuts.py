@@ -6,7 +6,8 @@ from mpsplit.plan.cuts import CUTS, part_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Share, even_plan, lay_out
 from mpsplit.plan.steps import even
-from tests.plan.test_shards import facts, layouts
+from tests.layouts import layouts
+from tests.models import facts
 
 SHAPES = {  # in steps of hidden 64, 8 heads of 8, 4 KV heads, MLP 96, vocabulary 131
     "model.embed_tokens.weight": (131, 64),

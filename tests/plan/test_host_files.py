@@ -11,7 +11,7 @@ from mpsplit.mpirun import find_mpirun
 from mpsplit.plan.cluster import described
 from mpsplit.plan.host_files import write
 from mpsplit.plan.shards import even_plan
-from tests.plan.test_shards import facts
+from tests.models import facts
 
 SHOW = (
     "import os; e = os.environ; print(e['OMPI_COMM_WORLD_RANK'], e.get('SIMULATED_HOST', 'localhost'),"

@@ -5,7 +5,7 @@ from mpsplit.plan.cluster import described
 from mpsplit.plan.pin import pinned
 from mpsplit.plan.placed_plan import Placed
 from mpsplit.plan.price.sizes import Job
-from tests.plan.test_shards import facts
+from tests.models import facts
 
 CLUSTER, FACTS = described([1 << 30] * 4), facts(layers=8)
 JOB = Job(context=128, prompt=16, new=8)

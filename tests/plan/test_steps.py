@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsplit.plan.steps import divide, divide_heads, even, steps_of
-from tests.plan.test_shards import facts, models
+from tests.layouts import models
+from tests.models import facts
 
 speeds = st.lists(st.sampled_from([0.5, 1, 1.5, 2, 3, 10]), min_size=1, max_size=4)
 

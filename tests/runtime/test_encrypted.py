@@ -9,8 +9,9 @@ from mpsplit.package.sealed.encryption import encrypt
 from mpsplit.package.sealed.keys import Key, KeySource
 from mpsplit.runtime.load import ENGINES, load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
-from tests.conftest import EXAMPLE, splits
-from tests.test_errors import CLEAN, MPSPLIT, refused
+from tests.cases import splits
+from tests.models import EXAMPLE
+from tests.running import CLEAN, MPSPLIT, refused
 
 PROMPT = (5, 9, 2, 77, 31)
 

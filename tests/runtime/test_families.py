@@ -8,14 +8,14 @@ import functools
 import numpy as np
 import pytest
 
-from mpsplit.native import cpp
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.all_logits import all_logits
 from mpsplit.runtime.loop.loop_protocol import Request
-from tests.conftest import FAMILIES, splits, thorough, transformers_answer
+from tests.cases import splits, thorough
+from tests.loops import ENGINES, lead
+from tests.models import FAMILIES, transformers_answer
 
-ENGINES = ("native", "stock") if cpp.load("_engine") else ("stock",)
 OTHERS = [family for family in FAMILIES if family not in ("llama-bias", "qwen3")]
 PROMPT = tuple(np.random.default_rng(1).integers(0, 131, 23).tolist())
 NEW = 64
@@ -35,17 +35,6 @@ def original_of(model_of, world):
         return transformers_answer(folder, PROMPT, NEW)
 
     return run
-
-
-def lead(loop, world, work):
-    """Runs `work` on rank 0 while the others follow."""
-    if world.rank:
-        loop.follow()
-    else:
-        try:
-            work()
-        finally:
-            loop.end()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -93,12 +82,12 @@ def package_of_one(world, package_of, model_of):
     from mpsplit.comm import Alone
     from mpsplit.export.convert import convert
     from mpsplit.export.graph.pnnx import find_pnnx
-    from tests.export.test_partition import make
+    from tests.packages import partition_evenly
 
     model = model_of("llama")
     out = model.parent / "llama-alone"
     if world.rank == 0 and not out.exists():
-        make(model, out, 1, 1)
+        partition_evenly(model, out, 1, 1)
         convert(out, Alone(), find_pnnx())
     world.exchange(None)
     return out
@@ -119,7 +108,7 @@ def test_chunks_do_not_change_the_logits(world, package_of):
 def test_tiny_vicuna_answers_as_well_as_the_original(world, package_of):
     import json
 
-    from tests.conftest import EXAMPLE
+    from tests.models import EXAMPLE
 
     loop = load_loop(package_of(EXAMPLE, *splits(world.size)[0]), world)
     lines = [json.loads(line) for line in (EXAMPLE / "eval.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -142,7 +131,7 @@ def original_answers(lines) -> list[bool]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tests.conftest import EXAMPLE
+    from tests.models import EXAMPLE
 
     model = AutoModelForCausalLM.from_pretrained(EXAMPLE, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(EXAMPLE)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mpsplit.native import cpp
-from tests.conftest import thorough
+from tests.cases import thorough
 from tests.namespaces import hosts, run_ranks, why_not
 
 

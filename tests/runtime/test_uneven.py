@@ -24,14 +24,15 @@ from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
-from tests.conftest import make_model, thorough, transformers_answer
-from tests.test_errors import CLEAN, MPSPLIT
+from tests.cases import thorough
+from tests.models import make_model, transformers_answer
+from tests.running import CLEAN, MPSPLIT
 
 ENGINES = ("native", "stock") if cpp.load("_engine") else ("stock",)
 REFERENCE = "reference.npz"
 ROOT = Path(__file__).parents[2]
 PROMPT = tuple(np.random.default_rng(1).integers(0, 131, 23).tolist())
-# family and what is not as in conftest.SIZES: 8 heads, 4 KV heads, 96 MLP columns, a vocabulary of
+# family and what is not as in models.SIZES: 8 heads, 4 KV heads, 96 MLP columns, a vocabulary of
 # 131
 MODELS = {
     "shallow": ("llama-bias", dict(num_hidden_layers=2)),

@@ -10,7 +10,7 @@ from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.kept.kept_texts import KeptText
 from mpsplit.runtime.talk.text import Text
 from mpsplit.serve.chat import Conversation, chat
-from tests.conftest import EXAMPLE
+from tests.models import EXAMPLE
 
 
 class Loop:

@@ -1,8 +1,8 @@
 """Whose word counts: a call's before the server's, field by field."""
 
 from mpsplit.runtime.talk.answer_settings import layer
-from tests.serve.conftest import client_of, served
 from tests.serve.fake import FakeLoop
+from tests.serve.served import client_of, served
 
 CHAT = [{"role": "user", "content": "one two"}]
 

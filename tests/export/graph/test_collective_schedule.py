@@ -7,7 +7,8 @@ from mpsplit.export.trace.capture import check_calls, expected_calls
 from mpsplit.export.trace.slicing import neighbours
 from mpsplit.package.collectives import Call
 from mpsplit.plan.shards import even_plan, lay_out
-from tests.plan.test_shards import facts, layouts
+from tests.layouts import layouts
+from tests.models import facts
 
 
 @pytest.mark.parametrize("tensor, pipeline", [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2), (1, 5)])

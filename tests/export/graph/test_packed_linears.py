@@ -21,8 +21,10 @@ from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import Packed, WeightFiles
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
-from tests.conftest import EXAMPLE, splits, weight_path
-from tests.runtime.test_families import lead
+from tests.cases import splits
+from tests.loops import lead
+from tests.models import EXAMPLE
+from tests.packages import weight_path
 
 pytestmark = [
     pytest.mark.mpi,

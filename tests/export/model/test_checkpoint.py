@@ -13,7 +13,7 @@ from mpsplit.export.trace.slicing import IGNORABLE, build_whole, expected_weight
 from mpsplit.plan.cuts import Part
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Range
-from tests.conftest import make_model
+from tests.models import make_model
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from mpsplit.export.model.tokenizer_files import copy_tokenizer, eos_ids
 from mpsplit.package.named_templates import TEMPLATES, guess_template
-from tests.conftest import EXAMPLE
+from tests.models import EXAMPLE
 
 
 def model_like(folder, marks=(), template=False, generation=None, **config):

@@ -26,9 +26,10 @@ from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
 from mpsplit.runtime.load import load_loop
-from tests.conftest import EXAMPLE, splits, thorough, weight_path
-from tests.export.test_partition import digests
-from tests.test_errors import refused
+from tests.cases import splits, thorough
+from tests.models import EXAMPLE
+from tests.packages import digests, weight_path
+from tests.running import refused
 
 pytestmark = pytest.mark.skipif(
     cpp.kernels(required=False) is None or not operators.CONNECTS, reason="kernels and operators are not built"

@@ -4,7 +4,7 @@ import pytest
 
 from mpsplit.errors import ConvertError
 from mpsplit.export.weights.calibration_text import sequences
-from tests.conftest import EXAMPLE
+from tests.models import EXAMPLE
 
 TOKENIZER = EXAMPLE / "tokenizer.json"
 

@@ -27,8 +27,9 @@ from mpsplit.plan.cuts import Part
 from mpsplit.plan.shards import Range
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
-from tests.conftest import EXAMPLE, make_model, splits, thorough
-from tests.runtime.test_families import lead
+from tests.cases import splits, thorough
+from tests.loops import lead
+from tests.models import EXAMPLE, make_model
 
 needs_the_kernels = pytest.mark.skipif(
     cpp.kernels(required=False) is None, reason="the kernels are not built: no C++ compiler or cmake"

@@ -8,8 +8,7 @@ from transformers import AutoModelForCausalLM
 from mpsplit.errors import ConvertError
 from mpsplit.export.weights.input_statistics import Statistics, filled, gathering, statistics
 from mpsplit.plan.cuts import part_of
-from tests.conftest import splits
-from tests.export.trace.test_torch_engine import loop_of, partition_of  # noqa: F401 (fixtures)
+from tests.cases import splits
 
 SEQUENCES = [list(range(3, 40)), list(range(90, 60, -1)), [7]]
 
@@ -26,7 +25,7 @@ def whole(folder) -> dict[str, Statistics]:
 @pytest.mark.most(2)
 @pytest.mark.parametrize("index", range(2))
 @pytest.mark.parametrize("family", ("llama-bias", "mistral-window"))
-def test_they_are_the_whole_models(world, loop_of, family, index):  # noqa: F811
+def test_they_are_the_whole_models(world, loop_of, family, index):
     cuts = splits(world.size)
     if index >= len(cuts):
         return  # one rank has one way to cut
@@ -49,7 +48,7 @@ def test_they_are_the_whole_models(world, loop_of, family, index):  # noqa: F811
 
 @pytest.mark.mpi
 @pytest.mark.most(2)
-def test_layers_may_be_filled_one_at_a_time(world, loop_of):  # noqa: F811
+def test_layers_may_be_filled_one_at_a_time(world, loop_of):
     loop, _ = loop_of("llama-bias", *splits(world.size)[-1])
     expected = {name: of for _, layer in statistics(loop.engine, SEQUENCES) for name, of in layer.items()}
     stage = loop.engine.stage

@@ -23,8 +23,8 @@ from mpsplit.package.sealed.keys import Key, KeySource
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.runtime.load import load_engine
-from tests.conftest import EXAMPLE, weight_path
-from tests.export.test_partition import digests, make
+from tests.models import EXAMPLE
+from tests.packages import digests, partition_evenly, weight_path
 
 pytestmark = pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built")
 ROOM = 360_000  # bytes: for graphs, not for float32
@@ -40,7 +40,7 @@ def model(model_of, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("store") / "package"
-    make(model, out, 1, 1)
+    partition_evenly(model, out, 1, 1)
     convert(out, Alone(), find_pnnx(), Q4)
     return out
 
@@ -93,13 +93,13 @@ def test_a_model_that_was_tuned_in_one_layer(whole, model, package, tmp_path):
     tensors["model.layers.2.mlp.up_proj.weight"] = tensors["model.layers.2.mlp.up_proj.weight"] + 1
     save_file(tensors, tuned / "model.safetensors", {"format": "pt"})
     before = inodes(package)
-    make(tuned, package, 1, 1)
+    partition_evenly(tuned, package, 1, 1)
     again(package)
     after = inodes(package)
     assert [a == b for a, b in zip(names(whole), names(package), strict=True)] == [True, True, False, True]
     assert {name for name in after if before.get(name) != after[name]} == {names(package)[2]}
     fresh = tmp_path / "fresh" / "package"
-    make(tuned, fresh, 1, 1)
+    partition_evenly(tuned, fresh, 1, 1)
     again(fresh)
     assert digests(fresh) == digests(package)
 
@@ -109,7 +109,7 @@ def test_packages_of_two_contexts_share_one_copy(whole, model, tmp_path):
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 192}))
     out = tmp_path / "package"
-    make(other, out, 1, 1)
+    partition_evenly(other, out, 1, 1)
     with pytest.raises(ConvertError, match="model has no ranks to share weights with"):
         again(out, share_with=model)
     assert again(out, share_with=whole) == 0
@@ -166,7 +166,7 @@ def test_a_disk_that_fills_up(whole, small_disk, monkeypatch, told_before):
 def test_encrypted_as_it_is_converted(package_of, tmp_path):
     whole, package, key = package_of(EXAMPLE, 1, 1), tmp_path / "package", tmp_path / "key"
     key.write_bytes(KEY.secret)
-    make(EXAMPLE, package, 1, 1)
+    partition_evenly(EXAMPLE, package, 1, 1)
     read = again(package, Recipe(), key=KEY)
     manifest = Manifest.load(package)
     assert read == manifest.ranks[0].weight_bytes and manifest.sealed.key == KEY.name
@@ -193,7 +193,7 @@ def test_encrypted_as_it_is_converted(package_of, tmp_path):
 def test_a_sealed_file_is_never_continued(model, tmp_path, monkeypatch):
     """Interrupted, what is whole is kept, and what is not is begun anew."""
     package = tmp_path / "package"
-    make(model, package, 1, 1)
+    partition_evenly(model, package, 1, 1)
     real, count = os.replace, [0]
 
     def interrupted(source, target):

@@ -9,7 +9,7 @@ import pytest
 from mpsplit.package.inside.difference import differences
 from mpsplit.package.manifest import FUSED, GRAPH, MANIFEST, File, Manifest
 from mpsplit.package.param_text import Layer, Param
-from tests.conftest import weight_path
+from tests.packages import weight_path
 
 
 @pytest.fixture

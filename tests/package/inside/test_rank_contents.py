@@ -12,7 +12,7 @@ from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
 from mpsplit.package.param_text import Param
 from mpsplit.package.stored.float_weights import FLAG, arrays_of
 from mpsplit.package.stored.weight_files import WeightFiles
-from tests.conftest import FAMILIES
+from tests.models import FAMILIES
 
 
 @pytest.mark.parametrize("family", FAMILIES)

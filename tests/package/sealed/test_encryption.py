@@ -10,7 +10,7 @@ from mpsplit.package.sealed import encryption
 from mpsplit.package.sealed.encryption import decrypt, encrypt
 from mpsplit.package.sealed.keys import Key, KeySource
 from mpsplit.package.sealed.opened import authenticate, opened, opened_rank, text_of
-from tests.conftest import weight_path
+from tests.packages import weight_path
 
 KEY = Key(b"\x07" * 32)
 

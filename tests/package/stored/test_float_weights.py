@@ -5,7 +5,7 @@ from mpsplit.errors import ConvertError, PackageError
 from mpsplit.package.param_text import Layer, Param
 from mpsplit.package.stored.float_weights import FLAG, read_weights, weight_bytes, weights_of
 from mpsplit.package.stored.quantisation import QLinear, Quantisation
-from tests.conftest import weight_path
+from tests.packages import weight_path
 
 PARAM = Param(
     (

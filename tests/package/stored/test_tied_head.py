@@ -27,7 +27,7 @@ from mpsplit.plan.cuts import one_matrix
 from mpsplit.plan.price.sizes import Job, head_bytes
 from mpsplit.plan.shards import Plan, Range
 from mpsplit.runtime.load import load_engine
-from tests.package.test_hostile_packages import edit, put
+from tests.packages import edit_manifest, put
 
 pytestmark = pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built")
 
@@ -123,7 +123,7 @@ def test_who_says_so_falsely(converted):
 
     def refused(change, told):
         (package / "manifest.json").write_text(as_it_was)
-        edit(package, change)
+        edit_manifest(package, change)
         manifest = Manifest.load(package)
         with pytest.raises(PackageError, match=told), opened_rank(package, manifest, 0):
             pass

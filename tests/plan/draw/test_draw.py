@@ -14,7 +14,7 @@ from mpsplit.plan.draw.plan_text import BLOCKS, PLAIN, glyphs_for, text
 from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.sizes import Job
 from mpsplit.plan.shards import Share, even_plan, lay_out
-from tests.plan.test_shards import facts
+from tests.models import facts
 
 F = facts(heads=32, kv_heads=32, mlp=1024, layers=12, vocabulary=4096, hidden=256)
 ALL = dict(heads=32, mlp=1024)

@@ -14,7 +14,7 @@ from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.message_times import all_reduce_rounds, all_reduce_seconds, handover_seconds, order_seconds
 from mpsplit.plan.price.sizes import Job, cache_bytes, matrix_bytes, memory
 from mpsplit.plan.shards import Range, even_plan
-from tests.plan.test_shards import facts
+from tests.models import facts
 
 JOB = Job(context=128, prompt=32, new=16, chunk=32)
 WIDE = dict(hidden=512, heads=16, kv_heads=8, head_dim=32, mlp=1536, vocabulary=4096, layers=8)

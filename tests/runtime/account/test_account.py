@@ -27,8 +27,8 @@ from mpsplit.runtime.engine.engine_protocol import Span
 from mpsplit.runtime.engine.layer_kinds import BETWEEN, COMPUTING, KINDS
 from mpsplit.runtime.load import load_engine, load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
-from tests.conftest import splits
-from tests.runtime.test_families import ENGINES, lead
+from tests.cases import splits
+from tests.loops import ENGINES, lead
 
 LATE = 0.004  # seconds a step
 REQUEST = Request(tuple(range(40)), 12, ignore_eos=True)
@@ -85,7 +85,7 @@ def test_a_ledger_sums_all_and_shows_what_is_of_late(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     from mpsplit.plan.shards import even_plan
-    from tests.plan.test_shards import facts
+    from tests.models import facts
 
     ledger = Ledger(even_plan(facts(), 2, 1), ["a", "b"])
     assert ledger.total == () and [row["busy"] for row in ledger.rows()] == [0, 0]

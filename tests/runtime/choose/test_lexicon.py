@@ -8,7 +8,7 @@ import pytest
 
 from mpsplit.errors import RunError
 from mpsplit.runtime.choose.lexicon import Lexicon
-from tests.conftest import EXAMPLE
+from tests.models import EXAMPLE
 
 TOKENIZER = (EXAMPLE / "tokenizer.json").read_text()
 EOS = 2

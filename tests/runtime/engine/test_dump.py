@@ -9,7 +9,7 @@ from mpsplit.errors import RunError
 from mpsplit.native import cpp
 from mpsplit.runtime.engine.dump import Dump, Dumping, own_heads, sent_by
 from mpsplit.runtime.load import load_engine, load_loop
-from tests.conftest import splits, thorough
+from tests.cases import splits, thorough
 
 needs_native = pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
 TOKENS = tuple(np.random.default_rng(2).integers(0, 131, 19).tolist())

@@ -18,7 +18,8 @@ from mpsplit.package.stored import embedding
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.runtime.load import ENGINES, load_engine
-from tests.conftest import splits, weight_path
+from tests.cases import splits
+from tests.packages import weight_path
 
 pytestmark = pytest.mark.skipif(
     cpp.load("_engine") is None, reason="the native engine is not built: no C++ compiler, cmake or ncnn's sources"

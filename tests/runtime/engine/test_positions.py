@@ -21,7 +21,7 @@ def test_tables_are_transformers_own(tmp_path, variant):
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    from tests.conftest import SIZES
+    from tests.models import SIZES
 
     config = LlamaConfig(
         **SIZES,

@@ -11,7 +11,6 @@ from mpsplit.package.stored.float_weights import ALIGNMENT, PackedFile
 from mpsplit.package.stored.quantisation import QLinear
 from mpsplit.package.stored.weight_files import LARGE_PAGE, Packed
 from mpsplit.runtime.engine.quantised_layer import QLinearLayer
-from tests.extensions.conftest import kernels  # noqa: F401 (a fixture)
 
 N, K, BITS, BLOCK = 17, 96, 6, 32
 numbers = st.one_of(
@@ -31,7 +30,7 @@ class Params:
 
 
 @pytest.fixture
-def whole(kernels, tmp_path):  # noqa: F811
+def whole(kernels, tmp_path):
     """(the file's bytes, the layer that lies in it, with something before it and its bias
     behind)"""
     path = tmp_path / "packed.bin"

@@ -8,7 +8,8 @@ from mpsplit.check.verification import all_logits
 from mpsplit.errors import RunError
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
-from tests.conftest import ROPES, SIZES, splits
+from tests.cases import splits
+from tests.models import ROPES, SIZES
 
 CONTEXT = SIZES["max_position_embeddings"]
 TOKENS = tuple(np.random.default_rng(4).integers(0, SIZES["vocab_size"], CONTEXT).tolist())

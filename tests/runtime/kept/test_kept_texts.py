@@ -16,9 +16,8 @@ from mpsplit.runtime.engine.pages import PAGE, Pages
 from mpsplit.runtime.kept.kept_texts import KEPT, PREFIXES, SESSIONS, KeptText, folder_of, names, weights_id
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
-from tests.conftest import splits
-from tests.runtime.loop.test_batches import finished
-from tests.runtime.test_families import lead
+from tests.cases import splits
+from tests.loops import finished, lead
 
 pytestmark = [
     pytest.mark.mpi,

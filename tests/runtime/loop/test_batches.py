@@ -11,10 +11,9 @@ from mpsplit.errors import RunError
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.engine.engine_protocol import CACHES
 from mpsplit.runtime.engine.pages import PAGE, Pages
-from mpsplit.runtime.loop.loop_protocol import Ending, Full, Generation, Piece, Request
+from mpsplit.runtime.loop.loop_protocol import Ending, Full, Generation, Request
 from mpsplit.runtime.loop.token_loop import TokenLoop
-from tests.runtime.loop.test_orders import Rows, led
-from tests.runtime.loop.test_token_loop import TableEngine
+from tests.loops import Rows, TableEngine, Transcript, finished, led
 
 SAMPLINGS = [Sampling(), Sampling(1.0, seed=3), Sampling(0.8, 7, 0.9, 1.3, seed=4), Sampling(1.2, top_p=0.7, seed=5)]
 REQUESTS = [
@@ -28,36 +27,9 @@ REQUESTS = [
 ]
 
 
-class Said:
-    """A listener: what was heard, in order."""
-
-    def __init__(self):
-        self.pieces, self.ends = [], []
-
-    def __call__(self, said):
-        assert not self.ends, "nothing comes after the end"
-        (self.pieces if isinstance(said, Piece) else self.ends).append(said)
-
-    @property
-    def tokens(self):
-        return tuple(chosen.id for piece in self.pieces for chosen in piece.chosen)
-
-
 def alone():
     loop = TokenLoop(Rows(0, 1), Alone(), None, chunk=4)
     return [loop.generate(request).token_ids for request in REQUESTS]
-
-
-def finished(loop, requests):
-    said = [Said() for _ in requests]
-    for request, listener in zip(requests, said, strict=True):
-        loop.submit(request, listener)
-    while loop.turn():
-        pass
-    for one in said:
-        (end,) = one.ends
-        assert isinstance(end, Generation) and end.token_ids == one.tokens
-    return [one.ends[0] for one in said]
 
 
 @pytest.mark.parametrize("most, pages", [(12, 100), (3, 100), (12, 5), (5, 4)])
@@ -81,7 +53,7 @@ def test_ranks_that_only_obey_take_part(tensor, pipeline):
 def test_who_answers_goes_on_while_a_prompt_is_read():
     loop = TokenLoop(TableEngine(), Alone(), None, chunk=128)
     loop.reserve(256)
-    short, long = Said(), Said()
+    short, long = Transcript(), Transcript()
     loop.submit(Request((1,), 20), short)
     loop.turn()
     loop.submit(Request(tuple(range(100)), 2), long)
@@ -107,15 +79,15 @@ def test_owners_take_turns():
 def test_no_more_wait_than_may_and_none_comes_when_it_ends():
     loop = TokenLoop(TableEngine(), Alone(), None, most=1, waiting=2)
     for _ in range(2):
-        loop.submit(Request((1,), 5), Said())
+        loop.submit(Request((1,), 5), Transcript())
     with pytest.raises(Full, match="2 requests wait already"):
-        loop.submit(Request((1,), 5), Said())
+        loop.submit(Request((1,), 5), Transcript())
     assert (loop.load().running, loop.load().waiting) == (0, 2)
     loop.turn()
     assert (loop.load().running, loop.load().waiting, loop.load().pages_used) == (1, 1, 1)
     loop.drain()
     with pytest.raises(Ending):
-        loop.submit(Request((1,), 5), Said())
+        loop.submit(Request((1,), 5), Transcript())
     done = threading.Event()
     done.set()
     loop.work(done)
@@ -123,7 +95,7 @@ def test_no_more_wait_than_may_and_none_comes_when_it_ends():
 
 
 def test_a_request_on_its_way_in_holds_up_the_end():
-    loop, said, inside, go = TokenLoop(TableEngine(), Alone(), None), Said(), threading.Event(), threading.Event()
+    loop, said, inside, go = TokenLoop(TableEngine(), Alone(), None), Transcript(), threading.Event(), threading.Event()
     add = loop._waiting.add
 
     def slow(one):
@@ -153,20 +125,20 @@ def test_who_comes_after_the_work_is_turned_away():
     until.set()
     loop.work(until)
     with pytest.raises(Ending):
-        loop.submit(Request((1,), 5), Said())
+        loop.submit(Request((1,), 5), Transcript())
     loop = TokenLoop(TableEngine(), Alone(), None)
     loop.engine.batch = lambda tokens, parts: 1 / 0
-    loop.submit(Request((1,), 5), said := Said())
+    loop.submit(Request((1,), 5), said := Transcript())
     with pytest.raises(ZeroDivisionError):
         loop.work(threading.Event())
     with pytest.raises(Ending):
-        loop.submit(Request((1,), 5), Said())
+        loop.submit(Request((1,), 5), Transcript())
     assert "the ranks stopped" in str(said.ends[0])
 
 
 def test_cancelled_it_leaves_its_place_and_its_pages():
     loop = TokenLoop(TableEngine(), Alone(), None, most=1)
-    runs, waits = Said(), Said()
+    runs, waits = Transcript(), Transcript()
     first, second = loop.submit(Request((1,), 100), runs), loop.submit(Request((2,), 100), waits)
     for _ in range(3):
         loop.turn()
@@ -198,7 +170,7 @@ def test_when_the_ranks_stop_everybody_is_told():
                 raise RunError("rank 1 is gone")
             return super().batch(tokens, parts)
 
-    loop, said = TokenLoop(Failing(), Alone(), None, most=1), [Said(), Said()]
+    loop, said = TokenLoop(Failing(), Alone(), None, most=1), [Transcript(), Transcript()]
     for listener in said:
         loop.submit(Request((1,), 10), listener)
     with pytest.raises(RunError, match="rank 1 is gone"):
@@ -211,7 +183,7 @@ def test_a_grammar_with_no_way_on_ends_its_own_request_alone():
         def allowed(self):
             return np.zeros(131, bool)
 
-    loop, bad, good = TokenLoop(TableEngine(), Alone(), None), Said(), Said()
+    loop, bad, good = TokenLoop(TableEngine(), Alone(), None), Transcript(), Transcript()
     loop.submit(Request((1,), 5, grammar=Nothing), bad)
     loop.submit(Request((1,), 5), good)
     while loop.turn():

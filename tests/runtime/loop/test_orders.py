@@ -1,27 +1,18 @@
 """Orders over the wire and what a follower does with them, without MPI: the ranks are threads that
 share queues."""
 
-import queue
-import threading
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsplit.comm import Alone
-from mpsplit.comm.link_counts import nothing
 from mpsplit.errors import RunError
-from mpsplit.package.manifest import Manifest, Rope
-from mpsplit.plan.shards import even_plan
 from mpsplit.runtime.choose.sampling import Sampling
-from mpsplit.runtime.engine.replay import OneHistory, Replay
-from mpsplit.runtime.loop.follow import follow
 from mpsplit.runtime.loop.loop_protocol import Request
-from mpsplit.runtime.loop.orders import END, LEAD, MORE, REPORT, STEP, VERSION, Order, Orders, greet
-from mpsplit.runtime.loop.token_loop import TokenLoop
-from tests.plan.test_shards import facts
+from mpsplit.runtime.loop.orders import END, MORE, REPORT, STEP, VERSION, Order, Orders, greet
+from tests.loops import Rows, Threads, led
+from tests.models import facts
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -33,73 +24,6 @@ def test_an_order_comes_back_from_its_56_bytes(order):
     assert packed[:6].tolist() == list(order[:6]) and packed[6:].view(np.float64)[0] == order.temperature
 
 
-class Threads:
-    """One of `size` ranks in this process; writes down what it waited for patiently."""
-
-    def __init__(self, rank, size, mail):
-        self.rank, self.size, self.mail, self.listened, self.awaited = rank, size, mail, 0, 0
-        self.passed = nothing(size)
-
-    @classmethod
-    def world(cls, size):
-        mail = {(a, b): queue.Queue() for a in range(size) for b in range(size)}
-        return [cls(rank, size, mail) for rank in range(size)]
-
-    def send(self, x, peer):
-        self.mail[self.rank, peer].put(np.array(x))
-
-    def recv(self, x, peer):
-        sent = self.mail[peer, self.rank].get(timeout=20)
-        assert (sent.dtype, sent.shape) == (x.dtype, x.shape)
-        x[:] = sent
-
-    def broadcast(self, x, root):
-        if self.rank == root:
-            for peer in range(self.size):
-                if peer != root:
-                    self.send(x, peer)
-        else:
-            self.awaited += 1
-            self.recv(x, root)
-
-    def tell(self, x):
-        self.broadcast(x, LEAD)
-
-    def listen(self, x):
-        self.listened += 1
-        self.recv(x, LEAD)
-
-    def wait(self):
-        self.all_gather(np.zeros(1))
-
-    def all_gather(self, x):
-        for peer in range(self.size):
-            self.send(x, peer)
-        parts = [np.empty_like(x) for _ in range(self.size)]
-        for peer, part in enumerate(parts):
-            self.recv(part, peer)
-        return np.concatenate(parts)
-
-
-class Rows(OneHistory):
-    """Logits that depend on all tokens so far, cut as a plan cuts them."""
-
-    bytes_sent, seconds = 0, 0.0
-
-    def __init__(self, rank, tensor, pipeline=1):
-        plan = even_plan(facts(), tensor, pipeline)
-        self.manifest = Manifest("rows", facts(), plan, Rope((), 1.0), "F32", (130,), (), (), (), {})
-        self.vocabulary, self.tokens, self.steps, self.pages = plan.shards[rank].head, [], [], Replay()
-
-    def step(self, tokens, position, every_row=False):
-        self.steps.append((position, len(tokens)))
-        self.tokens = [*self.tokens[:position], *map(int, tokens)]
-        self.bytes_sent += 100
-        generator = np.random.default_rng([sum(self.tokens), len(self.tokens)])
-        logits = np.float32(generator.standard_normal((1, facts().vocabulary)) * 3)
-        return logits[:, self.vocabulary.start : self.vocabulary.stop]
-
-
 SAMPLINGS = [
     Sampling(),
     Sampling(repetition_penalty=1.5, penalty_window=4),
@@ -109,24 +33,6 @@ SAMPLINGS = [
     Sampling(2.0, top_p=0.8, seed=3),
     Sampling(0.8, top_p=0.9, repetition_penalty=1.1),
 ]
-
-
-@contextmanager
-def led(tensor, pipeline, **how):
-    """A loop whose ranks follow it until the block ends; all engines, and all communicators."""
-    comms = Threads.world(tensor * pipeline)
-    engines = [Rows(comm.rank, tensor, pipeline) for comm in comms]
-    others = [
-        threading.Thread(target=follow, args=pair, daemon=True) for pair in list(zip(engines, comms, strict=True))[1:]
-    ]
-    for other in others:
-        other.start()
-    loop = TokenLoop(engines[0], comms[0], None, **how)
-    yield loop, engines, comms
-    loop.end()
-    for other in others:
-        other.join(20)
-        assert not other.is_alive()
 
 
 def answers(tensor, pipeline):

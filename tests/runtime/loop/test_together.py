@@ -12,9 +12,8 @@ from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.engine.engine_protocol import Span
 from mpsplit.runtime.load import load_engine, load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
-from tests.conftest import splits, thorough
-from tests.runtime.loop.test_batches import finished
-from tests.runtime.test_families import ENGINES, lead
+from tests.cases import splits, thorough
+from tests.loops import ENGINES, finished, lead
 
 pytestmark = pytest.mark.mpi
 RANDOM = np.random.default_rng(6)

@@ -5,39 +5,10 @@ import pytest
 
 from mpsplit.comm import Alone
 from mpsplit.errors import RunError
-from mpsplit.package.manifest import Manifest, Rope
-from mpsplit.plan.shards import Range, even_plan
 from mpsplit.runtime.choose.sampling import Sampling
-from mpsplit.runtime.engine.engine_protocol import UNTOLD, KeepsNothing, each_span
 from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.loop.token_loop import TokenLoop
-from tests.plan.test_shards import facts
-
-EOS = 130
-
-
-class TableEngine(KeepsNothing):
-    """After token t comes t + 1; writes down every part of a step."""
-
-    def __init__(self):
-        f = facts()
-        plan = even_plan(f, 1, 1)
-        self.manifest = Manifest("table", f, plan, Rope((), 1.0), "F32", (EOS,), (), (), (), {})
-        self.vocabulary, self.bytes_sent, self.seconds, self.spent = Range(0, 131), 0, 0.0, UNTOLD
-        self.steps, self.placed = [], []
-
-    def reserve(self, pages, stored):
-        self.placed.clear()
-
-    def place(self, slot, first, pages):
-        self.placed.append((slot, first, list(pages)))
-
-    def batch(self, tokens, parts):
-        logits = np.ones((len(parts), 131), np.float32)
-        for row, (own, part) in enumerate(each_span(tokens, parts)):
-            self.steps.append((part.position, list(own)))
-            logits[row, (own[-1] + 1) % 131] = 5
-        return logits
+from tests.loops import TableEngine
 
 
 def loop(chunk=4):

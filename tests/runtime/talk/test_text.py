@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mpsplit.errors import RunError
 from mpsplit.export.model.tokenizer_files import copy_tokenizer
 from mpsplit.runtime.talk.text import Stream, Text, load_text
-from tests.conftest import EXAMPLE
+from tests.models import EXAMPLE
 
 
 @pytest.fixture(scope="module")

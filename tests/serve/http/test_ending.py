@@ -10,9 +10,9 @@ import openai
 import pytest
 
 from mpsplit.export.model.tokenizer_files import copy_tokenizer
-from tests.conftest import EXAMPLE
-from tests.serve.conftest import client_of
-from tests.test_errors import CLEAN, hear_interrupts
+from tests.models import EXAMPLE
+from tests.running import CLEAN, hear_interrupts
+from tests.serve.served import client_of
 
 ASK = dict(model="fake", prompt="one two three", max_tokens=60)
 

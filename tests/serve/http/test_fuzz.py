@@ -13,9 +13,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.conftest import thorough
-from tests.serve.conftest import served
+from tests.cases import thorough
 from tests.serve.fake import FakeLoop
+from tests.serve.served import served
 
 SHARES = {"/v1/chat/completions": 0.4, "/v1/completions": 0.4, "/tokenize": 0.1, "/detokenize": 0.1}
 FEW = 10  # of those that take nothing, or next to nothing

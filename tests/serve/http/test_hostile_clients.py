@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from mpsplit.serve.service.service import ServiceLimits
-from tests.serve.conftest import client_of, served
 from tests.serve.fake import FakeLoop
+from tests.serve.served import client_of, served
 
 PATH = "/v1/completions"
 MB = 10**6

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.serve.browser import CHROMIUM, Browser
-from tests.serve.conftest import served
 from tests.serve.fake import FakeLoop
+from tests.serve.served import served
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium here; on Debian: apt install chromium")
 ENTER, ESCAPE = 13, 27

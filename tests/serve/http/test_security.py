@@ -8,8 +8,8 @@ import pytest
 
 from mpsplit.errors import RunError
 from mpsplit.serve.http.security import allowed_hosts, read_keys
-from tests.serve.conftest import client_of, served
 from tests.serve.fake import FakeLoop
+from tests.serve.served import client_of, served
 
 CHAT = [{"role": "user", "content": "a secret question"}]
 KEYS = (b"first-key-of-two", b"second-key-of-two")

@@ -18,9 +18,9 @@ import pytest
 from mpsplit import mpirun
 from mpsplit.mpirun import OPEN_MPI, PASS_SIGNALS
 from mpsplit.native import cpp
-from tests.conftest import EXAMPLE
-from tests.serve.conftest import client_of
-from tests.test_errors import CLEAN, MPSPLIT, descendants, gone, hear_interrupts
+from tests.models import EXAMPLE
+from tests.running import CLEAN, MPSPLIT, descendants, gone, hear_interrupts
+from tests.serve.served import client_of
 
 ANSWERS = {
     "What is 57+86?": "7+6=13, 5+8+1=14. The answer is 143.",

@@ -6,8 +6,8 @@ import json
 import openai
 import pytest
 
-from tests.serve.conftest import served
 from tests.serve.fake import FakeLoop
+from tests.serve.served import served
 
 CHAT = [{"role": "user", "content": "What is 1 and 1?"}]
 PARAMETERS = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}

@@ -8,8 +8,8 @@ import pytest
 
 from mpsplit.errors import RunError
 from mpsplit.serve.service.service import ServiceLimits
-from tests.serve.conftest import client_of, served
 from tests.serve.fake import FakeLoop
+from tests.serve.served import client_of, served
 
 CHAT = [{"role": "user", "content": "one two"}]
 ENDPOINTS = {"chat/completions": {"messages": CHAT}, "completions": {"prompt": "one two"}}

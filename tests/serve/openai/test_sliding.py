@@ -5,8 +5,8 @@ import openai
 import pytest
 
 from mpsplit.runtime.talk.answer_settings import FIRST
-from tests.serve.conftest import client_of, served
 from tests.serve.fake import FakeLoop
+from tests.serve.served import client_of, served
 
 CONTEXT = 512
 LONG = [5 + i % 400 for i in range(5000)]

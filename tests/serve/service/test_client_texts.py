@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from mpsplit.runtime.kept.kept_texts import KEPT, KeptText
-from tests.serve.conftest import served
 from tests.serve.fake import FakeLoop
+from tests.serve.served import served
 
 TTL = 60.0
 

@@ -1,0 +1,27 @@
+"""Builds of extensions/ beside the one that launch/setup made; a test is skipped with the name of what is missing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+EXTENSIONS = Path(__file__).parents[2] / "extensions"
+
+
+def need(*programs: str) -> None:
+    for program in programs:
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not installed")
+
+
+def build(folder: Path, target: str, *options: str) -> Path:
+    for command in (
+        ["cmake", "-S", EXTENSIONS, "-B", folder, *options],
+        ["cmake", "--build", folder, "-j2", "-t", target],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert not done.returncode, done.stdout[-2000:] + done.stderr[-4000:]
+    return folder

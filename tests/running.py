@@ -1,0 +1,93 @@
+"""What tests start: commands as a user types them, ranks, and what becomes of their processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MPSPLIT = [sys.executable, "-m", "mpsplit"]
+# pytest-mpi makes this process an MPI world of its own; what is started from it must not think that
+# it is in there
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PRTE_"))}
+
+
+def refused(*arguments) -> str:
+    """What `mpsplit ARGUMENTS` says when it refuses: one line, exit code 2."""
+    done = subprocess.run(
+        [*MPSPLIT, *map(str, arguments)], capture_output=True, text=True, env=CLEAN, timeout=60, check=False
+    )
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("mpsplit: "), (done.returncode, done.stderr)
+    return lines[0]
+
+
+def hear_interrupts() -> None:
+    """A suite started in the background ignores SIGINT, and hands that on to all it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def descendants(pid: int) -> list[tuple[int, str]]:
+    """(pid, command line) of all processes below `pid`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                line = (entry / "cmdline").read_text().replace("\0", " ")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if parent == pid:
+                found += [(int(entry.name), line), *descendants(int(entry.name))]
+    return found
+
+
+def gone(pids) -> bool:
+    """Whether the processes end within ten seconds."""
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def mpsplit(*arguments, code=0, stdin=None) -> str:
+    """What `mpsplit ARGUMENTS` prints; it ends with `code`."""
+    done = subprocess.run(
+        [*MPSPLIT, *map(str, arguments)],
+        capture_output=True, text=True, env=CLEAN, timeout=250, check=False, input=stdin,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+def rank_environment(**more: str) -> dict[str, str]:
+    """That of a rank which no mpirun starts; without transport and timeout of ours, but for `more`."""
+    kept = {name: value for name, value in CLEAN.items() if not name.startswith("MPSPLIT_T")}
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
+
+
+def start_rank(program: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    """A rank whose program is Python text."""
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.Popen(
+        command, env=rank_environment(**environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, preexec_fn=hear_interrupts,
+    )  # fmt: skip
+
+
+def killed_after(seconds: float, work) -> bool:
+    """Whether `work`, in a child of this process, was killed before it was done."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
