@@ -2,14 +2,15 @@
 
 In: measurements. Out: a Cluster.
 
-`mpsplit probe` measures it (cluster_json.py is its file); `described` makes one from a few numbers,
-for machines that nobody has measured. Bytes, seconds, and flop (a multiplication and an addition
-are two). Invariant: every number is positive, and every pair of devices has a link.
+`mpsplit probe` measures it, and cluster_json.py is its file. `described` makes one from a few
+numbers, for machines that nobody has measured. Units are bytes, seconds and flop; a multiplication
+and an addition are two flop. Invariant: every number is positive, and every pair of devices has a
+link.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median
@@ -21,11 +22,10 @@ MESSAGES = (4, 16 << 10, 1 << 20)  # bytes of the messages that a link is measur
 
 @dataclass(frozen=True)
 class Measured:
-    """A median, and how far all samples but the furthest lay from it, as a part of it; 0 where
-    nobody measured.
+    """A median, and how far the samples lay from it, as a part of it; 0 where nobody measured.
 
-    Not the middle half of them: the memory of a shared machine is slower or faster for seconds, and
-    the next probe may meet either.
+    All samples but the furthest, not the middle half of them: the memory of a shared machine is
+    slower or faster for seconds, and the next probe may meet either.
     """
 
     value: float
@@ -37,6 +37,12 @@ class Measured:
         apart = sorted(abs(sample - value) for sample in samples)
         return cls(value, apart[max(len(apart) - 2, 0)] / value)
 
+    @classmethod
+    def together(cls, parts: Iterable[Measured]) -> Measured:
+        """What several have side by side."""
+        measured = list(parts)
+        return cls(sum(part.value for part in measured), max(part.spread for part in measured))
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -45,11 +51,18 @@ class Rate:
     decode: Measured
     prefill: Measured
 
+    @classmethod
+    def together(cls, rates: Sequence[Rate]) -> Rate:
+        """What several have side by side."""
+        return cls(Measured.together(rate.decode for rate in rates), Measured.together(rate.prefill for rate in rates))
+
 
 @dataclass(frozen=True)
 class Device:
-    """What one rank has to itself while its neighbours on the same host work too. `kinds`: by how
-    weights are stored (q4, f32 ...)."""
+    """What one rank has to itself while its neighbours on the same host work too.
+
+    `kinds`: by how weights are stored (q4, f32 ...).
+    """
 
     name: str
     host: str
@@ -79,8 +92,7 @@ class LinkTimes:
     seconds: tuple[Measured, ...]
 
     def time(self, size: float) -> float:
-        """Seconds for a message of `size` bytes: straight lines between what was measured, and
-        beyond."""
+        """Seconds for a message of `size` bytes, along straight lines through what was measured."""
         times = [measured.value for measured in self.seconds]
         i = 0 if size <= MESSAGES[1] else 1
         slope = (times[i + 1] - times[i]) / (MESSAGES[i + 1] - MESSAGES[i])
@@ -102,8 +114,10 @@ class Sum:
 
 @dataclass(frozen=True)
 class Cluster:
-    """`links` by pairs of devices, the lower first; pairs without their own have `local` on one
-    host, `remote` between hosts."""
+    """`links` by pairs of devices, the lower first.
+
+    A pair without its own has `local` on one host, `remote` between hosts.
+    """
 
     devices: tuple[Device, ...]
     links: dict[tuple[int, int], LinkTimes] = field(default_factory=dict)
@@ -120,15 +134,21 @@ class Cluster:
     @cached_property
     def hosts(self) -> dict[str, list[int]]:
         """The devices of each host, in order."""
-        found: dict[str, list[int]] = {}
+        devices_of: dict[str, list[int]] = {}
         for i, device in enumerate(self.devices):
-            found.setdefault(device.host, []).append(i)
-        return found
+            devices_of.setdefault(device.host, []).append(i)
+        return devices_of
 
     def link(self, a: int, b: int) -> LinkTimes:
-        own = self.links.get((a, b) if a < b else (b, a))
-        if own:
-            return own
+        link = self.find_link(a, b)
+        assert link, f"there is no link between devices {a} and {b}"
+        return link
+
+    def find_link(self, a: int, b: int) -> LinkTimes | None:
+        """None where a file tells of no link between the two."""
+        link = self.links.get((a, b) if a < b else (b, a))
+        if link:
+            return link
         return self.local if self.devices[a].host == self.devices[b].host else self.remote
 
     def only(self, chosen: Sequence[int]) -> Cluster:
@@ -142,17 +162,17 @@ class Cluster:
         return replace(self, devices=tuple(self.devices[i] for i in chosen), links=links, sums=())
 
     def whole_host(self, host: str) -> Cluster:
-        """This host alone, as one rank with all its threads: what its ranks had side by side, it
-        has together."""
-        own = [self.devices[i] for i in self.hosts[host]]
-        first = own[0]
-        together = lambda pick: Measured(sum(pick(d).value for d in own), max(pick(d).spread for d in own))  # noqa: E731
-        rate = lambda pick: Rate(together(lambda d: pick(d).decode), together(lambda d: pick(d).prefill))  # noqa: E731
-        kinds = {kind: rate(lambda d, kind=kind: d.kinds[kind]) for kind in first.kinds}
+        """This host alone, as one rank with all its threads, and all that its ranks have."""
+        parts = [self.devices[i] for i in self.hosts[host]]
         device = replace(
-            first, name=host, threads=sum(d.threads for d in own), memory_bytes=sum(d.memory_bytes for d in own),
-            read=together(lambda d: d.read), attention=rate(lambda d: d.attention), kinds=kinds,
-        )  # fmt: skip
+            parts[0],
+            name=host,
+            threads=sum(part.threads for part in parts),
+            memory_bytes=sum(part.memory_bytes for part in parts),
+            read=Measured.together(part.read for part in parts),
+            attention=Rate.together([part.attention for part in parts]),
+            kinds={kind: Rate.together([part.kinds[kind] for part in parts]) for kind in parts[0].kinds},
+        )
         return replace(self, devices=(device,), links={}, sums=())
 
 
@@ -170,8 +190,10 @@ def described(
     bandwidth: float = ASSUMED_BANDWIDTH,
     flop: float = ASSUMED_FLOP,
 ) -> Cluster:
-    """Machines that nobody has measured, one rank each: bytes of memory, of which `read` a second;
-    the last `read` holds for the rest."""
+    """Machines that nobody has measured, one rank each: bytes of memory, of which `read` a second.
+
+    The last `read` holds for the rest.
+    """
     devices = []
     for i, size in enumerate(memory):
         rate = Rate(Measured(read[min(i, len(read) - 1)]), Measured(flop))

@@ -9,15 +9,18 @@ import json
 import math
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any, NoReturn
 
 from mpsplit.errors import ClusterError
 from mpsplit.plan.cluster import MESSAGES, Cluster, Device, LinkTimes, Measured, Rate, Sum
 
 CLUSTER_VERSION = 1
+JsonObject = dict[str, Any]
+Kind = type | tuple[type, ...]  # of JSON
 AGAIN = "mend it, or measure again with `mpsplit probe`"
 
 
-def to_json(cluster: Cluster) -> dict:
+def to_json(cluster: Cluster) -> JsonObject:
     return {
         "version": CLUSTER_VERSION,
         "units": "bytes, seconds, bytes a second; prefill in flop a second; spread as a part of the value",
@@ -28,7 +31,7 @@ def to_json(cluster: Cluster) -> dict:
         "links": [{"between": list(pair), **asdict(link)} for pair, link in cluster.links.items()],
         "local": cluster.local and asdict(cluster.local),
         "remote": cluster.remote and asdict(cluster.remote),
-        "sums": [asdict(found) for found in cluster.sums],
+        "sums": [asdict(timed) for timed in cluster.sums],
     }
 
 
@@ -46,7 +49,7 @@ def load_cluster(path: Path) -> Cluster:
     return from_json(data, str(path))
 
 
-def from_json(data: dict, source: str = "the cluster") -> Cluster:
+def from_json(data: JsonObject, source: str = "the cluster") -> Cluster:
     """Refuses what is missing, negative or contradicts itself, and names it."""
     return _Reader(source).cluster(data)
 
@@ -57,7 +60,7 @@ class _Reader:
     def __init__(self, source: str):
         self.source = source
 
-    def cluster(self, data: dict) -> Cluster:
+    def cluster(self, data: JsonObject) -> Cluster:
         if not isinstance(data, dict) or data.get("version") != CLUSTER_VERSION:
             version = data.get("version") if isinstance(data, dict) else None
             raise ClusterError(f"{self.source} has version {version}, this mpsplit reads {CLUSTER_VERSION}; {AGAIN}")
@@ -67,41 +70,46 @@ class _Reader:
         names = [device.name for device in devices]
         if not devices or len(set(names)) < len(names):
             self.fail(f"the {len(names)} devices have {len(set(names))} different names; each needs its own")
+        links = self.links(data, len(devices))
+        local, remote = (self.link(data[name], name) if data.get(name) else None for name in ("local", "remote"))
+        cluster = Cluster(
+            devices=devices,
+            links=links,
+            local=local,
+            remote=remote,
+            sums=tuple(self.sum(entry, i, len(devices)) for i, entry in enumerate(data.get("sums", []))),
+            transport=str(data.get("transport", "")),
+            measured=bool(data.get("measured", True)),
+        )
+        if not (local and remote):
+            self.all_linked(cluster)
+        return cluster
+
+    def links(self, data: JsonObject, devices: int) -> dict[tuple[int, int], LinkTimes]:
         links = {}
         for i, entry in enumerate(self.of(data, "links", list)):
             pair = tuple(self.of(entry, "between", list, f"links[{i}].between"))
-            if (
-                len(pair) != 2
-                or not all(isinstance(end, int) for end in pair)
-                or not 0 <= pair[0] < pair[1] < len(devices)
-            ):
+            if len(pair) != 2 or not all(isinstance(end, int) for end in pair) or not 0 <= pair[0] < pair[1] < devices:
                 self.fail(
-                    f"links[{i}] is between {list(pair)}; it must be two of the {len(devices)} devices, the lower first"
+                    f"links[{i}] is between {list(pair)}; it must be two of the {devices} devices, the lower first"
                 )
             if pair in links:
                 self.fail(f"links[{i}] is between {list(pair)} a second time")
             links[pair] = self.link(entry, f"links[{i}]")
-        local, remote = (data.get(name) and self.link(data[name], name) for name in ("local", "remote"))
-        found = Cluster(
-            devices, links, local, remote, tuple(self.sum(s, i, len(devices)) for i, s in enumerate(data.get("sums", []))),
-            str(data.get("transport", "")), bool(data.get("measured", True)),
-        )  # fmt: skip
-        if not (local and remote):
-            self.all_linked(found)
-        return found
+        return links
 
     def all_linked(self, cluster: Cluster) -> None:
         for b in range(cluster.size):
             for a in range(b):
-                if cluster.link(a, b) is None:
+                if cluster.find_link(a, b) is None:
                     self.fail(f"there is no link between devices {a} and {b}")
 
-    def device(self, entry: dict, where: str) -> Device:
+    def device(self, entry: JsonObject, where: str) -> Device:
         kinds = self.of(entry, "kinds", dict, f"{where}.kinds")
         threads = self.of(entry, "threads", int, f"{where}.threads")
         if threads < 1:
             self.fail(f"{where}.threads is {threads}; it must be at least 1")
-        values = {
+        values: dict[str, Any] = {
             "name": self.of(entry, "name", str, f"{where}.name"),
             "host": self.of(entry, "host", str, f"{where}.host"),
             "threads": threads,
@@ -119,45 +127,47 @@ class _Reader:
             )
         return Device(**values)
 
-    def rate(self, entry: dict, name: str, where: str) -> Rate:
+    def rate(self, entry: JsonObject, name: str, where: str) -> Rate:
         inner = self.of(entry, name, dict, f"{where}.{name}")
         return Rate(*(self.measured(inner, part, f"{where}.{name}") for part in ("decode", "prefill")))
 
-    def link(self, entry: dict, where: str) -> LinkTimes:
+    def link(self, entry: JsonObject, where: str) -> LinkTimes:
         seconds = self.of(entry, "seconds", list, f"{where}.seconds")
         if len(seconds) != len(MESSAGES):
             self.fail(f"{where}.seconds has {len(seconds)} entries, one for each of {list(MESSAGES)} bytes is needed")
         return LinkTimes(tuple(self.measured({"seconds": s}, "seconds", where) for s in seconds))
 
-    def sum(self, entry: dict, i: int, devices: int) -> Sum:
+    def sum(self, entry: JsonObject, i: int, devices: int) -> Sum:
         ranks, size = (int(self.positive(entry, name, f"sums[{i}]")) for name in ("ranks", "size"))
         if not 2 <= ranks <= devices:
             self.fail(f"sums[{i}] is of {ranks} ranks, there are {devices} devices")
         return Sum(ranks, size, self.measured(entry, "seconds", f"sums[{i}]"))
 
-    def measured(self, entry: dict, name: str, where: str) -> Measured:
+    def measured(self, entry: JsonObject, name: str, where: str) -> Measured:
         inner = self.of(entry, name, dict, f"{where}.{name}")
         value, spread = self.positive(inner, "value", f"{where}.{name}"), inner.get("spread", 0.0)
         if not isinstance(spread, int | float) or not 0 <= spread < math.inf:
             self.fail(f"{where}.{name}.spread is {spread}; it must be a number from 0")
         return Measured(value, float(spread))
 
-    def positive(self, entry: dict, name: str, where: str) -> float:
+    def positive(self, entry: JsonObject, name: str, where: str) -> float:
         value = self.of(entry, name, (int, float), f"{where}.{name}")
         if not 0 < value < math.inf:
             self.fail(f"{where}.{name} is {value}; it must be above 0")
         return float(value)
 
-    def of(self, entry: dict, name: str, kind, where: str = ""):
+    def of(self, entry: JsonObject, name: str, kind: Kind, where: str = "") -> Any:
+        """The value of that name, which is of this kind."""
         if not isinstance(entry, dict) or name not in entry:
             self.fail(f"{where or name} is missing")
         if not isinstance(entry[name], kind) or isinstance(entry[name], bool):
             self.fail(f"{where or name} is {entry[name]!r}, which is no {_called(kind)}")
         return entry[name]
 
-    def fail(self, what: str):
+    def fail(self, what: str) -> NoReturn:
         raise ClusterError(f"{self.source}: {what}; {AGAIN}")
 
 
-def _called(kind) -> str:
-    return {str: "text", list: "list", dict: "object", int: "whole number"}.get(kind, "number")
+def _called(kind: Kind) -> str:
+    names: dict[Kind, str] = {str: "text", list: "list", dict: "object", int: "whole number"}
+    return names.get(kind, "number")

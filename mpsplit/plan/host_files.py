@@ -2,8 +2,8 @@
 
 In: a plan, a cluster. Out: a hostfile, a rankfile, one command.
 
-The devices of the cluster are the ranks of the plan, in order; several may be on one host, in any
-order. Invariant: each rank starts on the host of its device with that device's threads
+The devices of the cluster are the ranks of the plan, in order. Several may be on one host, in any
+order. Invariant: each rank starts on the host of its device, with that device's threads
 (tests/plan/test_host_files.py starts them).
 """
 
@@ -59,19 +59,23 @@ def hostfile_text(cluster: Cluster) -> str:
 
 
 def rankfile_text(cluster: Cluster) -> str:
-    """A line a rank. The slot says nothing, because no rank is bound to it, but Open MPI wants one
-    that every host has."""
+    """A line a rank.
+
+    The slot says nothing, because no rank is bound to it; but Open MPI wants one that every host
+    has.
+    """
     lines = [f"rank {rank}={device.host} slot=0\n" for rank, device in enumerate(cluster.devices)]
     return _warning(cluster, "hostfile") + "".join(lines)
 
 
 def command(cluster: Cluster, hostfile: Path, rankfile: Path, program: Sequence[str] = RUN) -> str:
-    """mpirun with a part for each run of ranks that have the same number of threads. As in
-    launch/env, no rank is bound, because a bound rank cannot use its threads, and more ranks than
-    cores are allowed."""
-    mpirun = [
-        "mpirun", "--hostfile", str(hostfile), "--map-by", f"rankfile:oversubscribe:file={rankfile}", "--bind-to", "none",
-    ]  # fmt: skip
+    """mpirun with a part for each run of ranks that have the same number of threads.
+
+    As in launch/env, no rank is bound, because a bound rank cannot use its threads. And as there,
+    more ranks than cores are allowed.
+    """
+    mapping = f"rankfile:oversubscribe:file={rankfile}"
+    mpirun = ["mpirun", "--hostfile", str(hostfile), "--map-by", mapping, "--bind-to", "none"]
     parts = [
         ["-np", str(len(list(run))), "-x", "PATH", "-x", f"OMP_NUM_THREADS={threads}", *program]
         for threads, run in groupby(device.threads for device in cluster.devices)

@@ -2,10 +2,10 @@
 
 In: "embed=0; layers 0-9=0,1; layers 10-31=2; head=2". Out: a Plan, and the device of each rank.
 
-Layers go in the order of the model, both ends included; the devices of a clause share its layers,
-by their speed or by weights (`layers 0-31=0*7,1*3`). Who is not named for the embedding or the
-head: the devices of the first and the last layers have them. An embedding or a head on devices
-without layers is a stage of its own. Invariant: each device has one place.
+Layers go in the order of the model, both ends included. The devices of a clause share its layers,
+by their speed or by weights (`layers 0-31=0*7,1*3`). Where nobody is named for the embedding or the
+head, the devices of the first or the last layers have it. An embedding or a head on devices without
+layers is a stage of its own. Invariant: each device has one place.
 """
 
 from __future__ import annotations
@@ -64,18 +64,19 @@ def pinned(facts: ModelFacts, text: str, cluster: Cluster, job: Job) -> tuple[Pl
 
 def _read(text: str, cluster: Cluster, job: Job) -> tuple[list[tuple[int, int, Members]], dict[str, Members]]:
     """(first layer, last layer, who) of each clause with layers, in order; who has the ends."""
-    groups, ends = [], {}
+    groups = []
+    ends: dict[str, Members] = {}
     for clause in filter(None, (part.strip() for part in text.split(";"))):
-        found = CLAUSE.fullmatch(clause)
-        if not found:
+        match = CLAUSE.fullmatch(clause)
+        if not match:
             raise PlanError(f"--pin has {clause!r}, which is none of embed=, layers A-B= and head=; {SYNTAX}")
-        members = _members(found["who"], cluster, job)
-        if found["first"] is None:
-            if found["what"] in ends:
-                raise PlanError(f"--pin names {found['what']} twice; once is enough")
-            ends[found["what"]] = members
+        members = _members(match["who"], cluster, job)
+        if match["first"] is None:
+            if match["what"] in ends:
+                raise PlanError(f"--pin names {match['what']} twice; once is enough")
+            ends[match["what"]] = members
         else:
-            groups.append((int(found["first"]), int(found["last"] or found["first"]), members))
+            groups.append((int(match["first"]), int(match["last"] or match["first"]), members))
     if not groups:
         raise PlanError(f"--pin names no layers; {SYNTAX}")
     return sorted(groups, key=lambda group: group[:2]), ends
@@ -84,14 +85,14 @@ def _read(text: str, cluster: Cluster, job: Job) -> tuple[list[tuple[int, int, M
 def _members(text: str, cluster: Cluster, job: Job) -> Members:
     devices, speeds = [], []
     for word in text.replace(" ", "").split(","):
-        found = MEMBER.fullmatch(word)
-        if not found:
+        match = MEMBER.fullmatch(word)
+        if not match:
             raise PlanError(f"--pin has {word!r} where a device or DEVICE*WEIGHT belongs, such as 0 or 0*2")
-        device = int(found[1])
+        device = int(match[1])
         if device >= cluster.size:
             raise PlanError(f"--pin names device {device}; there are {cluster.size}, 0 to {cluster.size - 1}")
         devices.append(device)
-        weight = float(found[2]) if found[2] else None
+        weight = float(match[2]) if match[2] else None
         if weight == 0:
             raise PlanError(f"--pin gives device {device} the weight 0; leave it out instead")
         speeds.append(weight or cluster.devices[device].rate(job.kind).decode.value)

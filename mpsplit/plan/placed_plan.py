@@ -2,8 +2,8 @@
 
 In: a file. Out: Placed, whose devices are the plan's ranks, in order.
 
-`mpsplit plan` writes it, `partition` takes the plan and leaves the file in the package, `run
---report` and `bench` price it again.
+`mpsplit plan` writes it. `partition` takes the plan and leaves the file in the package. `run
+--report` and `bench` price it again. Invariant: there are as many devices as ranks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mpsplit.errors import PlanError
 from mpsplit.plan import cluster_json
@@ -30,7 +31,7 @@ class Placed:
     cluster: Cluster
     job: Job
 
-    def price(self, facts: ModelFacts, **changes) -> Cost:
+    def price(self, facts: ModelFacts, **changes: Any) -> Cost:
         """Of this job, or of one that differs in `changes`."""
         return price(facts, self.plan, self.cluster, replace(self.job, **changes))
 
@@ -46,7 +47,7 @@ class Placed:
                 )
         return self
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return self.plan.to_json() | {"cluster": cluster_json.to_json(self.cluster), "job": asdict(self.job)}
 
     def save(self, path: Path) -> None:

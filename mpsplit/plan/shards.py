@@ -1,11 +1,11 @@
 """A plan says who owns what.
 
-Plan (the whole) holds one Shard a rank; a Shard holds ranges, never counts.
+In: numbers and JSON. Out: frozen dataclasses that survive a JSON round trip unchanged.
 
-In: numbers and JSON. Out: frozen dataclasses that survive a JSON round trip unchanged. Invariant:
-after `check`, every layer, head, MLP column and vocabulary row of the model has exactly one owner
-in its stage. A KV head is on every rank that has query heads of it. A rank may have no heads, no
-MLP columns or no rows; a stage no layers, where it has the embedding or the head.
+Plan (the whole) holds one Shard a rank; a Shard holds ranges, never counts. A KV head is on every
+rank that has query heads of it. A rank may have no heads, no MLP columns or no rows. A stage may
+have no layers, where it has the embedding or the head. Invariant: after `check`, every layer, head,
+MLP column and vocabulary row of the model has exactly one owner in its stage.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from mpsplit.errors import PlanError
 from mpsplit.plan.model_facts import ModelFacts
@@ -47,8 +48,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Share:
-    """How much of its stage one rank takes: query heads, MLP columns, rows of the embedding and of
-    the head."""
+    """How much of its stage one rank takes: counts of heads, MLP columns, rows of both ends."""
 
     heads: int
     mlp: int
@@ -58,8 +58,10 @@ class Share:
 
 @dataclass(frozen=True)
 class Shard:
-    """One rank's part. `embed` and `head` are rows of the vocabulary, empty outside the first and
-    the last stage."""
+    """One rank's part.
+
+    `embed` and `head` are rows of the vocabulary: empty outside the first and the last stage.
+    """
 
     rank: int
     stage: int
@@ -87,18 +89,17 @@ class Plan:
     @cached_property
     def stages(self) -> tuple[tuple[int, ...], ...]:
         """The ranks of each stage, in order: each stage is one tensor group."""
-        found: list[list[int]] = [[] for _ in range(1 + max(shard.stage for shard in self.shards))]
+        groups: list[list[int]] = [[] for _ in range(1 + max(shard.stage for shard in self.shards))]
         for shard in self.shards:
-            found[shard.stage].append(shard.rank)
-        return tuple(map(tuple, found))
+            groups[shard.stage].append(shard.rank)
+        return tuple(map(tuple, groups))
 
     def group(self, rank: int) -> tuple[int, ...]:
         """The ranks that share this rank's layers."""
         return self.stages[self.shards[rank].stage]
 
     def check(self, facts: ModelFacts) -> Plan:
-        """Itself, when it covers the model; otherwise the first hole or overlap, with its
-        numbers."""
+        """Itself, when it covers the model; otherwise the first hole or overlap, in numbers."""
         if [s.rank for s in self.shards] != list(range(self.ranks)):
             raise PlanError(
                 f"shards are ranks {[s.rank for s in self.shards]}; they must be 0 to {self.ranks - 1} in order"
@@ -132,11 +133,11 @@ class Plan:
                 )
         return self
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return {"version": PLAN_VERSION, "shards": [asdict(shard) for shard in self.shards]}
 
     @classmethod
-    def from_json(cls, data: dict) -> Plan:
+    def from_json(cls, data: dict[str, Any]) -> Plan:
         if data.get("version") != PLAN_VERSION:
             raise PlanError(
                 f"plan has version {data.get('version')}, this mpsplit reads {PLAN_VERSION}; make it again with"
@@ -152,38 +153,40 @@ class Plan:
         return cls.from_json(cls.read(path))
 
     @staticmethod
-    def read(path: Path) -> dict:
+    def read(path: Path) -> dict[str, Any]:
         """What is in a plan's file, the plan and what else `mpsplit plan` put there."""
         try:
-            return json.loads(Path(path).read_text(encoding="utf-8"))
+            data: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise PlanError(f"there is no plan at {path}; make one with `mpsplit plan MODEL --out {path}`") from None
         except json.JSONDecodeError as wrong:
             raise PlanError(f"{path} is not JSON ({wrong}); make it again with `mpsplit plan`") from None
+        return data
 
 
 def lay_out(facts: ModelFacts, stages: Sequence[tuple[int, Sequence[Share]]]) -> Plan:
-    """The plan of stages that follow each other, each a number of layers and the shares of its
-    ranks, in the order of the ranks."""
-    shards, layer = [], 0
-    for stage, (layers, shares) in enumerate(stages):
-        ranges = {
-            name: _following([getattr(share, name) for share in shares]) for name in ("heads", "mlp", "embed", "head")
-        }
+    """The plan of stages that follow each other.
+
+    Each stage is a number of layers and the shares of its ranks, in the order of the ranks.
+    """
+    shards: list[Shard] = []
+    layer = 0
+    for stage, (count, shares) in enumerate(stages):
+        heads, mlp, embed, head = (
+            _following([getattr(share, part) for share in shares]) for part in ("heads", "mlp", "embed", "head")
+        )
+        layers = Range(layer, layer + count)
         for i in range(len(shares)):
-            own = {name: parts[i] for name, parts in ranges.items()}
-            kv_heads = kv_heads_of(own["heads"], facts)
-            shards.append(
-                Shard(rank=len(shards), stage=stage, layers=Range(layer, layer + layers), kv_heads=kv_heads, **own)
-            )
-        layer += layers
+            kv_heads = kv_heads_of(heads[i], facts)
+            shards.append(Shard(len(shards), stage, layers, heads[i], kv_heads, mlp[i], embed[i], head[i]))
+        layer += count
     return Plan(tuple(shards)).check(facts)
 
 
 def kv_heads_of(heads: Range, facts: ModelFacts) -> Range:
     """The KV heads that serve these query heads."""
-    each = facts.heads // facts.kv_heads
-    return Range(heads.start // each, -(-heads.stop // each)) if len(heads) else Range(0, 0)
+    per_kv_head = facts.heads // facts.kv_heads
+    return Range(heads.start // per_kv_head, -(-heads.stop // per_kv_head)) if len(heads) else Range(0, 0)
 
 
 def even_plan(facts: ModelFacts, tensor: int, pipeline: int) -> Plan:
@@ -213,14 +216,16 @@ def _following(counts: Sequence[int]) -> list[Range]:
 def _check_kv_heads(shard: Shard, facts: ModelFacts) -> None:
     if not len(shard.heads) and not len(shard.kv_heads):
         return
-    each = facts.heads // facts.kv_heads
+    queries = facts.heads // facts.kv_heads  # of each KV head
     served = [
-        len(range(max(shard.heads.start, kv * each), min(shard.heads.stop, (kv + 1) * each))) for kv in shard.kv_heads
+        len(range(max(shard.heads.start, kv * queries), min(shard.heads.stop, (kv + 1) * queries)))
+        for kv in shard.kv_heads
     ]
     if shard.kv_heads != kv_heads_of(shard.heads, facts) or len(set(served)) > 1:
         raise PlanError(
-            f"rank {shard.rank} has query heads {shard.heads} and KV heads {shard.kv_heads}; each KV head serves {each}"
-            " query heads of the model, so a rank takes whole KV heads with all of them, or an equal number of each"
+            f"rank {shard.rank} has query heads {shard.heads} and KV heads {shard.kv_heads}; each KV head serves"
+            f" {queries} query heads of the model, so a rank takes whole KV heads with all of them, or an equal number"
+            " of each"
         )
 
 
@@ -236,8 +241,11 @@ def _cover(what: str, parts: list[Range], whole: int) -> None:
         raise PlanError(f"{what}: ranges end at {position}, the model has {whole}")
 
 
-def _shard_from(entry: dict) -> Shard:
+def _shard_from(entry: dict[str, Any]) -> Shard:
     known = {field.name for field in fields(Shard)}
     if set(entry) != known:
         raise PlanError(f"a shard has the fields {sorted(entry)}; it must have {sorted(known)}")
-    return Shard(**{name: Range(**value) if isinstance(value, dict) else value for name, value in entry.items()})
+    values: dict[str, Any] = {
+        name: Range(**value) if isinstance(value, dict) else value for name, value in entry.items()
+    }
+    return Shard(**values)

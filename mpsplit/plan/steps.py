@@ -2,10 +2,10 @@
 
 In: a model, speeds. Out: sizes of steps, counts.
 
-Query heads go by whole KV heads with all their query heads, where there are enough KV heads for the
-ranks. Where there are not, each KV head is dealt to several ranks, which hold it all and divide its
-query heads. MLP columns and rows of the vocabulary go by the block of the quantisation. A step that
-would leave ranks without any work is made smaller.
+Where there are enough KV heads for the ranks, a rank takes whole ones, with all their query heads.
+Where there are not, each KV head is dealt to several ranks. They all hold it, and divide its query
+heads. MLP columns and rows of the vocabulary go by the block of the quantisation. Invariant: a step
+that would leave ranks without any work is made smaller.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ BLOCK = 32  # weights that share a scale (package/stored/quantisation.py), at th
 
 @dataclass(frozen=True)
 class StepSizes:
-    """Elements of one step: query heads, MLP columns, rows of the vocabulary. `dealt`: how many
-    ranks share each KV head, or nothing where each rank takes whole ones."""
+    """Elements of one step: query heads, MLP columns, rows of the vocabulary.
+
+    `dealt`: how many ranks share each KV head, or nothing where each rank takes whole ones.
+    """
 
     heads: int
     mlp: int
@@ -32,10 +34,10 @@ class StepSizes:
 
 
 def steps_of(facts: ModelFacts, ranks: int, block: int = BLOCK) -> StepSizes:
-    each = facts.heads // facts.kv_heads
+    per_kv_head = facts.heads // facts.kv_heads
     dealt = () if ranks <= facts.kv_heads else tuple(even(ranks, facts.kv_heads))
     return StepSizes(
-        heads=each if not dealt else _head_step(facts, each, max(dealt), block),
+        heads=per_kv_head if not dealt else _head_step(facts, per_kv_head, max(dealt), block),
         mlp=_step(facts.mlp, ranks, block),
         vocabulary=_step(facts.vocabulary, ranks, block),
         dealt=dealt,
@@ -43,8 +45,10 @@ def steps_of(facts: ModelFacts, ranks: int, block: int = BLOCK) -> StepSizes:
 
 
 def divide(whole: int, step: int, speeds: Sequence[float]) -> list[int]:
-    """Elements for each of `speeds`, in whole steps, so that the slowest is done as early as can
-    be; the last step may be short."""
+    """Elements for each of `speeds`, in whole steps: the slowest is done as early as can be.
+
+    The last step may be short.
+    """
     count = -(-whole // step)
     given = [int(count * speed / sum(speeds)) for speed in speeds]
     waiting = [((n + 1) / speed, i) for i, (n, speed) in enumerate(zip(given, speeds, strict=True)) if speed > 0]
@@ -66,9 +70,9 @@ def divide_heads(facts: ModelFacts, steps: StepSizes, speeds: Sequence[float]) -
     """Query heads for each of `speeds`."""
     if not steps.dealt:
         return divide(facts.heads, steps.heads, speeds)
-    each, heads = facts.heads // facts.kv_heads, []
+    heads: list[int] = []
     for ranks in steps.dealt:
-        heads += divide(each, steps.heads, speeds[len(heads) : len(heads) + ranks])
+        heads += divide(facts.heads // facts.kv_heads, steps.heads, speeds[len(heads) : len(heads) + ranks])
     return heads
 
 
@@ -78,10 +82,12 @@ def even(whole: int, parts: int) -> list[int]:
     return [size + (i < larger) for i in range(parts)]
 
 
-def _head_step(facts: ModelFacts, each: int, ranks: int, block: int) -> int:
-    """The most of the `each` query heads of a KV head that leave a step for each of its ranks, in
-    whole blocks where that can be."""
-    fitting = [n for n in range(each, 0, -1) if each % n == 0 and each // n >= ranks] or [1]
+def _head_step(facts: ModelFacts, queries: int, ranks: int, block: int) -> int:
+    """The largest step of a KV head's query heads that leaves one for each of its ranks.
+
+    In whole blocks, where that can be.
+    """
+    fitting = [n for n in range(queries, 0, -1) if queries % n == 0 and queries // n >= ranks] or [1]
     return next((n for n in fitting if n * facts.head_dim % block == 0), fitting[0])
 
 
