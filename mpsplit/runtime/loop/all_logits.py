@@ -16,16 +16,16 @@ from mpsplit.runtime.loop.orders import LEAD
 
 def all_logits(engine: Engine, comm: Communicator, tokens: Sequence[int], position: int = 0) -> np.ndarray | None:
     """float32 [tokens, vocabulary] on rank 0, put together from the ranks' rows of the head."""
-    own = engine.step(tokens, position, every_row=True)
+    own_rows = engine.step(tokens, position, every_row=True)
     if comm.rank != LEAD:
-        if own.shape[1]:
-            comm.send(own, LEAD)
+        if own_rows.shape[1]:
+            comm.send(own_rows, LEAD)
         return None
-    parts = []
+    slices = []
     for shard in engine.manifest.plan.shards:
         if len(shard.head):
-            part = np.empty((len(tokens), len(shard.head)), np.float32) if shard.rank != LEAD else own
+            rows = np.empty((len(tokens), len(shard.head)), np.float32) if shard.rank != LEAD else own_rows
             if shard.rank != LEAD:
-                comm.recv(part, shard.rank)
-            parts.append(part)
-    return np.concatenate(parts, axis=1)
+                comm.recv(rows, shard.rank)
+            slices.append(rows)
+    return np.concatenate(slices, axis=1)

@@ -1,4 +1,4 @@
-"""One request while it waits and runs: what it was asked, what it has said, what it holds.
+"""One request while it waits and runs: what it was asked, what it has answered, what it holds.
 
 Changed by the token loop alone.
 
@@ -30,8 +30,8 @@ class LiveRequest:
         self.fed = 0  # tokens of the history that the cache holds
         self.placed = 0  # pages that all ranks know of
         self.cached = 0  # tokens of the prompt that the cache held when it began
-        # rows fed since the last report; bytes between ranks, its share
-        self.rows = self.bytes_sent = 0
+        self.rows = 0  # fed since the last report
+        self.bytes_sent = 0.0  # between ranks, its share
         self.accounts: tuple[Account, ...] = ()
         self.cancelled = self.warmed = False
         self.asked_at = time.perf_counter()

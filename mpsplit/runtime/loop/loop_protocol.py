@@ -1,4 +1,4 @@
-"""What is asked of the token loop, and what it says.
+"""What is asked of the token loop, and what it answers.
 
 In: prompts as ids. Out: pieces while it answers, then one Generation.
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from mpsplit.errors import MpsplitError, RunError
+from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.choose.choosing import ChosenToken
 from mpsplit.runtime.choose.lexicon import Grammar
@@ -22,9 +23,9 @@ from mpsplit.runtime.choose.sampling import Sampling
 @dataclass(frozen=True)
 class Request:
     """`logprobs`: how many likely tokens are told with each one that was chosen, None for no
-    probabilities; `grammar` makes the state of a new answer; waiting requests are taken from the
-    `owner`s by turns. `warm` is a folder of kept_texts.py that may spare work, `saves` one to keep
-    the prompt and the answer in, with what `about` says."""
+    probabilities. `grammar` makes the state of a new answer. Waiting requests are taken from the
+    `owner`s by turns. `warm` is a folder of kept_texts.py that may spare work. `saves` is one to
+    keep the prompt and the answer in, with what `about` says."""
 
     prompt: tuple[int, ...]
     max_new_tokens: int = 64
@@ -37,6 +38,25 @@ class Request:
     warm: str = ""
     saves: str = ""
     about: dict = field(default_factory=dict)
+
+    def check(self, facts: ModelFacts, has_text: bool) -> None:
+        """Refuses what a model of these facts, with or without a tokenizer, cannot answer."""
+        self.sampling.check()
+        context, vocabulary = facts.context, facts.vocabulary
+        if not self.prompt:
+            raise RunError("the prompt is empty; give at least one token")
+        if len(self.prompt) >= context:
+            raise RunError(
+                f"the prompt has {len(self.prompt)} tokens, the context {context}; shorten it to {context - 1} or fewer"
+            )
+        if wrong := [token for token in self.prompt if not 0 <= token < vocabulary]:
+            raise RunError(
+                f"token {wrong[0]} is not in the vocabulary of {vocabulary}; ids go from 0 to {vocabulary - 1}"
+            )
+        if self.max_new_tokens < 1:
+            raise RunError(f"--max-new-tokens {self.max_new_tokens} is out of range; it must be at least 1")
+        if self.stops and not has_text:
+            raise RunError("stop strings need a tokenizer, and this package has none; leave --stop out")
 
 
 @dataclass(frozen=True)
@@ -63,8 +83,8 @@ class Stats:
     accounts: tuple[Account, ...]  # of all that ran beside it too
 
     def to_json(self) -> dict:
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
-        return told | {"accounts": [account.to_json(rank) for rank, account in enumerate(self.accounts)]}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"accounts": [account.to_json(rank) for rank, account in enumerate(self.accounts)]}
 
     def __str__(self) -> str:
         rss = ", ".join(f"{size / 2**20:.0f}" for size in self.peak_rss_bytes)

@@ -40,7 +40,7 @@ IDLE = 0.1  # seconds after which a loop with nothing to do looks whether it sha
 
 class TokenLoop:
     """`most` requests run at once, and `waiting` wait; `package` is where prefixes and
-    conversations are kept."""
+    conversations are kept. `live` is everywhere a request that waits or runs."""
 
     def __init__(
         self,
@@ -67,14 +67,16 @@ class TokenLoop:
     # -- from any thread --------------------------------------------------------------------------
 
     def submit(self, request: Request, listener: Listener) -> Ticket:
-        self._check(request)
-        one = LiveRequest(request, listener, self.text)
+        request.check(self.facts, self.text is not None)
+        if request.warm or request.saves:
+            self.on_disk.check()
+        live = LiveRequest(request, listener, self.text)
         with self._changed:
             if self._ending:
                 raise Ending("no new requests are taken, for this server is about to end; ask another")
-            self._waiting.add(one)
+            self._waiting.add(live)
             self._changed.notify()
-        return one
+        return live
 
     def load(self) -> LoopLoad:
         pages = self.pages
@@ -114,7 +116,7 @@ class TokenLoop:
     def generate(self, request: Request, on_text: Callable[[str], None] = lambda piece: None) -> Generation:
         """Answers one request, and turns until it is done."""
         ends: list[Generation | MpsplitError] = []
-        self.submit(request, lambda said: on_text(said.text) if isinstance(said, Piece) else ends.append(said))
+        self.submit(request, lambda event: on_text(event.text) if isinstance(event, Piece) else ends.append(event))
         while not ends:
             self.turn()
         if isinstance(ends[0], MpsplitError):
@@ -133,8 +135,8 @@ class TokenLoop:
             with self._changed:
                 self._ending = True
                 left = [*self.running, *self._waiting.take_all()]
-            for one in left:
-                one.fail(RunError(f"the ranks stopped: {wrong}"))
+            for live in left:
+                live.fail(RunError(f"the ranks stopped: {wrong}"))
             raise
 
     def _over(self, until: threading.Event) -> bool:
@@ -168,134 +170,113 @@ class TokenLoop:
     def _drop_cancelled(self) -> None:
         with self._changed:
             gone = self._waiting.take_cancelled()
-        for one in gone:
-            one.end("cancelled")
-        for one in [one for one in self.running if one.cancelled]:
-            self._finish(one, "cancelled")
+        for live in gone:
+            live.end("cancelled")
+        for live in [live for live in self.running if live.cancelled]:
+            self._finish(live, "cancelled")
 
     def _admit(self) -> None:
         """Takes who waits, in turn, while there is a place, and pages for all that is
         known of it."""
         while len(self.running) < self.most:
             with self._changed:
-                one = self._waiting.first()
-                if one is None:
+                live = self._waiting.first()
+                if live is None:
                     return
-            if one.request.warm and not one.warmed:
-                one.warmed = True
+            if live.request.warm and not live.warmed:
+                live.warmed = True
                 try:
-                    self.on_disk.warm(one.request.warm, one.history, self.pages, self.stored)
+                    self.on_disk.warm(live.request.warm, live.history, self.pages, self.stored)
                 except Unusable as wrong:
                     with self._changed:
-                        self._waiting.remove(one)
-                    one.fail(wrong)
+                        self._waiting.remove(live)
+                    live.fail(wrong)
                     continue
             with self._changed:
-                held, known = self.pages.begin(one.history)
-                if self.running and self.pages.missing(held, len(one.history) + 1) > self.pages.available:
-                    self.pages.release(held, one.history[:known])
+                held, known = self.pages.begin(live.history)
+                if self.running and self.pages.missing(held, len(live.history) + 1) > self.pages.available:
+                    self.pages.release(held, live.history[:known])
                     return
                 self._waiting.take()
-            one.begin(next(i for i in count() if all(i != other.slot for other in self.running)), held, known)
-            self.running.append(one)
+            live.begin(next(i for i in count() if all(i != other.slot for other in self.running)), held, known)
+            self.running.append(live)
 
     def _compose(self) -> list[tuple[LiveRequest, int]]:
         """Who takes part in this step, with how many tokens."""
-        answering = [one for one in self.running if one.left == 1]
+        answering = [live for live in self.running if live.left == 1]
         room = max(1, min(self.chunk, BESIDE) - len(answering)) if answering else self.chunk
-        found = []
-        for one in list(self.running):
-            rows = 1 if one.left == 1 else min(one.left, room)
-            if rows and one in self.running and self._make_room(one, one.fed + rows):
-                found.append((one, rows))
-                room -= 0 if one.left == 1 else rows
-        return [(one, rows) for one, rows in found if one in self.running]
+        taking = []
+        for live in list(self.running):
+            rows = 1 if live.left == 1 else min(live.left, room)
+            if rows and live in self.running and self._make_room(live, live.fed + rows):
+                taking.append((live, rows))
+                room -= 0 if live.left == 1 else rows
+        return [(live, rows) for live, rows in taking if live in self.running]
 
-    def _make_room(self, one: LiveRequest, tokens: int) -> bool:
+    def _make_room(self, live: LiveRequest, tokens: int) -> bool:
         """Pages for so many tokens; where there are none, the last that came makes room, which may
         be this one."""
-        while not self.pages.grow(one.held, tokens):
+        while not self.pages.grow(live.held, tokens):
             last = self.running.pop()
             self.pages.release(last.held, last.history[: last.fed])
             with self._changed:
                 self._waiting.put_back(last)
-            if last is one:
+            if last is live:
                 return False
         return True
 
-    def _finish(self, one: LiveRequest, reason: str) -> None:
-        unsaved = self._save(one) if one.request.saves and reason != "cancelled" else ""
-        self._leave(one)
-        one.end(reason, unsaved)
+    def _finish(self, live: LiveRequest, reason: str) -> None:
+        unsaved = self._save(live) if live.request.saves and reason != "cancelled" else ""
+        self._leave(live)
+        live.end(reason, unsaved)
 
-    def _save(self, one: LiveRequest) -> str:
+    def _save(self, live: LiveRequest) -> str:
         """Why not, where it cannot be kept."""
-        request, tokens = one.request, one.history[: one.fed]
-        return self.on_disk.save(request.saves, one.slot, tokens, request.about, self.stored)
+        request, tokens = live.request, live.history[: live.fed]
+        return self.on_disk.save(request.saves, live.slot, tokens, request.about, self.stored)
 
-    def _leave(self, one: LiveRequest) -> None:
+    def _leave(self, live: LiveRequest) -> None:
         self._report()
-        self.running.remove(one)
-        self.pages.release(one.held, one.history[: one.fed])
+        self.running.remove(live)
+        self.pages.release(live.held, live.history[: live.fed])
 
     def _report(self) -> None:
         """What the ranks spent since the last report, divided among who ran."""
         accounts = self.ranks.report()
-        sent, rows = sum(account.sent for account in accounts), sum(one.rows for one in self.running)
+        sent, rows = sum(account.sent for account in accounts), sum(live.rows for live in self.running)
         self.ledger.add(accounts, rows)
-        for one in self.running:
-            one.bytes_sent += sent * one.rows / max(1, rows)
-            one.rows = 0
-            one.account(accounts)
+        for live in self.running:
+            live.bytes_sent += sent * live.rows / max(1, rows)
+            live.rows = 0
+            live.account(accounts)
 
     # -- a step -----------------------------------------------------------------------------------
 
     def _step(self, taking: list[tuple[LiveRequest, int]]) -> None:
-        tokens, asked = [], []
-        for one, rows in taking:
-            if pages := one.held.pages[one.placed :]:
-                self.ranks.place(one.slot, one.placed, pages)
-                one.placed = len(one.held.pages)
-            tokens += one.history[one.fed : one.fed + rows]
-            wanted, temperature = one.asks() if rows == one.left else (NOTHING, 0.0)
-            asked.append(Asked(Span(one.slot, one.fed, rows), wanted, temperature))
-        answers = self.ranks.step(tokens, asked)
-        for row, ((one, rows), answer) in enumerate(zip(taking, answers, strict=True)):
-            one.fed += rows
-            one.rows += rows
-            self.pages.filled(one.held, one.history[: one.fed])
+        tokens, questions = [], []
+        for live, rows in taking:
+            if pages := live.held.pages[live.placed :]:
+                self.ranks.place(live.slot, live.placed, pages)
+                live.placed = len(live.held.pages)
+            tokens += live.history[live.fed : live.fed + rows]
+            wanted, temperature = live.asks() if rows == live.left else (NOTHING, 0.0)
+            questions.append(Asked(Span(live.slot, live.fed, rows), wanted, temperature))
+        answers = self.ranks.step(tokens, questions)
+        for row, ((live, rows), answer) in enumerate(zip(taking, answers, strict=True)):
+            live.fed += rows
+            live.rows += rows
+            self.pages.filled(live.held, live.history[: live.fed])
             if answer:
-                self._answer(one, row, answer)
+                self._answer(live, row, answer)
 
-    def _answer(self, one: LiveRequest, row: int, answer: list[Candidates]) -> None:
+    def _answer(self, live: LiveRequest, row: int, answer: list[Candidates]) -> None:
         try:
-            chosen = one.choose(answer)
+            chosen = live.choose(answer)
             if chosen is None:
-                chosen = one.choose(self.ranks.all_of(row))
+                chosen = live.choose(self.ranks.all_of(row))
         except NoWayOn as wrong:  # nobody else's affair
-            self._leave(one)
-            one.fail(wrong)
+            self._leave(live)
+            live.fail(wrong)
             return
-        if finish := one.take(chosen, self.eos, self.facts.context):
-            self._finish(one, finish)
-
-    def _check(self, request: Request) -> None:
-        request.sampling.check()
-        context, vocabulary = self.facts.context, self.facts.vocabulary
-        if not request.prompt:
-            raise RunError("the prompt is empty; give at least one token")
-        if len(request.prompt) >= context:
-            raise RunError(
-                f"the prompt has {len(request.prompt)} tokens, the context {context}; shorten it to {context - 1} or"
-                " fewer"
-            )
-        if wrong := [token for token in request.prompt if not 0 <= token < vocabulary]:
-            raise RunError(
-                f"token {wrong[0]} is not in the vocabulary of {vocabulary}; ids go from 0 to {vocabulary - 1}"
-            )
-        if request.max_new_tokens < 1:
-            raise RunError(f"--max-new-tokens {request.max_new_tokens} is out of range; it must be at least 1")
-        if request.warm or request.saves:
-            self.on_disk.check()
-        if request.stops and self.text is None:
-            raise RunError("stop strings need a tokenizer, and this package has none; leave --stop out")
+        if finish := live.take(chosen, self.eos, self.facts.context):
+            self._finish(live, finish)

@@ -22,13 +22,13 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self.returned) + sum(map(len, self.owners.values()))
 
-    def add(self, one: LiveRequest) -> None:
+    def add(self, live: LiveRequest) -> None:
         if (waiting := len(self)) >= self.most:
             raise Full(f"{waiting} requests wait already, the most that may; ask again later")
-        self.owners.setdefault(one.request.owner, deque()).append(one)
+        self.owners.setdefault(live.request.owner, deque()).append(live)
 
-    def put_back(self, one: LiveRequest) -> None:
-        self.returned.appendleft(one)
+    def put_back(self, live: LiveRequest) -> None:
+        self.returned.appendleft(live)
 
     def first(self) -> LiveRequest | None:
         """Whose turn it is."""
@@ -40,28 +40,28 @@ class WaitingQueue:
         if self.returned:
             return self.returned.popleft()
         owner, waiting = self.owners.popitem(last=False)
-        one = waiting.popleft()
+        live = waiting.popleft()
         if waiting:
             self.owners[owner] = waiting
-        return one
+        return live
 
-    def remove(self, one: LiveRequest) -> None:
-        if one in self.returned:
-            self.returned.remove(one)
+    def remove(self, live: LiveRequest) -> None:
+        if live in self.returned:
+            self.returned.remove(live)
             return
-        waiting = self.owners[one.request.owner]
-        waiting.remove(one)
+        waiting = self.owners[live.request.owner]
+        waiting.remove(live)
         if not waiting:
-            del self.owners[one.request.owner]
+            del self.owners[live.request.owner]
 
     def take_cancelled(self) -> list[LiveRequest]:
-        found = [one for waiting in (self.returned, *self.owners.values()) for one in waiting if one.cancelled]
-        for one in found:
-            self.remove(one)
-        return found
+        cancelled = [live for waiting in (self.returned, *self.owners.values()) for live in waiting if live.cancelled]
+        for live in cancelled:
+            self.remove(live)
+        return cancelled
 
     def take_all(self) -> list[LiveRequest]:
-        found = []
+        taken = []
         while self.first():
-            found.append(self.take())
-        return found
+            taken.append(self.take())
+        return taken
