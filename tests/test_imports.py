@@ -6,6 +6,7 @@ Read from the source with ast.
 import ast
 import functools
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,24 @@ def test_tests_share_nothing_but_what_stands_apart():
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         borrowed = [name for name in imports(path) if name.startswith("tests.")]
         assert not [name for name in borrowed if ".test_" in name or "conftest" in name], path
+
+
+def texts_of(path: Path) -> set[str]:
+    found = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.value for node in found if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def test_a_program_in_a_text_imports_what_is_there():
+    """What tests hand to `python -c`, and examples in docstrings: no other check follows a rename
+    into them."""
+    for path in sorted([*Path(__file__).parent.rglob("*.py"), *ROOT.rglob("*.py")]):
+        for text in texts_of(path):
+            for module, names in re.findall(r"\bfrom (mpsplit[\w.]*) import ([\w, ]+)", text):
+                assert module in modules(), f"{path}: there is no {module}"
+                source = modules()[module].read_text(encoding="utf-8")
+                for name in (words.split()[0] for words in names.split(",")):
+                    here = f"{module}.{name}" in modules() or re.search(rf"\b{name}\b", source)
+                    assert here, f"{path}: {module} has no {name}"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """gloo with a face like pygloo's, for scripts that used it: a Context, numpy arrays, no mpirun.
 
     >>> import numpy as np
-    >>> from mpsplit.runtime import gloo
+    >>> from mpsplit.comm import gloo
     >>> context = gloo.Context(rank=0, size=1)
     >>> context.connect("/tmp/a-folder-that-all-ranks-see")
     >>> x = np.ones(3, np.float32)

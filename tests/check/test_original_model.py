@@ -82,7 +82,7 @@ def test_memory_is_one_layer_whatever_their_number(tmp_path):
     program = """
 import resource, sys
 from pathlib import Path
-from mpsplit.export.original import Original
+from mpsplit.check.original_model import Original
 def anonymous():
     return int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1])
 original = Original(Path(sys.argv[1]))

@@ -19,7 +19,7 @@ from tests.running import rank_environment
 LEAD = """
 import sys
 from mpsplit.comm import world
-from mpsplit.runtime import sampling
+from mpsplit.runtime.choose import sampling
 from tests.extensions.formula import Formula, answers
 sampling.NUCLEUS = 6  # now and then not enough
 print(answers(Formula(world().size), world()))

@@ -39,7 +39,7 @@ print(w.transport, flush=True)
 """
 REDUCE = """
 import sys, numpy as np
-from mpsplit.comm.native import Native
+from mpsplit.comm import Native
 rank, size, store, shared = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] == "shared"
 w = Native.gloo(rank, size, store, shared)
 x = np.zeros(2048, np.float32)
@@ -116,7 +116,7 @@ def test_the_example_for_scripts_that_used_pygloo():
 def test_scripts_that_used_pygloo(tmp_path):
     program = """
 import sys, numpy as np
-from mpsplit.runtime import gloo
+from mpsplit.comm import gloo
 rank = int(sys.argv[1])
 context = gloo.Context(rank, 2)
 context.connect(sys.argv[2])

@@ -237,7 +237,7 @@ def test_ranks_that_were_not_started():
 
 def test_without_the_library_the_schemas_are_the_same(tmp_path):
     program = (
-        "import torch; from mpsplit.export import operators as o; print(o.CONNECTS, *(o.__dict__[n]._schema for n in"
+        "import torch; from mpsplit.export.trace import operators as o; print(o.CONNECTS, *(o.__dict__[n]._schema for n in"
         " {}), sep='\\n')"
     )
     names = ("all_reduce", "all_gather", "broadcast", "send", "recv")

@@ -375,13 +375,13 @@ def test_the_engine_in_its_own_process_does_not_crash(package, name):
     """Its C++ alone, as mpsplit-rank runs it: without Python's look at the files before."""
     program = """
 import sys, resource
-from mpsplit import native
+from mpsplit.native import cpp
 from mpsplit.errors import PackageError
 from pathlib import Path
 from tests.packages import mutated
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 path, folder = Path(sys.argv[1]), Path(sys.argv[2])
-engine, null = native.load("_engine").Engine, native.load("_comm").null
+engine, null = cpp.load("_engine").Engine, cpp.load("_comm").null
 data = path.read_bytes()
 for seed in range(150):
     path.write_bytes(mutated(data, seed))
