@@ -28,8 +28,9 @@ from mpsplit.package.stored.quantisation import Quantisation
 from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.cluster_json import load_cluster
 from mpsplit.plan.price.cost import price
-from mpsplit.plan.price.simulation import Weather, simulate
+from mpsplit.plan.price.simulation import simulate
 from mpsplit.plan.price.sizes import Job
+from mpsplit.plan.price.weather import Weather
 
 CHUNK = 512  # mpsplit bench's
 

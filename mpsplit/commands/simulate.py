@@ -19,8 +19,10 @@ from mpsplit.package.stored.quantisation import KINDS
 from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.placed_plan import Placed
 from mpsplit.plan.price.cost import Cost, price
-from mpsplit.plan.price.simulation import Cause, Simulated, Weather, simulate
+from mpsplit.plan.price.rank_clocks import Cause
+from mpsplit.plan.price.simulation import Simulated, simulate
 from mpsplit.plan.price.sizes import Job
+from mpsplit.plan.price.weather import Weather
 from mpsplit.plan.shards import Plan, even_plan
 from mpsplit.progress import console
 

@@ -4,4 +4,6 @@ sizes          bytes on each rank: weights, cache, the rest; Job says what is as
 message_times  the messages that collectives are made of, and how long they take
 cost           seconds by formula
 simulation     seconds by playing the plan out, message by message
+rank_clocks    the clocks that the simulation moves, one a rank
+weather        what takes longer in a simulation than it should
 """

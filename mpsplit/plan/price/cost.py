@@ -1,24 +1,28 @@
 """What a plan costs before anything runs: seconds, bytes of memory, bytes between ranks.
 
-In: a model, a plan, machines, a job.
+In: a model, a plan, machines, a job. Out: a Cost.
 
-Pure functions from small to large: seconds of half a layer, of a stage, of a token (sizes.py has
-the bytes, message_times.py the collectives). The devices of the cluster are the ranks of the plan,
-in order. What it knows: decoding reads every weight once, so it takes bytes / rate; a prompt takes
-flop / rate; in a group the slowest rank decides, twice a layer; an all_reduce costs its latency
-once a round, and there are two a layer; the stages of a pipeline wait for each other, so they add
-room and not speed. simulation.py plays the same message by message, and never takes longer.
+Pure functions from small to large: seconds of half a layer, of a stage, of a token. sizes.py has
+the bytes, message_times.py the collectives. The devices of the cluster are the ranks of the plan,
+in order.
+
+Decoding reads every weight once, so it takes bytes / rate. A prompt takes flop / rate. In a group
+the slowest rank decides, twice a layer. An all_reduce costs its latency once a round, and there are
+two a layer. The stages of a pipeline wait for each other, so they add room and not speed.
+Invariant: simulation.py, which plays the same message by message, never takes longer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from mpsplit.plan.cluster import Cluster, Device
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.message_times import (
     ANSWER,
+    Transfer,
     all_reduce_rounds,
     all_reduce_seconds,
     handover_seconds,
@@ -40,8 +44,10 @@ from mpsplit.plan.shards import Plan, Shard
 
 @dataclass(frozen=True)
 class StageCost:
-    """Seconds that one token takes in a stage, and one that is handed on to the next; `chunks`:
-    seconds of each chunk of the prompt."""
+    """Seconds that a token takes in a stage, and on the way to the next one.
+
+    `chunks`: seconds of each chunk of the prompt.
+    """
 
     ranks: tuple[int, ...]
     layers: int
@@ -57,10 +63,12 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """`token`: seconds a token of one conversation; `first_token`: seconds from prompt to first
-    token; `orders`: seconds a token that rank 0 and the others talk, of which `begin` before stage
-    0 can compute; `payload`: bytes a token that the ranks hand over; `wire`: bytes a token between
-    pairs of ranks."""
+    """`token`: seconds a token of one conversation. `first_token`: from the prompt to the first.
+
+    `orders`: seconds a token that rank 0 and the others talk, of which `begin` before stage 0 can
+    compute. `payload`: bytes a token that the ranks hand over. `wire`: bytes a token between pairs
+    of ranks.
+    """
 
     memory: tuple[Memory, ...]
     busy: tuple[float, ...]  # seconds a token that each rank computes
@@ -74,8 +82,10 @@ class Cost:
 
     @property
     def throughput(self) -> float:
-        """Tokens a second when requests fill the pipeline: the slowest stage decides, and the first
-        one begins anew each time."""
+        """Tokens a second when requests fill the pipeline.
+
+        The slowest stage decides, and the first one begins anew each time.
+        """
         first, *others = (stage.seconds for stage in self.stages)
         return 1 / max([self.begin + first, *others])
 
@@ -84,8 +94,10 @@ class Cost:
 
 
 def product_seconds(device: Device, stored: int, weights: int, rows: int, job: Job) -> float:
-    """`rows` rows times `weights` weights stored in so many bytes: whichever takes longer, reading
-    or multiplying."""
+    """`rows` rows times `weights` weights, which are stored in so many bytes.
+
+    Reading or multiplying: whichever takes longer.
+    """
     rate = device.rate(job.kind)
     return max(stored / rate.decode.value, 2 * rows * weights / rate.prefill.value)
 
@@ -95,19 +107,19 @@ def attention_seconds(
 ) -> float:
     """The attention half of one layer, for `rows` tokens that follow `position` others."""
     weights = 2 * facts.hidden * facts.head_dim * (heads + kv_heads)
-    own = product_seconds(device, attention_bytes(facts, heads, kv_heads, job), weights, rows, job)
+    products = product_seconds(device, attention_bytes(facts, heads, kv_heads, job), weights, rows, job)
     seen = position + (rows + 1) // 2
     if facts.window:
         seen = min(seen, facts.window)
     read = cache_bytes(facts, kv_heads, seen) / device.attention.decode.value
     flop = 4 * heads * facts.head_dim * seen * rows / device.attention.prefill.value
-    return own + max(read, flop) + device.layer_seconds.value / 2
+    return products + max(read, flop) + device.layer_seconds.value / 2
 
 
 def mlp_seconds(facts: ModelFacts, device: Device, columns: int, rows: int, job: Job) -> float:
     """The other half."""
-    own = product_seconds(device, mlp_bytes(facts, columns, job), 3 * facts.hidden * columns, rows, job)
-    return own + device.layer_seconds.value / 2
+    products = product_seconds(device, mlp_bytes(facts, columns, job), 3 * facts.hidden * columns, rows, job)
+    return products + device.layer_seconds.value / 2
 
 
 def head_seconds(facts: ModelFacts, device: Device, rows: int, job: Job) -> float:
@@ -150,8 +162,8 @@ def _halves(facts: ModelFacts, shard: Shard, device: Device, rows: int, position
 
 
 def _busy(facts: ModelFacts, shard: Shard, device: Device, rows: int, position: int, job: Job) -> float:
-    own = len(shard.layers) * sum(_halves(facts, shard, device, rows, position, job))
-    return own + head_seconds(facts, device, len(shard.head), job)
+    layers = len(shard.layers) * sum(_halves(facts, shard, device, rows, position, job))
+    return layers + head_seconds(facts, device, len(shard.head), job)
 
 
 def _rows(job: Job) -> list[int]:
@@ -172,8 +184,10 @@ def _stage(facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job, number: in
 def stage_seconds(
     facts: ModelFacts, plan: Plan, cluster: Cluster, job: Job, number: int, rows: int, position: int
 ) -> tuple[float, float, float]:
-    """Of one step of a stage: computing, with the slowest rank of each half layer; collectives;
-    handing on."""
+    """Of one step of a stage: computing, collectives, handing on.
+
+    Of each half layer the slowest rank counts.
+    """
     group = plan.stages[number]
     shards, devices = [plan.shards[r] for r in group], [cluster.devices[r] for r in group]
     layers, size = len(shards[0].layers), rows * facts.hidden * ACTIVATION
@@ -186,9 +200,12 @@ def stage_seconds(
 
 
 def _through(steps: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
-    """When the last step leaves the last stage. Each: when the stages have heard its order, which
-    rank 0 gives once stage 0 is free, and their seconds. A stage begins once it has heard, the
-    stage before has handed on, and it is free."""
+    """When the last step leaves the last stage.
+
+    Of each step: after how long the stages have heard its order, and their seconds. Rank 0 gives
+    the order once stage 0 is free. A stage begins once it has heard, the stage before it has
+    handed on, and it is free.
+    """
     free = [0.0] * len(steps[0][0])
     for heard, seconds in steps:
         given = done = free[0]
@@ -210,12 +227,17 @@ def _payload(facts: ModelFacts, plan: Plan) -> int:
 
 def _wire(facts: ModelFacts, plan: Plan) -> dict[tuple[int, int], int]:
     """Both ways together, the lower rank first."""
-    size, sent = facts.hidden * ACTIVATION, {}
+    size = facts.hidden * ACTIVATION
+    sent: dict[tuple[int, int], int] = {}
     for number, group in enumerate(plan.stages):
         times = 2 * len(plan.shards[group[0]].layers) + (number == 0)
-        sums = [(m.source, m.target, times * m.size) for messages in all_reduce_rounds(group, size) for m in messages]
-        handed = [(a, b, size) for a, b in handovers(plan.stages[number - 1], group)] if number else []
-        for source, target, count in sums + handed:
-            pair = min(source, target), max(source, target)
-            sent[pair] = sent.get(pair, 0) + int(count)
+        transfers = [
+            Transfer(transfer.source, transfer.target, times * transfer.size)
+            for transfer in chain.from_iterable(all_reduce_rounds(group, size))
+        ]
+        if number:
+            transfers += [Transfer(a, b, size) for a, b in handovers(plan.stages[number - 1], group)]
+        for transfer in transfers:
+            pair = min(transfer.source, transfer.target), max(transfer.source, transfer.target)
+            sent[pair] = sent.get(pair, 0) + int(transfer.size)
     return sent

@@ -2,9 +2,9 @@
 
 In: a group of ranks, bytes. Out: rounds of messages, seconds.
 
-As extensions/comm/collectives.cpp sends them. Invariant: within a round all messages travel at
-once, and the next round waits for the slowest. The devices of the cluster are the ranks of the
-plan, in order.
+The messages are those that extensions/comm/collectives.cpp sends. The devices of the cluster are
+the ranks of the plan, in order. Invariant: within a round all messages travel at once, and the next
+round waits for the slowest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOKEN = 8  # bytes that each token of a chunk adds to its order
 
 @dataclass(frozen=True)
 class Transfer:
-    """Within a round all messages travel at once."""
+    """One message of a round: from rank to rank, in bytes."""
 
     source: int
     target: int
@@ -30,16 +30,22 @@ class Transfer:
 
 
 def all_reduce_rounds(group: Sequence[int], size: float) -> list[list[Transfer]]:
-    """The messages as extensions/comm/collectives.cpp sends them: positions beyond a power of two
-    are folded in first and told last; short sums double, long ones are halved and gathered."""
+    """The messages of an all_reduce, round by round.
+
+    Positions beyond a power of two are folded in first and hear the sum last. Short sums double;
+    long ones are halved and gathered.
+    """
     power = 1 << (len(group).bit_length() - 1)
     folded = [(group[i], group[i - power]) for i in range(power, len(group))]
     aparts = [power >> k for k in range(1, power.bit_length())]
-    exchanged = lambda apart, part: [Transfer(group[i], group[i ^ apart], part) for i in range(power)]  # noqa: E731
+
+    def exchange(apart: int, part: float) -> list[Transfer]:
+        return [Transfer(group[i], group[i ^ apart], part) for i in range(power)]
+
     if size <= SHORT_SUM:
-        rounds = [exchanged(apart, size) for apart in aparts]
+        rounds = [exchange(apart, size) for apart in aparts]
     else:
-        halved = [exchanged(apart, size / 2 ** (k + 1)) for k, apart in enumerate(aparts)]
+        halved = [exchange(apart, size / 2 ** (k + 1)) for k, apart in enumerate(aparts)]
         rounds = halved + halved[::-1]
     if folded:
         rounds = [[Transfer(a, b, size) for a, b in folded], *rounds, [Transfer(b, a, size) for a, b in folded]]
@@ -49,14 +55,13 @@ def all_reduce_rounds(group: Sequence[int], size: float) -> list[list[Transfer]]
 def all_reduce_seconds(cluster: Cluster, group: Sequence[int], size: float) -> float:
     """Each round lasts as long as its slowest pair."""
     return sum(
-        max(cluster.link(m.source, m.target).time(m.size) for m in messages)
-        for messages in all_reduce_rounds(group, size)
+        max(cluster.link(transfer.source, transfer.target).time(transfer.size) for transfer in transfers)
+        for transfers in all_reduce_rounds(group, size)
     )
 
 
 def handovers(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
-    """Who sends to whom between two stages: member j of the later one hears from member j
-    mod size."""
+    """Who sends to whom between two stages: member j hears from member j mod the size before."""
     return [(before[j % len(before)], rank) for j, rank in enumerate(after)]
 
 
@@ -69,8 +74,10 @@ def handover_seconds(cluster: Cluster, before: Sequence[int], after: Sequence[in
 
 
 def order_bytes(rows: int) -> int:
-    """Of a step of `rows` tokens. The tokens of a chunk follow its order in a second broadcast;
-    here they travel with it."""
+    """Of a step of `rows` tokens.
+
+    The tokens of a chunk follow its order in a second broadcast; here they travel with it.
+    """
     return ORDER + TOKEN * rows * (rows > 1)
 
 

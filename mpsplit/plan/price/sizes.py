@@ -2,9 +2,9 @@
 
 In: a model, a Shard, a Job. Out: bytes of weights, cache and the rest.
 
-What the package stores, what a running rank holds of it, and what comes on top. Invariant: sums of
-these are what the files and the process of a real rank show (tests/plan/price/test_cost.py,
-tests/measure/test_predicted.py).
+These are what the package stores, what a running rank holds of it, and what comes on top.
+Invariant: their sums are what the files and the process of a real rank show
+(tests/plan/price/test_cost.py, tests/measure/test_predicted.py).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ FLOAT, BFLOAT = "f32", "bf16"
 FLOAT_BYTES = 4
 PANEL, LINE, CHUNK = 16, 64, 32  # of the packed form: extensions/kernels/layout.h
 ACTIVATION = 4  # bytes: activations and the cache of keys and values are float32
-FAULT = (
-    512 << 10
-    # bytes of a mapped embedding that a row brings into memory: the page cache keeps it in folios,
-    # up to so large
-)
+# bytes of a mapped embedding that a row brings into memory: the page cache keeps it in folios of
+# that size at the most
+FAULT = 512 << 10
 LAYER_GRAPH = 48 << 10  # bytes of a decoder layer's graph in memory
 SLACK = 8 << 20  # bytes that allocators keep besides
 
 
 @dataclass(frozen=True)
 class Job:
-    """How weights are stored, and what is asked: a prompt, in chunks, and new tokens, in a context
-    of so many."""
+    """How weights are stored, and what the plan is for.
+
+    A prompt, in chunks, and new tokens, in a context of so many.
+    """
 
     kind: str = "q4"
     block: int = BLOCK
@@ -68,8 +68,11 @@ class Memory:
 
 
 def matrix_bytes(rows: int, columns: int, job: Job) -> int:
-    """As the package stores it: bf16 in panels of 16 rows and chunks of 32 columns; fewer bits with
-    a line of scales for two blocks."""
+    """As the package stores it.
+
+    bf16 is in panels of 16 rows and chunks of 32 columns. Fewer bits have a line of scales for two
+    blocks.
+    """
     if job.kind == FLOAT:
         return FLOAT_BYTES * rows * columns
     if job.kind == BFLOAT:
@@ -111,16 +114,17 @@ def cache_bytes(facts: ModelFacts, kv_heads: int, positions: int) -> int:
 
 
 def embedding_bytes(facts: ModelFacts, shard: Shard, job: Job) -> int:
-    """What is in memory of a mapped embedding of 16 bits once the job's tokens have touched it;
-    none where it is the head."""
-    own = 0 if facts.tied and shard.embed == shard.head else len(shard.embed)
-    pieces = own * facts.hidden * 2 / FAULT
+    """What is in memory of a mapped embedding of 16 bits once the job's tokens have touched it.
+
+    Nothing where it is the head.
+    """
+    rows = 0 if facts.tied and shard.embed == shard.head else len(shard.embed)
+    pieces = rows * facts.hidden * 2 / FAULT
     return int(pieces * FAULT * -math.expm1(-(job.prompt + job.new) / max(pieces, 1.0)))
 
 
 def staging_bytes(facts: ModelFacts, shard: Shard, job: Job) -> int:
-    """Activations of a chunk, which the pool keeps in pieces of powers of two; the angles; the
-    logits."""
+    """Activations of a chunk, the angles, the logits; the pool keeps powers of two."""
     rows = min(job.chunk, job.prompt)
     widths = [facts.hidden] * 3 + [(len(shard.heads) + 2 * len(shard.kv_heads)) * facts.head_dim, len(shard.mlp)]
     pool = sum(1 << (rows * width * ACTIVATION - 1).bit_length() for width in widths if width)

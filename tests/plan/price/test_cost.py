@@ -1,4 +1,4 @@
-"""What a plan costs: sizes against the real packed form, seconds against what can be said by hand."""
+"""What a plan costs: sizes against the real packed form, seconds against sums by hand."""
 
 from dataclasses import replace
 
@@ -25,9 +25,10 @@ def test_matrices_are_as_large_as_the_kernels_pack_them(rows, blocks, bits, bloc
     kernels = cpp.kernels(required=False)
     if kernels is None:
         pytest.skip("the C++ kernels are not built")
-    how = Quantisation(bits, 32 if bits == 16 else block)
-    job = Job(kind=how.kind, block=block)
-    assert matrix_bytes(rows, blocks * block, job) == kernels.packed_bytes(rows, blocks * block, bits, how.block)
+    quantisation = Quantisation(bits, 32 if bits == 16 else block)
+    job = Job(kind=quantisation.kind, block=block)
+    packed = kernels.packed_bytes(rows, blocks * block, bits, quantisation.block)
+    assert matrix_bytes(rows, blocks * block, job) == packed
 
 
 def test_floats_take_what_they_take():
@@ -58,11 +59,11 @@ def test_a_tied_head_is_counted_once_and_in_8_bits_at_least(tensor, pipeline, ki
     untied, device, job = facts(**WIDE), described([1 << 40]).devices[0], replace(JOB, kind=kind)
     head = replace(job, kind={"q6": "q8", "q4": "q8"}.get(kind, kind))
     for shard in even_plan(untied, tensor, pipeline).shards:
-        own, tied = (memory(replace(untied, tied=t), shard, device, job).weights for t in (False, True))
+        apart, tied = (memory(replace(untied, tied=t), shard, device, job).weights for t in (False, True))
         more = matrix_bytes(len(shard.head), untied.hidden, head) - matrix_bytes(len(shard.head), untied.hidden, job)
         table = memory(untied, replace(shard, head=Range(0, 0)), device, job).weights
         table -= memory(untied, replace(shard, head=Range(0, 0), embed=Range(0, 0)), device, job).weights
-        assert tied == own + more - table * (pipeline == 1)
+        assert tied == apart + more - table * (pipeline == 1)
 
 
 def test_decoding_alone_is_reading_the_weights():
@@ -79,9 +80,9 @@ def test_decoding_alone_is_reading_the_weights():
 
 def test_a_pipeline_adds_room_and_not_speed():
     f, job = facts(**WIDE), JOB
-    one, two = (price(f, even_plan(f, 1, n), described([1 << 34] * n), job) for n in (1, 2))
-    assert two.token > one.token and two.throughput > 1.5 * one.throughput
-    assert max(m.total - m.process for m in two.memory) < 0.7 * max(m.total - m.process for m in one.memory)
+    alone, split = (price(f, even_plan(f, 1, n), described([1 << 34] * n), job) for n in (1, 2))
+    assert split.token > alone.token and split.throughput > 1.5 * alone.throughput
+    assert max(m.total - m.process for m in split.memory) < 0.7 * max(m.total - m.process for m in alone.memory)
 
 
 def test_a_group_pays_latency_for_each_of_its_sums():

@@ -15,12 +15,15 @@ from mpsplit.plan.cluster import Cluster, LinkTimes, Measured, Rate, described
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.message_times import ANSWER, ORDER, all_reduce_seconds
-from mpsplit.plan.price.simulation import Weather, simulate
+from mpsplit.plan.price.simulation import simulate
 from mpsplit.plan.price.sizes import ACTIVATION, Job
+from mpsplit.plan.price.weather import Weather
 from mpsplit.plan.shards import Share, even_plan, lay_out
 from mpsplit.plan.steps import even
 
-close = lambda value: pytest.approx(value, rel=1e-9)  # noqa: E731
+
+def close(value: float):
+    return pytest.approx(value, rel=1e-9)
 
 
 def facts(tensor: int, layers: int, hidden: int = 64, mlp: int = 2) -> ModelFacts:
@@ -47,9 +50,9 @@ lines = st.builds(dict, latency=st.floats(1e-6, 1e-2), bandwidth=st.floats(1e8, 
 def test_ranks_and_links_alike_take_exactly_what_the_formula_says(tensor, pipeline, model, job, line):
     f = facts(tensor, **model)
     plan, cluster = even_plan(f, tensor, pipeline), alike(tensor * pipeline, **line)
-    cost, found = price(f, plan, cluster, job), simulate(f, plan, cluster, job, tokens=3)
-    assert found.first_token == close(cost.first_token)
-    assert list(found.tokens) == [close(cost.token)] * 3
+    cost, simulated = price(f, plan, cluster, job), simulate(f, plan, cluster, job, tokens=3)
+    assert simulated.first_token == close(cost.first_token)
+    assert list(simulated.tokens) == [close(cost.token)] * 3
 
 
 @pytest.mark.parametrize("tensor", [5, 9, 10, 11])
@@ -57,8 +60,8 @@ def test_ranks_and_links_alike_take_exactly_what_the_formula_says(tensor, pipeli
 def test_the_formula_is_at_most_one_message_late_where_folding_overlaps_the_order(tensor, pipeline):
     f, job = facts(tensor, 4), Job()
     plan, cluster = even_plan(f, tensor, pipeline), alike(tensor * pipeline)
-    cost, found = price(f, plan, cluster, job), simulate(f, plan, cluster, job)
-    assert cost.token - cluster.remote.time(f.hidden * ACTIVATION) * (1 + 1e-9) <= found.token < cost.token
+    cost, simulated = price(f, plan, cluster, job), simulate(f, plan, cluster, job)
+    assert cost.token - cluster.remote.time(f.hidden * ACTIVATION) * (1 + 1e-9) <= simulated.token < cost.token
 
 
 @given(st.sampled_from((1, 2, 3, 4, 8)), st.integers(1, 4), models, lines)
@@ -80,11 +83,11 @@ def test_where_ranks_and_links_differ_it_never_takes_longer_than_the_formula(see
     f = facts(2, **model)
     plan = lay_out(f, uneven_stages(f, widths, chance))
     cluster = motley(plan.ranks, chance)
-    cost, found = price(f, plan, cluster, job), simulate(f, plan, cluster, job, tokens=2)
-    assert found.first_token <= cost.first_token * (1 + 1e-9)
+    cost, simulated = price(f, plan, cluster, job), simulate(f, plan, cluster, job, tokens=2)
+    assert simulated.first_token <= cost.first_token * (1 + 1e-9)
     # a rank that is late with the prompt may make the token after it late, but not later than by
     # the formula
-    assert found.first_token + sum(found.tokens) <= (cost.first_token + 2 * cost.token) * (1 + 1e-9)
+    assert simulated.first_token + sum(simulated.tokens) <= (cost.first_token + 2 * cost.token) * (1 + 1e-9)
 
 
 def uneven_stages(f: ModelFacts, widths: list[int], chance: random.Random) -> list[tuple[int, list[Share]]]:
@@ -106,13 +109,14 @@ def uneven_stages(f: ModelFacts, widths: list[int], chance: random.Random) -> li
 def motley(ranks: int, chance: random.Random) -> Cluster:
     """No device and no link like another."""
     cluster = described([1 << 30] * ranks, [chance.uniform(1e9, 5e10) for _ in range(ranks)])
-    devices = tuple(
-        replace(d, layer_seconds=Measured(chance.uniform(1e-5, 1e-3)), attention=Rate(d.read, Measured(chance.uniform(1e10, 1e12))))
-        for d in cluster.devices
-    )  # fmt: skip
+    devices = []
+    for device in cluster.devices:
+        layer_seconds = Measured(chance.uniform(1e-5, 1e-3))
+        attention = Rate(device.read, Measured(chance.uniform(1e10, 1e12)))
+        devices.append(replace(device, layer_seconds=layer_seconds, attention=attention))
     pairs = [(a, b) for b in range(ranks) for a in range(b)]
     links = {pair: LinkTimes.of(10 ** chance.uniform(-6, -1), 10 ** chance.uniform(8.5, 10)) for pair in pairs}
-    return replace(cluster, devices=devices, links=links)
+    return replace(cluster, devices=tuple(devices), links=links)
 
 
 @pytest.mark.parametrize("tensor, pipeline", [(4, 1), (3, 2), (1, 3)])
@@ -127,9 +131,9 @@ def test_bytes_between_ranks_are_those_of_the_formula_beside_orders_and_answers(
 
 
 def test_one_rank_sends_nothing_and_waits_for_nobody():
-    found = simulate(facts(1, 4), even_plan(facts(1, 4), 1, 1), alike(1), Job())
-    assert (found.messages, found.wire_bytes, found.slowest) == (0, 0, None)
-    assert found.computing == (close(1.0),)
+    simulated = simulate(facts(1, 4), even_plan(facts(1, 4), 1, 1), alike(1), Job())
+    assert (simulated.messages, simulated.wire_bytes, simulated.slowest) == (0, 0, None)
+    assert simulated.computing == (close(1.0),)
 
 
 def test_a_straggler_costs_what_it_takes_longer_and_is_named():
@@ -161,7 +165,10 @@ def test_a_slow_link_of_one_round_is_not_paid_by_a_barrier_in_each():
 def test_the_same_seed_is_the_same_weather_and_jitter_costs():
     f, job = facts(8, 6), Job()
     plan, cluster = even_plan(f, 8, 2), alike(16)
-    play = lambda **w: simulate(f, plan, cluster, job, Weather(**w), tokens=40)  # noqa: E731
+
+    def play(**weather):
+        return simulate(f, plan, cluster, job, Weather(**weather), tokens=40)
+
     assert play(links=0.2, compute=0.2, seed=1) == play(links=0.2, compute=0.2, seed=1)
     assert play(links=0.2, seed=1).tokens != play(links=0.2, seed=2).tokens
     calm, windy, stormy = play(), play(links=0.2, compute=0.2), play(links=0.5, compute=0.5)
@@ -173,8 +180,8 @@ def test_4096_ranks_need_no_links_of_their_own_and_little_time():
     f = ModelFacts("LlamaForCausalLM", 16384, 126, 128, 8, 128, 53248, 128256, 4096, False)
     plan, cluster = even_plan(f, 64, 64), alike(4096)
     began = time.perf_counter()
-    found = simulate(f, plan, cluster, Job(), Weather(0.2, 0.2), tokens=2)
-    assert not cluster.links and found.messages > 300_000
+    simulated = simulate(f, plan, cluster, Job(), Weather(0.2, 0.2), tokens=2)
+    assert not cluster.links and simulated.messages > 300_000
     assert time.perf_counter() - began < 30
 
 
