@@ -42,7 +42,9 @@ class Chat:
     before them."""
 
     def __init__(self, package: str | Path, **settings):
-        self.package, self._started, self._meeting = Path(package), [], None
+        self.package = Path(package)
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._meeting: str | None = None  # a folder
         session = layer(settings, "Chat")
         try:
             comm = self._ranks(Manifest.load(self.package).plan.ranks)
@@ -67,7 +69,7 @@ class Chat:
     def stats(self) -> dict | None:
         """What the last answer took; None before the first."""
         stats = self._conversation.last
-        return stats and stats.to_json()
+        return stats.to_json() if stats else None
 
     def reset(self) -> None:
         """A new conversation."""
@@ -105,17 +107,17 @@ class Chat:
                 f"{self.package} is split over {needed} ranks; start this program by `mpirun -np {needed}`, "
                 "or build what starts them by itself: python -m mpsplit.native"
             )
-        self._meeting = tempfile.mkdtemp(prefix="mpsplit-chat-")
-        told = dict(os.environ, WORLD_SIZE=str(needed), MPSPLIT_STORE=self._meeting)
-        told.setdefault("OMP_NUM_THREADS", str(share_of_cores(needed)))
+        self._meeting = meeting = tempfile.mkdtemp(prefix="mpsplit-chat-")
+        environment = dict(os.environ, WORLD_SIZE=str(needed), MPSPLIT_STORE=meeting)
+        environment.setdefault("OMP_NUM_THREADS", str(share_of_cores(needed)))
         command = [sys.executable, "-m", "mpsplit", "chat", str(self.package)]
         for rank in range(1, needed):
             self._started.append(
                 subprocess.Popen(
-                    command, env=told | {"RANK": str(rank)}, stdin=subprocess.DEVNULL, start_new_session=True
+                    command, env=environment | {"RANK": str(rank)}, stdin=subprocess.DEVNULL, start_new_session=True
                 )
             )
-        return Native.gloo(0, needed, self._meeting)
+        return Native.gloo(0, needed, meeting)
 
     def _end_started(self, patience: float = PATIENCE) -> None:
         late = []

@@ -67,7 +67,7 @@ def beside(path: Path):
         partial.unlink(missing_ok=True)
 
 
-def json_text(data: dict) -> str:
+def json_text(data: object) -> str:
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 

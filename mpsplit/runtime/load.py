@@ -6,6 +6,7 @@ In: a package, a communicator. Out: TokenLoop; refuses what does not fit.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from mpsplit.comm import Communicator
@@ -22,7 +23,10 @@ from mpsplit.runtime.loop.orders import DUMPING, LEAD, VERSION, greet
 from mpsplit.runtime.loop.token_loop import TokenLoop
 from mpsplit.runtime.talk.text import Text, load_text
 
-ENGINES = {"native": NativeEngine, "stock": StockEngine}
+ENGINES: dict[str, Callable[[Path, Manifest, Communicator, int], Engine]] = {
+    "native": NativeEngine,
+    "stock": StockEngine,
+}
 
 
 def check_ranks(manifest: Manifest, package: Path, ranks: int) -> None:

@@ -11,23 +11,25 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.comm.link_counts import COLUMNS, NANO, Link, links_of, nothing
-from mpsplit.runtime.engine.engine_protocol import Engine, Span
+from mpsplit.runtime.engine.engine_protocol import Engine, Numbers, Span
 from mpsplit.runtime.engine.layer_kinds import KINDS
 
-NUMBERS = 6  # of an Account, before its arrays
+# of an Account, before its arrays
+NUMBERS = ("sent", "peak_rss", "prompt", "prompt_between", "token", "token_between")
 
 
 @dataclass(frozen=True, eq=False)
 class Account:
-    """Bytes handed to the transport, bytes of memory at the peak, nanoseconds; `kinds` are those by
-    kind of layer, as far as the engine tells them, `passed` is what went to each rank
-    (comm/link_counts.py)."""
+    """Bytes handed to the transport, bytes of memory at the peak, nanoseconds.
+
+    `kinds` are nanoseconds by kind of layer, as far as the engine tells them. `passed` is what went
+    to each rank (comm/link_counts.py)."""
 
     sent: int = 0
     peak_rss: int = 0
@@ -40,16 +42,16 @@ class Account:
 
     @classmethod
     def unpack(cls, words: np.ndarray) -> Account:
-        kinds, passed = np.split(words[NUMBERS:], [len(KINDS)])
-        return cls(*words[:NUMBERS].tolist(), kinds, passed.reshape(-1, COLUMNS))
+        numbers, kinds, passed = np.split(words, [len(NUMBERS), len(NUMBERS) + len(KINDS)])
+        named = dict(zip(NUMBERS, numbers.tolist(), strict=True))
+        return cls(**named, kinds=kinds, passed=passed.reshape(-1, COLUMNS))
 
     def pack(self) -> np.ndarray:
-        return np.concatenate([self._numbers, self.kinds, self.passed.ravel()])
+        return np.concatenate([list(self._numbers.values()), self.kinds, self.passed.ravel()])
 
     def __add__(self, later: Account) -> Account:
         """What was spent in both, and the higher peak."""
-        both = Account.unpack(self.pack() + later.pack())
-        return Account(both.sent, max(self.peak_rss, later.peak_rss), *both._numbers[2:], both.kinds, both.passed)
+        return replace(Account.unpack(self.pack() + later.pack()), peak_rss=max(self.peak_rss, later.peak_rss))
 
     def seconds(self) -> dict[str, float]:
         """By kind of layer, where there is something to tell."""
@@ -57,16 +59,15 @@ class Account:
 
     def to_json(self, rank: int) -> dict:
         """Nanoseconds as they are, seconds where the name says so."""
-        names = [field.name for field in fields(self)[:NUMBERS]]
-        told = dict(zip(names, self._numbers, strict=True))
-        return told | {"layers_s": self.seconds(), "links": [asdict(link) for link in self.links(rank)]}
+        links = [asdict(link) for link in self.links(rank)]
+        return {**self._numbers, "layers_s": self.seconds(), "links": links}
 
     def links(self, rank: int) -> list[Link]:
         return links_of(rank, self.passed)
 
     @property
-    def _numbers(self) -> list[int]:
-        return [self.sent, self.peak_rss, self.prompt, self.prompt_between, self.token, self.token_between]
+    def _numbers(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in NUMBERS}
 
 
 class CountedEngine:
@@ -76,28 +77,31 @@ class CountedEngine:
         self.engine, self.comm = engine, comm
         # ns by whether it was one token a request: [the step, between ranks]
         self.took = {False: [0, 0], True: [0, 0]}
-        self.told = self._so_far()
+        self.reported = self._so_far()
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Span]) -> np.ndarray:
+    def batch(self, tokens: Numbers, spans: Sequence[Span]) -> np.ndarray:
         inside, began = self.engine.seconds, time.perf_counter_ns()
-        logits = self.engine.batch(tokens, parts)
-        took = self.took[len(tokens) == len(parts)]
+        logits = self.engine.batch(tokens, spans)
+        took = self.took[len(tokens) == len(spans)]
         took[0] += time.perf_counter_ns() - began
         took[1] += int((self.engine.seconds - inside) * 1e9)
         return logits
 
     def report(self) -> tuple[Account, ...]:
         """All ranks together: everybody's account since the last report."""
-        mine = self._so_far() - self.told
+        mine = self._so_far() - self.reported
         mine[1] = peak_rss_bytes()
         rows = self.comm.all_gather(mine).reshape(self.comm.size, -1)
-        self.told = self._so_far()
+        self.reported = self._so_far()
         return tuple(map(Account.unpack, rows))
 
     def _so_far(self) -> np.ndarray:
-        return Account(
-            self.engine.bytes_sent, 0, *self.took[False], *self.took[True], self.engine.spent, self.comm.passed
-        ).pack()
+        prompt, token = self.took[False], self.took[True]
+        engine = self.engine
+        account = Account(
+            engine.bytes_sent, 0, prompt[0], prompt[1], token[0], token[1], engine.spent, self.comm.passed
+        )
+        return account.pack()
 
 
 def peak_rss_bytes() -> int:

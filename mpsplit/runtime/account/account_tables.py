@@ -25,17 +25,18 @@ def tables(accounts: Sequence[Account]) -> Iterator[RenderableType]:
         yield layers
     if len(accounts) > 1:
         yield _links(accounts)
-        yield said_of(accounts)
+        yield straggler_text(accounts)
 
 
 def text(accounts: Sequence[Account]) -> str:
-    console = Console(file=io.StringIO(), width=WIDE)
+    written = io.StringIO()
+    console = Console(file=written, width=WIDE)
     for table in tables(accounts):
         console.print(table)
-    return console.file.getvalue().rstrip("\n")
+    return written.getvalue().rstrip("\n")
 
 
-def said_of(accounts: Sequence[Account]) -> str:
+def straggler_text(accounts: Sequence[Account]) -> str:
     late = straggler(accounts)
     if late is None:
         return "no rank makes the others wait"
@@ -51,9 +52,9 @@ def _layers(accounts: Sequence[Account]) -> Table | None:
     for rank in range(len(accounts)):
         table.add_column(f"rank {rank}", justify="right")
     for kind in KINDS:
-        if any(kind in own for own in seconds):
+        if any(kind in kinds for kinds in seconds):
             waits = " (with waiting)" if kind in BETWEEN else ""
-            table.add_row(kind.replace("_", "-") + waits, *(f"{1e3 * own.get(kind, 0):,.2f}" for own in seconds))
+            table.add_row(kind.replace("_", "-") + waits, *(f"{1e3 * kinds.get(kind, 0):,.2f}" for kinds in seconds))
     return table
 
 

@@ -55,12 +55,12 @@ class Ledger:
         seconds = max(sum(over for _, over, *_ in reports), 1e-3) + (self.age if self.age > 2 else 0)
         late = straggler(accounts)
         late = late if late and late.seconds > NOTABLE * seconds else None
-        found = []
+        table = []
         for shard in self.plan.shards:
             own = accounts[shard.rank] if accounts else Account()
             spent, wait = (own.prompt + own.token) * NANO, (own.prompt_between + own.token_between) * NANO
             waits = own.passed[:, WAITS:].sum(0)
-            found.append(
+            table.append(
                 {
                     "rank": shard.rank,
                     "host": self.hosts[shard.rank],
@@ -74,7 +74,7 @@ class Ledger:
                     "straggler": late is not None and late.rank == shard.rank,
                 }
             )
-        return found
+        return table
 
 
 def hosts_of(comm: Communicator) -> list[str]:

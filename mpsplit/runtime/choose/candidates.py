@@ -49,14 +49,18 @@ def candidates_of(logits: np.ndarray, first_id: int, wanted: int, temperature: f
     first."""
     if not 0 <= wanted < len(logits):
         return Candidates(logits, np.arange(first_id, first_id + len(logits)), True)
-    if wanted == 1:
-        order = np.array([logits.argmax()])
-    else:
-        smallest = np.partition(logits, len(logits) - wanted)[len(logits) - wanted]
-        order = np.flatnonzero(logits >= smallest)
-        order = order[np.lexsort((order, -logits[order]))][:wanted]
+    order = np.array([logits.argmax()]) if wanted == 1 else largest(np.arange(len(logits)), logits, wanted)[:wanted]
     rest = log_sum_exp(logits.astype(np.float64) / temperature) if temperature else np.nan
     return Candidates(logits[order], order + first_id, False, rest)
+
+
+def largest(ids: np.ndarray, logits: np.ndarray, wanted: int) -> np.ndarray:
+    """Where the `wanted` largest are, and ties with the last of them, in descending order; of equal
+    ones the lower id comes first."""
+    if wanted >= len(logits):
+        return np.lexsort((ids, -logits))
+    order = np.flatnonzero(logits >= np.partition(logits, len(logits) - wanted)[len(logits) - wanted])
+    return order[np.lexsort((ids[order], -logits[order]))]
 
 
 def log_sum_exp(x: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpsplit.errors import RunError
-from mpsplit.runtime.choose.candidates import ALL, Candidates, log_sum_exp
+from mpsplit.runtime.choose.candidates import ALL, Candidates, largest, log_sum_exp
 from mpsplit.runtime.choose.sampling import Sampling
 
 EDGE = 1e-9  # nearer to top_p than that, sums of slices may round to its other side
@@ -71,17 +71,17 @@ class Choice:
             return ChosenToken(_best(parts))
         parts = sorted(parts, key=lambda part: part.ids.min())
         ids = np.concatenate([part.ids for part in parts])
-        own = np.concatenate([part.logits for part in parts]).astype(np.float64)
+        unchanged = np.concatenate([part.logits for part in parts]).astype(np.float64)
         # no token that was not sent is above the floor, for wherever penalties raise logits
         # everything was asked for
         floor = max((float(part.logits[-1]) for part in parts if not part.complete), default=-np.inf)
-        left, logits = self._first(*self._masked(ids, self._lowered(ids, own)))
+        left, logits = self._first(*self._masked(ids, self._lowered(ids, unchanged)))
         kept = 1 if self.sampling.greedy else self._kept(logits, parts)
         needed = logits if self.sampling.greedy or self.sampling.top_k else logits[:kept]
         if not kept or needed.min() <= floor:
             return None
         token = int(left[self._draw(logits[:kept])])
-        return ChosenToken(token, *self._told(token, ids, own))
+        return ChosenToken(token, *self._probabilities(token, ids, unchanged))
 
     def _lowered(self, ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """The logits after the penalties."""
@@ -107,9 +107,9 @@ class Choice:
         left out, all as they are."""
         sampling = self.sampling
         if sampling.greedy or sampling.top_k:
-            order = _largest(ids, logits, 1 if sampling.greedy else sampling.fewest)
+            order = largest(ids, logits, 1 if sampling.greedy else sampling.fewest)
         elif sampling.top_p < 1 or sampling.min_p:
-            order = _largest(ids, logits, len(ids))
+            order = largest(ids, logits, len(ids))
         else:
             return ids, logits
         return ids[order], logits[order]
@@ -146,23 +146,16 @@ class Choice:
         drawn = np.random.Generator(np.random.Philox(key=[self.sampling.seed, self.step])).random() * cumulative[-1]
         return min(int(np.searchsorted(cumulative, drawn, side="right")), len(logits) - 1)
 
-    def _told(self, token: int, ids: np.ndarray, own: np.ndarray) -> tuple[float | None, tuple[tuple[int, float], ...]]:
-        """What ChosenToken says of probabilities: of the model's own distribution, whatever was chosen
-        from."""
+    def _probabilities(
+        self, token: int, ids: np.ndarray, logits: np.ndarray
+    ) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+        """What ChosenToken says of probabilities: those of the model's own distribution, whatever
+        was chosen from."""
         if self.logprobs is None:
             return None, ()
-        own = own - log_sum_exp(own)
-        likeliest = _largest(ids, own, self.logprobs)[: self.logprobs] if self.logprobs else ()
-        return float(own[ids == token][0]), tuple((int(ids[i]), float(own[i])) for i in likeliest)
-
-
-def _largest(ids: np.ndarray, logits: np.ndarray, wanted: int) -> np.ndarray:
-    """Where the `wanted` largest are, and ties with the last of them, in descending order; of equal
-    ones the lower id comes first."""
-    if wanted >= len(logits):
-        return np.lexsort((ids, -logits))
-    found = np.flatnonzero(logits >= np.partition(logits, len(logits) - wanted)[len(logits) - wanted])
-    return found[np.lexsort((ids[found], -logits[found]))]
+        logprobs = logits - log_sum_exp(logits)
+        likeliest = largest(ids, logprobs, self.logprobs)[: self.logprobs] if self.logprobs else ()
+        return float(logprobs[ids == token][0]), tuple((int(ids[i]), float(logprobs[i])) for i in likeliest)
 
 
 def _best(parts: list[Candidates]) -> int:

@@ -17,9 +17,6 @@ import numpy as np
 
 from mpsplit.errors import RunError
 
-# or a small model may go on with blanks until its last token
-COMPACT = {"whitespace_flexible": False}
-
 
 class Grammar(Protocol):
     """What an answer may be, token by token."""
@@ -47,7 +44,8 @@ class Lexicon:
         from llguidance import LLMatcher
 
         try:
-            text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
+            # compact, or a small model may go on with blanks until its last token
+            text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_flexible": False})
             wrong = LLMatcher.validate_grammar(text, self._tokens)
         except ValueError as error:
             wrong = str(error)

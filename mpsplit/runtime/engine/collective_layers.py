@@ -24,9 +24,11 @@ class CollectiveLayer(ncnn.Layer):
 
     def load_param(self, params: ncnn.ParamDict) -> int:
         values = [params.get(i, -1) for i in range(1, len(self.collective.arguments) + 1)]
-        self.group = self.groups.get(values[0])
-        self.argument = values[1] if len(values) > 1 else None
-        return 0 if self.group is not None and -1 not in values else -1
+        group = self.groups.get(values[0])
+        if group is None or -1 in values:
+            return -1  # ncnn then refuses the graph
+        self.group, self.argument = group, values[-1]  # the last one, where there is more than the group
+        return 0
 
 
 class InPlace(CollectiveLayer):

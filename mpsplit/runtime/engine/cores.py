@@ -12,5 +12,5 @@ def share_of_cores(local_ranks: int) -> int:
     """An equal share of the cores that this process may use, or OMP_NUM_THREADS where that
     is less."""
     share = max(1, len(os.sched_getaffinity(0)) // local_ranks)
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(int(asked), share) if asked.isdigit() and int(asked) else share
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    return min(int(wish), share) if wish.isdigit() and int(wish) else share

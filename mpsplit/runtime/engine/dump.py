@@ -6,10 +6,12 @@ The first rank of each stage writes what all of its ranks know, DIR/step-0000-st
 rank its own, step-0000-rank-0.npz. Names and numbers are transformers': I is a layer of the model,
 
     hidden_states.0        [1, length, hidden]   the embedding's output, of the first stage
-    hidden_states.I + 1    [1, length, hidden]   what layer I leaves; of the last layer, after the model's last norm
-    present_key.I          [1, kv_heads, length so far, head_dim]   turned; in the order of the model's heads, each once
+    hidden_states.I + 1    [1, length, hidden]   what layer I leaves; of the last layer, after the
+                                                 model's last norm
+    present_key.I          [1, kv_heads, length so far, head_dim]   turned; in the order of the
+                                                 model's heads, each once
     present_value.I        [1, kv_heads, length so far, head_dim]
-    token_ids [length], position []             what was asked
+    token_ids [length], position []              what the step was given
 
 but for a sliding window: transformers forgets what no token will see, these caches hold everything.
 Invariant: all ranks dump in the same way, and what they send each other for it is not counted.
@@ -20,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,14 +31,14 @@ from mpsplit.errors import RunError
 from mpsplit.package.inside.anatomy import Anatomy, anatomy_of
 from mpsplit.package.manifest import FUSED, rank_folder
 from mpsplit.plan.shards import Plan, Shard
-from mpsplit.runtime.engine.engine_protocol import Engine, EngineSteps, Span
+from mpsplit.runtime.engine.engine_protocol import Engine, EngineSteps, Numbers, Span
 
 HIDDEN, PRESENT = "hidden_states", ("present_key", "present_value")
 
 
 @dataclass(frozen=True)
 class Dump:
-    """What the user asked for."""
+    """Where to write, and who."""
 
     folder: Path
     per_rank: bool = False
@@ -54,6 +56,7 @@ class Dump:
         return self
 
 
+@runtime_checkable
 class InspectableEngine(Engine, Protocol):
     """An engine that can be looked into: the native one."""
 
@@ -63,7 +66,7 @@ class InspectableEngine(Engine, Protocol):
     def blob(self, name: str) -> np.ndarray:
         """float32 [rows, columns] of one that was kept, since the last step."""
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Span], every_row: bool = False) -> np.ndarray: ...
+    def batch(self, tokens: Numbers, spans: Sequence[Span], every_row: bool = False) -> np.ndarray: ...
 
     def keys(self, attention: int, slot: int, positions: int) -> np.ndarray:
         """float32 [kv_heads of this rank, positions, head_dim]; attentions are counted from the
@@ -73,8 +76,8 @@ class InspectableEngine(Engine, Protocol):
 
 
 class Dumping(EngineSteps):
-    def __init__(self, engine: InspectableEngine, package: Path, comm: Communicator, dump: Dump):
-        if not hasattr(engine, "keep"):
+    def __init__(self, engine: Engine, package: Path, comm: Communicator, dump: Dump):
+        if not isinstance(engine, InspectableEngine):
             raise RunError(
                 f"--dump needs the native engine: the {engine.name} engine's cache lies in a layout of ncnn's own; "
                 "leave --engine out, or run python -m mpsplit.native where it is not built"
@@ -88,8 +91,8 @@ class Dumping(EngineSteps):
         self.blobs = blobs_of(graph, self.shard, self.manifest.facts.layers)
         engine.keep(list(self.blobs.values()))
         self.steps = 0
-        self.part = Span(0, 0, 0)  # what the last step fed
-        self.bytes_between = self.seconds_between = 0  # of gathering, which is no part of the model
+        self.span = Span(0, 0, 0)  # what the last step fed
+        self.bytes_between, self.seconds_between = 0, 0.0  # of gathering, which is no part of the model
         try:
             dump.folder.mkdir(parents=True, exist_ok=True)
         except OSError as wrong:
@@ -106,18 +109,19 @@ class Dumping(EngineSteps):
     def reserve(self, pages: int, stored: str) -> None:
         self.engine.reserve(pages, stored)
 
-    def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
+    def place(self, slot: int, first: int, pages: Numbers) -> None:
         self.engine.place(slot, first, pages)
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Span], every_row: bool = False) -> np.ndarray:
-        (self.part,) = parts  # several requests at once are not dumped
-        logits = self.engine.batch(tokens, parts, True)  # the last hidden state of every row
+    def batch(self, tokens: Numbers, spans: Sequence[Span], every_row: bool = False) -> np.ndarray:
+        (self.span,) = spans  # several requests at once are not dumped
+        logits = self.engine.batch(tokens, spans, True)  # the last hidden state of every row
         sent, waited = self.engine.bytes_sent, self.engine.seconds
         held = self._held() if self.dump.per_rank else self._gathered()
         if held is not None:
             whose = f"rank-{self.comm.rank}" if self.dump.per_rank else f"stage-{self.shard.stage}"
-            held |= {"token_ids": np.asarray(tokens, np.int64), "position": np.int64(self.part.position)}
-            np.savez(self.dump.folder / f"step-{self.steps:04}-{whose}.npz", **held)
+            held |= {"token_ids": np.asarray(tokens, np.int64), "position": np.array(self.span.position, np.int64)}
+            path = self.dump.folder / f"step-{self.steps:04}-{whose}.npz"
+            np.savez(path, **held)  # type: ignore[arg-type]  # no array is called allow_pickle
         self.steps += 1
         self.bytes_between += self.engine.bytes_sent - sent
         self.seconds_between += self.engine.seconds - waited
@@ -128,12 +132,12 @@ class Dumping(EngineSteps):
 
     def _held(self) -> dict[str, np.ndarray]:
         """What this rank has, whatever others have of it."""
-        found = {name: self.engine.blob(blob)[None] for name, blob in self.blobs.items()}
+        arrays = {name: self.engine.blob(blob)[None] for name, blob in self.blobs.items()}
         for i in range(self.shard.attentions):
             layer = self.shard.layers.start + i
             for kind, read in zip(PRESENT, (self.engine.keys, self.engine.values), strict=True):
-                found[f"{kind}.{layer}"] = read(i, self.part.slot, self.part.position + self.part.count)[None]
-        return found
+                arrays[f"{kind}.{layer}"] = read(i, self.span.slot, self.span.position + self.span.length)[None]
+        return arrays
 
     def _gathered(self) -> dict[str, np.ndarray] | None:
         """What the ranks of a stage have together, on its first rank; None on the others, which
@@ -153,31 +157,31 @@ class Dumping(EngineSteps):
     def _receive(self, held: dict[str, np.ndarray], name: str, peer: int) -> None:
         facts = self.manifest.facts
         if name.startswith(HIDDEN):
-            held[name] = np.empty((1, self.part.count, facts.hidden), np.float32)
+            held[name] = np.empty((1, self.span.length, facts.hidden), np.float32)
             self.comm.recv(held[name][0], peer)
             return
         heads = own_heads(self.plan, peer)
-        part = np.empty((len(heads), self.part.position + self.part.count, facts.head_dim), np.float32)
-        self.comm.recv(part, peer)
+        received = np.empty((len(heads), self.span.position + self.span.length, facts.head_dim), np.float32)
+        self.comm.recv(received, peer)
         whole = held.get(name)
         if whole is None or whole.shape[1] != facts.kv_heads:
-            mine, own = whole, self.shard.kv_heads
-            whole = held[name] = np.empty((1, facts.kv_heads, *part.shape[1:]), np.float32)
-            if mine is not None:
-                whole[:, own.start : own.stop] = mine
-        whole[0, list(heads)] = part
+            own_part, kv_heads = whole, self.shard.kv_heads
+            whole = held[name] = np.empty((1, facts.kv_heads, *received.shape[1:]), np.float32)
+            if own_part is not None:
+                whole[:, kv_heads.start : kv_heads.stop] = own_part
+        whole[0, list(heads)] = received
 
 
 def blobs_of(graph: Anatomy, shard: Shard, layers: int) -> dict[str, str]:
     """transformers' name of a hidden state -> its blob in the graph, for those that this
     rank has."""
-    found = {}
+    blobs = {}
     if shard.stage == 0:
-        found[f"{HIDDEN}.0"] = graph.hidden_states[0]
+        blobs[f"{HIDDEN}.0"] = graph.hidden_states[0]
     for number, blob in enumerate(graph.hidden_states[1:], start=shard.layers.start + 1):
-        found[f"{HIDDEN}.{number}"] = blob
-    found.pop(last := f"{HIDDEN}.{layers}", None)  # before the norm it is nobody's
-    return found | ({last: graph.normed} if graph.normed else {})
+        blobs[f"{HIDDEN}.{number}"] = blob
+    blobs.pop(last := f"{HIDDEN}.{layers}", None)  # before the norm it is nobody's
+    return blobs | ({last: graph.normed} if graph.normed else {})
 
 
 def own_heads(plan: Plan, rank: int) -> tuple[int, ...]:

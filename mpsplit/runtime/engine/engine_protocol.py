@@ -9,6 +9,7 @@ order: the collectives inside must meet.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -20,25 +21,24 @@ from mpsplit.runtime.engine.layer_kinds import KINDS
 from mpsplit.runtime.engine.pages import pages_of
 
 CACHES = ("f32", "bf16", "q8")  # how keys and values may be stored
-
-
+Numbers = Sequence[int] | np.ndarray  # tokens, or pages
 UNTOLD = np.zeros(len(KINDS), np.int64)  # `spent` of an engine that cannot see into its layers
 
 
 class Span(NamedTuple):
-    """`count` tokens of a step that follow the `position` tokens of a slot."""
+    """`length` tokens of a step that follow the `position` tokens of a slot."""
 
     slot: int
     position: int
-    count: int
+    length: int
 
 
-def each_span(tokens: Sequence[int], parts: Sequence[Span]) -> Iterator[tuple[Sequence[int], Span]]:
-    """The tokens of each part."""
+def each_span(tokens: Numbers, spans: Sequence[Span]) -> Iterator[tuple[Numbers, Span]]:
+    """The tokens of each span."""
     at = 0
-    for part in parts:
-        yield tokens[at : at + part.count], part
-        at += part.count
+    for span in spans:
+        yield tokens[at : at + span.length], span
+        at += span.length
 
 
 class Engine(Protocol):
@@ -65,14 +65,14 @@ class Engine(Protocol):
         """A cache of so many pages, stored as one of CACHES says; what was in it is gone, and no
         slot has pages."""
 
-    def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
+    def place(self, slot: int, first: int, pages: Numbers) -> None:
         """From the `first`-th on, the pages of a slot are these."""
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Span]) -> np.ndarray:
-        """The parts' tokens, one part after another: float32 [parts, rows of the head], after the
+    def batch(self, tokens: Numbers, spans: Sequence[Span]) -> np.ndarray:
+        """The spans' tokens, one span after another: float32 [spans, rows of the head], after the
         last token of each; no columns where there is no head."""
 
-    def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
+    def step(self, tokens: Numbers, position: int, every_row: bool = False) -> np.ndarray:
         """Without a loop, slot 0 alone, which takes all pages at position 0; a row for every token,
         where asked for."""
 
@@ -97,12 +97,22 @@ class KeepsNothing:
     load = save
 
 
-class EngineSteps(KeepsNothing):
+class EngineSteps(KeepsNothing, ABC):
     """`step` of an engine whose `batch` can give every row; it tells nothing of its layers."""
 
-    spent = UNTOLD
+    manifest: Manifest
 
-    def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray:
+    @abstractmethod
+    def place(self, slot: int, first: int, pages: Numbers) -> None: ...
+
+    @abstractmethod
+    def batch(self, tokens: Numbers, spans: Sequence[Span], every_row: bool = False) -> np.ndarray: ...
+
+    @property
+    def spent(self) -> np.ndarray:
+        return UNTOLD
+
+    def step(self, tokens: Numbers, position: int, every_row: bool = False) -> np.ndarray:
         if position == 0:  # pages for all of the context, whatever was in them
             self.place(0, 0, range(pages_of(self.manifest.facts.context)))
         return self.batch(tokens, [Span(0, position, len(tokens))], every_row)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from mpsplit.comm import Alone, Communicator, Native
 from mpsplit.errors import RunError
 from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest, rank_folder
-from mpsplit.runtime.engine.engine_protocol import CACHES, EngineSteps, Span
+from mpsplit.runtime.engine.engine_protocol import CACHES, EngineSteps, Numbers, Span
 
 
 def missing(comm: Communicator) -> str:
@@ -29,6 +30,12 @@ def missing(comm: Communicator) -> str:
     return ""
 
 
+def _module(name: str) -> ModuleType:
+    module = cpp.load(name)
+    assert module is not None, f"{name} is missing"
+    return module
+
+
 class NativeEngine(EngineSteps):
     name = "native"
     keeps = True
@@ -38,8 +45,8 @@ class NativeEngine(EngineSteps):
             raise RunError(why)
         self.manifest, self.package, self.folder = manifest, package, rank_folder(package, comm.rank)
         self.vocabulary = manifest.plan.shards[comm.rank].head
-        world = comm.comm if isinstance(comm, Native) else cpp.load("_comm").null()
-        self._engine = cpp.load("_engine").Engine(str(self.folder), world, threads)
+        world = comm.comm if isinstance(comm, Native) else _module("_comm").null()
+        self._engine = _module("_engine").Engine(str(self.folder), world, threads)
 
     @property
     def bytes_sent(self) -> int:
@@ -56,11 +63,11 @@ class NativeEngine(EngineSteps):
     def reserve(self, pages: int, stored: str) -> None:
         self._engine.reserve(pages, CACHES.index(stored))
 
-    def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
+    def place(self, slot: int, first: int, pages: Numbers) -> None:
         self._engine.place(slot, first, np.asarray(pages, np.int64))
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Span], every_row: bool = False) -> np.ndarray:
-        return self._engine.step(np.asarray(tokens, np.int64), np.array(parts, np.int64), every_row)
+    def batch(self, tokens: Numbers, spans: Sequence[Span], every_row: bool = False) -> np.ndarray:
+        return self._engine.step(np.asarray(tokens, np.int64), np.array(spans, np.int64), every_row)
 
     # -- to keep what the cache holds: kept_texts.py ----------------------------------------------
 

@@ -67,8 +67,8 @@ class Pages:
         them, for its logits are wanted."""
         held, known, most = HeldPages([], []), 0, len(tokens) - 1
         node = self.root
-        while known + PAGE <= most and (found := node.after.get(tuple(tokens[known : known + PAGE]))):
-            node, known = found, known + PAGE
+        while known + PAGE <= most and (following := node.after.get(tuple(tokens[known : known + PAGE]))):
+            node, known = following, known + PAGE
             self._hold(node)
             held.way.append(node)
             held.pages.append(node.page)
@@ -94,13 +94,13 @@ class Pages:
         while (len(held.way) + 1) * PAGE <= len(tokens):
             at = len(held.way)
             node = held.way[-1] if held.way else self.root
-            own = tuple(tokens[at * PAGE : (at + 1) * PAGE])
+            page_tokens = tuple(tokens[at * PAGE : (at + 1) * PAGE])
             # or else two requests computed the same at once, and one page is enough to know
-            if own not in node.after:
-                node.after[own] = PageNode(held.pages[at], own, node)
+            if page_tokens not in node.after:
+                node.after[page_tokens] = PageNode(held.pages[at], page_tokens, node)
                 held.own.remove(held.pages[at])
-            self._hold(node.after[own])
-            held.way.append(node.after[own])
+            self._hold(node.after[page_tokens])
+            held.way.append(node.after[page_tokens])
 
     def release(self, held: HeldPages, tokens: Sequence[int]) -> None:
         """The request has ended, and the cache holds these tokens of it."""
@@ -139,7 +139,7 @@ class Pages:
 
     def _give_up(self) -> int:
         node, _ = self.kept.popitem(last=False)
-        assert not node.after and not node.holders
+        assert node.before and not node.after and not node.holders
         del node.before.after[node.tokens]
         self.evicted += 1
         return node.page

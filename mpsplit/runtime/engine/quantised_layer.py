@@ -8,6 +8,7 @@ slice is read from the page cache.
 from __future__ import annotations
 
 from dataclasses import fields
+from types import ModuleType
 
 import ncnn
 import numpy as np
@@ -17,6 +18,12 @@ from mpsplit.package.stored.float_weights import FLOAT_BYTES
 from mpsplit.package.stored.quantisation import LAYER, QLinear
 from mpsplit.package.stored.weight_files import Packed
 from mpsplit.runtime.engine.collective_layers import give
+
+
+def _kernels() -> ModuleType:
+    module = kernels()
+    assert module is not None  # or it was raised
+    return module
 
 
 class QLinearLayer(ncnn.Layer):
@@ -33,14 +40,14 @@ class QLinearLayer(ncnn.Layer):
         if matrix is None or (q.bias >= 0 and bias is None):
             return -1  # ncnn then refuses the graph
         try:  # n, k, bits and block must make just so many bytes
-            self.weights = kernels().Weights(matrix, q.n, q.k, q.bits, q.block)
+            self.weights = _kernels().Weights(matrix, q.n, q.k, q.bits, q.block)
         except ValueError:
             return -1
         self.bias = None if bias is None else bias.view(np.float32)
         return 0
 
     def forward(self, bottom: ncnn.Mat, top: ncnn.Mat, option: ncnn.Option) -> int:
-        give(top, kernels().linear(np.atleast_2d(bottom.numpy()), self.weights, self.bias, threads=self.threads))
+        give(top, _kernels().linear(np.atleast_2d(bottom.numpy()), self.weights, self.bias, threads=self.threads))
         return 0
 
 

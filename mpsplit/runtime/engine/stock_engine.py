@@ -21,7 +21,7 @@ from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
 from mpsplit.package.stored.embedding_rows import embedding_rows
 from mpsplit.package.stored.weight_files import Packed, WeightFiles
 from mpsplit.runtime.engine import collective_layers, quantised_layer
-from mpsplit.runtime.engine.engine_protocol import EngineSteps, Span, each_span
+from mpsplit.runtime.engine.engine_protocol import EngineSteps, Numbers, Span, each_span
 from mpsplit.runtime.engine.positions import causal_mask, rope_tables
 from mpsplit.runtime.engine.replay import Replay
 
@@ -71,14 +71,16 @@ class StockEngine(EngineSteps):
             )
         self._forget()
 
-    def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
+    def place(self, slot: int, first: int, pages: Numbers) -> None:
         self.pages.place(slot, first, pages)
 
-    def batch(self, tokens: Sequence[int], parts: Sequence[Span], every_row: bool = False) -> np.ndarray:
-        return np.concatenate([self._feed(own, part, every_row) for own, part in each_span(tokens, parts)])
+    def batch(self, tokens: Numbers, spans: Sequence[Span], every_row: bool = False) -> np.ndarray:
+        return np.concatenate(
+            [self._feed(span_tokens, span, every_row) for span_tokens, span in each_span(tokens, spans)]
+        )
 
-    def _feed(self, tokens: Sequence[int], part: Span, every_row: bool) -> np.ndarray:
-        start, again = self.pages.feed(tokens, part, part.slot)
+    def _feed(self, tokens: Numbers, span: Span, every_row: bool) -> np.ndarray:
+        start, again = self.pages.feed(tokens, span, span.slot)
         ids = np.asarray(again, np.int64)
         stop = start + len(ids)
         window = self.manifest.facts.window
@@ -90,17 +92,17 @@ class StockEngine(EngineSteps):
             "sin": self.sin[start:stop],
             "mask": causal_mask(start, len(ids), window),
         }
-        past = self._past[part.slot] if start else [ncnn.Mat() for _ in self.caches]
+        past = self._past[span.slot] if start else [ncnn.Mat() for _ in self.caches]
         extractor = self.net.create_extractor()
         for name, array in inputs.items():
             extractor.input(name, _owned(array))
         for name, cache in zip(self.caches, past, strict=True):
             extractor.input(f"past_{name}", cache)
         hidden = self._extract(extractor, "hidden_out")
-        self._past[part.slot] = [self._extract(extractor, name, RAW) for name in self.caches]
+        self._past[span.slot] = [self._extract(extractor, name, RAW) for name in self.caches]
         if not len(self.vocabulary):
-            return np.zeros((part.count if every_row else 1, 0), np.float32)
-        wanted = part.count if every_row else 1
+            return np.zeros((span.length if every_row else 1, 0), np.float32)
+        wanted = span.length if every_row else 1
         if wanted < len(ids):
             extractor = self.net.create_extractor()
             extractor.input("hidden_out", _owned(hidden.numpy()[-wanted:]))

@@ -63,6 +63,7 @@ class LiveRequest:
         return self.choice.asks
 
     def choose(self, candidates: list[Candidates]) -> ChosenToken | None:
+        assert self.choice, "asks() comes first"
         return self.choice.choose(candidates)
 
     def take(self, chosen: ChosenToken, eos: tuple[int, ...], context: int) -> str:

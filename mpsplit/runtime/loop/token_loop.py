@@ -274,6 +274,7 @@ class TokenLoop:
             chosen = live.choose(answer)
             if chosen is None:
                 chosen = live.choose(self.ranks.all_of(row))
+                assert chosen, "everything was sent, and it was not enough"
         except NoWayOn as wrong:  # nobody else's affair
             self._leave(live)
             live.fail(wrong)

@@ -32,7 +32,7 @@ class WaitingQueue:
 
     def first(self) -> LiveRequest | None:
         """Whose turn it is."""
-        waiting = self.returned or next(iter(self.owners.values()), None)
+        waiting = self.returned or next(iter(self.owners.values()), self.returned)
         return waiting[0] if waiting else None
 
     def take(self) -> LiveRequest:

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mpsplit.errors import RunError
 from mpsplit.package.named_templates import TEMPLATES, named_template
 from mpsplit.runtime.choose.sampling import PRESETS, Sampling
 
-Layer = dict[str, object]
+Layer = dict[str, Any]  # values of the kinds that SETTINGS name
 REFUSE, SLIDE = "refuse", "slide"  # what to do with a conversation that does not fit the context
 FIRST = 64  # tokens that stay where it slides
 
@@ -95,7 +95,7 @@ SETTINGS = {
 SAMPLING = tuple(field.name for field in fields(Sampling))
 
 
-def layer(given: Mapping[str, object], where: str) -> Layer:
+def layer(given: Mapping[str, Any], where: str) -> Layer:
     """The values by their names, each of its kind; a name may have hyphens."""
     made: Layer = {}
     for word, value in given.items():

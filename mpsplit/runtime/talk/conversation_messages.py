@@ -36,7 +36,7 @@ def with_contents(messages: list[dict]) -> list[dict]:
     return [
         message
         | {"content": _text(message.get("content"))}
-        | ({"tool_calls": [_open(call) for call in message["tool_calls"]]} if message.get("tool_calls") else {})
+        | ({"tool_calls": [_with_object(call) for call in message["tool_calls"]]} if message.get("tool_calls") else {})
         for message in messages
     ]
 
@@ -49,7 +49,7 @@ def _text(content: str | list[dict] | None) -> str:
     return content or ""
 
 
-def _open(call: dict) -> dict:
+def _with_object(call: dict) -> dict:
     function = call["function"]
     arguments = function.get("arguments")
     if isinstance(arguments, str):
@@ -61,24 +61,24 @@ def _open(call: dict) -> dict:
 def in_words(messages: list[dict], tools: list[dict] | None) -> list[dict]:
     """The same with calls and their results as text of the assistant and the user, and the tools
     explained at the beginning."""
-    said: list[dict] = []
+    plain: list[dict] = []
     for message in messages:
         role, content = message["role"], message["content"]
         if role == "tool":
             result = f"<tool_response>\n{content}\n</tool_response>"
-            if said and said[-1].get("results"):
-                said[-1]["content"] += "\n" + result
+            if plain and plain[-1].get("results"):
+                plain[-1]["content"] += "\n" + result
             else:
-                said.append({"role": "user", "content": result, "results": True})
+                plain.append({"role": "user", "content": result, "results": True})
         else:
             calls = [_call(call["function"]) for call in message.get("tool_calls", ())]
-            said.append({"role": role, "content": "\n".join(filter(None, [content, *calls]))})
+            plain.append({"role": role, "content": "\n".join(filter(None, [content, *calls]))})
     if not tools:
-        return said
+        return plain
     explanation = EXPLANATION.format("\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
-    if said and said[0]["role"] == "system":
-        return [{"role": "system", "content": f"{said[0]['content']}\n\n{explanation}"}, *said[1:]]
-    return [{"role": "system", "content": explanation}, *said]
+    if plain and plain[0]["role"] == "system":
+        return [{"role": "system", "content": f"{plain[0]['content']}\n\n{explanation}"}, *plain[1:]]
+    return [{"role": "system", "content": explanation}, *plain]
 
 
 def _call(function: dict) -> str:

@@ -16,6 +16,7 @@ import sys
 import threading
 import weakref
 from contextlib import suppress
+from typing import IO, Any
 
 from mpsplit.errors import RunError
 
@@ -36,29 +37,31 @@ class Renderer:
     def __init__(self, seconds: float = SECONDS, characters: int = CHARACTERS):
         self.limits = {"seconds": seconds, "characters": characters}
         self._lock = threading.Lock()
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[str] | None = None
 
     def render(self, template: str, variables: dict) -> str:
         job = json.dumps(self.limits | {"template": template, "variables": variables}) + "\n"
         with self._lock:
-            said = self._ask(job)
-            answer = json.loads(said) if said.endswith("\n") else {"wrong": ["limit", self._epitaph()]}
-        if "text" in answer:
-            return answer["text"]
-        kind, message = answer["wrong"]
+            line = self._ask(job)
+            reply: dict[str, Any] = json.loads(line) if line.endswith("\n") else {"wrong": ["limit", self._epitaph()]}
+        if "text" in reply:
+            return reply["text"]
+        kind, message = reply["wrong"]
         raise RunError(WRONG[kind].format((message.splitlines() or [""])[0][:300]))
 
     def _ask(self, job: str) -> str:
         if self._process is None:
             self._process = _start()
             self._end = weakref.finalize(self, _end, self._process)
+        jobs, replies = _pipes(self._process)
         with suppress(BrokenPipeError):
-            self._process.stdin.write(job)
-            self._process.stdin.flush()
-        return self._process.stdout.readline()
+            jobs.write(job)
+            jobs.flush()
+        return replies.readline()
 
     def _epitaph(self) -> str:
         """Why the process is no more."""
+        assert self._process
         code = self._process.wait()
         self._end()
         self._process = None
@@ -67,7 +70,7 @@ class Renderer:
         return f"its process ended with {code}"
 
 
-def _start() -> subprocess.Popen:
+def _start() -> subprocess.Popen[str]:
     """With what Python needs to start, and nothing else of the environment: keys are there."""
     environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONHOME", "TZ") if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
@@ -80,8 +83,14 @@ def _start() -> subprocess.Popen:
     )
 
 
-def _end(process: subprocess.Popen) -> None:
+def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    assert process.stdin and process.stdout
+    return process.stdin, process.stdout
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    jobs, replies = _pipes(process)
     with suppress(BrokenPipeError):
-        process.stdin.close()
-    process.stdout.close()
+        jobs.close()
+    replies.close()
     process.wait()

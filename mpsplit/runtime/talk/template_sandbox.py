@@ -86,9 +86,9 @@ def serve() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, job["seconds"])
-        said = json.dumps(answer(sandbox, job))
+        reply = json.dumps(answer(sandbox, job))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.write(said + "\n")
+        sys.stdout.write(reply + "\n")
         sys.stdout.flush()
 
 

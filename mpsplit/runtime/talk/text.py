@@ -115,10 +115,10 @@ class Stream:
             return
         self.whole += piece
         self._settled = len(self._ids)
-        found = [at for stop in self.stops if (at := self.whole.find(stop)) >= 0]
-        if found:
+        starts = [at for stop in self.stops if (at := self.whole.find(stop)) >= 0]
+        if starts:
             self.stopped = True
-            self.whole = self.whole[: min(found)]
+            self.whole = self.whole[: min(starts)]
 
     def _held(self) -> int:
         """The length of the longest end of the text that begins a stop string."""
