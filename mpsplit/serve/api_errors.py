@@ -70,16 +70,16 @@ def of_mpsplit(wrong: MpsplitError) -> ApiError:
 def of_validation(wrong: RequestValidationError) -> ApiError:
     """One thing that is wrong; of the alternatives of a union rather one of the right kind, but for
     its value."""
-    found = wrong.errors()
-    told = next((error for error in found if not error["type"].endswith("_type")), found[0])
-    if told["type"] == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {told['ctx']['error']}", "invalid_json")
-    where = ".".join(str(step) for step in told["loc"][1:] if not ALTERNATIVE.search(str(step))) or None
-    if told["type"] == "extra_forbidden":
+    errors = wrong.errors()
+    error = next((each for each in errors if not each["type"].endswith("_type")), errors[0])
+    if error["type"] == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {error['ctx']['error']}", "invalid_json")
+    where = ".".join(str(step) for step in error["loc"][1:] if not ALTERNATIVE.search(str(step))) or None
+    if error["type"] == "extra_forbidden":
         return ApiError(400, f"Unrecognized request argument supplied: {where}", "unknown_parameter", where)
-    if told["loc"] == ("body",) and told["type"] != "value_error":
+    if error["loc"] == ("body",) and error["type"] != "value_error":
         return ApiError(400, "send a JSON object, with the header Content-Type: application/json", "invalid_json")
-    message = told["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ")
     return ApiError(400, f"{where}: {message}" if where else message, "invalid_value", where)
 
 

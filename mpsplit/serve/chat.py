@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from mpsplit.errors import RunError
 from mpsplit.runtime.account.account_tables import text
@@ -22,12 +23,17 @@ class Conversation:
     def __init__(self, loop: TokenLoop, file: Layer, session: Layer):
         if loop.text is None:
             raise RunError("this package has no tokenizer, so it cannot chat; use `mpsplit run --prompt-ids`")
-        self.loop, self.file, self.session = loop, file, session
+        self.loop, self.text, self.file, self.session = loop, loop.text, file, session
         self.messages: list[dict[str, str]] = []
         self.tokens: tuple[int, ...] = ()  # of the last answer and all before it
         self.warm = ""  # where they are kept, or those of a prefix
         self.last: Stats | None = None  # of the last answer
         self.ended_by = ""
+
+    @property
+    def _package(self) -> Path:
+        assert self.loop.package is not None, "conversations are had with a package"
+        return self.loop.package
 
     def settings(self, call: Layer | None = None) -> Settings:
         """Of the file, the session and one call, the later before the earlier."""
@@ -36,14 +42,15 @@ class Conversation:
     def say(self, question: str, on_text, call: Layer | None = None) -> str:
         """Answers; a question that does not fit the context leaves the conversation as it was."""
         settings = self.settings(call)
-        asked = [*self.messages, {"role": "user", "content": question}]
-        whole = tuple(self.loop.text.chat(settings.messages(asked), template=settings.template))
+        messages = [*self.messages, {"role": "user", "content": question}]
+        whole = tuple(self.text.chat(settings.messages(messages), template=settings.template))
         prompt, out = settings.fitted(whole, self.loop.facts.context)
         if out:
             on_text(f"[{out} tokens after the first {FIRST} are left out, for the context is full]\n")
         request = Request(prompt, settings.max_new_tokens, settings.sampling, settings.stop, warm=self.warm)
         answer = self.loop.generate(request, on_text)
-        self.messages = [*asked, {"role": "assistant", "content": answer.text.strip()}]
+        assert answer.text is not None, "there is a tokenizer"
+        self.messages = [*messages, {"role": "assistant", "content": answer.text.strip()}]
         self.tokens = (*prompt, *answer.token_ids)
         self.last = answer.stats
         self.ended_by = answer.finish_reason
@@ -73,10 +80,10 @@ class Conversation:
         kept = self.loop.generate(Request(tokens, 1, saves=folder, about=about))
         if kept.unsaved:
             raise RunError(kept.unsaved)
-        return f"{len(tokens)} tokens are kept in {self.loop.package / folder}"
+        return f"{len(tokens)} tokens are kept in {self._package / folder}"
 
     def load(self, name: str) -> str:
-        kept = KeptText.read(self.loop.package, folder_of(SESSIONS, name))
+        kept = KeptText.read(self._package, folder_of(SESSIONS, name))
         messages, session = kept.about["messages"], layer(kept.about["session"], name)
         merged(self.file, session)
         self.messages, self.session, self.warm, self.tokens = messages, session, kept.folder, kept.tokens
@@ -84,8 +91,8 @@ class Conversation:
 
 
 def _help(conversation: Conversation, _: str) -> str:
-    told = {name: what for name, (_, what) in COMMANDS.items()} | {EXIT: "leave (also Ctrl-D)"}
-    return "\n".join(f"{name:<9}{what}" for name, what in told.items())
+    lines = {name: what for name, (_, what) in COMMANDS.items()} | {EXIT: "leave (also Ctrl-D)"}
+    return "\n".join(f"{name:<9}{what}" for name, what in lines.items())
 
 
 def _stats(conversation: Conversation, _: str) -> str:

@@ -1,12 +1,15 @@
 """The HTTP application.
 
-In: a Service. Out: a FastAPI app; its endpoints read a request, ask the loop and tell what it says.
+In: a Service. Out: a FastAPI app. Its endpoints read a request, ask the loop and send its answer.
 
 What takes long (tokenizing, compiling a schema) is done in threads, so that the streams of others
 go on.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
@@ -27,17 +30,19 @@ from mpsplit.serve.openai.tool_calls import ToolReader
 from mpsplit.serve.service.service import Service
 from mpsplit.serve.service.taken_requests import TakenRequests, while_connected
 
-MISTAKES = {
+Responses = dict[int | str, dict[str, Any]]  # of FastAPI: what its description says of them
+MISTAKES: Responses = {
     "4XX": {"model": ErrorBody, "description": "Something is wrong with the request, or too much was asked at once"},
     500: {"model": ErrorBody, "description": "The answer failed"},
     503: {"model": ErrorBody, "description": "The server is about to end"},
 }
 NO_EMBEDDINGS = "a causal language model predicts tokens and serves no embeddings"
 OBJECT = {"schema": {"type": "object"}}
-ANSWERS = {200: {"content": {"application/json": OBJECT, "text/event-stream": {}}}, **MISTAKES}
-OBJECTS = {200: {"content": {"application/json": OBJECT}}, **MISTAKES}
-TEXT = {200: {"content": {"text/plain": {}}}, **MISTAKES}
+ANSWERS: Responses = {200: {"content": {"application/json": OBJECT, "text/event-stream": {}}}, **MISTAKES}
+OBJECTS: Responses = {200: {"content": {"application/json": OBJECT}}, **MISTAKES}
+TEXT: Responses = {200: {"content": {"text/plain": {}}}, **MISTAKES}
 
+B = TypeVar("B", bound=Wishes)
 api = APIRouter(default_response_class=JSONResponse)
 
 
@@ -78,8 +83,11 @@ async def model(name: str, http: Request) -> dict:
 async def tokenize(body: TokenizeBody, http: Request) -> dict:
     service = _service(http)
     _check_model(service, body.model)
-    ids, given = (text_ids, body.prompt) if body.messages is None else (chat_ids, body.messages)
-    tokens = await run_in_threadpool(ids, service, given)
+    if body.messages is not None:
+        tokens = await run_in_threadpool(chat_ids, service, body.messages)
+    else:
+        assert body.prompt is not None, "a body has one of them"
+        tokens = await run_in_threadpool(text_ids, service, body.prompt)
     return {"tokens": tokens, "count": len(tokens), "max_model_len": service.context}
 
 
@@ -141,17 +149,19 @@ class CountedReplies:
         await self.app(scope, receive, send_counted if scope["type"] == "http" else send)
 
 
-async def _answer(http: Request, body: Wishes, asked_of, shape: type[AnswerShape]) -> Response:
+async def _answer(
+    http: Request, body: B, meaning_of: Callable[[Service, B, str], Meaning], shape: type[AnswerShape]
+) -> Response:
     service = _service(http)
     service.check_open()
     _check_model(service, body.model)
-    asked: Meaning = await run_in_threadpool(asked_of, service, body, owner(http.scope, service.keys, body.user))
-    told = shape(service.lexicon if body.likely is not None else None)
-    answering = TakenRequests(service, asked.requests)
+    meaning = await run_in_threadpool(meaning_of, service, body, owner(http.scope, service.keys, body.user))
+    shaped = shape(service.lexicon if body.likely is not None else None)
+    taken = TakenRequests(service, meaning.requests)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
-    answers = [Answer(echo, ToolReader(asked.tools) if asked.tools else None) for echo in asked.echo]
-    telling = HttpReply(service, answering, told, tuple(answers), asked.n, asked.left_out, include_usage)
-    return EventStream(telling) if body.stream else await while_connected(http, answering, telling.whole())
+    answers = [Answer(echo, ToolReader(meaning.tools) if meaning.tools else None) for echo in meaning.echo]
+    reply = HttpReply(service, taken, shaped, tuple(answers), meaning.n, meaning.left_out, include_usage)
+    return EventStream(reply) if body.stream else await while_connected(http, taken, reply.whole())
 
 
 def _service(http: Request) -> Service:

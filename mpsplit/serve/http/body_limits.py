@@ -40,8 +40,8 @@ class Bounded:
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         most, seconds = self.limits.body_bytes, self.limits.body_seconds
-        said = headers.get("content-length", "")
-        if said.isdecimal() and int(said) > most:
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > most:
             raise _too_large(most)
         body, until, more = bytearray(), time.monotonic() + seconds, True
         while more:
@@ -64,13 +64,13 @@ def _too_large(most: int) -> ApiError:
 
 def _again(body: bytes, receive: Receive) -> Receive:
     """The whole body first, then what comes after it."""
-    told = False
+    given = False
 
     async def receive_again() -> Message:
-        nonlocal told
-        if told:
+        nonlocal given
+        if given:
             return await receive()
-        told = True
+        given = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive_again

@@ -16,7 +16,7 @@ def patient(seconds: float) -> type[H11Protocol]:
     class Patient(H11Protocol):
         waiting: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.Transport) -> None:
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
             super().connection_made(transport)
             self._watch()
 

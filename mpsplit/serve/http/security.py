@@ -33,7 +33,7 @@ def read_keys(path: Path | None) -> tuple[bytes, ...]:
         lines, where = [os.environ.get(VARIABLE, "").encode()], VARIABLE
     else:
         try:
-            lines, where = path.read_bytes().splitlines(), path
+            lines, where = path.read_bytes().splitlines(), str(path)
         except OSError as wrong:
             raise RunError(f"{path} cannot be read ({wrong.strerror}); give --api-key-file a file of keys") from None
     keys = tuple(line.strip() for line in lines if line.strip())
@@ -77,7 +77,9 @@ class Gate:
         origin = headers.get("origin")
         for what, name in (("Host", _name(f"//{headers.get('host', '')}")), ("Origin", origin and _name(origin))):
             if name is not None and name not in hosts:
-                return ApiError(403, f"the {what} header names another host; call this server by {' or '.join(sorted(hosts))}", "host_not_allowed")  # fmt: skip
+                ours = " or ".join(sorted(hosts))
+                message = f"the {what} header names another host; call this server by {ours}"
+                return ApiError(403, message, "host_not_allowed")
         return None
 
     def _keyless(self, scope: Scope, headers: Headers) -> ApiError | None:
@@ -85,8 +87,8 @@ class Gate:
         if not keys or scope["path"] in OPEN:
             return None
         kind, _, given = headers.get("authorization", "").partition(" ")
-        given = given.strip().encode("latin-1")
-        matches = [hmac.compare_digest(given, key) for key in keys]
+        key_given = given.strip().encode("latin-1")
+        matches = [hmac.compare_digest(key_given, key) for key in keys]
         if kind.lower() == "bearer" and any(matches):
             scope["mpsplit.key"] = matches.index(True)
             return None

@@ -42,7 +42,7 @@ def listen(host: str, port: int) -> tuple[socket.socket, str]:
             f"{host} port {port} cannot be served ({wrong.strerror}); choose another --port, 0 for any free one, or"
             " another --host"
         ) from None
-    return sock, address[0]
+    return sock, str(address[0])
 
 
 def url(sock: socket.socket) -> str:

@@ -7,9 +7,11 @@ A AnswerShape is what differs between chats and completions; the rest is the sam
 
 from __future__ import annotations
 
+import functools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar
 
 from mpsplit.runtime.choose.choosing import ChosenToken
 from mpsplit.runtime.choose.lexicon import Lexicon
@@ -29,7 +31,12 @@ class Answer:
     text: str = ""  # without calls
     chosen: list[ChosenToken] = field(default_factory=list)
     characters: int = 0  # of the tokens that chunks have told
-    generation: Generation | None = None
+    end: Generation | None = None
+
+    @property
+    def generation(self) -> Generation:
+        assert self.end, "the answer has not ended"
+        return self.end
 
     @property
     def calls(self) -> list[dict]:
@@ -39,35 +46,39 @@ class Answer:
     def finish(self) -> str:
         return "tool_calls" if self.calls else FINISH[self.generation.finish_reason]
 
-    def hear(self, what: Piece | Generation) -> str:
+    def hear(self, event: Piece | Generation) -> str:
         """The text that can be shown now."""
-        if isinstance(what, Generation):
-            self.generation = what
+        if isinstance(event, Generation):
+            self.end = event
             shown = self.reader.finish() if self.reader else ""
         else:
-            shown = self.reader.push(what.text) if self.reader else what.text
+            shown = self.reader.push(event.text) if self.reader else event.text
         self.text += shown
         return shown
 
 
-class AnswerShape(Protocol):
-    kind: str  # the `object` of a whole answer
-    chunk_kind: str
-    prefix: str  # of ids
+@dataclass(frozen=True)
+class AnswerShape(ABC):
+    lexicon: Lexicon | None  # None where no probabilities are wanted
+    kind: ClassVar[str]  # the `object` of a whole answer
+    chunk_kind: ClassVar[str]
+    prefix: ClassVar[str]  # of ids
 
+    @abstractmethod
     def opening(self, index: int, answer: Answer) -> dict | None:
         """The first chunk of a choice, where there is anything to say before its text."""
 
+    @abstractmethod
     def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[ChosenToken]) -> dict: ...
 
+    @abstractmethod
     def closing(self, index: int, answer: Answer) -> dict: ...
 
+    @abstractmethod
     def whole(self, index: int, answer: Answer) -> dict: ...
 
 
-@dataclass(frozen=True)
-class ChatShape:
-    lexicon: Lexicon | None  # None where no probabilities are wanted
+class ChatShape(AnswerShape):
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
 
     def opening(self, index: int, answer: Answer) -> dict | None:
@@ -81,7 +92,7 @@ class ChatShape:
         return _choice(index, {"delta": {"tool_calls": calls} if calls else {}}, answer.finish)
 
     def whole(self, index: int, answer: Answer) -> dict:
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        message: dict[str, object] = {"role": "assistant", "content": answer.text, "refusal": None}
         if answer.calls:
             message |= {"content": answer.text or None, "tool_calls": answer.calls}
         return _choice(index, {"message": message}, answer.finish, self._logprobs(answer.chosen))
@@ -89,14 +100,12 @@ class ChatShape:
     def _logprobs(self, chosen: Sequence[ChosenToken]) -> dict | None:
         if self.lexicon is None:
             return None
-        entry = lambda token, logprob: _entry(self.lexicon.bytes_of(token), logprob)  # noqa: E731
+        entry = functools.partial(_entry, self.lexicon)
         content = [entry(c.id, c.logprob) | {"top_logprobs": [entry(*likely) for likely in c.likely]} for c in chosen]
         return {"content": content, "refusal": None}
 
 
-@dataclass(frozen=True)
-class CompletionShape:
-    lexicon: Lexicon | None
+class CompletionShape(AnswerShape):
     kind, chunk_kind, prefix = "text_completion", "text_completion", "cmpl-"
 
     def opening(self, index: int, answer: Answer) -> dict | None:
@@ -116,15 +125,14 @@ class CompletionShape:
     def _logprobs(self, answer: Answer, chosen: Sequence[ChosenToken]) -> dict | None:
         if self.lexicon is None:
             return None
-        told = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        for one in chosen:
-            token = _text(self.lexicon.bytes_of(one.id))
-            told["tokens"].append(token)
-            told["token_logprobs"].append(one.logprob)
-            told["top_logprobs"].append({_text(self.lexicon.bytes_of(token)): value for token, value in one.likely})
-            told["text_offset"].append(answer.characters)
-            answer.characters += len(token)
-        return told
+        columns: dict[str, list] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for token in chosen:
+            text = _text(self.lexicon.bytes_of(token.id))
+            likely = {_text(self.lexicon.bytes_of(other)): logprob for other, logprob in token.likely}
+            for column, value in zip(columns.values(), (text, token.logprob, likely, answer.characters), strict=True):
+                column.append(value)
+            answer.characters += len(text)
+        return columns
 
 
 def usage(answers: Sequence[Answer], n: int, left_out: int) -> dict:
@@ -152,8 +160,9 @@ def _choice(index: int, what: dict, finish: str | None, logprobs: dict | None = 
     return {"index": index, **what, "logprobs": logprobs, "finish_reason": finish}
 
 
-def _entry(token: bytes, logprob: float) -> dict:
-    return {"token": _text(token), "logprob": logprob, "bytes": list(token)}
+def _entry(lexicon: Lexicon, token: int, logprob: float | None) -> dict:
+    written = lexicon.bytes_of(token)
+    return {"token": _text(written), "logprob": logprob, "bytes": list(written)}
 
 
 def _text(token: bytes) -> str:

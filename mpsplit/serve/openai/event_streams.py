@@ -31,7 +31,7 @@ class HttpReply:
     tokens nobody read."""
 
     service: Service
-    answering: TakenRequests
+    taken: TakenRequests
     shape: AnswerShape
     answers: tuple[Answer, ...]
     n: int
@@ -63,7 +63,7 @@ class HttpReply:
             answer = self.answers[index]
             if text or (chosen and self.shape.lexicon):
                 yield head | {"choices": [self.shape.chunk(index, answer, text, chosen)]}
-            if answer.generation:
+            if answer.end:
                 yield head | {"choices": [self.shape.closing(index, answer)]}
         if self.include_usage:
             yield head | {"choices": [], "usage": self._usage()}
@@ -71,11 +71,11 @@ class HttpReply:
     async def _heard(self) -> AsyncIterator[tuple[int, str, list[ChosenToken]]]:
         """(which answer, text that can be shown, tokens of it but for the end of the answer, which
         is no text)"""
-        async for index, what in self.answering.hear():
-            answer, told = self.answers[index], [] if isinstance(what, Generation) else what.chosen
-            chosen = [one for one in told if one.id not in self.service.loop.eos]
+        async for index, event in self.taken.events():
+            answer, tokens = self.answers[index], () if isinstance(event, Generation) else event.chosen
+            chosen = [token for token in tokens if token.id not in self.service.loop.eos]
             answer.chosen += chosen
-            yield index, answer.hear(what), chosen
+            yield index, answer.hear(event), chosen
 
     def _usage(self) -> dict:
         return usage(self.answers, self.n, self.left_out)
@@ -88,14 +88,14 @@ class HttpReply:
 class EventStream(StreamingResponse):
     """Server-sent events; when it ends, however it does, so do the answers."""
 
-    def __init__(self, telling: HttpReply):
+    def __init__(self, reply: HttpReply):
         # proxies pass it on piece by piece
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(telling.events(), headers=headers, media_type="text/event-stream")
-        self.answering = telling.answering
+        super().__init__(reply.events(), headers=headers, media_type="text/event-stream")
+        self.taken = reply.taken
 
     async def __call__(self, scope, receive, send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.answering.cancel()
+            self.taken.cancel()

@@ -36,7 +36,6 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Prompts = Annotated[list[TokenIds], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-PENALTY = dict(default=None, ge=-2, le=2)
 
 
 class Body(BaseModel):
@@ -62,8 +61,8 @@ class ResponseFormat(Body):
     @model_validator(mode="after")
     def _whole(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
-            told = "belongs to the type json_schema, and to no other" if self.json_schema else "is missing"
-            raise ValueError(f"json_schema {told}")
+            wrong = "belongs to the type json_schema, and to no other" if self.json_schema else "is missing"
+            raise ValueError(f"json_schema {wrong}")
         return self
 
 
@@ -79,11 +78,11 @@ class Wishes(Body, ABC):
     min_p: float | None = Field(default=None, ge=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     repetition_penalty: float | None = Field(default=None, gt=0, le=10)
-    presence_penalty: float | None = Field(**PENALTY)
-    frequency_penalty: float | None = Field(**PENALTY)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     penalty_window: int | None = Field(default=None, ge=0)
     min_keep: int | None = Field(default=None, ge=1)
-    preset: Literal[tuple(PRESETS)] | None = None
+    preset: Literal[tuple(PRESETS)] | None = None  # type: ignore[valid-type]  # their names, wherever they stand
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     ignore_eos: bool = False
     n: int | None = Field(default=None, ge=1)
@@ -93,15 +92,15 @@ class Wishes(Body, ABC):
     user: str | None = Field(default=None, max_length=512)
     prefix: str | None = None
     session_id: str | None = None
-    when_full: Literal[REFUSE, SLIDE] | None = None
+    when_full: Literal[REFUSE, SLIDE] | None = None  # type: ignore[valid-type]  # constants
 
     @model_validator(mode="before")
     @classmethod
     def _known(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        if asked := sorted(name for name in NOT_SERVED & data.keys() if data[name] not in (None, "", "none", {}, [])):
-            raise ValueError(f"{', '.join(asked)} cannot be served here; leave it out")
+        if refused := sorted(name for name in NOT_SERVED & data.keys() if data[name] not in (None, "", "none", {}, [])):
+            raise ValueError(f"{', '.join(refused)} cannot be served here; leave it out")
         return {name: value for name, value in data.items() if name not in IGNORED | NOT_SERVED}
 
     @property

@@ -1,4 +1,4 @@
-"""From what was asked to what the loop is asked.
+"""What a body means to the loop.
 
 In: a body. Out: Requests, one an answer; an ApiError where it cannot be.
 
@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from mpsplit.runtime.choose.lexicon import Grammar
 from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.talk.answer_settings import REFUSE, SETTINGS, SLIDE, Settings, merged
-from mpsplit.runtime.talk.text import Text
 from mpsplit.serve.api_errors import ApiError
 from mpsplit.serve.openai.request_bodies import ChatBody, ChatMessage, CompletionBody, ResponseFormat, Tool, Wishes
 from mpsplit.serve.service.service import Service
@@ -45,8 +44,8 @@ def of_chat(service: Service, body: ChatBody, owner: str) -> Meaning:
         settings = replace(settings, system=service.client_texts.prefix(body.prefix, raw=False))
     prompt = chat_ids(service, body.messages, settings, body.on_offer)
     grammar = _grammar(service, call_schema(body.on_offer) if body.must_call else _schema(body.response_format))
-    asked = _asked(service, body, settings, [prompt], grammar, owner)
-    return replace(asked, tools=tuple(tool.function.name for tool in body.on_offer))
+    meaning = _meaning(service, body, settings, [prompt], grammar, owner)
+    return replace(meaning, tools=tuple(tool.function.name for tool in body.on_offer))
 
 
 def of_completion(service: Service, body: CompletionBody, owner: str) -> Meaning:
@@ -57,18 +56,18 @@ def of_completion(service: Service, body: CompletionBody, owner: str) -> Meaning
     settings = _settings(service, body, COMPLETION_TOKENS)
     ids = [text_ids(service, before + prompt, settings) if isinstance(prompt, str) else prompt for prompt in prompts]
     grammar = _grammar(service, _schema(body.response_format))
-    asked = _asked(service, body, settings, ids, grammar, owner)
+    meaning = _meaning(service, body, settings, ids, grammar, owner)
     if not body.echo:
-        return asked
-    echo = [p if isinstance(p, str) else _text(service).decode(p) for p in prompts for _ in range(asked.n)]
-    return replace(asked, echo=tuple(echo))
+        return meaning
+    echo = [p if isinstance(p, str) else service.text.decode(p) for p in prompts for _ in range(meaning.n)]
+    return replace(meaning, echo=tuple(echo))
 
 
 def chat_ids(
     service: Service, messages: list[ChatMessage], settings: Settings | None = None, tools: Sequence[Tool] = ()
 ) -> list[int]:
     """Through the chat template."""
-    text, settings = _text(service), settings or merged(*service.layers)
+    text, settings = service.text, settings or merged(*service.layers)
     if len(messages) > service.limits.messages:
         raise ApiError(400, f"{len(messages)} messages, at most {service.limits.messages} are taken", param="messages")
     plain = [message.plain for message in messages]
@@ -80,7 +79,7 @@ def chat_ids(
 
 def text_ids(service: Service, prompt: str, settings: Settings | None = None) -> list[int]:
     """As it stands."""
-    text = _text(service)
+    text = service.text
     _check_length(service, len(prompt), settings or merged(*service.layers))
     return text.raw(prompt)
 
@@ -95,7 +94,7 @@ def call_schema(tools: Sequence[Tool]) -> dict:
     return {"anyOf": [whole | {"properties": shape} for shape in shapes]}
 
 
-def _asked(
+def _meaning(
     service: Service,
     body: Wishes,
     settings: Settings,
@@ -133,10 +132,10 @@ def _fitted(service: Service, body: Wishes, settings: Settings, prompt: tuple[in
     answer as somebody asked for, or else for a short one."""
     named = body.longest or any("max_new_tokens" in layer for layer in service.layers)
     room = settings.max_new_tokens if named else min(settings.max_new_tokens, Settings.max_new_tokens)
-    prompt, out = replace(settings, max_new_tokens=room).fitted(prompt, service.context)
+    prompt, left_out = replace(settings, max_new_tokens=room).fitted(prompt, service.context)
     if len(prompt) >= service.context:
         raise _too_long(service, f"the prompt has {len(prompt)} tokens")
-    return prompt, out
+    return prompt, left_out
 
 
 def _settings(service: Service, body: Wishes, longest: int) -> Settings:
@@ -148,17 +147,14 @@ def _settings(service: Service, body: Wishes, longest: int) -> Settings:
     return merged({"max_new_tokens": longest, "seed": secrets.randbelow(SEEDS)}, *service.layers, call)
 
 
-def _schema(wanted: ResponseFormat | None) -> dict | None:
-    if wanted is None or wanted.type == "text":
+def _schema(response_format: ResponseFormat | None) -> dict | None:
+    if response_format is None or response_format.type == "text":
         return None
-    return wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}
+    return response_format.json_schema.schema_ if response_format.json_schema else {"type": "object"}
 
 
 def _grammar(service: Service, schema: dict | None) -> Callable[[], Grammar] | None:
-    if schema is None:
-        return None
-    _text(service)
-    return service.lexicon.grammar(schema)
+    return None if schema is None else service.lexicon.grammar(schema)
 
 
 def _check_answers(service: Service, count: int) -> None:
@@ -180,9 +176,3 @@ def _too_long(service: Service, what: str) -> ApiError:
         f'or send "when_full": "{SLIDE}", which keeps its first tokens and its last'
     )
     return ApiError(400, message, "context_length_exceeded")
-
-
-def _text(service: Service) -> Text:
-    if service.loop.text is None:
-        raise ApiError(400, "this model has no tokenizer; ask /v1/completions with token ids", "no_tokenizer")
-    return service.loop.text

@@ -7,11 +7,13 @@ How the text was cut into pieces changes nothing. What is no call of a tool on o
 text like any other, so an answer without calls comes out as it went in. The formats are those that
 models learnt:
 
-    <tool_call>{"name": ..., "arguments": {...}}</tool_call>        Hermes, Qwen, and what our own explanation asks for
+    <tool_call>{"name": ..., "arguments": {...}}</tool_call>        Hermes, Qwen, and what our own
+                                                                    explanation asks for
     [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]           Mistral
     <|python_tag|>{"name": ..., "parameters": {...}}; ...           Llama 3
     <function=NAME>{...}</function>                                 Llama 3.1, functionary
-    {"name": ..., "parameters": {...}}  or a list of them           Llama 3 and Mistral, whose marks are special tokens, which are no text
+    {"name": ..., "parameters": {...}}  or a list of them           Llama 3 and Mistral, whose marks
+                                                                    are special tokens: no text
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class ToolReader:
         self._text = ""  # neither shown nor called yet
         # white space held back, for at the ends of what is shown there is none when there are calls
         self._space = ""
-        self._said = False  # something was shown
+        self._shown = False  # something was shown
         self._mark: Mark | None = BARE  # the call that _text begins with, if any
         self._fresh = True  # nothing was shown since the beginning or the last call
         self._inside = False  # of JSON that ends by itself
@@ -72,7 +74,7 @@ class ToolReader:
         shown = []
         while self._text:
             before = self._text, self._mark
-            shown.append(self._read_call(ended) if self._mark else self._read_text(ended))
+            shown.append(self._read_call(self._mark, ended) if self._mark else self._read_text(ended))
             if (self._text, self._mark) == before:
                 break
         return "".join(shown)
@@ -86,9 +88,9 @@ class ToolReader:
             self._mark = next(mark for mark in MARKS if mark.opening == found[0])
         return self._show(words)
 
-    def _read_call(self, ended: bool) -> str:
+    def _read_call(self, mark: Mark, ended: bool) -> str:
         """The call that the text begins with; nothing while that cannot be told."""
-        mark, body, name = self._mark, self._text[len(self._mark.opening) :], None
+        body, name = self._text[len(mark.opening) :], None
         if mark is BARE:
             body = body.lstrip(" \n\r\t;," if self.calls else " \n\r\t")
             likely = _may_be_bare(body)
@@ -103,30 +105,29 @@ class ToolReader:
         if likely is None and not ended:
             return ""
         if not likely:
-            return self._no_call()
+            return self._no_call(mark)
         return self._read_json(mark, body, name, ended)
 
     def _read_json(self, mark: Mark, body: str, name: str | None, ended: bool) -> str:
         body, closed, rest = body.partition(mark.closing) if mark.closing else (body, "", "")
-        value = _first_value(body) if closed or not mark.closing else None
-        self._inside = value is None and not mark.closing and not ended
-        if value is None and not closed and not ended:
+        read = _first_value(body) if closed or not mark.closing else None
+        self._inside = read is None and not mark.closing and not ended
+        if read is None and not closed and not ended:
             return ""
-        if mark.closing and value and value[1].strip():
-            value = None  # more than JSON between the marks
-        calls = value and self._calls_of(value[0], name)
+        value, after = read or (None, "")
+        more = mark.closing and after.strip()  # than JSON between the marks
+        calls = None if more else self._calls_of(value, name)
         if not calls:
-            return self._no_call()
+            return self._no_call(mark)
         self.calls += calls
-        self._text, self._mark, self._fresh = rest if mark.closing else value[1], BARE, True
-        self._space = self._space if self._said else ""
+        self._text, self._mark, self._fresh = rest if mark.closing else after, BARE, True
+        self._space = self._space if self._shown else ""
         return ""
 
-    def _no_call(self) -> str:
+    def _no_call(self, mark: Mark) -> str:
         """The mark is text; what follows may still have calls."""
-        opening = self._mark.opening
-        self._text, self._mark = self._text[len(opening) :], None
-        return self._show(opening)
+        self._text, self._mark = self._text[len(mark.opening) :], None
+        return self._show(mark.opening)
 
     def _show(self, words: str) -> str:
         """`words` without white space before calls and after them; between two words that of before
@@ -134,15 +135,16 @@ class ToolReader:
         words = self._space + (words.lstrip() if self._fresh and self.calls else words)
         kept = words.rstrip()
         self._space = words[len(kept) :]
-        self._fresh, self._said = self._fresh and not kept, self._said or bool(kept)
+        self._fresh, self._shown = self._fresh and not kept, self._shown or bool(kept)
         return kept
 
     def _calls_of(self, value: object, name: str | None) -> list[dict] | None:
         """OpenAI's words for one call or a list of them; None where one is none."""
         if name is not None:
             value = {"name": name, "arguments": value}
-        calls = [_call(each, self.names) for each in (value if isinstance(value, list) else [value])]
-        return calls if calls and None not in calls else None
+        values = value if isinstance(value, list) else [value]
+        calls = [call for each in values if (call := _call(each, self.names))]
+        return calls if len(calls) == len(values) else None
 
 
 def _call(value: object, names: frozenset[str]) -> dict | None:

@@ -36,9 +36,9 @@ class ClientTexts:
     def session(self, name: str) -> str:
         """Its folder, whether it is there or not; the loop forgets those that are too old."""
         folder_of(SESSIONS, name)  # refuses what is no name
-        for other in names(self.loop.package, SESSIONS):
-            folder = f"{SESSIONS}/{other}"
-            if other.startswith(OF_HTTP) and is_older(self.loop.package, folder, self._too_old):
+        for kept_name in names(self.loop.package, SESSIONS):
+            folder = f"{SESSIONS}/{kept_name}"
+            if kept_name.startswith(OF_HTTP) and is_older(self.loop.package, folder, self._too_old):
                 self.loop.forget(folder, self._too_old)
         return f"{SESSIONS}/{OF_HTTP}{name}"
 

@@ -32,8 +32,10 @@ class Metrics:
         self._cached = self._counter("cached_tokens", "Tokens of prompts that were computed before")
         self._new = self._counter("new_tokens", "Tokens of answers")
         self._between = self._counter("bytes_between_ranks", "Bytes handed to the transport, all ranks")
-        self._first = Histogram("mpsplit_time_to_first_token_seconds", "From request to first token", buckets=FIRST_TOKEN, registry=self.registry)  # fmt: skip
-        self._later = Histogram("mpsplit_time_per_token_seconds", "Of tokens after the first, mean of an answer", buckets=PER_TOKEN, registry=self.registry)  # fmt: skip
+        self._first = self._histogram("time_to_first_token_seconds", "From request to first token", FIRST_TOKEN)
+        self._later = self._histogram(
+            "time_per_token_seconds", "Of tokens after the first, mean of an answer", PER_TOKEN
+        )
 
     def requested(self, path: str, status: int) -> None:
         self._requests.labels(path, status).inc()
@@ -55,6 +57,9 @@ class Metrics:
 
     def _counter(self, name: str, what: str, labels: list[str] | None = None) -> Counter:
         return Counter(f"mpsplit_{name}", what, labels or [], registry=self.registry)
+
+    def _histogram(self, name: str, what: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"mpsplit_{name}", what, buckets=buckets, registry=self.registry)
 
 
 class _Now:
@@ -99,7 +104,9 @@ def _of_late(rows: list[dict]) -> Iterator[Metric]:
 
 def _in_all(accounts: Sequence[Account]) -> Iterator[Metric]:
     """Since the start: time by kind of layer, and each link."""
-    layers = CounterMetricFamily("mpsplit_layer_seconds", "By kind of layer; between ranks with waiting", labels=["rank", "kind"])  # fmt: skip
+    layers = CounterMetricFamily(
+        "mpsplit_layer_seconds", "By kind of layer; between ranks with waiting", labels=["rank", "kind"]
+    )
     sent = CounterMetricFamily("mpsplit_link_bytes", "From rank to peer", labels=LINK)
     messages = CounterMetricFamily("mpsplit_link_messages", "From rank to peer", labels=LINK)
     waits = HistogramMetricFamily("mpsplit_link_wait_seconds", "A message that rank waited for peer with", labels=LINK)

@@ -13,6 +13,8 @@ from functools import cached_property
 from mpsplit.runtime.choose.lexicon import Lexicon
 from mpsplit.runtime.loop.loop_protocol import Ending, Ticket
 from mpsplit.runtime.talk.answer_settings import Layer
+from mpsplit.runtime.talk.text import Text
+from mpsplit.serve.api_errors import ApiError
 from mpsplit.serve.service.client_texts import HOUR, ClientTexts
 from mpsplit.serve.service.metrics import Metrics
 from mpsplit.serve.service.served_loop import ServedLoop
@@ -52,6 +54,12 @@ class Service:
     tickets: set[Ticket] = field(default_factory=set)  # of answers that are under way
 
     @property
+    def text(self) -> Text:
+        if self.loop.text is None:
+            raise ApiError(400, "this model has no tokenizer; ask /v1/completions with token ids", "no_tokenizer")
+        return self.loop.text
+
+    @property
     def context(self) -> int:
         return min(self.most_tokens or self.loop.facts.context, self.loop.facts.context)
 
@@ -65,12 +73,12 @@ class Service:
 
     @cached_property
     def lexicon(self) -> Lexicon:
-        return Lexicon(self.loop.text.tokenizer.to_str(), self.loop.facts.vocabulary, self.loop.eos)
+        return Lexicon(self.text.tokenizer.to_str(), self.loop.facts.vocabulary, self.loop.eos)
 
     @cached_property
     def longest_prompt(self) -> int:
         """Characters: the context full of the longest token."""
-        return self.context * max(map(len, self.loop.text.tokenizer.get_vocab()))
+        return self.context * max(map(len, self.text.tokenizer.get_vocab()))
 
     def check_open(self) -> None:
         if self.ending.is_set():

@@ -18,7 +18,7 @@ from fastapi.responses import Response
 from mpsplit.errors import MpsplitError
 from mpsplit.runtime.choose.choosing import NoWayOn
 from mpsplit.runtime.kept.kept_texts import Unusable
-from mpsplit.runtime.loop.loop_protocol import Generation, Piece, Request
+from mpsplit.runtime.loop.loop_protocol import Generation, Listener, Piece, Request, Ticket
 from mpsplit.serve.api_errors import ApiError
 from mpsplit.serve.service.service import Service
 
@@ -31,8 +31,9 @@ class TakenRequests:
     def __init__(self, service: Service, requests: tuple[Request, ...]):
         service.check_open()
         self.service = service
-        self._here, self._heard = asyncio.get_running_loop(), asyncio.Queue()
-        self._tickets = []
+        self._asyncio = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[tuple[int, Piece | Generation | MpsplitError]] = asyncio.Queue()
+        self._tickets: list[Ticket] = []
         try:
             for index, request in enumerate(requests):
                 self._tickets.append(service.loop.submit(request, self._listener(index)))
@@ -47,38 +48,38 @@ class TakenRequests:
             ticket.cancel()
         self.service.tickets.difference_update(self._tickets)
 
-    async def hear(self) -> AsyncIterator[tuple[int, Piece | Generation]]:
-        """(which request, what of it), until the last one has ended."""
+    async def events(self) -> AsyncIterator[tuple[int, Piece | Generation]]:
+        """(which request, what became of it), until the last one has ended."""
         running = len(self._tickets)
         while running:
-            index, what = await self._heard.get()
-            if isinstance(what, MpsplitError):
-                status = 400 if isinstance(what, Unusable | NoWayOn) else 500
-                raise ApiError(status, f"the answer cannot go on: {what}", "answer_failed")
-            if isinstance(what, Generation):
-                if what.finish_reason == "cancelled":
+            index, event = await self._queue.get()
+            if isinstance(event, MpsplitError):
+                status = 400 if isinstance(event, Unusable | NoWayOn) else 500
+                raise ApiError(status, f"the answer cannot go on: {event}", "answer_failed")
+            if isinstance(event, Generation):
+                if event.finish_reason == "cancelled":
                     raise ApiError(503, "the server ended before the answer did", "ending")
                 running -= 1
-            yield index, what
+            yield index, event
 
-    def _listener(self, index: int):
-        def listen(what: Piece | Generation | MpsplitError) -> None:
-            if isinstance(what, Generation):
-                self.service.metrics.answered(what)
+    def _listener(self, index: int) -> Listener:
+        def listen(event: Piece | Generation | MpsplitError) -> None:
+            if isinstance(event, Generation):
+                self.service.metrics.answered(event)
             with suppress(RuntimeError):  # the server has ended, and nobody waits
-                self._here.call_soon_threadsafe(self._heard.put_nowait, (index, what))
+                self._asyncio.call_soon_threadsafe(self._queue.put_nowait, (index, event))
 
         return listen
 
 
-async def while_connected(http: HttpRequest, answering: TakenRequests, answer: Awaitable[Response]) -> Response:
+async def while_connected(http: HttpRequest, taken: TakenRequests, answer: Awaitable[Response]) -> Response:
     """The answer, given up as soon as the client is gone."""
     work, left = asyncio.ensure_future(answer), asyncio.ensure_future(_left(http))
     try:
         await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
         return work.result() if work.done() else Response(status_code=CLIENT_LEFT)
     finally:
-        answering.cancel()
+        taken.cancel()
         work.cancel()
         left.cancel()
         await asyncio.gather(work, left, return_exceptions=True)
