@@ -4,7 +4,7 @@ import pytest
 
 from mpsplit.cli import main
 from mpsplit.commands.top import BAR, bar
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import served
 
 

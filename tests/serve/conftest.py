@@ -7,7 +7,7 @@ import pytest
 from mpsplit.export.model.tokenizer_files import copy_tokenizer
 from mpsplit.runtime.talk.text import Text
 from tests.models import EXAMPLE
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
 
 

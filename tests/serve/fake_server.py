@@ -10,7 +10,7 @@ from mpsplit.runtime.talk.text import Text
 from mpsplit.serve.http.security import allowed_hosts
 from mpsplit.serve.http.serving import listen, run, url
 from mpsplit.serve.service.service import Service
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 
 if __name__ == "__main__":
     loop = FakeLoop(Text(Path(sys.argv[1])), places=2, seconds=0.02)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from mpsplit.serve.http.security import allowed_hosts
 from mpsplit.serve.http.serving import listen, serving, url
 from mpsplit.serve.service.service import Service
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from mpsplit.serve.service.service import ServiceLimits
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
 
 PATH = "/v1/completions"

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.serve.browser import CHROMIUM, Browser
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import served
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium here; on Debian: apt install chromium")

@@ -8,7 +8,7 @@ import pytest
 
 from mpsplit.errors import RunError
 from mpsplit.serve.http.security import allowed_hosts, read_keys
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
 
 CHAT = [{"role": "user", "content": "a secret question"}]
@@ -28,7 +28,10 @@ def test_a_key_opens(guarded, key):
     assert guarded[1].loop.requests[-1].owner == f"key {KEYS.index(key)}"  # whatever name it gives
 
 
-@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer wrong", "Basic first-key-of-two", "Bearer first-key-of-tw", "Bearer \xe4"])  # fmt: skip
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Bearer", "Bearer wrong", "Basic first-key-of-two", "Bearer first-key-of-tw", "Bearer \xe4"],
+)
 def test_nothing_opens_without_one(guarded, authorization):
     headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
     with httpx.Client(base_url=guarded[0], headers=headers) as http:
@@ -71,7 +74,9 @@ def test_other_sites_are_kept_out(server, host, origin, allowed):
 
 
 def test_no_other_site_may_ask_in_advance(server):
-    told = httpx.options(f"{server[0]}/v1/models", headers={"Origin": "http://localhost:3000", "Access-Control-Request-Method": "GET"})  # fmt: skip
+    told = httpx.options(
+        f"{server[0]}/v1/models", headers={"Origin": "http://localhost:3000", "Access-Control-Request-Method": "GET"}
+    )
     assert told.status_code == 405 and not [name for name in told.headers if name.startswith("access-control")]
 
 

@@ -95,7 +95,9 @@ def test_the_same_seed_gives_the_same(client):
 
 def test_who_leaves_gives_up_the_place(client, running):
     for _ in range(12):  # more than run at once
-        stream = client.completions.create(model="vicuna", prompt="A", max_tokens=400, stream=True, extra_body={"ignore_eos": True})  # fmt: skip
+        stream = client.completions.create(
+            model="vicuna", prompt="A", max_tokens=400, stream=True, extra_body={"ignore_eos": True}
+        )
         next(iter(stream))
         stream.close()
     while httpx.get(f"{running[1]}/ranks").json()["load"]["running"]:
@@ -119,7 +121,9 @@ def test_sigterm_answers_what_runs_and_ends_all_ranks(package, command):
     child, address = started([*begin, *MPSPLIT, "serve", package, "--port", 0, "--model-name", "vicuna"])
     ranks = [pid for pid, _ in descendants(child.pid)]
     with client_of(address) as client:
-        stream = client.completions.create(model="vicuna", prompt="A", max_tokens=400, stream=True, extra_body={"ignore_eos": True})  # fmt: skip
+        stream = client.completions.create(
+            model="vicuna", prompt="A", max_tokens=400, stream=True, extra_body={"ignore_eos": True}
+        )
         chunks = iter(stream)
         next(chunks)
         child.send_signal(signal.SIGTERM)
@@ -137,7 +141,12 @@ def test_a_long_prompt_slides(client):
 
 
 def test_json(client):
-    schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"], "additionalProperties": False}  # fmt: skip
+    schema = {
+        "type": "object",
+        "properties": {"answer": {"type": "integer"}},
+        "required": ["answer"],
+        "additionalProperties": False,
+    }
     wanted = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
     told = ask(client, "What is 57+86?", response_format=wanted, max_tokens=100).choices[0]
     assert told.finish_reason == "length" or set(json.loads(told.message.content)) == {"answer"}

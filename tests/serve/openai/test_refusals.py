@@ -8,7 +8,7 @@ import pytest
 
 from mpsplit.errors import RunError
 from mpsplit.serve.service.service import ServiceLimits
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
 
 CHAT = [{"role": "user", "content": "one two"}]
@@ -84,9 +84,17 @@ def test_bodies(post, path, body, message):
 
 def test_what_changes_nothing_is_ignored(client):
     client.chat.completions.create(
-        model="fake", messages=CHAT, max_tokens=2, metadata={"a": "b"}, service_tier="auto", store=False, reasoning_effort="low",
-        parallel_tool_calls=True, logit_bias={}, modalities=["text"],
-    )  # fmt: skip
+        model="fake",
+        messages=CHAT,
+        max_tokens=2,
+        metadata={"a": "b"},
+        service_tier="auto",
+        store=False,
+        reasoning_effort="low",
+        parallel_tool_calls=True,
+        logit_bias={},
+        modalities=["text"],
+    )
     assistant = {"role": "assistant", "content": None, "refusal": None, "annotations": []}
     client.chat.completions.create(model="fake", messages=[*CHAT, assistant, *CHAT], max_tokens=2)
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from mpsplit.runtime.kept.kept_texts import KEPT, KeptText
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import served
 
 TTL = 60.0

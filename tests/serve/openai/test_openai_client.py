@@ -44,7 +44,9 @@ def test_several_answers_have_seeds_of_their_own(client, server):
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
     assert len({choice.message.content for choice in answer.choices}) == 3
     assert [request.sampling.seed for request in server[1].loop.requests[-3:]] == [5, 6, 7]
-    chunks = client.chat.completions.create(model="fake", messages=CHAT, max_tokens=8, n=3, temperature=1, seed=5, stream=True)  # fmt: skip
+    chunks = client.chat.completions.create(
+        model="fake", messages=CHAT, max_tokens=8, n=3, temperature=1, seed=5, stream=True
+    )
     texts = ["", "", ""]
     for chunk in chunks:
         texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
@@ -54,9 +56,16 @@ def test_several_answers_have_seeds_of_their_own(client, server):
 
 def test_sampling_is_what_was_asked_for(client, server):
     client.chat.completions.create(
-        model="fake", messages=CHAT, max_completion_tokens=3, temperature=0.7, top_p=0.9, seed=-1, stop=["b", "c"], user="me",
+        model="fake",
+        messages=CHAT,
+        max_completion_tokens=3,
+        temperature=0.7,
+        top_p=0.9,
+        seed=-1,
+        stop=["b", "c"],
+        user="me",
         extra_body={"top_k": 7, "repetition_penalty": 1.5, "penalty_window": 64, "ignore_eos": True},
-    )  # fmt: skip
+    )
     request = server[1].loop.requests[-1]
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.7, 0.9, 7)

@@ -1,5 +1,6 @@
-"""One rank of a test of uneven splits: mpirun -np N python -m tests.runtime.uneven_ranks PACKAGE
-REFERENCE ENGINE...
+"""One rank of a test of uneven splits.
+
+    mpirun -np N python -m tests.runtime.uneven_split_ranks PACKAGE REFERENCE ENGINE...
 
 In: a package of N ranks, an npz of a prompt with transformers' logits and greedy tokens. Out: a
 line of JSON from rank 0, with the largest difference of the logits and whether the tokens are

@@ -1,7 +1,7 @@
 """Whose word counts: a call's before the server's, field by field."""
 
 from mpsplit.runtime.talk.answer_settings import layer
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
 
 CHAT = [{"role": "user", "content": "one two"}]
@@ -17,9 +17,16 @@ def test_a_call_comes_before_the_server(text):
         assert request.max_new_tokens == 3 and request.stops == ("zzz",)
         assert list(request.prompt) == text.chat([{"role": "system", "content": "Be brief."}, *CHAT])
         client.chat.completions.create(
-            model="fake", messages=[{"role": "system", "content": "Be long."}, *CHAT], temperature=0, max_tokens=5, stop="x", seed=4,
-            presence_penalty=0.5, frequency_penalty=-0.5, extra_body={"min_p": 0.2, "min_keep": 2},
-        )  # fmt: skip
+            model="fake",
+            messages=[{"role": "system", "content": "Be long."}, *CHAT],
+            temperature=0,
+            max_tokens=5,
+            stop="x",
+            seed=4,
+            presence_penalty=0.5,
+            frequency_penalty=-0.5,
+            extra_body={"min_p": 0.2, "min_keep": 2},
+        )
         request = service.loop.requests[-1]
         sampling = request.sampling
         assert (sampling.temperature, sampling.top_k, sampling.min_p, sampling.min_keep) == (0, 7, 0.2, 2)

@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.cases import thorough
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import served
 
 SHARES = {"/v1/chat/completions": 0.4, "/v1/completions": 0.4, "/tokenize": 0.1, "/detokenize": 0.1}

@@ -26,7 +26,7 @@ def needed():
 def test_the_cost_of_slow_links_is_predicted(needed, tmp_path, package_of, delay_ms, tensor, pipeline):
     package = package_of("llama", tensor, pipeline)
     with hosts([f"mps-{delay_ms}-{i}" for i in range(2)], delay_ms) as on:
-        done = run_ranks(on, [str(package)], tmp_path, [sys.executable, "-m", "tests.runtime.network_ranks"])
+        done = run_ranks(on, [str(package)], tmp_path, [sys.executable, "-m", "tests.runtime.slow_link_ranks"])
     assert [rank.returncode for rank in done] == [0, 0], [rank.stderr for rank in done]
     found = json.loads(done[0].stdout)
     print(f"\n{tensor} x {pipeline}, {delay_ms} ms: {found}")

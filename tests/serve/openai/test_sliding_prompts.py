@@ -5,7 +5,7 @@ import openai
 import pytest
 
 from mpsplit.runtime.talk.answer_settings import FIRST
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
 
 CONTEXT = 512

@@ -6,7 +6,7 @@ import json
 import openai
 import pytest
 
-from tests.serve.fake import FakeLoop
+from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import served
 
 CHAT = [{"role": "user", "content": "What is 1 and 1?"}]

@@ -32,7 +32,7 @@ HALF = -0.6931  # every token's logarithm of its probability
 
 
 @dataclass(eq=False)
-class Running:
+class FakeRequest:
     request: Request
     listener: Listener
     stream: Stream | None
@@ -49,8 +49,8 @@ class FakeLoop:
         self.text, self.places, self.most, self.seconds = text, places, waiting, seconds
         self.package = Path("no package")
         self.facts = SimpleNamespace(context=context, vocabulary=512)
-        self.queue: list[Running] = []
-        self.running: list[Running] = []
+        self.queue: list[FakeRequest] = []
+        self.running: list[FakeRequest] = []
         self.changed = threading.Condition()
         self.eos = (EOS,)
         self.ending = False
@@ -59,7 +59,7 @@ class FakeLoop:
         self.forgotten: list[str] = []  # folders
         self.script: list[int] = []  # what is said instead, before the end
 
-    def submit(self, request: Request, listener: Listener) -> Running:
+    def submit(self, request: Request, listener: Listener) -> FakeRequest:
         request.sampling.check()
         if not request.prompt or any(token >= self.facts.vocabulary for token in request.prompt):
             raise RunError(f"a token is not in the vocabulary of {self.facts.vocabulary}")
@@ -69,7 +69,7 @@ class FakeLoop:
             if len(self.queue) >= self.most:
                 raise Full(f"{len(self.queue)} requests wait already; try again later")
             stream = Stream(self.text, request.stops) if self.text else None
-            taken = Running(request, listener, stream, request.grammar() if request.grammar else None)
+            taken = FakeRequest(request, listener, stream, request.grammar() if request.grammar else None)
             self.queue.append(taken)
             self.requests.append(request)
             self.changed.notify()
@@ -82,10 +82,20 @@ class FakeLoop:
     def ranks_now(self) -> list[dict]:
         busy = len(self.running) / self.places
         return [
-            dict(rank=rank, host="here", stage=rank // 2, memory_bytes=(rank + 1) * 2**28, tok_s=9.0, busy=busy * 0.7, wait=busy * 0.2,
-                 wait_p50_s=2e-6, wait_p99_s=3e-4, straggler=rank == 3)
+            dict(
+                rank=rank,
+                host="here",
+                stage=rank // 2,
+                memory_bytes=(rank + 1) * 2**28,
+                tok_s=9.0,
+                busy=busy * 0.7,
+                wait=busy * 0.2,
+                wait_p50_s=2e-6,
+                wait_p99_s=3e-4,
+                straggler=rank == 3,
+            )
             for rank in range(4)
-        ]  # fmt: skip
+        ]
 
     def spent(self) -> tuple[Account, ...]:
         passed = nothing(4)
@@ -108,67 +118,69 @@ class FakeLoop:
                 while self.queue and len(self.running) < self.places:
                     self.running.append(self.queue.pop(0))
             time.sleep(self.seconds)
-            for one in list(self.running):
-                if finish := self._token(one):
-                    self.running.remove(one)
-                    self._tell_end(one, finish)
-            for one in [one for one in self.queue if one.cancelled]:
-                self.queue.remove(one)
-                self._tell_end(one, "cancelled")
+            for live in list(self.running):
+                if finish := self._token(live):
+                    self.running.remove(live)
+                    self._tell_end(live, finish)
+            for live in [live for live in self.queue if live.cancelled]:
+                self.queue.remove(live)
+                self._tell_end(live, "cancelled")
 
-    def _token(self, one: Running) -> str:
+    def _token(self, live: FakeRequest) -> str:
         """Why it was the last one, if it was."""
-        if one.cancelled:
+        if live.cancelled:
             return "cancelled"
-        request = one.request
+        request = live.request
         try:
-            token = self._choose(one)
+            token = self._choose(live)
         except RunError as wrong:
-            self.running.remove(one)
-            one.listener(wrong)
+            self.running.remove(live)
+            live.listener(wrong)
             return ""
-        one.tokens.append(token)
-        if one.grammar:
-            one.grammar.accept(token)
+        live.tokens.append(token)
+        if live.grammar:
+            live.grammar.accept(token)
         ended = token == EOS and not request.ignore_eos
-        if one.stream and not ended:
-            one.stream.push(token)
+        if live.stream and not ended:
+            live.stream.push(token)
         likely = tuple((token + i, HALF - i) for i in range(request.logprobs or 0))
         probability = None if request.logprobs is None else HALF
-        one.listener(Piece(one.stream.take() if one.stream else "", (ChosenToken(token, probability, likely),)))
+        live.listener(Piece(live.stream.take() if live.stream else "", (ChosenToken(token, probability, likely),)))
         if ended:
             return "eos"
-        if one.stream and one.stream.stopped:
+        if live.stream and live.stream.stopped:
             return "stop"
-        if len(one.tokens) >= request.max_new_tokens:
+        if len(live.tokens) >= request.max_new_tokens:
             return "length"
-        return "context" if len(request.prompt) + len(one.tokens) >= self.facts.context else ""
+        return "context" if len(request.prompt) + len(live.tokens) >= self.facts.context else ""
 
-    def _choose(self, one: Running) -> int:
+    def _choose(self, live: FakeRequest) -> int:
         if self.fails:
             wrong, self.fails = self.fails, None
             raise wrong
-        if one.grammar:
-            allowed = np.flatnonzero(one.grammar.allowed())
+        if live.grammar:
+            allowed = np.flatnonzero(live.grammar.allowed())
             if not len(allowed):
                 raise RunError("the grammar allows no token here")
             return int(allowed[0])
-        request = one.request
+        request = live.request
         if self.script:
-            return [*self.script, EOS][len(one.tokens)]
+            return [*self.script, EOS][len(live.tokens)]
         return request.prompt[
-            (len(one.tokens) + request.sampling.seed * (not request.sampling.greedy)) % len(request.prompt)
+            (len(live.tokens) + request.sampling.seed * (not request.sampling.greedy)) % len(request.prompt)
         ]
 
-    def _tell_end(self, one: Running, finish: str) -> None:
+    def _tell_end(self, live: FakeRequest, finish: str) -> None:
         text = None
-        if one.stream:
-            one.stream.finish()
-            if rest := one.stream.take():
-                one.listener(Piece(rest, ()))
-            text = one.stream.whole
-        stats = Stats(len(one.request.prompt), 1, len(one.tokens), 1000.0, 50.0, 0.01, 1024 * len(one.tokens), (1,), ())
-        one.listener(Generation(text, tuple(one.tokens), finish, stats))
+        if live.stream:
+            live.stream.finish()
+            if rest := live.stream.take():
+                live.listener(Piece(rest, ()))
+            text = live.stream.whole
+        stats = Stats(
+            len(live.request.prompt), 1, len(live.tokens), 1000.0, 50.0, 0.01, 1024 * len(live.tokens), (1,), ()
+        )
+        live.listener(Generation(text, tuple(live.tokens), finish, stats))
 
     def idle(self) -> bool:
         """Whether nothing runs or waits, after a while at most."""

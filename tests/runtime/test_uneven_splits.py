@@ -2,7 +2,7 @@
 of any width and depth.
 
 The suite runs on 1, 2 and 4 ranks, so each case starts an mpirun of its own, whose ranks are
-uneven_ranks.py.
+uneven_split_ranks.py.
 """
 
 import functools
@@ -96,7 +96,7 @@ def package_of(model_of, tmp_path_factory):
 @pytest.mark.parametrize("case", SOME)
 def test_logits_and_greedy_tokens_are_transformers(model_of, package_of, case):
     package, reference = package_of(case), model_of(CASES[case][0]) / REFERENCE
-    program = [sys.executable, "-m", "tests.runtime.uneven_ranks", package, reference, *ENGINES]
+    program = [sys.executable, "-m", "tests.runtime.uneven_split_ranks", package, reference, *ENGINES]
     done = subprocess.run(
         [find_mpirun(), "-np", str(Manifest.load(package).plan.ranks), *program],
         capture_output=True,

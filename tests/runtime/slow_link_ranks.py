@@ -1,8 +1,8 @@
-"""One rank of a test of slow links: python -m tests.runtime.network_ranks PACKAGE, with RANK,
-WORLD_SIZE and MPSPLIT_STORE.
+"""One rank of a test of slow links: `python -m tests.runtime.slow_link_ranks PACKAGE`.
 
-In: a package of as many ranks. Out: a line of JSON from rank 0: milliseconds a token between ranks,
-as measured and as predicted from links that the same ranks measured before.
+In: a package of as many ranks; RANK, WORLD_SIZE and MPSPLIT_STORE in the environment.
+Out: a line of JSON from rank 0: milliseconds a token between ranks, as measured, and as predicted
+from links that the same ranks measured before.
 """
 
 from __future__ import annotations

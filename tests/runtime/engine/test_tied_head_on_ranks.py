@@ -24,7 +24,15 @@ from mpsplit.runtime.load import load_engine
 ENGINES = ("native", "stock") if cpp.load("_engine") else ("stock",)
 PROMPT = np.random.default_rng(5).integers(0, 131, 29)
 # --quant, --quant-for -> bits of the head
-ASKED = {("f32", ""): 0, ("bf16", ""): 16, ("q8", ""): 8, ("q4", ""): 8, ("q8", "lm_head=q6"): 6, ("q4", "lm_head=q4"): 4, ("q4", "lm_head=f32"): 0}  # fmt: skip
+BITS_OF_HEAD = {
+    ("f32", ""): 0,
+    ("bf16", ""): 16,
+    ("q8", ""): 8,
+    ("q4", ""): 8,
+    ("q8", "lm_head=q6"): 6,
+    ("q4", "lm_head=q4"): 4,
+    ("q4", "lm_head=f32"): 0,
+}
 
 pytestmark = [
     pytest.mark.mpi,
@@ -66,13 +74,13 @@ def with_table(package):
     other.with_files(files, {}).save(package)
 
 
-@pytest.mark.parametrize("kind, overrides", ASKED)
+@pytest.mark.parametrize("kind, overrides", BITS_OF_HEAD)
 def test_the_same_logits(world, once_and_twice, kind, overrides):
     packages = once_and_twice(kind, overrides)
     manifest, shard = Manifest.load(packages[0]), Manifest.load(packages[0]).plan.shards[world.rank]
     folder = rank_folder(packages[0], world.rank)
     head = head_of(Param.load(folder / GRAPH), len(shard.head), manifest.facts.hidden)
-    assert (head.number("2") if head.type == "QLinear" else 0) == ASKED[kind, overrides]
+    assert (head.number("2") if head.type == "QLinear" else 0) == BITS_OF_HEAD[kind, overrides]
     assert manifest.dtype == HEAD_ROWS and WeightFiles.load(folder).embedding is None
     for engine in ENGINES:
         once, twice = (load_engine(package, world, engine).step(PROMPT, 0, True) for package in packages)

@@ -1,0 +1,221 @@
+"""Choosing against transformers' own processors: the same tokens however the vocabulary is cut."""
+
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from mpsplit.errors import RunError
+from mpsplit.plan.shards import Range
+from mpsplit.runtime.choose.candidates import ALL, Candidates, candidates_of
+from mpsplit.runtime.choose.choosing import Choice
+from mpsplit.runtime.choose.sampling import PRESETS, Sampling
+
+samplings = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
+    top_k=st.sampled_from([0, 1, 5, 50]),
+    top_p=st.sampled_from([0.05, 0.5, 0.95, 1.0]),
+    repetition_penalty=st.sampled_from([0.8, 1.0, 1.3, 4.0]),
+    penalty_window=st.sampled_from([0, 3]),
+    seed=st.integers(0, 3),
+    min_p=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
+    presence_penalty=st.sampled_from([0.0, 0.0, 0.7, -0.4]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, 0.5, -0.3]),
+    min_keep=st.sampled_from([1, 5]),
+)
+
+
+class Sent:
+    """A communicator that receives this array."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def recv(self, x, peer):
+        assert (x.dtype, x.shape) == (self.array.dtype, self.array.shape)
+        x[:] = self.array
+
+
+def choose(logits, choice, bounds, first_count=None):
+    """The whole way with the vocabulary cut at `bounds`; asks again for everything when what was
+    sent will not do."""
+    wanted, temperature = choice.asks
+    if first_count is not None and wanted != ALL:
+        wanted = first_count
+    for count, heat in ((wanted, temperature), (ALL, 0.0)):
+        parts = []
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            own = candidates_of(logits[start:stop], start, count, heat)
+            parts.append(Candidates.receive(Sent(own.pack()), 1, Range(start, stop), count))
+        if (chosen := choice.choose(parts)) is not None:
+            return chosen
+    raise AssertionError("everything was sent, and it was not enough")
+
+
+def sample(logits, history, sampling, bounds, step=0, first_count=None):
+    return choose(logits, replace(Choice.after(history, sampling), step=step), bounds, first_count).id
+
+
+def random_cuts(rng, size, ranks):
+    return [0, *sorted(rng.choice(np.arange(1, size), ranks - 1, replace=False).tolist()), size]
+
+
+def transformers_probabilities(logits, history, sampling, allowed=None):
+    chain = LogitsProcessorList()
+    window = history[-sampling.penalty_window :] if sampling.penalty_window else history
+    scores = torch.tensor(logits)[None].double()
+    if sampling.repetition_penalty != 1:
+        scores = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(torch.tensor([window]), scores)
+    # OpenAI's penalties, which transformers has not
+    count = torch.tensor(np.bincount(window, minlength=len(logits)))
+    scores = scores - sampling.frequency_penalty * count - sampling.presence_penalty * (count > 0)
+    if allowed is not None:
+        scores = scores.masked_fill(~torch.tensor(allowed), -inf)
+    if sampling.greedy:
+        return torch.softmax(scores[0], -1).numpy()
+    if sampling.temperature != 1:
+        chain.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        chain.append(TopKLogitsWarper(sampling.top_k, min_tokens_to_keep=sampling.min_keep))
+    if sampling.top_p < 1:
+        chain.append(TopPLogitsWarper(sampling.top_p, min_tokens_to_keep=sampling.min_keep))
+    if sampling.min_p:
+        chain.append(MinPLogitsWarper(sampling.min_p, min_tokens_to_keep=sampling.min_keep))
+    return torch.softmax(chain(None, scores)[0], -1).numpy()
+
+
+@settings(max_examples=300, deadline=None)
+@given(samplings, st.integers(0, 2**31), st.integers(1, 8), st.booleans(), st.booleans())
+def test_cuts_do_not_change_the_token_and_transformers_agrees(sampling, seed, ranks, ties, masked):
+    rng = np.random.default_rng(seed)
+    logits = (rng.standard_normal(300) * 3).astype(np.float32)
+    if ties:
+        logits = np.round(logits)
+    # likely tokens, so that penalties matter
+    history = rng.choice(np.argsort(logits)[-60:], 12).tolist()
+    allowed = rng.random(300) < 0.2 if masked else None
+    choice = Choice.after(history, sampling, allowed=allowed)
+    whole = choose(logits, choice, [0, 300]).id
+    bounds = random_cuts(rng, 300, ranks)
+    assert whole == choose(logits, choice, bounds).id == choose(logits, choice, bounds, first_count=7).id
+    probability = transformers_probabilities(logits, history, sampling, allowed)
+    # which of equal tokens top-p and min-p leave out is torch.sort's business
+    assert probability[whole] > 0 or ties and (sampling.top_p < 1 or sampling.min_p)
+    if sampling.greedy:
+        assert probability[whole] == probability.max()
+
+
+@settings(max_examples=150, deadline=None)
+@given(samplings, st.integers(0, 2**31))
+def test_what_is_left_to_choose_among_is_what_transformers_leaves(sampling, seed):
+    """All tokens that can be drawn, found by drawing everywhere."""
+    rng = np.random.default_rng(seed)
+    logits = (rng.standard_normal(40) * 2).astype(np.float32)
+    history = rng.integers(0, 40, 9).tolist()
+    choice = Choice.after(history, replace(sampling, temperature=max(sampling.temperature, 0.3)))
+    parts = [candidates_of(logits, 0, ALL)]
+    left, own = choice._first(parts[0].ids, choice._lowered(parts[0].ids, parts[0].logits.astype(np.float64)))
+    probability = transformers_probabilities(logits, history, choice.sampling)
+    assert set(left[: choice._kept(own, parts)].tolist()) == set(np.flatnonzero(probability).tolist())
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(1.0),
+        Sampling(0.7, top_k=5),
+        Sampling(1.3, top_p=0.8),
+        Sampling(0.9, 20, 0.7, 1.2),
+        PRESETS["penalty_sample"],
+    ],
+)
+def test_frequencies_are_transformers_probabilities(sampling):
+    rng = np.random.default_rng(3)
+    logits = (rng.standard_normal(40) * 2).astype(np.float32)
+    history = [1, 2, 2, 39]
+    expected = transformers_probabilities(logits, history, sampling)
+    drawn = (
+        np.bincount([sample(logits, history, sampling, [0, 13, 40], step) for step in range(4000)], minlength=40) / 4000
+    )
+    assert not drawn[expected == 0].any()
+    # five standard deviations of a frequency over 4000 draws
+    assert (np.abs(drawn - expected) <= 5 * np.sqrt(expected * (1 - expected) / 4000) + 1e-9).all()
+
+
+def test_equal_logits_choose_the_lower_id_at_any_cut():
+    logits = np.zeros(10, np.float32)
+    assert sample(logits, [], Sampling(), [0, 10]) == sample(logits, [], Sampling(), [0, 4, 10]) == 0
+
+
+def test_the_seed_and_the_step_are_all_the_randomness():
+    logits = np.zeros(1000, np.float32)
+    one = [sample(logits, [], Sampling(1.0, seed=1), [0, 1000], step) for step in range(5)]
+    assert one == [sample(logits, [], Sampling(1.0, seed=1), [0, 500, 1000], step) for step in range(5)]
+    assert one != [sample(logits, [], Sampling(1.0, seed=2), [0, 1000], step) for step in range(5)]
+    assert len(set(one)) > 1
+
+
+def test_ties_with_the_last_of_top_k_are_left_as_transformers_leaves_them():
+    logits = np.array([1, 3, 2, 2, 2, 0], np.float32)
+    for bounds in ([0, 6], [0, 3, 6], [0, 1, 2, 3, 4, 5, 6]):
+        drawn = {sample(logits, [], Sampling(1.0, 2), bounds, step) for step in range(200)}
+        assert drawn == {1, 2, 3, 4}
+
+
+def test_log_probabilities_are_the_models_own_whatever_was_chosen_from():
+    rng = np.random.default_rng(5)
+    logits = (rng.standard_normal(50) * 3).astype(np.float32)
+    expected = torch.log_softmax(torch.tensor(logits).double(), -1).numpy()
+    allowed = np.arange(50) % 7 == 3
+    hot = Sampling(2.0, 5, 0.9, 1.5, presence_penalty=1.0)
+    for choice in (
+        Choice.after([1, 2], Sampling(), logprobs=3),
+        Choice.after([1, 2], hot, logprobs=0),
+        Choice.after([1, 2], hot, logprobs=50, allowed=allowed),
+    ):
+        assert choice.asks == (ALL, 0.0)
+        chosen = choose(logits, choice, [0, 20, 50])
+        assert chosen.logprob == pytest.approx(expected[chosen.id]) and (choice.allowed is None or allowed[chosen.id])
+        assert [token for token, _ in chosen.likely] == np.argsort(-expected)[: choice.logprobs].tolist()
+        assert dict(chosen.likely) == pytest.approx({token: expected[token] for token, _ in chosen.likely})
+    assert choose(logits, Choice.after([], Sampling()), [0, 50]).logprob is None
+
+
+def test_a_grammar_that_allows_nothing_is_refused_and_a_short_mask_ends_the_vocabulary():
+    logits = np.arange(6, dtype=np.float32)
+    assert choose(logits, Choice.after([], Sampling(), allowed=np.array([True, True, False])), [0, 6]).id == 1
+    with pytest.raises(RunError, match="the grammar allows no token here"):
+        choose(logits, Choice.after([], Sampling(), allowed=np.zeros(6, bool)), [0, 6])
+
+
+def test_penalties_count_the_prompt_and_look_back_over_the_window():
+    logits = np.array([5, 4.9, 0, 0], np.float32)
+    once = Sampling(frequency_penalty=0.05)
+    assert sample(logits, [0], once, [0, 4]) == 0 and sample(logits, [0, 0, 0], once, [0, 4]) == 1
+    assert sample(logits, [0, 0, 0, 2], replace(once, penalty_window=2), [0, 4]) == 0
+    assert sample(logits, [0, 0, 0], Sampling(presence_penalty=0.05), [0, 4]) == 0
+    assert sample(logits, [0], Sampling(presence_penalty=0.2), [0, 4]) == 1
+    assert sample(logits, [3], Sampling(presence_penalty=-2, frequency_penalty=-2), [0, 4]) == 0
+    assert sample(logits, [3, 3], Sampling(presence_penalty=-2, frequency_penalty=-2), [0, 2, 4]) == 3
+
+
+def test_penalty_sample_leaves_five_to_choose_among():
+    logits = np.zeros(100, np.float32)
+    logits[[3, 50, 51, 52, 53]] = 30, 9, 9, 9, 9
+    # hot, so that all of them come up
+    preset = replace(PRESETS["penalty_sample"], temperature=20.0)
+    drawn = {sample(logits, [], replace(preset, top_p=0.01), [0, 51, 100], step) for step in range(400)}
+    assert drawn == {3, 50, 51, 52, 53}
