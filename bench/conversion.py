@@ -1,8 +1,9 @@
-"""What converting a large model takes: memory and bytes of each rank, and time.
+r"""What converting a large model takes: memory and bytes of each rank, and time.
 
 In: a shape and a number of ranks. Out: a line each, or JSON.
 
-    python bench/conversion.py --shape vicuna-7b --dtype float16 --ranks 2 --quant q4 --dir /somewhere [--calibrate TEXT]
+    python bench/conversion.py --shape vicuna-7b --dtype float16 --ranks 2 --quant q4 \
+        --dir /somewhere [--calibrate TEXT]
 
 Makes the random checkpoint if it is not in --dir (13.5 GB), runs `mpsplit partition`, `convert` and
 `run` on it as a user would, and meanwhile looks twenty times a second at each rank and all it has

@@ -1,7 +1,8 @@
-"""The same shape of model through mpsplit, llama.cpp and transformers, in turns, and how many times
-faster ours is.
+r"""The same shape of model through mpsplit, llama.cpp and transformers, in turns, and how many
+times faster ours is.
 
-    python bench/peers.py [SHAPE] [--only ours-q4 llama-q4_0] [--threads 1 2] [--rounds 5] [--peers-python PYTHON] [--json]
+    python bench/peers.py [SHAPE] [--only ours-q4 llama-q4_0] [--threads 1 2] [--rounds 5] \
+        [--peers-python PYTHON] [--json]
 
 Each contender is a process of its own that sleeps until its turn (bench/contenders), and beside
 each turn this one reads the memory. bench/README.md tells the method.
@@ -207,7 +208,8 @@ def ratios(found: dict[Turn, list[dict[str, float]]], weights: dict[str, int]) -
                 compare(ours, Turn(ours.name, 1, ours.ranks), metric)
         each = [weights[ours.name] / 1e9 * played["decode"] / played["read"] for played in found[ours]]
         of_medians = weights[ours.name] / 1e9 * median(found[ours], "decode") / median(found[ours], "read")
-        rows.append(dict(a=str(ours), b="memory reads", metric="decode", of_medians=of_medians, median=statistics.median(each)))  # fmt: skip
+        reads = dict(a=str(ours), b="memory reads", metric="decode")
+        rows.append(reads | dict(of_medians=of_medians, median=statistics.median(each)))
     return rows
 
 

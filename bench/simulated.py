@@ -1,8 +1,8 @@
-"""Tokens a second of a package three times: as the formula predicts, as the simulation plays it, as
-it runs here.
+r"""Tokens a second of a package: by the formula, by the simulation, and as it runs here.
 
     mpsplit probe --ranks 2 --threads 1 --out cluster-2.json        # and so on
-    python bench/simulated.py --random llama-330m --ranks 1 2 4 --cluster cluster-1.json cluster-2.json cluster-4.json
+    python bench/simulated.py --random llama-330m --ranks 1 2 4 \
+        --cluster cluster-1.json cluster-2.json cluster-4.json
     python bench/simulated.py build/vicuna --cluster cluster-2.json --measured bench.json
 
 For each number of ranks the cluster is the file with as many devices, or else the first devices of

@@ -16,11 +16,24 @@ MPSPLIT = [sys.executable, "-m", "mpsplit"]
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PRTE_"))}
 
 
+def completed(*arguments, env: dict[str, str] = CLEAN, timeout: float = 60, stdin=None) -> subprocess.CompletedProcess:
+    """`mpsplit ARGUMENTS`, when it has ended."""
+    return subprocess.run(
+        [*MPSPLIT, *map(str, arguments)],
+        capture_output=True, text=True, env=env, timeout=timeout, check=False, input=stdin,
+    )  # fmt: skip
+
+
+def mpsplit(*arguments, code=0, stdin=None) -> str:
+    """What `mpsplit ARGUMENTS` prints; it ends with `code`."""
+    done = completed(*arguments, timeout=250, stdin=stdin)
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
 def refused(*arguments) -> str:
     """What `mpsplit ARGUMENTS` says when it refuses: one line, exit code 2."""
-    done = subprocess.run(
-        [*MPSPLIT, *map(str, arguments)], capture_output=True, text=True, env=CLEAN, timeout=60, check=False
-    )
+    done = completed(*arguments)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("mpsplit: "), (done.returncode, done.stderr)
     return lines[0]
@@ -55,18 +68,8 @@ def gone(pids) -> bool:
     return False
 
 
-def mpsplit(*arguments, code=0, stdin=None) -> str:
-    """What `mpsplit ARGUMENTS` prints; it ends with `code`."""
-    done = subprocess.run(
-        [*MPSPLIT, *map(str, arguments)],
-        capture_output=True, text=True, env=CLEAN, timeout=250, check=False, input=stdin,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    return done.stdout
-
-
 def rank_environment(**more: str) -> dict[str, str]:
-    """That of a rank which no mpirun starts; without transport and timeout of ours, but for `more`."""
+    """That of a rank which no mpirun starts, and `more`."""
     kept = {name: value for name, value in CLEAN.items() if not name.startswith("MPSPLIT_T")}
     return {**kept, "PYTHONPATH": str(ROOT), **more}
 

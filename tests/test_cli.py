@@ -15,7 +15,7 @@ from mpsplit.package.manifest import Manifest
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.plan.shards import Plan
 from tests.models import EXAMPLE, make_model
-from tests.running import CLEAN, MPSPLIT, mpsplit, refused
+from tests.running import CLEAN, completed, mpsplit, refused
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +39,16 @@ def test_plan_to_a_file(tmp_path):
 
 
 def test_run_streams_text_and_tells_the_speed_on_the_error_stream(package):
-    done = subprocess.run(
-        [*MPSPLIT, "run", package, "--prompt", "What is the capital of Japan?"], capture_output=True, text=True, env=CLEAN, timeout=60, check=True
-    )  # fmt: skip
+    done = completed("run", package, "--prompt", "What is the capital of Japan?")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "The capital of Japan is Tokyo."
     assert re.fullmatch(r"\[eos; prefill [\d.]+ tok/s, decode [\d.]+ tok/s, .*\]", done.stderr.strip())
 
 
 def test_without_the_native_engine_the_stock_one_answers_and_a_line_says_so(package, tmp_path):
-    command = [*MPSPLIT, "run", package, "--prompt", "What is the capital of Japan?"]
     bare = CLEAN | {"MPSPLIT_CACHE": str(tmp_path)}  # nothing was built there
-    done = subprocess.run(command, capture_output=True, text=True, env=bare, timeout=60, check=True)
+    done = completed("run", package, "--prompt", "What is the capital of Japan?", env=bare)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "The capital of Japan is Tokyo."
     said = [line for line in done.stderr.splitlines() if "stock engine" in line]
     assert len(said) == 1 and "the native engine is not built here; run python -m mpsplit.native" in said[0]
@@ -138,28 +137,17 @@ def test_run_dumps_every_step(package, tmp_path):
 
     if cpp.load("_engine") is None:
         pytest.skip("the native engine is not built; python -m mpsplit.native builds it")
-    asked = [
-        "run",
-        package,
-        "--prompt-ids",
-        "1,35,334",
-        "--max-new-tokens",
-        3,
-        "--ignore-eos",
-        "--dump",
-        tmp_path / "in",
-    ]
-    mpsplit(*asked)
+    words = ["run", package, "--prompt-ids", "1,35,334", "--max-new-tokens", 3, "--ignore-eos"]
+    words += ["--dump", tmp_path / "in"]
+    mpsplit(*words)
     shapes = [
         {name: held[name].shape for name in ("hidden_states.5", "present_key.4")}
         for held in map(np.load, sorted((tmp_path / "in").iterdir()))
     ]
-    of_step = lambda rows, length: {
-        "hidden_states.5": (1, rows, 128),
-        "present_key.4": (1, 4, length, 16),
-    }
-    assert shapes == [of_step(3, 3), of_step(1, 4), of_step(1, 5)]
-    assert "holds an earlier dump of 3 files" in refused(*asked)
+    steps = ((3, 3), (1, 4), (1, 5))  # rows, and the length of the cache after them
+    expected = [{"hidden_states.5": (1, rows, 128), "present_key.4": (1, 4, length, 16)} for rows, length in steps]
+    assert shapes == expected
+    assert "holds an earlier dump of 3 files" in refused(*words)
     assert "give --dump DIR with it" in refused("run", package, "--prompt-ids", "1", "--dump-per-rank")
 
 

@@ -17,7 +17,7 @@ from mpsplit.mpirun import OPEN_MPI, explain
 from mpsplit.package.manifest import FORMAT_VERSION
 from tests.models import make_model
 from tests.packages import weight_path
-from tests.running import CLEAN, MPSPLIT, descendants, gone, hear_interrupts, refused
+from tests.running import CLEAN, MPSPLIT, completed, descendants, gone, hear_interrupts, refused
 
 
 @pytest.fixture
@@ -181,10 +181,8 @@ def test_a_rank_that_fails_alone_in_partition_leaves_nothing(model, tmp_path, fa
         "    def fail(*_): raise ConvertError('this slice cannot be captured; try another')\n"
         "    p.capture = fail\n"
     )
-    done = subprocess.run(
-        [*MPSPLIT, "partition", model, "--out", tmp_path / "out", "--ranks", "2"],
-        capture_output=True, text=True, env=CLEAN | {"PYTHONPATH": str(tmp_path)}, timeout=60, check=False,
-    )  # fmt: skip
+    elsewhere = CLEAN | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = completed("partition", model, "--out", tmp_path / "out", "--ranks", 2, env=elsewhere)
     assert done.returncode == 2
     assert done.stderr.strip() == f"mpsplit: rank {failing}: this slice cannot be captured; try another"
     assert not (tmp_path / "out").exists()
@@ -221,8 +219,9 @@ def test_a_killed_rank_ends_the_others_and_is_named(talking_package):
 def test_a_rank_killed_while_probing_is_named_and_the_old_file_stays(tmp_path):
     out = tmp_path / "cluster.json"
     out.write_text("old")
+    words = ["probe", "--ranks", "2", "--out", out]
     child = subprocess.Popen(
-        [*MPSPLIT, "probe", "--ranks", "2", "--out", out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN
+        [*MPSPLIT, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN
     )  # fmt: skip
     victims = []
     while not victims and child.poll() is None:  # a rank that has begun to measure

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 import llama_cpp as llama
-from orders import CONTEXT, LENGTHS, serve, timed_round
+from rounds import CONTEXT, LENGTHS, serve, timed_round
 
 
 def main(path: str) -> None:

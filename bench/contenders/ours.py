@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from orders import LENGTHS, NEW_TOKENS, serve
+from rounds import LENGTHS, NEW_TOKENS, serve
 
 from mpsplit.comm import world
 from mpsplit.measure.bench import Bench, Work

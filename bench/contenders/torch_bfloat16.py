@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import torch
-from orders import LENGTHS, serve, timed_round
+from rounds import LENGTHS, serve, timed_round
 from transformers import AutoModelForCausalLM
 
 

@@ -4,7 +4,6 @@ line that says why not."""
 import functools
 import json
 import shutil
-import subprocess
 import time
 from dataclasses import replace
 
@@ -36,7 +35,7 @@ from mpsplit.plan.shards import Share, even_plan, lay_out
 from tests.cases import thorough
 from tests.models import EXAMPLE, make_model
 from tests.packages import weight_path
-from tests.running import CLEAN, MPSPLIT, killed_after
+from tests.running import killed_after, mpsplit
 
 pytestmark = [
     pytest.mark.seconds(400),
@@ -279,11 +278,3 @@ def test_it_answers_as_before(tmp_path):
     assert (have.tokenizer, have.config, have.eos, have.model) == (want.tokenizer, want.config, want.eos, want.model)
     # convert finds the model there, for other kinds of weights
     assert Origin.load(new) == Origin.load(old)
-
-
-def mpsplit(*words) -> str:
-    done = subprocess.run(
-        [*MPSPLIT, *map(str, words)], capture_output=True, text=True, env=CLEAN, timeout=150, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

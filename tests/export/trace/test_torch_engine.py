@@ -1,4 +1,4 @@
-"""The sliced modules over real ranks against transformers, before anything is traced or converted."""
+"""The sliced modules over real ranks against transformers, before they are traced and converted."""
 
 import pytest
 

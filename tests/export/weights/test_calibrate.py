@@ -178,11 +178,17 @@ def package(partition_of):
     [
         (["--calibrate", "none.txt"], "none.txt cannot be read (.*No such file.*); give a file of plain text in UTF-8"),
         (["--calibrate-method", "awq"], "give the text with --calibrate FILE"),
-        (["--quant", "bf16", "--calibrate", "TEXT"], "nothing to do where all weights are bf16; give --quant q8, q6 or q4"),
+        (
+            ["--quant", "bf16", "--calibrate", "TEXT"],
+            "nothing to do where all weights are bf16; give --quant q8, q6 or q4",
+        ),
         (["--calibrate", "TEXT", "--calibrate-tokens", "9"], "--calibrate-tokens 9 says too little; give 128 or more"),
-        (["--calibrate", "TEXT", "--serial"], "on all of its 2 ranks at once, and this is 1 process; use `mpirun -np 2`"),
+        (
+            ["--calibrate", "TEXT", "--serial"],
+            "on all of its 2 ranks at once, and this is 1 process; use `mpirun -np 2`",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(package, text, options, message):
     said = refused("convert", package, "--quant", "q4", *(text if word == "TEXT" else word for word in options))
     assert all(part in said for part in message.split(".*")), said

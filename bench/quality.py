@@ -1,6 +1,7 @@
-"""What each kind and method of quantisation costs, measured on the model of examples/tiny-vicuna.
+r"""What each kind and method of quantisation costs, measured on the model of examples/tiny-vicuna.
 
-    python bench/quantisation.py [--kinds q4 q6 q8 bf16] [--methods minmax mse awq gptq awq+gptq] [--block 32] [--json]
+    python bench/quality.py [--kinds q4 q6 q8 bf16] [--methods minmax mse awq gptq awq+gptq] \
+        [--block 32] [--json]
 
 Method: eval.jsonl's first 50 lines are the calibration text (awq, gptq; both with searched scales),
 the other 150 are what is measured on. Every row is a package of one rank as `mpsplit convert`
