@@ -2,9 +2,9 @@
 
 In: facts, a Cluster, a Job, a goal. Out: Alternatives with prices.
 
-The best plan, the even ones, the best on fewer devices, each host as one rank. Invariant: each one
-fits, and its `cost` is the price of its plan on its own cluster: a host as one rank is another
-cluster than its ranks side by side.
+These are the best plan, the even ones, the best on fewer devices, and each host as one rank.
+Invariant: each fits, and its `cost` is the price of its plan on its own cluster. A host as one rank
+is another cluster than its ranks side by side.
 """
 
 from __future__ import annotations
@@ -38,30 +38,31 @@ class Alternative:
 
 def alternatives(facts: ModelFacts, cluster: Cluster, job: Job, goal: str = "token") -> list[Alternative]:
     """The best first; the others that fit, even ones, on fewer devices, on one host."""
-    found = [Alternative("best", solve(facts, cluster, job, goal), cluster)]
-    found += _even(facts, cluster, job)
+    plans = [Alternative("best", solve(facts, cluster, job, goal), cluster)]
+    plans += _even(facts, cluster, job)
     for count in _smaller(cluster.size):
         on_fewer = best(facts, cluster, job, goal, most=count)
-        if on_fewer and on_fewer.devices not in [known.solution.devices for known in found]:
-            found.append(Alternative(f"best on {count}", on_fewer, cluster))
-    return found + alone(facts, cluster, job, goal)
+        if on_fewer and on_fewer.devices not in [known.solution.devices for known in plans]:
+            plans.append(Alternative(f"best on {count}", on_fewer, cluster))
+    return plans + alone(facts, cluster, job, goal)
 
 
 def alone(facts: ModelFacts, cluster: Cluster, job: Job, goal: str = "token") -> list[Alternative]:
-    """Each host as one rank with all its threads, where the model fits there; of hosts that are
-    alike the first."""
-    found = {}
+    """Each host as one rank with all its threads, where the model fits there.
+
+    Of hosts that are alike, the first.
+    """
+    hosts: dict[str, Alternative] = {}
     for host in cluster.hosts:
         whole = cluster.whole_host(host)
         alike = repr(replace(whole.devices[0], name="", host=""))
-        if alike not in found and (on_host := best(facts, whole, job, goal)):
-            found[alike] = Alternative(f"{host} alone", on_host, whole)
-    return list(found.values())
+        if alike not in hosts and (on_host := best(facts, whole, job, goal)):
+            hosts[alike] = Alternative(f"{host} alone", on_host, whole)
+    return list(hosts.values())
 
 
 def fewer_are_faster(cost: Cost, devices: Sequence[int], cluster: Cluster, others: Sequence[Alternative]) -> str:
-    """That some of `others` take less time for a token with fewer ranks than a plan on these
-    devices; empty where none does."""
+    """That some of `others` are faster a token with fewer ranks; empty where none is."""
     fewer = [other for other in others if other.solution.plan.ranks < len(devices)]
     fastest = min(fewer, key=lambda other: other.solution.cost.token, default=None)
     if fastest is None or cost.token < FASTER * fastest.solution.cost.token:
@@ -87,7 +88,9 @@ def _even(facts: ModelFacts, cluster: Cluster, job: Job) -> Iterator[Alternative
         except PlanError:
             continue
         cost, devices = price(facts, plan, cluster, job), tuple(range(cluster.size))
-        if all(own.total <= device.memory_bytes for own, device in zip(cost.memory, cluster.devices, strict=True)):
+        if all(
+            memory.total <= device.memory_bytes for memory, device in zip(cost.memory, cluster.devices, strict=True)
+        ):
             name = f"even, --tensor {tensor} --pipeline {pipeline}"
             yield Alternative(name, Solution(plan, devices, cost, False, "nothing", ()), cluster)
 

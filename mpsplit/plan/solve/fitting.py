@@ -2,11 +2,11 @@
 
 In: parts with their tables, free bytes. Out: steps of each member, or None.
 
-A mixed integer program: each member's steps of each part are its variables, in pieces along which
-its tables are straight; a part's slowest member is one variable. A part of few steps has a piece
-for each step, which is exact. A part of many has one piece: the chord of the seconds, and for the
-bytes a line that no entry of the table lies above. Invariant: by its own lines a division that
-comes out fits; shares.py looks at the tables again.
+It is a mixed integer program. Its variables are each member's steps of each part, in pieces along
+which the member's tables are straight; and for each part its slowest member. A part of few steps
+has a piece for each step, which is exact. A part of many has one piece: the chord of the seconds,
+and for the bytes a line that no entry of the table lies above. Invariant: by its own lines a
+division that comes out fits; shares.py looks at the tables again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpsplit.plan.solve.stage_part import StagePart
+from mpsplit.plan.solve.stage_part import Floats, Ints, StagePart
 
 FEW = 8  # steps of a part up to which each is a piece
 # how near to the best the solver goes, and how long it looks, where a part has many steps
@@ -26,8 +26,7 @@ MARGINS = (0.0, 1e-5)  # of the memory, left free: the solver takes its own tole
 
 @dataclass
 class Program:
-    """Least cost @ x with each row's sum within its limit (or equal to it), 0 <= x <= upper, and
-    some of x whole."""
+    """Least cost @ x, each row's sum within its limits, 0 <= x <= upper, some of x whole."""
 
     cost: list[float] = field(default_factory=list)
     upper: list[float] = field(default_factory=list)
@@ -46,9 +45,12 @@ class Program:
     def equal(self, row: dict[int, float], value: float) -> None:
         self.rows.append((row, value, value))
 
-    def solve(self, exact: bool) -> np.ndarray | None:
-        """Its x. HiGHS's presolve was seen to cut off the best of a small program (scipy 1.17): an
-        exact answer goes without."""
+    def solve(self, exact: bool) -> Floats | None:
+        """Its x.
+
+        HiGHS's presolve was seen to cut off the best of a small program (scipy 1.17), so an exact
+        answer goes without.
+        """
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         matrix = np.zeros((len(self.rows), len(self.cost)))
@@ -56,16 +58,19 @@ class Program:
             matrix[i, list(row)] = list(row.values())
         limits = LinearConstraint(matrix, [low for _, low, _ in self.rows], [high for _, _, high in self.rows])
         options = {"mip_rel_gap": 0.0, "presolve": False} if exact else {"mip_rel_gap": GAP, "time_limit": SECONDS}
-        return milp(
+        x: Floats | None = milp(
             self.cost, integrality=self.whole, bounds=Bounds(0, self.upper), constraints=limits, options=options
         ).x
+        return x
 
 
 def divide_together(
     parts: Sequence[StagePart], layers: int, free: Sequence[int], sizes: Sequence[int], fullest: bool
-) -> list[np.ndarray] | None:
-    """Steps by part and member that take the least time and fit; with `fullest`, those whose
-    fullest device is the least full."""
+) -> list[Ints] | None:
+    """Steps by part and member that take the least time and fit.
+
+    With `fullest`, those whose fullest device is the least full.
+    """
     for margin in MARGINS:
         counts = _solved(
             parts, layers, [f - margin * size for f, size in zip(free, sizes, strict=True)], sizes, fullest
@@ -77,7 +82,7 @@ def divide_together(
 
 def _solved(
     parts: Sequence[StagePart], layers: int, free: Sequence[float], sizes: Sequence[int], fullest: bool
-) -> list[np.ndarray] | None:
+) -> list[Ints] | None:
     program, unit = Program(), max(sizes)
     long = max(table[-1] for part in parts for table in part.seconds)  # keeps the numbers near 1
     weights = {"heads": layers, "mlp": layers, "head": 1}
@@ -114,17 +119,17 @@ def _solved(
     ]
 
 
-def _points(part: StagePart) -> np.ndarray:
+def _points(part: StagePart) -> Ints:
     """Steps between which the tables are taken as straight."""
     return np.arange(part.least, part.count + 1) if part.count <= FEW else np.array([part.least, part.count])
 
 
-def fits(parts: Sequence[StagePart], counts: Sequence[np.ndarray], layers: int, free: Sequence[int]) -> bool:
+def fits(parts: Sequence[StagePart], counts: Sequence[Ints], layers: int, free: Sequence[int]) -> bool:
     used = used_bytes(parts, counts, layers, len(free))
     return bool((used <= np.array(free)).all())
 
 
-def used_bytes(parts: Sequence[StagePart], counts: Sequence[np.ndarray], layers: int, members: int) -> np.ndarray:
+def used_bytes(parts: Sequence[StagePart], counts: Sequence[Ints], layers: int, members: int) -> Ints:
     """What each member's steps add to its memory."""
     used = np.zeros(members, dtype=np.int64)
     for part, steps in zip(parts, counts, strict=True):

@@ -45,9 +45,10 @@ def shortage(facts: ModelFacts, cluster: Cluster, job: Job) -> str:
 def least_bytes(facts: ModelFacts, cluster: Cluster, job: Job) -> int:
     """Of the whole model on one rank, its process aside; more ranks need more."""
     rows = Range(0, facts.vocabulary)
-    parts = (Range(0, n) for n in (facts.layers, facts.heads, facts.kv_heads, facts.mlp))
+    layers, heads, kv_heads, mlp = (Range(0, n) for n in (facts.layers, facts.heads, facts.kv_heads, facts.mlp))
     device = cluster.devices[0]
-    return memory(facts, Shard(0, 0, *parts, rows, rows), device, job).total - device.process_bytes
+    whole = Shard(0, 0, layers, heads, kv_heads, mlp, rows, rows)
+    return memory(facts, whole, device, job).total - device.process_bytes
 
 
 def free_bytes(cluster: Cluster) -> int:
@@ -55,14 +56,13 @@ def free_bytes(cluster: Cluster) -> int:
 
 
 def remedies(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> list[Remedy]:
-    """Fewer bits, a shorter context, one more machine: of each the smallest change that was found
-    to be enough."""
-    found = (
+    """Fewer bits, a shorter context, one more machine: of each the smallest change that helps."""
+    tried = (
         _fewer_bits(facts, cluster, job, fits),
         _shorter(facts, cluster, job, fits),
         _larger(facts, cluster, job, fits),
     )
-    return [remedy for remedy in found if remedy]
+    return [remedy for remedy in tried if remedy]
 
 
 def _fewer_bits(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> Remedy | None:
@@ -85,8 +85,10 @@ def _shorter(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> Remed
 
 
 def _larger(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> Remedy | None:
-    """One more machine like the first, linked as the others are, of the memory that is missing and
-    a little more until it is enough."""
+    """One more machine like the first, linked as the others are.
+
+    It has the memory that is missing, and a little more until it is enough.
+    """
     needed = least_bytes(facts, cluster, job)
     size = max(needed - free_bytes(cluster), PIECE)
     while True:
@@ -100,8 +102,10 @@ def _larger(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> Remedy
 
 
 def with_one_more(cluster: Cluster, free: int) -> Cluster:
-    """A machine like the first, with so many bytes free; its links are like those of the first to
-    the last, or assumed where there are none."""
+    """A machine like the first, with so many bytes free.
+
+    Its links are like that of the first to the last, or assumed where there is none.
+    """
     first, count = cluster.devices[0], cluster.size
     name = f"one-more-{count}"
     device = replace(first, name=name, host=name, memory_bytes=first.process_bytes + free)

@@ -2,12 +2,14 @@
 
 In: moves that are allowed, StageTimes. Out: a Route.
 
-A dynamic program from the last stage back to the first: a tail is the stages from some group to the
-end, and by number of layers it holds the least that they cost, as one vector. A Space says which
-tails a group may be put in front of: `every_order` has all groups in all orders, `neighbours` the
-runs of one order of the devices. `search` looks again and again: the stages of the route that it
-found are divided exactly, which can only make them dearer, until a route costs what its stages
-really cost. Invariant: no other route of the spaces is cheaper, up to the tolerance.
+It is a dynamic program from the last stage back to the first. A tail is the stages from some group
+to the end; one vector holds the least that they cost, by number of layers. A Space says which tails
+a group may be put in front of. `every_order` has all groups in all orders, `neighbours` the runs of
+one order of the devices.
+
+`search` looks again and again. It divides the stages of the route that it found exactly, which can
+only make them dearer, until a route costs what its stages really cost. Invariant: no other route of
+the spaces is cheaper, up to the tolerance.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from itertools import combinations, permutations
 import numpy as np
 
 from mpsplit.plan.cluster import Cluster
+from mpsplit.plan.solve.stage_part import Floats, Ints
 from mpsplit.plan.solve.stage_times import StageTimes
 
 ROUNDED = 1 + 1e-9  # a value that has risen more has risen because stages were divided since
@@ -31,8 +34,7 @@ END, START = "end", "start"  # the states in which nothing is placed, and everyt
 
 @dataclass(frozen=True)
 class Move:
-    """`group` is put in front of what led to the state `behind`, which leads to the state
-    `ahead`."""
+    """`group` is put in front of the state `behind`, which leads to the state `ahead`."""
 
     behind: Hashable
     group: tuple[int, ...]
@@ -41,8 +43,10 @@ class Move:
 
 @dataclass(frozen=True)
 class Space:
-    """Moves in an order in which every state is complete before anything is put in front of it;
-    `lead` becomes rank 0."""
+    """Moves, in an order in which a state is complete before anything is put in front of it.
+
+    `lead` becomes rank 0.
+    """
 
     lead: int
     moves: tuple[Move, ...]
@@ -67,13 +71,15 @@ class Tail:
     """`cost` of its first stage and `vector` of all its stages, by number of layers."""
 
     move: Move
-    cost: np.ndarray
-    vector: np.ndarray
+    cost: Floats
+    vector: Floats
 
 
 def every_order(cluster: Cluster, kv_heads: int, most: int) -> list[Space]:
-    """All groups of all devices in all orders, by who leads, `most` devices in all. Where all links
-    are equal, the order of followers counts only in groups that are dealt KV heads."""
+    """All groups of all devices in all orders, by who leads; `most` devices in all.
+
+    Where all links are equal, the order of followers counts only in groups that are dealt KV heads.
+    """
     devices = range(cluster.size)
     alike = len({cluster.link(a, b) for a, b in combinations(devices, 2)}) <= 1
     spaces = []
@@ -98,8 +104,10 @@ def every_order(cluster: Cluster, kv_heads: int, most: int) -> list[Space]:
 
 
 def neighbours(order: Sequence[int]) -> Space:
-    """The runs of neighbours in this order, from the first device on; what comes last may be left
-    out."""
+    """The runs of neighbours in this order, from the first device on.
+
+    What comes last may be left out.
+    """
     count, moves = len(order), []
     sizes = [n for n in range(1, count + 1) if count <= MANY or n == count or not n % (1 << max(n.bit_length() - 3, 0))]
     for start in reversed(range(count)):
@@ -113,18 +121,18 @@ def neighbours(order: Sequence[int]) -> Space:
 
 def search(
     spaces: Sequence[Space],
-    stages: StageTimes,
+    times: StageTimes,
     tolerance: float = 0.0,
     rounds: float = np.inf,
     ceiling: float = np.inf,
     patience: float = np.inf,
 ) -> Route | None:
-    """The cheapest route of all spaces whose stages each stay under `ceiling`, after so many rounds
-    at the latest where one is found; nothing where none fits, or after `patience` rounds in which
-    none did."""
-    waiting = [
-        (route.value, i, route) for i, space in enumerate(spaces) if (route := _cheapest(space, stages, ceiling))
-    ]
+    """The cheapest route of all spaces whose stages each stay under `ceiling`.
+
+    Where one is found, the search ends after so many rounds at the latest. Nothing comes out where
+    none fits, or where none did in `patience` rounds.
+    """
+    waiting = [(route.value, i, route) for i, space in enumerate(spaces) if (route := _cheapest(space, times, ceiling))]
     heapq.heapify(waiting)
     best, looked = None, 0
     while waiting:
@@ -134,83 +142,97 @@ def search(
             break
         if best and best.value <= value * (1 + tolerance):
             break
-        new = not all(stages.known(*end) for end in route.ends())
-        real = _divided(route, stages, ceiling)
+        new = not all(times.known(*end) for end in route.ends())
+        real = _divided(route, times, ceiling)
         if np.isfinite(real.value) and (best is None or real.value < best.value):
             best = real
-        if (new or real.value > value * ROUNDED) and (again := _cheapest(spaces[i], stages, ceiling)):
+        if (new or real.value > value * ROUNDED) and (again := _cheapest(spaces[i], times, ceiling)):
             heapq.heappush(waiting, (again.value, i, again))
     return best
 
 
-def _divided(route: Route, stages: StageTimes, ceiling: float) -> Route:
-    """The route with what it costs once its stages are divided; infinite where one does not fit or
-    stay under the ceiling."""
+def _divided(route: Route, times: StageTimes, ceiling: float) -> Route:
+    """The route with what it costs once its stages are divided.
+
+    That is infinite where a stage does not fit, or does not stay under the ceiling.
+    """
     for end in route.ends():
-        stages.divide(*end)
-    costs = [stages.vector(group, first, lead)[layers] for group, first, lead, layers in route.ends()]
+        times.divide(*end)
+    costs = [times.vector(group, first, lead)[layers] for group, first, lead, layers in route.ends()]
     groups = [group for group, _ in route.stages]
-    costs[0] += stages.opening(groups[0])
-    hops = [stages.hop(a, b) for a, b in zip(groups, groups[1:], strict=False)] + [0.0]
+    costs[0] += times.opening(groups[0])
+    hops = [times.hop(a, b) for a, b in zip(groups, groups[1:], strict=False)] + [0.0]
     value = 0.0
     for cost, hop in reversed(list(zip(costs, hops, strict=True))):
-        value = stages.goal.combine(value, cost + hop if cost + hop <= ceiling else np.inf)
+        value = times.goal.combine(value, cost + hop if cost + hop <= ceiling else np.inf)
     return replace(route, value=value)
 
 
-def _cheapest(space: Space, stages: StageTimes, ceiling: float) -> Route | None:
-    layers, lead, tails = stages.facts.layers, space.lead, {}
-    back = np.subtract.outer(
-        np.arange(layers + 1), np.arange(layers + 1)
-    )  # [l, m]: layers behind m of l; below 0 is none
-    best, found = np.inf, None
+def _cheapest(space: Space, times: StageTimes, ceiling: float) -> Route | None:
+    layers, lead = times.facts.layers, space.lead
+    tails: dict[Hashable, list[Tail]] = {}
+    # [l, m]: layers behind m of l; below 0 is none
+    back = np.subtract.outer(np.arange(layers + 1), np.arange(layers + 1))
+    best = np.inf
+    first_stage: Tail | None = None
     for move in space.moves:
         first, last = move.group[0] == lead, move.behind == END
         if not last and move.behind not in tails:
             continue
-        cost = stages.vector(move.group, first, lead if last else None) + (stages.opening(move.group) if first else 0.0)
+        cost = times.vector(move.group, first, lead if last else None) + (times.opening(move.group) if first else 0.0)
         if not np.isfinite(cost).any():
             continue
         vector = np.where(cost <= ceiling, cost, np.inf)
         if not last:
-            vector = _in_front(move.group, vector, tails[move.behind], stages, back, ceiling)
+            vector = _in_front(move.group, vector, tails[move.behind], times, back, ceiling)
         tail = Tail(move, cost, vector)
         if not first:
             tails.setdefault(move.ahead, []).append(tail)
         elif vector[layers] < best:
-            best, found = vector[layers], tail
-    return found and Route(best, lead, tuple(_trace(found, tails, stages, layers, ceiling)))
+            best, first_stage = vector[layers], tail
+    if first_stage is None:
+        return None
+    return Route(best, lead, tuple(_trace(first_stage, tails, times, layers, ceiling)))
 
 
 def _in_front(
-    group: tuple[int, ...], cost: np.ndarray, behind: Sequence[Tail], stages: StageTimes, back: np.ndarray, ceiling: float
-) -> np.ndarray:
-    """The least of all tails behind with the group in front, by layers. Handing on belongs to the
-    group; where stages add up, it may be added to the tail, and one vector stands for all of them.
+    group: tuple[int, ...],
+    cost: Floats,
+    behind: Sequence[Tail],
+    times: StageTimes,
+    back: Ints,
+    ceiling: float,
+) -> Floats:
+    """The least of all tails behind with the group in front, by layers.
+
+    Handing on belongs to the group. Where stages add up it may be added to the tail instead, and
+    one vector stands for all of them.
     """
     vectors = np.array([tail.vector for tail in behind])
-    hops = np.array([stages.hop(group, tail.move.group) for tail in behind])
-    if stages.goal.combine is np.add:
+    hops = np.array([times.hop(group, tail.move.group) for tail in behind])
+    if times.goal.combine is np.add:
         vectors, hops = (vectors + hops[:, None]).min(axis=0, keepdims=True), np.zeros(1)
     least = np.full(len(cost), np.inf)
     for hop in np.unique(hops):
         rest = np.append(vectors[hops == hop].min(axis=0), np.inf)[np.where(back < 0, len(cost), back)]
-        own = np.where(cost + hop <= ceiling, cost + hop, np.inf)
-        least = np.minimum(least, stages.goal.combine(rest, own).min(axis=1))
+        in_front = np.where(cost + hop <= ceiling, cost + hop, np.inf)
+        least = np.minimum(least, times.goal.combine(rest, in_front).min(axis=1))
     return least
 
 
-def _trace(tail: Tail, tails: dict, stages: StageTimes, layers: int, ceiling: float) -> list[tuple[tuple[int, ...], int]]:
+def _trace(
+    tail: Tail, tails: dict[Hashable, list[Tail]], times: StageTimes, layers: int, ceiling: float
+) -> list[tuple[tuple[int, ...], int]]:
     """The stages behind the vector's entry for so many layers."""
-    found = []
+    stages = []
     while tail.move.behind != END:
         options = []
         for after in tails[tail.move.behind]:
-            hop = stages.hop(tail.move.group, after.move.group)
-            own = np.where(tail.cost + hop <= ceiling, tail.cost + hop, np.inf)[: layers + 1]
-            both = stages.goal.combine(after.vector[layers::-1], own)
+            hop = times.hop(tail.move.group, after.move.group)
+            in_front = np.where(tail.cost + hop <= ceiling, tail.cost + hop, np.inf)[: layers + 1]
+            both = times.goal.combine(after.vector[layers::-1], in_front)
             options.append((both.min(), int(both.argmin()), after))
-        _, own_layers, after = min(options, key=lambda option: option[0])
-        found.append((tail.move.group, own_layers))
-        tail, layers = after, layers - own_layers
-    return [*found, (tail.move.group, layers)]
+        _, count, after = min(options, key=lambda option: option[0])
+        stages.append((tail.move.group, count))
+        tail, layers = after, layers - count
+    return [*stages, (tail.move.group, layers)]

@@ -1,13 +1,16 @@
-"""How the ranks of one stage divide it, so that it takes the least time and nobody's memory
-overflows. In: devices, layers. Out: shares.
+"""How the ranks of one stage divide it in the least time that their memory allows.
 
-A stage has parts (query heads, MLP columns, rows of the head) that are divided in whole steps, and
-tables that say what so many steps cost each device; every number in them comes from cost.py and
-sizes.py. Where the fastest division of each part fits the memory it is the answer. Where it does
-not, scipy's milp divides all parts at once: exactly for parts of few steps, and along a straight
-line just above the table for parts of many. Rows of the embedding cost no time and little memory:
-they are divided evenly, or as the head where it is tied. Every rank takes a step of heads and of
-columns at least. Invariant: a share that comes out of here fits its device by sizes.memory.
+In: devices, layers. Out: shares.
+
+A stage has parts: query heads, MLP columns, rows of the head. They are divided in whole steps, and
+tables say what so many steps cost each device. Every number in the tables comes from cost.py and
+sizes.py.
+
+Where the fastest division of each part fits the memory, it is the answer. Where it does not,
+scipy's milp divides all parts at once (fitting.py): exactly for parts of few steps, and along a
+straight line just above the table for parts of many. Rows of the embedding cost no time and little
+memory. They are divided evenly, or as the head where it is tied. Every rank takes a step of heads
+and of columns at least. Invariant: a share that comes out of here fits its device by sizes.memory.
 """
 
 from __future__ import annotations
@@ -24,43 +27,52 @@ from mpsplit.plan.price.cost import attention_seconds, head_seconds, mlp_seconds
 from mpsplit.plan.price.sizes import Job, memory
 from mpsplit.plan.shards import Range, Shard, Share
 from mpsplit.plan.solve.fitting import FEW, divide_together, fits, used_bytes
-from mpsplit.plan.solve.stage_part import StagePart
+from mpsplit.plan.solve.stage_part import Floats, Ints, StagePart
 from mpsplit.plan.steps import divide, in_elements, steps_of
 
 
 @dataclass(frozen=True)
 class Divided:
-    """Shares of the members of a stage, in order, and what they were chosen for: seconds, or the
-    fullest device's part."""
+    """Shares of the members of a stage, in order.
+
+    `value` is what they were chosen for: seconds, or the fullest device's part.
+    """
 
     shares: tuple[Share, ...]
     value: float
 
 
 class Tables:
-    """The tables of a model, a job and devices, each made when it is first asked for; (rows,
-    position) is the step that is timed."""
+    """The tables of a model, a job and devices, each made when it is first needed.
+
+    (rows, position) is the step that is timed.
+    """
 
     def __init__(self, facts: ModelFacts, job: Job, devices: Sequence[Device], rows: int, position: int):
         self.facts, self.job, self.devices = facts, job, devices
         self.straight = False  # whether a division has taken a table for a straight line
-        self._timed: dict[str, Callable[[Device, dict], float]] = {
-            "heads": lambda d, n: attention_seconds(facts, d, n["heads"], n["kv_heads"], rows, position, job),
-            "mlp": lambda d, n: mlp_seconds(facts, d, n["mlp"], rows, job),
-            "head": lambda d, n: head_seconds(facts, d, n["head"], job),
+        self._timed: dict[str, Callable[[Device, dict[str, int]], float]] = {
+            "heads": lambda device, counts: attention_seconds(
+                facts, device, counts["heads"], counts["kv_heads"], rows, position, job
+            ),
+            "mlp": lambda device, counts: mlp_seconds(facts, device, counts["mlp"], rows, job),
+            "head": lambda device, counts: head_seconds(facts, device, counts["head"], job),
         }
         self.seconds, self._bytes, self.fixed = cache(self._make_seconds), cache(self._make_bytes), cache(self._fixed)
 
     def parts(self, group: tuple[int, ...], owners: tuple[int, ...]) -> list[StagePart]:
-        """What `group` divides; `owners` are the members that may take rows of the head, none where
-        the stage is not the last."""
+        """What `group` divides.
+
+        `owners` are the members that may take rows of the head; none where the stage is not the
+        last.
+        """
         steps, everyone = steps_of(self.facts, len(group), self.job.block), tuple(range(len(group)))
         whole = [("mlp", everyone, self.facts.mlp, steps.mlp, 1)]
         if owners:
             whole.append(("head", owners, self.facts.vocabulary, steps.vocabulary, 0))
-        each, start = self.facts.heads // self.facts.kv_heads, 0
+        per_kv_head, start = self.facts.heads // self.facts.kv_heads, 0
         for ranks in steps.dealt:
-            whole.append(("heads", everyone[start : start + ranks], each, steps.heads, 1))
+            whole.append(("heads", everyone[start : start + ranks], per_kv_head, steps.heads, 1))
             start += ranks
         if not steps.dealt:
             whole.append(("heads", everyone, self.facts.heads, steps.heads, 1))
@@ -82,20 +94,20 @@ class Tables:
     def embed_rows(self, ranks: int) -> list[int]:
         return divide(self.facts.vocabulary, steps_of(self.facts, ranks, self.job.block).vocabulary, [1.0] * ranks)
 
-    def _make_seconds(self, name: str, device: int, size: int, step: int) -> np.ndarray:
+    def _make_seconds(self, name: str, device: int, size: int, step: int) -> Floats:
         return np.array([self._timed[name](self.devices[device], n) for n in self._counts(name, size, step)])
 
-    def _make_bytes(self, name: str, size: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def _make_bytes(self, name: str, size: int, step: int) -> tuple[Ints, Ints]:
         """What steps add to the memory of a rank: once, and for each layer."""
         counts = self._counts(name, size, step)
-        once, one_layer = ([self._total(layers, **n) for n in counts] for layers in (0, 1))
-        once, one_layer = np.array(once), np.array(one_layer)
-        return once - once[0], (one_layer - one_layer[0]) - (once - once[0])
+        totals = [np.array([self._total(layers, **n) for n in counts]) for layers in (0, 1)]
+        once, with_layer = (total - total[0] for total in totals)
+        return once, with_layer - once
 
     def _counts(self, name: str, size: int, step: int) -> list[dict[str, int]]:
-        each = self.facts.heads // self.facts.kv_heads
+        per_kv_head = self.facts.heads // self.facts.kv_heads
         counts = [min(k * step, size) for k in range(-(-size // step) + 1)]
-        return [{name: n} | ({"kv_heads": -(-n // each)} if name == "heads" else {}) for n in counts]
+        return [{name: n} | ({"kv_heads": -(-n // per_kv_head)} if name == "heads" else {}) for n in counts]
 
     def _fixed(self, device: int, layers: int, embed: int) -> int:
         """Bytes of a rank that has rows of the embedding and nothing else."""
@@ -109,21 +121,22 @@ class Tables:
         )
 
 
-def stage_value(parts: Sequence[StagePart], counts: Sequence[np.ndarray], layers: int) -> float:
-    """Seconds of a stage: its slowest member's half layers, and its slowest member's rows of the
-    head."""
+def stage_value(parts: Sequence[StagePart], counts: Sequence[Ints], layers: int) -> float:
+    """Seconds of a stage: of each part its slowest member."""
     slowest: dict[str, float] = {}
     for part, steps in zip(parts, counts, strict=True):
-        own = max(table[k] for table, k in zip(part.seconds, steps, strict=True))
-        slowest[part.name] = max(own, slowest.get(part.name, 0.0))
+        seconds = max(table[k] for table, k in zip(part.seconds, steps, strict=True))
+        slowest[part.name] = max(seconds, slowest.get(part.name, 0.0))
     return layers * (slowest["heads"] + slowest["mlp"]) + slowest.get("head", 0.0)
 
 
 def divide_stage(
     tables: Tables, group: tuple[int, ...], layers: int, first: bool, owners: tuple[int, ...], fullest: bool = False
 ) -> Divided | None:
-    """The fastest division that fits, or with `fullest` the one whose fullest device is the least
-    full; nothing where none fits."""
+    """The fastest division that fits; nothing where none does.
+
+    With `fullest`, the one whose fullest device is the least full.
+    """
     parts = tables.parts(group, owners)
     if any(part.count < part.least * len(part.members) for part in parts):
         return None
@@ -132,15 +145,16 @@ def divide_stage(
     counts = [fastest(part) for part in parts]
     if fullest and len(group) > 1 or not fits(parts, counts, layers, free):
         tables.straight |= any(part.count > FEW for part in parts)
-        counts = divide_together(parts, layers, free, sizes, fullest)
-        if counts is None:
+        fitting = divide_together(parts, layers, free, sizes, fullest)
+        if fitting is None:
             return None
+        counts = fitting
     left = np.array(free) - used_bytes(parts, counts, layers, len(group))
     value = float(max(1 - left / np.array(sizes))) if fullest else stage_value(parts, counts, layers)
     return Divided(_shares(tables, parts, counts, group, first), value)
 
 
-def fastest(part: StagePart) -> np.ndarray:
+def fastest(part: StagePart) -> Ints:
     """Steps for each member so that the slowest is done as early as can be, memory aside."""
     counts = np.full(len(part.members), part.least)
     rest = part.count - counts.sum()
@@ -156,12 +170,11 @@ def fastest(part: StagePart) -> np.ndarray:
 
 
 def _shares(
-    tables: Tables, parts: Sequence[StagePart], counts: Sequence[np.ndarray], group: tuple[int, ...], first: bool
+    tables: Tables, parts: Sequence[StagePart], counts: Sequence[Ints], group: tuple[int, ...], first: bool
 ) -> tuple[Share, ...]:
     facts, steps = tables.facts, steps_of(tables.facts, len(group), tables.job.block)
-    each = facts.heads // facts.kv_heads
     wholes = {
-        "heads": (each if steps.dealt else facts.heads, steps.heads),
+        "heads": (facts.heads // facts.kv_heads if steps.dealt else facts.heads, steps.heads),
         "mlp": (facts.mlp, steps.mlp),
         "head": (facts.vocabulary, steps.vocabulary),
     }

@@ -1,14 +1,17 @@
-"""The best plan for these machines: which of them, grouped how, in which order, with how much of
-the model each. In: facts, a Cluster, a Job, a goal. Out: a Solution, or a PlanError that says
-what is short and what would help.
+"""The best plan for these machines: which of them, in which groups and order, with how much each.
+
+In: facts, a Cluster, a Job, a goal. Out: a Solution, or a PlanError that says what is short and
+what would help.
 
 shares.py divides one stage, stage_times.py knows what stages cost, routes.py finds the way through
-them. The space of plans: any devices, in groups of any sizes, any layers to each group, heads and
-columns and head rows in the steps of steps.py; every rank takes a step of heads and columns at
-least, and the embedding is even. On few devices all groups in all orders are searched, so the lead,
-the links of every pair and the dealing of KV heads count truly; on many, groups are neighbours in a
-few orders of the devices, of which the last may be left out. Invariant: no rank is given more than
-its device's memory, and `price` of the plan is the cost.
+them. A plan may take any devices, in groups of any sizes, with any layers to each group. Heads,
+columns and head rows go in the steps of steps.py. Every rank takes a step of heads and columns at
+least, and the embedding is even.
+
+On few devices all groups in all orders are searched, so the lead, the links of every pair and the
+dealing of KV heads count truly. On many, groups are neighbours in a few orders of the devices, of
+which the last may be left out. Invariant: no rank is given more than its device's memory, and
+`price` of the plan is the cost.
 """
 
 from __future__ import annotations
@@ -46,8 +49,10 @@ MESSAGE = 16 << 10  # bytes by which devices are near to each other
 
 @dataclass(frozen=True)
 class Solution:
-    """`devices`: of each rank, in order; `searched`: among what this is the best, in words; `exact`
-    if that is all plans."""
+    """`devices`: of each rank, in order. `searched`: among what this is the best, in words.
+
+    `exact`: whether that is all plans.
+    """
 
     plan: Plan
     devices: tuple[int, ...]
@@ -60,14 +65,14 @@ class Solution:
 def solve(facts: ModelFacts, cluster: Cluster, job: Job, goal: str = "token") -> Solution:
     if goal not in GOALS:
         raise PlanError(f"there is no goal {goal}; there are {', '.join(GOALS)}")
-    found = best(facts, cluster, job, goal)
-    if found is None:
+    solution = best(facts, cluster, job, goal)
+    if solution is None:
         helping = [remedy.text for remedy in remedies(facts, cluster, job, fits)]
         raise PlanError(
             f"{shortage(facts, cluster, job)}; "
             + (f"it would fit with {', or with '.join(helping)}" if helping else "nothing that was tried makes it fit")
         )
-    return found
+    return solution
 
 
 def best(facts: ModelFacts, cluster: Cluster, job: Job, goal: str, most: int | None = None) -> Solution | None:
@@ -86,26 +91,30 @@ def spaces_of(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> list[
 
 
 def orders(cluster: Cluster, job: Job) -> list[tuple[int, ...]]:
-    """Orders in which neighbours are good groups: the fastest first, the roomiest first, host by
-    host, across hosts, the nearest next."""
+    """Orders in which neighbours are good groups.
+
+    The fastest first; the roomiest first; host by host; across hosts; the nearest next.
+    """
     devices = cluster.devices
     speed = [1 / product_seconds(device, 1, 0, 1, job) for device in devices]
-    by_host = [sorted(own, key=lambda d: -speed[d]) for own in cluster.hosts.values()]
-    by_host.sort(key=lambda own: -max(speed[d] for d in own))
-    found = [
+    by_host = [sorted(ranks, key=lambda d: -speed[d]) for ranks in cluster.hosts.values()]
+    by_host.sort(key=lambda ranks: -max(speed[d] for d in ranks))
+    orders_found = [
         sorted(range(cluster.size), key=lambda d: (-speed[d], d)),
         sorted(range(cluster.size), key=lambda d: (-devices[d].memory_bytes, -speed[d], d)),
-        [d for own in by_host for d in own],
+        [d for ranks in by_host for d in ranks],
         [d for turn in zip_longest(*by_host) for d in turn if d is not None],
     ]
-    starts = found[0] if cluster.size <= CHAINED else found[0][:1]
-    found += [_chain(cluster, start, speed) for start in starts]
-    return list(dict.fromkeys(tuple(order) for order in found))
+    starts = orders_found[0] if cluster.size <= CHAINED else orders_found[0][:1]
+    orders_found += [_chain(cluster, start, speed) for start in starts]
+    return list(dict.fromkeys(tuple(order) for order in orders_found))
 
 
 def _chain(cluster: Cluster, start: int, speed: Sequence[float]) -> list[int]:
-    """From `start`, the device next that is nearest to the farthest of those before it; of those as
-    near, the fastest."""
+    """From `start`, always the device next that is nearest to the farthest of those before it.
+
+    Of those as near, the fastest.
+    """
     chain, far = [start], dict.fromkeys(set(range(cluster.size)) - {start}, 0.0)
     while far:
         far = {d: max(seconds, cluster.link(chain[-1], d).time(MESSAGE)) for d, seconds in far.items()}
@@ -125,21 +134,23 @@ def _throughput(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Sol
 
 
 def _first_token(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solution | None:
-    """One chunk passes from stage to stage, and stages add up. Several follow each other, and the
-    slowest stage counts once more for each: so the sum is made small under lower and lower ceilings
-    for the slowest."""
+    """One chunk passes from stage to stage, and stages add up.
+
+    Several chunks follow each other, and the slowest stage counts once more for each. So the sum is
+    made small under lower and lower ceilings for the slowest.
+    """
     chunks = -(-job.prompt // job.chunk)
-    goal, ceiling, found = Goal(min(job.chunk, job.prompt), chunks // 2 * job.chunk), math.inf, []
-    while len(found) < CEILINGS and (solution := _searched(facts, cluster, job, most, goal, ceiling)):
-        found.append(solution)
+    goal, ceiling = Goal(min(job.chunk, job.prompt), chunks // 2 * job.chunk), math.inf
+    solutions: list[Solution] = []
+    while len(solutions) < CEILINGS and (solution := _searched(facts, cluster, job, most, goal, ceiling)):
+        solutions.append(solution)
         if chunks == 1:
             break
         ceiling = LOWER * min(ceiling, max(stage.chunks[chunks // 2] for stage in solution.cost.stages))
-    first = min(found, key=lambda solution: solution.cost.first_token, default=None)
+    first = min(solutions, key=lambda solution: solution.cost.first_token, default=None)
     if first and chunks > 1:
-        first = replace(
-            first, exact=False, searched=f"{first.searched}; chunks of the prompt under {len(found)} ceilings"
-        )
+        searched = f"{first.searched}; chunks of the prompt under {len(solutions)} ceilings"
+        first = replace(first, exact=False, searched=searched)
     return first
 
 
@@ -152,8 +163,8 @@ def _memory(facts: ModelFacts, cluster: Cluster, job: Job, most: int) -> Solutio
     for slack in SLACKS if cluster.size <= FEW_DEVICES else SLACKS[-1:]:
         part = min(fullest(least, cluster) * (1 + slack), 1.0)
         smaller = tuple(replace(d, memory_bytes=round(d.memory_bytes * part)) for d in cluster.devices)
-        if found := _token(facts, replace(cluster, devices=smaller), job, most, ROUNDS // 2, PATIENCE):
-            return replace(found, exact=found.exact and least.exact and not slack)
+        if solution := _token(facts, replace(cluster, devices=smaller), job, most, ROUNDS // 2, PATIENCE):
+            return replace(solution, exact=solution.exact and least.exact and not slack)
     return replace(least, exact=False)
 
 
@@ -178,18 +189,20 @@ def _searched(
     rounds: int = ROUNDS,
     patience: float = math.inf,
 ) -> Solution | None:
-    stages, few = StageTimes(facts, cluster, job, goal), cluster.size <= FEW_DEVICES
+    times, few = StageTimes(facts, cluster, job, goal), cluster.size <= FEW_DEVICES
     spaces = spaces_of(facts, cluster, job, most)
     limits = (0.0, math.inf, ceiling) if few else (TOLERANCE, rounds, ceiling, patience)
-    route = search(spaces, stages, *limits)
+    route = search(spaces, times, *limits)
     if route is None:
         return None
     searched = "all groups in all orders" if few else f"groups of neighbours in {len(spaces)} orders, {rounds} rounds"
-    if stages.tables.straight:
+    if times.tables.straight:
         searched += "; where memory binds, divided along straight lines"
-    shares = [stages.divide(*end).shares for end in route.ends()]
-    plan = lay_out(facts, [(layers, own) for (_, layers), own in zip(route.stages, shares, strict=True)])
+    divided = [times.divide(*end) for end in route.ends()]
+    assert all(divided), "search returns routes whose stages are divided"
+    stages = zip(route.stages, divided, strict=True)
+    plan = lay_out(facts, [(layers, stage.shares) for (_, layers), stage in stages if stage])
     devices = tuple(d for group, _ in route.stages for d in group)
     left_out = tuple(d for d in range(cluster.size) if d not in devices)
     cost = price(facts, plan, cluster.only(devices), job)
-    return Solution(plan, devices, cost, few and not stages.tables.straight, searched, left_out)
+    return Solution(plan, devices, cost, few and not times.tables.straight, searched, left_out)
