@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpsplit.plan.cluster import Cluster
-from mpsplit.plan.draw.plan_columns import Column, StageBlock, blocks_of
+from mpsplit.plan.draw.plan_columns import Column, ColumnContents, StageBlock, blocks_of, contents_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.cost import Cost
 from mpsplit.plan.price.sizes import Job
@@ -27,8 +27,10 @@ CARDS = 150  # where the columns begin
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn, and where: the left edge of each column (all are `wide`), top and bottom of
-    each block."""
+    """What is drawn, and where.
+
+    `lefts`: the left edge of each column; all are `wide`. `bands`: top and bottom of each block.
+    """
 
     facts: ModelFacts
     plan: Plan
@@ -45,6 +47,9 @@ class Picture:
     def columns(self) -> list[tuple[float, Column]]:
         """Left edges and columns."""
         return list(zip(self.lefts, (column for block in self.blocks for column in block.columns), strict=True))
+
+    def contents(self, column: Column) -> ColumnContents:
+        return contents_of(self.plan, self.cluster, self.cost, column)
 
     def of(self, block: StageBlock) -> list[tuple[float, Column]]:
         first = sum(len(b.columns) for b in self.blocks[: self.blocks.index(block)])
@@ -84,7 +89,8 @@ def _lefts(blocks: Sequence[StageBlock], wide: float) -> tuple[float, ...]:
 def _bands(blocks: Sequence[StageBlock]) -> tuple[tuple[float, float], ...]:
     """One under the other, as high as their layers, but high enough for their words."""
     layers = sum(len(block.layers) for block in blocks)
-    bands, y = [], CARDS + 104 + ROW
+    bands: list[tuple[float, float]] = []
+    y: float = CARDS + 104 + ROW
     for block in blocks:
         height = max(BAND, MAP * len(block.layers) / layers)
         bands.append((y, y + height))

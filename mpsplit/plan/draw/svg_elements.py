@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from html import escape
 
 COLOURS = {
-    "paper": "#faf9f6", "card": "#ffffff", "line": "#dcd9d2", "ink": "#23303a", "soft": "#66727b", "free": "#ebe9e3",
-    "attention": "#6d9dc5", "keys": "#2f5d86", "mlp": "#e3b86b", "rows": "#9a8fbf", "talk": "#b0533f", "handing": "#7d6b9e",
-    "weights": "#5f7d8c", "cache": "#a3bfa8", "rest": "#c3ccd1", "over": "#c0392b", "compute": "#7fa8a0", "orders": "#b9b4a8",
+    "paper": "#faf9f6", "card": "#ffffff", "line": "#dcd9d2", "ink": "#23303a", "soft": "#66727b",
+    "attention": "#6d9dc5", "keys": "#2f5d86", "mlp": "#e3b86b", "rows": "#9a8fbf",
+    "talk": "#b0533f", "handing": "#7d6b9e", "compute": "#7fa8a0", "orders": "#b9b4a8",
+    "weights": "#5f7d8c", "cache": "#a3bfa8", "rest": "#c3ccd1", "free": "#ebe9e3", "over": "#c0392b",
 }  # fmt: skip
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 LETTER = 0.6  # width of a letter, as a part of its height
@@ -35,6 +36,10 @@ def box(x: float, y: float, width: float, height: float, fill: str, radius: floa
 def rule(x: float, y: float, to_x: float, to_y: float, stroke: str, dash: str = "") -> str:
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     return f'<path d="M{x:.1f} {y:.1f}L{to_x:.1f} {to_y:.1f}" stroke="{COLOURS[stroke]}"{dashed}/>'
+
+
+def outline(path: str, stroke: str, width: float) -> str:
+    return f'<path d="{path}" fill="none" stroke="{COLOURS[stroke]}" stroke-width="{width}"/>'
 
 
 def label(x: float, y: float, text: str, size: float, fill: str = "ink", anchor: str = "", weight: int = 0) -> str:

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from mpsplit.plan.cluster import described
-from mpsplit.plan.draw.plan_columns import blocks_of, bytes_text, copied, wires_of
+from mpsplit.plan.draw.plan_columns import blocks_of, copied, wires_of
 from mpsplit.plan.draw.plan_svg import svg
 from mpsplit.plan.draw.plan_text import BLOCKS, PLAIN, glyphs_for, text
+from mpsplit.plan.draw.plan_words import bytes_text
 from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.sizes import Job
 from mpsplit.plan.shards import Share, even_plan, lay_out
