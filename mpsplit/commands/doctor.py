@@ -53,19 +53,14 @@ def _package(name: str, module: str, need: str, extra: str = "") -> Callable[[],
     def check() -> Finding:
         remedy = f"pip install 'mpsplit{extra}'"
         try:
-            found = version(name)
+            installed = version(name)
             importlib.import_module(module)
         except PackageNotFoundError:
             return Finding(name, need, False, "not installed", remedy)
         except Exception as wrong:  # a broken wheel may raise anything on import; the finding says what
-            return Finding(
-                name,
-                need,
-                False,
-                f"{found}, but its import fails: {str(wrong).splitlines()[0]}",
-                f"{remedy}, or reinstall {name}",
-            )
-        return Finding(name, need, True, found)
+            problem = f"{installed}, but its import fails: {str(wrong).splitlines()[0]}"
+            return Finding(name, need, False, problem, f"{remedy}, or reinstall {name}")
+        return Finding(name, need, True, installed)
 
     return check
 

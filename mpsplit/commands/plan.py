@@ -3,7 +3,7 @@
 In: parsed arguments. Out: a Placed plan, text, pictures.
 
 A plan is what the user says (--pin, --plan, --tensor and --pipeline), or the best there is.
-Everything comes from config.json and the machines' description; no weights are needed.
+Everything comes from config.json and the machines' description. Invariant: no weights are needed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mpsplit.errors import PlanError
 from mpsplit.options.machine_options import add_machines, cluster_of
@@ -93,8 +94,10 @@ def _job(args: argparse.Namespace, facts: ModelFacts) -> Job:
 
 @dataclass(frozen=True)
 class ChosenPlan:
-    """`why`: what was searched, or whose choice it is; `warning`: why another plan may be wanted,
-    empty where there is nothing to say."""
+    """`why`: what was searched, or whose choice it is. `warning`: why another plan may be wanted.
+
+    The warning is empty where there is nothing to say.
+    """
 
     placed: Placed
     cost: Cost
@@ -103,21 +106,24 @@ class ChosenPlan:
 
 
 def _choose(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job) -> ChosenPlan:
-    """The user's own plan, checked and priced; otherwise the best. Either is held against fewer
-    machines."""
+    """The user's own plan, checked and priced; otherwise the best.
+
+    Either is held against fewer machines.
+    """
     from mpsplit.plan.solve.alternatives import Alternative, alone, fewer_are_faster
     from mpsplit.plan.solve.solver import best, solve
 
-    own = _own_choice(args, facts, cluster, job)
-    if own:
-        plan, devices = own
+    named = _named_plan(args, facts, cluster, job)
+    if named:
+        plan, devices = named
         placed, why = Placed(plan, cluster.only(devices), job).check_room(facts), "as it was asked for"
         free = best(facts, cluster, job, "token")
         others = [Alternative("the best plan", free, cluster)] if free else []
     else:
-        found = solve(facts, cluster, job, args.goal)
-        placed, devices, others = Placed(found.plan, cluster.only(found.devices), job), found.devices, []
-        why = f"the best for {GOALS[args.goal]}, of {found.searched}" + _without(found.left_out, cluster)
+        solution = solve(facts, cluster, job, args.goal)
+        devices, others = solution.devices, []
+        placed = Placed(solution.plan, cluster.only(devices), job)
+        why = f"the best for {GOALS[args.goal]}, of {solution.searched}" + _without(solution.left_out, cluster)
     cost = placed.price(facts)
     others += alone(facts, cluster, job)
     return ChosenPlan(placed, cost, why, fewer_are_faster(cost, devices, cluster, others))
@@ -129,7 +135,7 @@ def _without(left_out: Sequence[int], cluster: Cluster) -> str:
     return f"; without {shown}, which would not make it better" if names else ""
 
 
-def _own_choice(
+def _named_plan(
     args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: Job
 ) -> tuple[Plan, tuple[int, ...]] | None:
     """The plan that the user names, and the device of each rank."""
@@ -156,8 +162,8 @@ def _show(chosen: ChosenPlan, facts: ModelFacts, model: str) -> None:
         print(chosen.warning)
     print(text(facts, placed.plan, placed.cluster, placed.job, chosen.cost, _name(model)), end="")
     print(chosen.why)
-    if told := _checkpoint(model):
-        print(told)
+    if line := _checkpoint(model):
+        print(line)
 
 
 def _write(chosen: ChosenPlan, facts: ModelFacts, args: argparse.Namespace) -> None:
@@ -190,34 +196,37 @@ def _checkpoint(model: str) -> str:
     from mpsplit.export.model.model_source import find_config, stored
     from mpsplit.export.model.named_shapes import SHAPES
 
-    found = None if model in SHAPES else stored(find_config(model))
-    if not found:
+    checkpoint = None if model in SHAPES else stored(find_config(model))
+    if not checkpoint:
         return ""
-    types = f" of {', '.join(found.types)}" if found.types else ""
-    return f"the checkpoint has {found.size / 1e9:.3g} GB{types}; each rank reads its own part of them only"
+    types = f" of {', '.join(checkpoint.types)}" if checkpoint.types else ""
+    return f"the checkpoint has {checkpoint.size / 1e9:.3g} GB{types}; each rank reads its own part of them only"
 
 
-def _compared(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> list[dict]:
-    """The plans of the table that fit, the best one first."""
+def _compared(facts: ModelFacts, cluster: Cluster, job: Job, goal: str) -> list[dict[str, Any]]:
+    """The plans of the table that fit, the best first."""
     from mpsplit.plan.solve.alternatives import alternatives
 
-    return [
-        {
-            "name": one.name,
-            "ranks": one.solution.plan.ranks,
-            "machines": one.machines,
-            "stages": [len(group) for group in one.solution.plan.stages],
-            "token_s": one.solution.cost.token,
-            "first_token_s": one.solution.cost.first_token,
-            "throughput": one.solution.cost.throughput,
-            "fullest_bytes": max(memory.total for memory in one.solution.cost.memory),
-            "payload": one.solution.cost.payload,
-        }
-        for one in alternatives(facts, cluster, job, goal)
-    ]
+    rows = []
+    for alternative in alternatives(facts, cluster, job, goal):
+        plan, cost = alternative.solution.plan, alternative.solution.cost
+        rows.append(
+            {
+                "name": alternative.name,
+                "ranks": plan.ranks,
+                "machines": alternative.machines,
+                "stages": [len(group) for group in plan.stages],
+                "token_s": cost.token,
+                "first_token_s": cost.first_token,
+                "throughput": cost.throughput,
+                "fullest_bytes": max(memory.total for memory in cost.memory),
+                "payload": cost.payload,
+            }
+        )
+    return rows
 
 
-def _show_comparison(rows: Sequence[dict]) -> None:
+def _show_comparison(rows: Sequence[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(

@@ -9,6 +9,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mpsplit.errors import PlanError, RunError
 from mpsplit.export.model.named_shapes import SHAPES
@@ -61,21 +62,21 @@ def simulate_command(args: argparse.Namespace) -> int:
     cluster = _cluster(args, plan.ranks)
     job = Job(kind=args.quant, context=args.context, prompt=args.prompt, new=args.tokens)
     weather = Weather(args.jitter, args.jitter, _stragglers(args.straggler), args.seed)
-    found = simulate(facts, plan, cluster, job, weather, args.tokens, args.requests)
+    simulated = simulate(facts, plan, cluster, job, weather, args.tokens, args.requests)
     Placed(plan, cluster, job).check_room(facts)
     cost = price(facts, plan, cluster, job)
     if args.json:
-        print(json.dumps(describe(cost, found)))
+        print(json.dumps(describe(cost, simulated)))
     else:
         stages = f"{len(plan.stages)} stage{'s' * (len(plan.stages) > 1)}"
-        show(f"{args.model} {args.quant}, {plan.ranks} ranks in {stages}", cost, found, args.requests)
+        show(f"{args.model} {args.quant}, {plan.ranks} ranks in {stages}", cost, simulated, args.requests)
     return 0
 
 
 def _cluster(args: argparse.Namespace, ranks: int) -> Cluster:
     """The machines that the arguments name or describe, or those that --plan was made for."""
-    said = args.cluster or any(getattr(args, name) for name in DESCRIPTION)
-    placed = Placed.load(Path(args.plan)) if args.plan and not said else None
+    described = args.cluster or any(getattr(args, name) for name in DESCRIPTION)
+    placed = Placed.load(Path(args.plan)) if args.plan and not described else None
     return placed.cluster if placed else cluster_of(args, ranks)
 
 
@@ -87,52 +88,52 @@ def _stragglers(words: list[str]) -> dict[int, float]:
         raise RunError(f"--straggler {' '.join(words)!r} must be RANK=FACTOR, such as 3=2.0") from None
 
 
-def describe(cost: Cost, found: Simulated) -> dict:
+def describe(cost: Cost, simulated: Simulated) -> dict[str, Any]:
     """Seconds, tokens a second, bytes; shares by rank."""
-    told = asdict(found) | {
-        "token": found.token,
-        "p99": found.p99,
-        "waiting": found.waiting,
-        "wire_bytes": found.wire_bytes,
+    simulation = asdict(simulated) | {
+        "token": simulated.token,
+        "p99": simulated.p99,
+        "waiting": simulated.waiting,
+        "wire_bytes": simulated.wire_bytes,
     }
-    told["sent"] = [{"from": a, "to": b, "bytes": size} for (a, b), size in sorted(found.sent.items())]
-    told["waited_for"] = [
+    simulation["sent"] = [{"from": a, "to": b, "bytes": size} for (a, b), size in sorted(simulated.sent.items())]
+    simulation["waited_for"] = [
         {"who": named(cause), "seconds": seconds}
-        for cause, seconds in sorted(found.waited_for.items(), key=lambda item: -item[1])
+        for cause, seconds in sorted(simulated.waited_for.items(), key=lambda item: -item[1])
     ]
     formula = {name: getattr(cost, name) for name in ("first_token", "token", "throughput")}
-    return {"formula": formula, "simulation": told}
+    return {"formula": formula, "simulation": simulation}
 
 
 def named(cause: Cause) -> str:
     return f"rank {cause}" if isinstance(cause, int) else f"link {cause[0]}-{cause[1]}"
 
 
-def share_of_slowest(found: Simulated) -> str:
+def share_of_slowest(simulated: Simulated) -> str:
     """Whom the others waited for most, and how much of all ranks' time that took."""
-    if found.slowest is None:
+    if simulated.slowest is None:
         return "nobody"
-    share = found.waited_for[found.slowest] / (found.seconds * len(found.computing))
-    return f"{named(found.slowest)}, {share:.1%} of all ranks' time"
+    share = simulated.waited_for[simulated.slowest] / (simulated.seconds * len(simulated.computing))
+    return f"{named(simulated.slowest)}, {share:.1%} of all ranks' time"
 
 
-def show(title: str, cost: Cost, found: Simulated, requests: int) -> None:
+def show(title: str, cost: Cost, simulated: Simulated, requests: int) -> None:
     from rich.table import Table
 
     table = Table("", "formula", "simulation", title=title)
-    table.add_row("first token", f"{cost.first_token:,.4g} s", f"{found.first_token:,.4g} s")
-    table.add_row("token", f"{cost.token:,.4g} s", f"{found.token:,.4g} s")
-    table.add_row("99 of 100 tokens within", "", f"{found.p99:,.4g} s")
+    table.add_row("first token", f"{cost.first_token:,.4g} s", f"{simulated.first_token:,.4g} s")
+    table.add_row("token", f"{cost.token:,.4g} s", f"{simulated.token:,.4g} s")
+    table.add_row("99 of 100 tokens within", "", f"{simulated.p99:,.4g} s")
     table.add_row(
-        "tokens a second, one request", f"{1 / cost.token:,.4g}", "" if requests > 1 else f"{found.throughput:,.4g}"
+        "tokens a second, one request", f"{1 / cost.token:,.4g}", "" if requests > 1 else f"{simulated.throughput:,.4g}"
     )
     table.add_row("as many as fill the pipeline", f"{cost.throughput:,.4g}", "")
     if requests > 1:
-        table.add_row(f"{requests} requests", "", f"{found.throughput:,.4g}")
-    shares = (("computing", found.computing), ("in messages", found.talking), ("waiting", found.waiting))
+        table.add_row(f"{requests} requests", "", f"{simulated.throughput:,.4g}")
+    shares = (("computing", simulated.computing), ("in messages", simulated.talking), ("waiting", simulated.waiting))
     for name, ranks in shares:
         spread = f"{sum(ranks) / len(ranks):.1%} ({min(ranks):.1%} to {max(ranks):.1%})"
         table.add_row(f"{name}, over the ranks", "", spread)
-    table.add_row("waited for in sums", "", share_of_slowest(found))
-    table.add_row("between ranks", "", f"{found.messages:,} messages, {found.wire_bytes / 1e6:,.1f} MB")
+    table.add_row("waited for in sums", "", share_of_slowest(simulated))
+    table.add_row("between ranks", "", f"{simulated.messages:,} messages, {simulated.wire_bytes / 1e6:,.1f} MB")
     console().print(table)

@@ -11,6 +11,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -43,7 +44,7 @@ def top_command(args: argparse.Namespace) -> int:
             live.update(drawn(seen(args.address)), refresh=True)
 
 
-def seen(address: str) -> dict:
+def seen(address: str) -> dict[str, Any]:
     """What /ranks says."""
     address = address if "://" in address else f"http://{address}"
     request = urllib.request.Request(f"{address.rstrip('/')}/ranks")
@@ -59,7 +60,7 @@ def seen(address: str) -> dict:
         raise RunError(f"{address} cannot be seen ({wrong}); start mpsplit serve there, or give its address") from None
 
 
-def drawn(state: dict) -> Group:
+def drawn(state: dict[str, Any]) -> Group:
     load, ranks = state["load"], state["ranks"]
     staged = any(row["stage"] for row in ranks)
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -84,9 +85,9 @@ def drawn(state: dict) -> Group:
             f"{length(row['wait_p50_s'])}, {length(row['wait_p99_s'])}",
         )
     pages = f"{load['pages_used']} of {load['pages']} pages used, {load['pages_kept']} kept"
-    said = f"{state['model']}: {load['running']} running, {load['waiting']} waiting; {pages}"
+    headline = f"{state['model']}: {load['running']} running, {load['waiting']} waiting; {pages}"
     late = [f"rank {row['rank']} makes the others wait" for row in ranks if row["straggler"]]
-    return Group(said, table, *late)
+    return Group(headline, table, *late)
 
 
 def bar(busy: float, wait: float) -> Text:

@@ -33,8 +33,10 @@ CALLS = 20  # of each collective, to learn what it takes when nobody waits
 
 @dataclass(frozen=True)
 class Work:
-    """What a round does: prefill of each length, longest first, then `new` tokens one by one after
-    the shortest."""
+    """What a round does: prefill of each length, then decoding of `new` tokens.
+
+    The longest length comes first. The tokens follow the shortest, one by one.
+    """
 
     lengths: tuple[int, ...]
     new: int
@@ -59,8 +61,11 @@ class BenchRound:
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over the rounds: tokens a second, GB (10^9 bytes) a second over all ranks; `share` is
-    of the time of decode."""
+    """Medians over the rounds: tokens a second, GB (10^9 bytes) a second over all ranks.
+
+    `share` is of the time of decode. `predicted`: tokens a second by plan/price/cost.py, None where
+    nobody knows the machines.
+    """
 
     shape: str
     engine: str
@@ -75,9 +80,7 @@ class Speed:
     bytes_per_token: float
     peak_rss_bytes: tuple[int, ...]
     share: dict[str, float]
-    predicted: dict[str, float] | None = (
-        None  # tokens a second, by plan/price/cost.py; None where nobody knows the machines
-    )
+    predicted: dict[str, float] | None = None
 
 
 class Bench:
@@ -110,12 +113,13 @@ class Bench:
         return done
 
     def prepare_read(self) -> None:
-        """From now on rounds also measure the memory; not before, because the memory it takes is
-        not the engine's."""
+        """From now on rounds also measure the memory.
+
+        Not before, because the memory that this takes is not the engine's.
+        """
         if kernels(required=False):
-            self.memory = np.ones(
-                min(max(weight_bytes(self.manifest, self.comm.rank), BEYOND_CACHES), ENOUGH), np.uint8
-            )
+            size = max(weight_bytes(self.manifest, self.comm.rank), BEYOND_CACHES)
+            self.memory = np.ones(min(size, ENOUGH), np.uint8)
 
     def _together(self) -> float:
         self.comm.exchange(None)
@@ -131,8 +135,10 @@ class Bench:
         into.inside += time.perf_counter() - began if self.comm.size > 1 else 0
 
     def _bare_seconds(self) -> float:
-        """What this rank's collectives of a step of one token take when all ranks are there: each
-        alone, its median, times its number."""
+        """What this rank's collectives of a step of one token take when all ranks are there.
+
+        Of each alone the median, times its number.
+        """
         x = np.zeros((1, self.manifest.facts.hidden), np.float32)
         schedule = self.manifest.ranks[self.comm.rank].schedule
         total = 0.0
@@ -148,16 +154,19 @@ class Bench:
         return total
 
     def _read(self) -> float:
-        if self.memory is None:
+        compiled = kernels(required=False)
+        if self.memory is None or compiled is None:
             return 0.0
         began = self._together()
-        kernels().read_through(self.memory, self.threads)
+        compiled.read_through(self.memory, self.threads)
         return self.memory.nbytes / (time.perf_counter() - began)
 
 
 def meetings(manifest: Manifest, rank: int) -> list[Call | None]:
-    """Every kind of collective between the ranks, in an order that is the same for all; None where
-    `rank` takes no part."""
+    """Every kind of collective between the ranks, in one order for all ranks.
+
+    None where `rank` takes no part.
+    """
     schedules = [part.schedule for part in manifest.ranks]
     calls = {call for schedule in schedules for call in schedule}
     joint = sorted((call for call in calls if call.operator not in ("send", "recv")), key=str)
@@ -176,9 +185,8 @@ def weight_bytes(manifest: Manifest, rank: int) -> int:
     return weights - len(shard.embed) * row * (shard.stage == 0)
 
 
-def measure(bench: Bench, repeat: int, **named) -> Speed:
-    """One round to warm up, then `repeat` rounds. `named` are what a Speed has besides. The same
-    answer on every rank."""
+def measure(bench: Bench, repeat: int, shape: str, quant: str, predicted: dict[str, float] | None = None) -> Speed:
+    """One round to warm up, then `repeat` rounds: the same answer on every rank."""
     bench.round()
     peaks = bench.comm.exchange(peak_rss_bytes())
     bench.prepare_read()
@@ -187,7 +195,11 @@ def measure(bench: Bench, repeat: int, **named) -> Speed:
     weights = sum(weight_bytes(bench.manifest, rank) for rank in range(bench.comm.size)) / 1e9
     decode = [bench.work.new / max(part.decode for part in parts) for parts in rounds]
     read = [sum(part.read for part in parts) / 1e9 for parts in rounds]
+    of_read = [weights * d / r for d, r in zip(decode, read, strict=True)] if all(read) else []
     return Speed(
+        shape=shape,
+        quant=quant,
+        predicted=predicted,
         engine=bench.engine.name,
         ranks=bench.comm.size,
         threads=bench.threads,
@@ -198,12 +210,11 @@ def measure(bench: Bench, repeat: int, **named) -> Speed:
         decode=statistics.median(decode),
         weights_gb_s=weights * statistics.median(decode),
         read_gb_s=statistics.median(read) if all(read) else None,
-        weights_of_read=statistics.median(weights * d / r for d, r in zip(decode, read, strict=True)) if all(read) else None,
+        weights_of_read=statistics.median(of_read) if of_read else None,
         bytes_per_token=sum(part.sent for part in rounds[0]) / bench.work.new,
         peak_rss_bytes=tuple(peaks),
         share=_shares([part for parts in rounds for part in parts]),
-        **named,
-    )  # fmt: skip
+    )
 
 
 def _shares(parts: list[BenchRound]) -> dict[str, float]:
@@ -214,25 +225,16 @@ def _shares(parts: list[BenchRound]) -> dict[str, float]:
 def show(speed: Speed) -> None:
     from rich.table import Table
 
-    table = Table(
-        "",
-        "",
-        title=(
-            f"{speed.shape} {speed.quant}, {speed.ranks} rank{'s' * (speed.ranks > 1)} x "
-            f"{speed.threads} thread{'s' * (speed.threads > 1)}, {speed.engine}"
-        ),
-        show_header=False,
-    )
-    for name, rate in {**{f"prefill {n}": rate for n, rate in speed.prefill.items()}, "decode": speed.decode}.items():
+    ranks = f"{speed.ranks} rank{'s' * (speed.ranks > 1)} x {speed.threads} thread{'s' * (speed.threads > 1)}"
+    table = Table("", "", title=f"{speed.shape} {speed.quant}, {ranks}, {speed.engine}", show_header=False)
+    for name, rate in [*((f"prefill {n}", rate) for n, rate in speed.prefill.items()), ("decode", speed.decode)]:
         guess = f", predicted {speed.predicted[name]:,.1f}" if speed.predicted else ""
         table.add_row(name, f"{rate:,.1f} tok/s{guess}")
     table.add_row("weights", f"{speed.weights_gb_s:.2f} GB/s")
-    of = (
-        f"{speed.read_gb_s:.2f} GB/s, of which weights {speed.weights_of_read:.0%}"
-        if speed.read_gb_s
-        else "not measured"
-    )
-    table.add_row("memory reads", of)
+    read = "not measured"
+    if speed.read_gb_s:
+        read = f"{speed.read_gb_s:.2f} GB/s, of which weights {speed.weights_of_read:.0%}"
+    table.add_row("memory reads", read)
     table.add_row("time of decode", ", ".join(f"{name} {part:.1%}" for name, part in speed.share.items()))
     table.add_row("between ranks", f"{speed.bytes_per_token:,.0f} bytes a token")
     table.add_row("peak memory", ", ".join(f"{size / 2**20:,.0f} MiB" for size in speed.peak_rss_bytes))

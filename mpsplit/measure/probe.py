@@ -49,7 +49,7 @@ def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Eff
     device = Device(
         name=f"{hosts[comm.rank]}:{hosts[: comm.rank].count(hosts[comm.rank])}", host=hosts[comm.rank],
         threads=threads, memory_bytes=memory, process_bytes=process,
-        read=Measured.of(samples["read"]), disk=Measured.of(samples["disk"]), **engine.found(samples),
+        read=Measured.of(samples["read"]), disk=Measured.of(samples["disk"]), **engine.fields_of(samples),
     )  # fmt: skip
     return Cluster(
         devices=tuple(comm.exchange(device)), links=links.links(), sums=links.all_reduces(),
@@ -70,22 +70,23 @@ def _rounds(
 ) -> dict[str, list[float]]:
     """One round to warm up, which also tells how many there is time for."""
 
-    def one() -> dict[str, float]:
-        found = {}
+    def sampled() -> dict[str, float]:
+        samples = {}
         for name, take in takes.items():
             comm.wait()
             time.sleep(REST)
-            found[name] = take()
+            samples[name] = take()
         links.sample()
-        return found
+        return samples
 
     began = time.perf_counter()
-    one()
+    sampled()
     links.forget()
     least, most = effort.rounds
     slowest = max(comm.exchange(time.perf_counter() - began))
-    rounds = [one() for _ in track(range(max(least, min(most, int(effort.seconds / slowest)))), "rounds")]
-    return {name: [found[name] for found in rounds] for name in takes}
+    count = max(least, min(most, int(effort.seconds / slowest)))
+    rounds = [sampled() for _ in track(range(count), "rounds")]
+    return {name: [samples[name] for samples in rounds] for name in takes}
 
 
 def show(cluster: Cluster) -> None:
@@ -101,35 +102,46 @@ def show(cluster: Cluster) -> None:
         for (a, b), link in cluster.links.items():
             links.add_row(f"{a} - {b}", *map(_micros, link.seconds))
         sums = Table("ranks", "bytes", "time", title="all_reduce")
-        for found in cluster.sums:
-            sums.add_row(str(found.ranks), _bytes(found.size), _micros(found.seconds))
+        for timed in cluster.sums:
+            sums.add_row(str(timed.ranks), _bytes(timed.size), _micros(timed.seconds))
         out.print(links)
         out.print(sums)
 
 
 def _rows(cluster: Cluster) -> list[tuple[str, list[str]]]:
     """The table's lines: a name, and a word for each device."""
-    gigabytes = lambda measured: f"{measured.value / 1e9:.2f} GB/s{_spread(measured)}"  # noqa: E731
-    gigaflop = lambda measured: f"{measured.value / 1e9:.0f} Gflop/s{_spread(measured)}"  # noqa: E731
-    rows = {
-        "threads": lambda d: str(d.threads),
-        "memory": lambda d: f"{d.memory_bytes / 2**20:,.0f} MiB",
-        "of which a process takes": lambda d: f"{d.process_bytes / 2**20:,.0f} MiB",
-        "memory reads": lambda d: gigabytes(d.read),
-        "disk reads": lambda d: gigabytes(d.disk),
-        "a layer, beside weights": lambda d: _micros(d.layer_seconds),
-        "a token, beside layers": lambda d: _micros(d.step_seconds),
-        "attention, decode": lambda d: gigabytes(d.attention.decode),
-        "attention, prefill": lambda d: gigaflop(d.attention.prefill),
+    columns = [_words(device, list(cluster.devices[0].kinds)) for device in cluster.devices]
+    return [(name, [words[name] for words in columns]) for name in columns[0]]
+
+
+def _words(device: Device, kinds: list[str]) -> dict[str, str]:
+    words = {
+        "threads": str(device.threads),
+        "memory": f"{device.memory_bytes / 2**20:,.0f} MiB",
+        "of which a process takes": f"{device.process_bytes / 2**20:,.0f} MiB",
+        "memory reads": _gigabytes(device.read),
+        "disk reads": _gigabytes(device.disk),
+        "a layer, beside weights": _micros(device.layer_seconds),
+        "a token, beside layers": _micros(device.step_seconds),
+        "attention, decode": _gigabytes(device.attention.decode),
+        "attention, prefill": _gigaflop(device.attention.prefill),
     }
-    for kind in cluster.devices[0].kinds:
-        rows[f"{kind}, decode"] = lambda d, kind=kind: gigabytes(d.kinds[kind].decode)
-        rows[f"{kind}, prefill"] = lambda d, kind=kind: gigaflop(d.kinds[kind].prefill)
-    return [(name, [word(device) for device in cluster.devices]) for name, word in rows.items()]
+    for kind in kinds:
+        words[f"{kind}, decode"] = _gigabytes(device.kinds[kind].decode)
+        words[f"{kind}, prefill"] = _gigaflop(device.kinds[kind].prefill)
+    return words
 
 
 def _spread(measured: Measured) -> str:
     return f" ±{measured.spread:.0%}"
+
+
+def _gigabytes(measured: Measured) -> str:
+    return f"{measured.value / 1e9:.2f} GB/s{_spread(measured)}"
+
+
+def _gigaflop(measured: Measured) -> str:
+    return f"{measured.value / 1e9:.0f} Gflop/s{_spread(measured)}"
 
 
 def _micros(measured: Measured) -> str:

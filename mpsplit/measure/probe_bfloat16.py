@@ -46,9 +46,8 @@ class Bfloat16:
     def seconds(self, rows: int) -> float:
         began = time.perf_counter()
         extractor = self.net.create_extractor()
-        extractor.input(
-            "x0", ncnn.Mat(np.ones((rows, self.hidden), np.float32)).clone()
-        )  # NOTES: Mats own their memory
+        # a clone: NOTES, "Mats own their memory"
+        extractor.input("x0", ncnn.Mat(np.ones((rows, self.hidden), np.float32)).clone())
         status, _ = extractor.extract(self.last)
         assert status == 0, f"ncnn failed with {status}"
         return time.perf_counter() - began

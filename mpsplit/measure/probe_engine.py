@@ -1,5 +1,6 @@
-"""How fast a rank's engine is: by how weights are stored, what layers and tokens take beside them,
-and attention. In: an Effort. Out: rates.
+"""How fast a rank's engine is: by how weights are stored, beside them, and in attention.
+
+In: an Effort. Out: rates.
 
 Invariant: everything but bfloat16 goes through the engine that will run, on packages of
 probe_package.py, and has a file's worth of memory to itself.
@@ -11,6 +12,8 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -53,8 +56,11 @@ class Effort:
     disk: int = 256 << 20
 
     def within(self, memory: int) -> Effort:
-        """What is read takes no more than a sixteenth of a rank's memory, and a layer of float32 no
-        more than a quarter."""
+        """As much of it as a rank's memory allows.
+
+        What is read takes no more than a sixteenth of it, a layer of float32 no more than a
+        quarter.
+        """
         if 4 * elements(self.facts(1, ROWS)) > memory // 4:
             parts = ("hidden", "mlp", "heads", "kv_heads")
             return replace(self, **{name: max(1, getattr(self, name) // 2) for name in parts}).within(memory)
@@ -87,8 +93,7 @@ class Stack:
 
 
 def difference(more: float, less: float) -> float:
-    """Of two times; noise can make it negative, which no time is, and then it is next to
-    nothing."""
+    """Of two times. Noise can make it negative, which no time is: then it is next to nothing."""
     return max(more - less, more / 100)
 
 
@@ -98,20 +103,24 @@ def kinds_here() -> tuple[str, ...]:
 
 
 class EngineProbe:
-    """The stacks of one rank, in this class of engine; `samples` are functions of which each gives
-    one number a round."""
+    """The stacks of one rank, in this class of engine.
+
+    `samples` are functions of which each gives one number a round.
+    """
 
     def __init__(self, engine: type, effort: Effort, kinds: tuple[str, ...], threads: int):
         self.effort, self.threads = effort, threads
-        self.stack = lambda facts, kind: Stack(engine, facts, kind, threads)
+        self.engine = engine
         cheap = "q4" if "q4" in kinds else "f32"
         tiny = facts_of(64, 96, 8, 4, 8, layers=1, context=ROWS)
-        self.one, self.many = (self.stack(replace(tiny, layers=n), cheap) for n in (1, 33))
+        self.one_layer, self.many_layers = (self.stack(replace(tiny, layers=n), cheap) for n in (1, 33))
         self.wide = {kind: self._wide(kind, effort.weights) for kind in kinds}
-        self.single = {
-            kind: self._wide(kind, 0) for kind in kinds
-        }  # for prefill, where a whole stack would take too long
+        # for prefill, where a whole stack would take too long
+        self.single = {kind: self._wide(kind, 0) for kind in kinds}
         self._attention(cheap)
+
+    def stack(self, facts: ModelFacts, kind: str) -> Stack:
+        return Stack(self.engine, facts, kind, self.threads)
 
     def _wide(self, kind: str, size: int) -> Stack | Bfloat16:
         """A stack of about `size` bytes, of one layer at least."""
@@ -121,8 +130,10 @@ class EngineProbe:
         return self.stack(replace(facts, layers=max(1, round(size / stored_bytes(facts, kind)))), kind)
 
     def _attention(self, cheap: str) -> None:
-        """Stacks whose weights are next to nothing: a deep and a shallow one for decode, a short
-        one for prefill."""
+        """Stacks whose weights are next to nothing: two for decode, a short one for prefill.
+
+        Those for decode are a deep and a shallow one.
+        """
         effort = self.effort
         token = 8 * effort.kv_heads * effort.head_dim  # bytes of keys and values a token and layer
         narrow = replace(effort, hidden=64, mlp=64).facts(1, ROWS)
@@ -135,11 +146,14 @@ class EngineProbe:
 
     @property
     def samples(self) -> dict[str, Callable[[], float]]:
-        found = {"one layer": lambda: self._tiny(self.one), "many layers": lambda: self._tiny(self.many)}
+        samples: dict[str, Callable[[], float]] = {
+            "one layer": partial(self._tiny, self.one_layer),
+            "many layers": partial(self._tiny, self.many_layers),
+        }
         for kind in self.wide:
-            found[f"{kind} decode"] = lambda kind=kind: self._steps(self.wide[kind])
-            found[f"{kind} prefill"] = lambda kind=kind: self.single[kind].seconds(ROWS)
-        return found | {"attention decode": self._deeper, "attention prefill": self._fuller}
+            samples[f"{kind} decode"] = partial(self._steps, self.wide[kind])
+            samples[f"{kind} prefill"] = partial(self.single[kind].seconds, ROWS)
+        return samples | {"attention decode": self._deeper, "attention prefill": self._fuller}
 
     def _tiny(self, stack: Stack) -> float:
         return statistics.median(stack.seconds(1) for _ in range(10 * self.effort.steps))
@@ -158,13 +172,12 @@ class EngineProbe:
         rest = [self.short.seconds(ROWS, position) for position in range(ROWS, self.effort.fill, ROWS)]
         return difference(sum(rest), len(rest) * first)
 
-    def found(self, samples: dict[str, list[float]]) -> dict:
+    def fields_of(self, samples: dict[str, list[float]]) -> dict[str, Any]:
         """The fields of a Device that these samples make; samples[name] has one number a round."""
-        layer = [
-            difference(many, one) / 32 for one, many in zip(samples["one layer"], samples["many layers"], strict=True)
-        ]
-        step = [difference(one, each) for one, each in zip(samples["one layer"], layer, strict=True)]
-        layer, step = (Measured.of(values) for values in (layer, step))
+        single = samples["one layer"]
+        layers = [difference(many, few) / 32 for few, many in zip(single, samples["many layers"], strict=True)]
+        layer = Measured.of(layers)
+        step = Measured.of([difference(seconds, a_layer) for seconds, a_layer in zip(single, layers, strict=True)])
         kinds = {}
         for kind, stack in self.wide.items():
             beside = stack.facts.layers * layer.value + step.value if isinstance(stack, Stack) else 0.0

@@ -25,8 +25,7 @@ Pair = tuple[int, int]
 
 
 def tournament(size: int) -> list[list[Pair]]:
-    """Every pair once: one at a time among few ranks, as many at a time as there can be
-    among many."""
+    """Every pair once: one at a time among few ranks, as many as there can be among many."""
     if size <= FEW:
         return [[(a, b)] for b in range(size) for a in range(b)]
     seats = [*range(size), *([None] * (size % 2))]
@@ -40,10 +39,9 @@ def tournament(size: int) -> list[list[Pair]]:
 
 def group_sizes(size: int) -> list[int]:
     """Every size up to FEW, then powers of two, and all."""
-    powers = [1 << bits for bits in range(FEW.bit_length(), size.bit_length())]
-    return sorted(
-        {*range(2, min(size, FEW) + 1), *(power for power in powers if power <= size), *([size] * (size > 1))}
-    )
+    small = range(2, min(size, FEW) + 1)
+    powers = (1 << bits for bits in range(FEW.bit_length(), size.bit_length()))
+    return sorted({*small, *powers, *([size] * (size > 1))})
 
 
 class LinkProbe:
@@ -105,13 +103,13 @@ class LinkProbe:
 
     def links(self) -> dict[Pair, LinkTimes]:
         """Of all ranks, on all ranks."""
-        found = {key: samples for part in self.comm.exchange(self.pairs) for key, samples in part.items()}
+        samples = {key: times for part in self.comm.exchange(self.pairs) for key, times in part.items()}
         return {
-            pair: LinkTimes(tuple(Measured.of(found[pair, size]) for size in MESSAGES))
+            pair: LinkTimes(tuple(Measured.of(samples[pair, size]) for size in MESSAGES))
             for pair in sorted(pair for pairs in self.rounds for pair in pairs)
         }
 
     def all_reduces(self) -> tuple[Sum, ...]:
         """As rank 0, which is in every group, found them."""
-        own = [Sum(size, nbytes, Measured.of(samples)) for (size, nbytes), samples in self.sums.items()]
-        return self.comm.exchange(tuple(own))[0]
+        sums = tuple(Sum(size, nbytes, Measured.of(samples)) for (size, nbytes), samples in self.sums.items())
+        return self.comm.exchange(sums)[0]

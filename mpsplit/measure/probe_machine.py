@@ -1,6 +1,6 @@
 """What one rank's machine gives it: memory, how fast that is read, and the disk.
 
-In: /proc, cgroups, a folder. Out: bytes and bytes a second.
+In: /proc, cgroups, a folder. Out: bytes and bytes a second. Invariant: nothing stays on the disk.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ PATIENCE = 2.0  # seconds of writing; a slow disk gets a smaller file
 
 
 def available_bytes() -> int:
-    """What can be had without swapping, or what the control groups of this process leave where that
-    is less."""
+    """What can be had without swapping, or what this process' control groups leave if less."""
     system = meminfo(Path("/proc/meminfo").read_text(encoding="utf-8"))["MemAvailable"]
     groups = Path("/proc/self/cgroup")
     return min([system, *left_in_cgroups(groups.read_text(encoding="utf-8") if groups.exists() else "", CGROUPS)])
@@ -47,8 +46,10 @@ def busy_share(seconds: float = 0.3) -> float:
 
 
 def cpu_ticks(text: str) -> tuple[int, int]:
-    """(idle, all) since the machine started, of /proc/stat's first line: user nice system idle
-    iowait irq softirq steal ..."""
+    """(idle, all) since the machine started, of /proc/stat's first line.
+
+    Its words are: user nice system idle iowait irq softirq steal ...
+    """
     ticks = [int(word) for word in text.split("\n", 1)[0].split()[1:9]]
     return ticks[3] + ticks[4], sum(ticks)
 
@@ -60,16 +61,18 @@ def meminfo(text: str) -> dict[str, int]:
 
 
 def left_in_cgroups(text: str, root: Path) -> list[int]:
-    """`text` is /proc/self/cgroup: bytes that each group with a limit leaves, from ours up to the
-    root."""
+    """Bytes that each group with a limit leaves, from ours up to the root.
+
+    `text` is /proc/self/cgroup.
+    """
     left = []
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
         version = 2 if not controllers else 1 if "memory" in controllers.split(",") else None
         if version:
             top = root / FILES[version][0]
-            own = top / path.lstrip("/")
-            left += [_left(group, version) for group in (own, *own.parents) if group.is_relative_to(top)]
+            ours = top / path.lstrip("/")
+            left += [_left(group, version) for group in (ours, *ours.parents) if group.is_relative_to(top)]
     return [size for size in left if size is not None]
 
 
@@ -90,15 +93,17 @@ def process_bytes() -> int:
 
 
 def host_names(comm: Communicator) -> list[str]:
-    """A name for the host of each rank: two hosts, to the communicator, have two names, whatever
-    they call themselves."""
+    """A name for the host of each rank.
+
+    What are two hosts to the communicator have two names, whatever they call themselves.
+    """
     names = comm.exchange(socket.gethostname())
-    found: dict[object, str] = {}
+    name_of: dict[object, str] = {}
     for host, name in zip(getattr(comm, "hosts", names), names, strict=True):
-        if host not in found:
-            same = sum(other.partition("#")[0] == name for other in found.values())
-            found[host] = f"{name}#{same + 1}" if same else name
-    return [found[host] for host in getattr(comm, "hosts", names)]
+        if host not in name_of:
+            same = sum(other.partition("#")[0] == name for other in name_of.values())
+            name_of[host] = f"{name}#{same + 1}" if same else name
+    return [name_of[host] for host in getattr(comm, "hosts", names)]
 
 
 class MemoryProbe:
@@ -117,8 +122,10 @@ class MemoryProbe:
 
 
 class DiskProbe:
-    """A file of this rank in `folder`, gone from the page cache before each reading; nobody sees
-    it, and it ends with the process."""
+    """A file of this rank in `folder`, gone from the page cache before each reading.
+
+    Nobody sees it, and it ends with the process.
+    """
 
     def __init__(self, folder: Path, size: int):
         try:
@@ -147,5 +154,5 @@ class DiskProbe:
 
 
 def _free(folder: Path) -> int:
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize

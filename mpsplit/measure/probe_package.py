@@ -2,7 +2,7 @@
 
 In: ModelFacts, a kind of weights. Out: a package that an engine loads.
 
-The graphs are what fuse.py and convert make of a Llama, line by line, for one rank; the weights are
+The graphs are what fuse.py and convert make of a Llama, line by line, for one rank. The weights are
 noise. Invariant: every layer has bytes of its own, so that a step reads as many as the real model's
 would.
 """
@@ -102,8 +102,11 @@ GEMM = {"10": "-1", "2": "0", "3": "1", "4": "0", "5": "1", "6": "1", "7": "0"}
 
 @contextmanager
 def scratch_folder(*large: str) -> Iterator[Path]:
-    """A folder that vanishes. The `large` files in it are memory without a name: quick to write,
-    and gone with the process however it ends."""
+    """A folder that vanishes.
+
+    The `large` files in it are memory without a name: quick to write, and gone with the process
+    however it ends.
+    """
     with tempfile.TemporaryDirectory(prefix="mpsplit-probe-") as name, ExitStack() as open_files:
         folder = Path(name)
         for path in (folder / file for file in large):
@@ -121,8 +124,17 @@ def large_files(kind: str) -> tuple[str, ...]:
 
 def facts_of(hidden: int, mlp: int, heads: int, kv_heads: int, head_dim: int, layers: int, context: int) -> ModelFacts:
     return ModelFacts(
-        "LlamaForCausalLM", hidden, layers, heads, kv_heads, head_dim, mlp, vocabulary=VOCABULARY, context=context, tied=False
-    )  # fmt: skip
+        architecture="LlamaForCausalLM",
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        mlp=mlp,
+        vocabulary=VOCABULARY,
+        context=context,
+        tied=False,
+    )
 
 
 def elements(facts: ModelFacts) -> int:
@@ -192,13 +204,17 @@ def _shapes(facts: ModelFacts) -> list[Shape]:
 
 
 def _packed(path: Path, facts: ModelFacts, kind: str, matrices: _Matrices) -> list[dict[str, str]]:
-    """Writes the linears of all layers one after the other; their parameters as a QLinear of one
-    product."""
+    """Writes the linears of all layers one after the other.
+
+    Out: their parameters, each as a QLinear of one product.
+    """
+    compiled = kernels()
+    assert compiled, "weights are packed where the kernels are built"
     bits, packed, params = KINDS[kind], {}, []
     with PackedFile(path) as file:
         for _, (n, k), _ in _shapes(facts):
             if (n, k) not in packed:
-                packed[n, k] = kernels().pack(matrices.floats(n, k), bits, BLOCK)
+                packed[n, k] = compiled.pack(matrices.floats(n, k), bits, BLOCK)
             matrix = packed[n, k]
             params.append(QLinear(n, k, bits, BLOCK, file.append(matrix), matrix.nbytes, -1).params())
     return params
@@ -217,12 +233,12 @@ def _fused(facts: ModelFacts, kind: str, linears: list[dict[str, str]]) -> Param
 
 def _stock(facts: ModelFacts, kind: str, linears: list[dict[str, str]]) -> Param:
     """model.param: what the ncnn wheel runs."""
-    each = range(facts.layers)
+    layers = range(facts.layers)
     inputs = ["Input hidden 0 1 hidden"]
     for name, tops in (
-        ("cos", [f"cos_{of}{i}" for i in each for of in "qk"]),
-        ("sin", [f"sin_{of}{i}" for i in each for of in "qk"]),
-        ("mask", [f"mask_{i}" for i in each]),
+        ("cos", [f"cos_{of}{i}" for i in layers for of in "qk"]),
+        ("sin", [f"sin_{of}{i}" for i in layers for of in "qk"]),
+        ("mask", [f"mask_{i}" for i in layers]),
     ):
         inputs += [f"Input {name} 0 1 {name}", f"Split split_{name} 1 {len(tops)} {name} {' '.join(tops)}"]
     layer = BEFORE_ATTENTION + STOCK_ATTENTION + AFTER_ATTENTION
@@ -245,7 +261,7 @@ def _param(
     lines = [inputs]
     for i in range(facts.layers):
         blobs = {"x": f"x{i}" if i else "hidden", "next": f"x{i + 1}" if i + 1 < facts.layers else "hidden_out"}
-        own = dict(texts[i * len(LINEARS) : (i + 1) * len(LINEARS)])
-        lines.append(layer.format(i=i, **words, **blobs, **own))
+        params = dict(texts[i * len(LINEARS) : (i + 1) * len(LINEARS)])
+        lines.append(layer.format(i=i, **words, **blobs, **params))
     lines.append(head.format(**words, **dict(texts[-1:])))
     return Param(tuple(Layer.parse(line) for line in "\n".join(lines).splitlines() if line))

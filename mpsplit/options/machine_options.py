@@ -1,5 +1,7 @@
-"""The machines: --cluster as `mpsplit probe` measured them, or a description by --memory, --read
-and others. In: arguments. Out: a Cluster."""
+"""The machines: --cluster as `mpsplit probe` measured them, or a description.
+
+In: arguments. Out: a Cluster. Invariant: machines are measured or described, never both.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,12 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
 
 
 def cluster_of(args: argparse.Namespace, ranks: int | None) -> Cluster:
-    """--cluster, or machines described by --ranks, --memory, --read, --flop, --latency and
-    --bandwidth."""
+    """--cluster, or machines described by --ranks, --memory, --read and others."""
     if args.cluster:
-        said = [f"--{name}" for name in DESCRIPTION if getattr(args, name)]
-        if said:
+        given = [f"--{name}" for name in DESCRIPTION if getattr(args, name)]
+        if given:
             raise PlanError(
-                f"--cluster {args.cluster} has measured what {' and '.join(said)} would say; give one or the other"
+                f"--cluster {args.cluster} has measured what {' and '.join(given)} would say; give one or the other"
             )
         cluster = load_cluster(Path(args.cluster))
         if ranks and ranks > cluster.size:
@@ -73,8 +74,10 @@ def cluster_of(args: argparse.Namespace, ranks: int | None) -> Cluster:
 
 
 def placed_of(args: argparse.Namespace, manifest: Manifest) -> Placed | None:
-    """The package's plan on --cluster, or on the machines that it was made for; None where nobody
-    knows them."""
+    """The package's plan on --cluster, or on the machines that it was made for.
+
+    None where nobody knows them.
+    """
     if args.cluster:
         cluster = load_cluster(Path(args.cluster))
         if cluster.size != manifest.plan.ranks:

@@ -1,4 +1,4 @@
-"""Numbers that cannot be, refused before the work."""
+"""Numbers that cannot be, refused before the work. In: arguments. Out: nothing, or a RunError."""
 
 from __future__ import annotations
 

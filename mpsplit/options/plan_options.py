@@ -48,8 +48,10 @@ def plan_for(args: argparse.Namespace, facts: ModelFacts) -> Plan:
 
 
 def make_under_mpirun(plan: Plan, args: argparse.Namespace) -> int | None:
-    """`under_mpirun`, of a command that makes a package in --out; when it fails, nothing
-    half-written stays there."""
+    """`under_mpirun`, of a command that makes a package in --out.
+
+    When it fails, nothing half-written stays there.
+    """
     from mpsplit.export.unfinished_folders import forget
 
     code = under_mpirun(plan.ranks, args)
