@@ -18,14 +18,14 @@ PROMPT = (5, 9, 2, 77, 31)
 
 def tokens(world, *given, **more) -> tuple[int, ...]:
     loop = load_loop(*given, **more)
-    found = ()
+    tokens = ()
     if world.rank == 0:
-        found = loop.generate(Request(PROMPT, 12, ignore_eos=True)).token_ids
+        tokens = loop.generate(Request(PROMPT, 12, ignore_eos=True)).token_ids
         loop.end()
     else:
         loop.follow()
     loop.engine.close()
-    return found
+    return tokens
 
 
 @pytest.mark.mpi

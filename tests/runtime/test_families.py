@@ -3,8 +3,6 @@
 On 1, 2 and 4 ranks.
 """
 
-import functools
-
 import numpy as np
 import pytest
 
@@ -15,6 +13,7 @@ from mpsplit.runtime.loop.loop_protocol import Request
 from tests.cases import splits, thorough
 from tests.loops import ENGINES, lead
 from tests.models import FAMILIES, transformers_answer
+from tests.runtime.originals import once_a_family
 
 OTHERS = [family for family in FAMILIES if family not in ("llama-bias", "qwen3")]
 PROMPT = tuple(np.random.default_rng(1).integers(0, 131, 23).tolist())
@@ -26,15 +25,7 @@ pytestmark = pytest.mark.mpi
 @pytest.fixture(scope="module")
 def original_of(model_of, world):
     """family -> transformers' logits of the prompt and its greedy tokens, on rank 0."""
-
-    @functools.cache
-    def run(family):
-        folder = model_of(family)
-        if world.rank:
-            return None, None
-        return transformers_answer(folder, PROMPT, NEW)
-
-    return run
+    return once_a_family(world, model_of, lambda folder: transformers_answer(folder, PROMPT, NEW))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -45,10 +36,11 @@ def test_logits_and_greedy_tokens_are_transformers(world, package_of, original_o
     if index >= len(cuts):
         return  # one rank has one way to cut
     loop = load_loop(package_of(family, *cuts[index]), world, chunk=9, engine=engine)
-    expected_logits, expected_tokens = original_of(family)
+    original = original_of(family)
     logits = all_logits(loop.engine, world, PROMPT)
 
     def work():
+        expected_logits, expected_tokens = original
         assert np.abs(logits - expected_logits).max() < 1e-4
         assert loop.generate(Request(PROMPT, NEW, ignore_eos=True)).token_ids == expected_tokens
 

@@ -28,8 +28,8 @@ def test_the_cost_of_slow_links_is_predicted(needed, tmp_path, package_of, delay
     with hosts([f"mps-{delay_ms}-{i}" for i in range(2)], delay_ms) as on:
         done = run_ranks(on, [str(package)], tmp_path, [sys.executable, "-m", "tests.runtime.slow_link_ranks"])
     assert [rank.returncode for rank in done] == [0, 0], [rank.stderr for rank in done]
-    found = json.loads(done[0].stdout)
-    print(f"\n{tensor} x {pipeline}, {delay_ms} ms: {found}")
-    assert "shm" not in found["transport"]
-    assert found["predicted_ms"] > delay_ms * (2 * 3 + 1 if tensor == 2 else 1)
-    assert 0.6 < found["measured_ms"] / found["predicted_ms"] < 1.7
+    result = json.loads(done[0].stdout)
+    print(f"\n{tensor} x {pipeline}, {delay_ms} ms: {result}")
+    assert "shm" not in result["transport"]
+    assert result["predicted_ms"] > delay_ms * (2 * 3 + 1 if tensor == 2 else 1)
+    assert 0.6 < result["measured_ms"] / result["predicted_ms"] < 1.7

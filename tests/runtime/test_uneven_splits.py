@@ -106,17 +106,17 @@ def test_logits_and_greedy_tokens_are_transformers(model_of, package_of, case):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert set(found) == set(ENGINES)
-    for apart, same_tokens in found.values():
-        assert apart < 1e-4 and same_tokens, found
+    results = json.loads(done.stdout)
+    assert set(results) == set(ENGINES)
+    for apart, same_tokens in results.values():
+        assert apart < 1e-4 and same_tokens, results
 
 
 def test_verify_on_three_ranks(model_of, package_of):
     package = package_of("3 ranks, 4 KV heads")
     command = [*MPSPLIT, "verify", package, model_of("shallow"), "--json"]
-    told = json.loads(subprocess.run(command, capture_output=True, env=CLEAN, timeout=250, check=True).stdout)
-    assert told["same"] and told["max_abs"] < 1e-4
+    agreement = json.loads(subprocess.run(command, capture_output=True, env=CLEAN, timeout=250, check=True).stdout)
+    assert agreement["same"] and agreement["max_abs"] < 1e-4
 
 
 @pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")

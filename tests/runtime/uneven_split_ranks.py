@@ -22,7 +22,7 @@ from mpsplit.runtime.loop.loop_protocol import Request
 
 
 def main(package: str, reference: str, *engines: str) -> None:
-    comm, found = world(), {}
+    comm, results = world(), {}
     with np.load(reference) as file:
         prompt, logits, tokens = (file[name] for name in ("prompt", "logits", "tokens"))
     for engine in engines:
@@ -31,12 +31,12 @@ def main(package: str, reference: str, *engines: str) -> None:
         if comm.rank:
             loop.follow()
         else:
-            made = loop.generate(Request(tuple(prompt.tolist()), len(tokens), ignore_eos=True)).token_ids
+            answered = loop.generate(Request(tuple(prompt.tolist()), len(tokens), ignore_eos=True)).token_ids
             loop.end()
-            found[engine] = [float(np.abs(split - logits).max()), list(made) == tokens.tolist()]
+            results[engine] = [float(np.abs(split - logits).max()), list(answered) == tokens.tolist()]
         loop.engine.close()
     if comm.rank == 0:
-        print(json.dumps(found))
+        print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -5,34 +5,24 @@ from types import SimpleNamespace
 import pytest
 
 from mpsplit.errors import RunError
-from mpsplit.export.model.tokenizer_files import copy_tokenizer
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.kept.kept_texts import KeptText
-from mpsplit.runtime.talk.text import Text
 from mpsplit.serve.chat import Conversation, chat
-from tests.models import EXAMPLE
 
 
-class Loop:
+class ListeningLoop:
     """Answers everything with "Yes.", and keeps what it was asked."""
 
     def __init__(self, text, package=None):
-        self.text, self.asked = text, []
+        self.text, self.requests = text, []
         self.facts, self.package = SimpleNamespace(context=512), package
 
     def generate(self, request, on_text=lambda piece: None):
-        self.asked.append(request)
+        self.requests.append(request)
         on_text("Yes.")
         if request.saves:
             KeptText(request.saves, "x", "f32", request.prompt, request.about).save(self.package)
         return SimpleNamespace(text="Yes.", token_ids=(7, 8), stats="quick", finish_reason="eos", unsaved="")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    package = tmp_path_factory.mktemp("package")
-    copy_tokenizer(EXAMPLE, package)
-    return Text(package)
 
 
 @pytest.fixture
@@ -40,25 +30,25 @@ def talk(text, capsys, tmp_path):
     """Types lines; gives what was said, the requests and the conversation."""
 
     def talk(*lines, file=None, session=None):
-        loop = Loop(text, tmp_path)
+        loop = ListeningLoop(text, tmp_path)
         conversation = Conversation(loop, file or {}, session or {})
         chat(conversation, iter(lines))
-        return capsys.readouterr().out, loop.asked, conversation
+        return capsys.readouterr().out, loop.requests, conversation
 
     return talk
 
 
 def test_set_changes_the_session_and_shows_it(talk):
-    said, asked, _ = talk(
+    shown, requests, _ = talk(
         "a", "/set temperature=0.7", "/set stop=END", "/set", "b", file={"top_k": 3, "temperature": 0.1}
     )
-    assert asked[0].sampling == Sampling(0.1, 3) and asked[0].stops == ()
-    assert asked[1].sampling == Sampling(0.7, 3) and asked[1].stops == ("END",)
-    assert "temperature=0.7\ntop_k=3\n" in said and "stop='END'" in said
+    assert requests[0].sampling == Sampling(0.1, 3) and requests[0].stops == ()
+    assert requests[1].sampling == Sampling(0.7, 3) and requests[1].stops == ("END",)
+    assert "temperature=0.7\ntop_k=3\n" in shown and "stop='END'" in shown
 
 
 def test_what_set_refuses_changes_nothing(talk):
-    said, asked, _ = talk(
+    shown, requests, _ = talk(
         "/set temperature=-1", "/set temprature=1", "/set top_k=x", "/set top_k", "/set preset=x", "a"
     )
     for words in (
@@ -68,60 +58,62 @@ def test_what_set_refuses_changes_nothing(talk):
         "/set: 'top_k' must be NAME=VALUE",
         "there is no preset 'x'",
     ):
-        assert words in said
-    assert "/reset begins" not in said and asked[0].sampling == Sampling()
+        assert words in shown
+    assert "/reset begins" not in shown and requests[0].sampling == Sampling()
 
 
 def test_a_preset_and_a_template_in_a_session(talk, text):
-    _, asked, _ = talk("/set temperature=2", "/set preset=penalty_sample", "/set template=chatml", "a")
-    assert asked[0].sampling.temperature == 0.7 and asked[0].sampling.min_keep == 5
-    assert asked[0].prompt == tuple(text.chat([{"role": "user", "content": "a"}], template="chatml"))
+    _, requests, _ = talk("/set temperature=2", "/set preset=penalty_sample", "/set template=chatml", "a")
+    assert requests[0].sampling.temperature == 0.7 and requests[0].sampling.min_keep == 5
+    assert requests[0].prompt == tuple(text.chat([{"role": "user", "content": "a"}], template="chatml"))
 
 
 def test_system_begins_anew_with_its_text(talk, text):
-    said, asked, conversation = talk("a", "/system Be brief.", "b", "/system", "c")
+    shown, requests, conversation = talk("a", "/system Be brief.", "b", "/system", "c")
     user = [{"role": "user", "content": "b"}]
-    assert asked[1].prompt == tuple(text.chat([{"role": "system", "content": "Be brief."}, *user]))
-    assert asked[2].prompt == tuple(text.chat([{"role": "user", "content": "c"}]))
-    assert said.count("a new conversation") == 2 and len(conversation.messages) == 2
+    assert requests[1].prompt == tuple(text.chat([{"role": "system", "content": "Be brief."}, *user]))
+    assert requests[2].prompt == tuple(text.chat([{"role": "user", "content": "c"}]))
+    assert shown.count("a new conversation") == 2 and len(conversation.messages) == 2
 
 
 def test_a_call_has_the_last_word(text):
-    loop = Loop(text)
+    loop = ListeningLoop(text)
     conversation = Conversation(loop, {"temperature": 0.1, "top_k": 2}, {"temperature": 0.2})
     conversation.say("a", lambda piece: None, {"temperature": 0.3})
     conversation.say("b", lambda piece: None)
-    assert [request.sampling for request in loop.asked] == [Sampling(0.3, 2), Sampling(0.2, 2)]
+    assert [request.sampling for request in loop.requests] == [Sampling(0.3, 2), Sampling(0.2, 2)]
     with pytest.raises(RunError, match="there is no chat template"):
         conversation.say("c", lambda piece: None, {"template": "x"})
     assert len(conversation.messages) == 4
 
 
 def test_help_lists_every_command_and_exit_leaves(talk):
-    said, asked, _ = talk("/help", "/fly me", "/stats", "/exit now", "a")
+    shown, requests, _ = talk("/help", "/fly me", "/stats", "/exit now", "a")
     assert all(
-        f"\n{name}" in "\n" + said.replace("> ", "")
+        f"\n{name}" in "\n" + shown.replace("> ", "")
         for name in ("/help", "/stats", "/set", "/system", "/reset", "/exit")
     )
-    assert "there is no command /fly; /help lists them" in said and "nothing was answered yet" in said and not asked
+    assert (
+        "there is no command /fly; /help lists them" in shown and "nothing was answered yet" in shown and not requests
+    )
 
 
 def test_save_and_load_go_on_where_it_was(talk, tmp_path):
-    said, asked, _ = talk("/save a", "/set temperature=0.5", "Hello", "/save a", "/save ../a", "/load b")
-    assert "there is nothing to save yet" in said and "tokens are kept in" in said
-    assert "'../a' is no name" in said and "has no b among its sessions; there are: a" in said
-    assert asked[1].prompt == (*asked[0].prompt, 7, 8) and asked[1].max_new_tokens == 1
-    said, again, conversation = talk("/load a", "And?")
-    assert "2 messages" in said and conversation.messages[0] == {"role": "user", "content": "Hello"}
+    shown, requests, _ = talk("/save a", "/set temperature=0.5", "Hello", "/save a", "/save ../a", "/load b")
+    assert "there is nothing to save yet" in shown and "tokens are kept in" in shown
+    assert "'../a' is no name" in shown and "has no b among its sessions; there are: a" in shown
+    assert requests[1].prompt == (*requests[0].prompt, 7, 8) and requests[1].max_new_tokens == 1
+    shown, again, conversation = talk("/load a", "And?")
+    assert "2 messages" in shown and conversation.messages[0] == {"role": "user", "content": "Hello"}
     assert again[0].warm == "sessions/a" and again[0].sampling.temperature == 0.5
-    assert again[0].prompt[: len(asked[0].prompt)] == asked[0].prompt
+    assert again[0].prompt[: len(requests[0].prompt)] == requests[0].prompt
 
 
 def test_a_full_context_is_refused_or_slides_and_says_so(talk):
     long = "word " * 600
-    _, asked, _ = talk(long)
-    assert len(asked[0].prompt) > 512  # the loop refuses it
-    said, asked, _ = talk(long, session={"when_full": "slide"})
-    assert len(asked[0].prompt) == 512 - 64 and "tokens after the first 64 are left out" in said
-    said, _, _ = talk("/set when_full=x")
-    assert "when_full 'x': there are refuse and slide" in said
+    _, requests, _ = talk(long)
+    assert len(requests[0].prompt) > 512  # the loop refuses it
+    shown, requests, _ = talk(long, session={"when_full": "slide"})
+    assert len(requests[0].prompt) == 512 - 64 and "tokens after the first 64 are left out" in shown
+    shown, _, _ = talk("/set when_full=x")
+    assert "when_full 'x': there are refuse and slide" in shown

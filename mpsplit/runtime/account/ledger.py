@@ -57,15 +57,18 @@ class Ledger:
         late = late if late and late.seconds > NOTABLE * seconds else None
         table = []
         for shard in self.plan.shards:
-            own = accounts[shard.rank] if accounts else Account()
-            spent, wait = (own.prompt + own.token) * NANO, (own.prompt_between + own.token_between) * NANO
-            waits = own.passed[:, WAITS:].sum(0)
+            account = accounts[shard.rank] if accounts else Account()
+            spent, wait = (
+                (account.prompt + account.token) * NANO,
+                (account.prompt_between + account.token_between) * NANO,
+            )
+            waits = account.passed[:, WAITS:].sum(0)
             table.append(
                 {
                     "rank": shard.rank,
                     "host": self.hosts[shard.rank],
                     "stage": shard.stage,
-                    "memory_bytes": own.peak_rss,
+                    "memory_bytes": account.peak_rss,
                     "tok_s": sum(rows for _, _, rows, _ in reports) / seconds,
                     "busy": min(1.0, max(0.0, spent - wait) / seconds),
                     "wait": min(1.0, wait / seconds),

@@ -95,10 +95,10 @@ SETTINGS = {
 SAMPLING = tuple(field.name for field in fields(Sampling))
 
 
-def layer(given: Mapping[str, Any], where: str) -> Layer:
+def layer(named_values: Mapping[str, Any], where: str) -> Layer:
     """The values by their names, each of its kind; a name may have hyphens."""
-    made: Layer = {}
-    for word, value in given.items():
+    values: Layer = {}
+    for word, value in named_values.items():
         name = word.replace("-", "_")
         if name not in SETTINGS:
             near = get_close_matches(name, SETTINGS, 1, 0.5)
@@ -107,8 +107,8 @@ def layer(given: Mapping[str, Any], where: str) -> Layer:
         kind = SETTINGS[name].kind
         if type(value) not in kind.types or type(value) is list and not all(type(text) is str for text in value):
             raise RunError(f"{where}: {name} must be {kind.says}, not {json.dumps(value, default=repr)[:80]}")
-        made[name] = (value,) if kind is TEXTS and type(value) is str else tuple(value) if kind is TEXTS else value
-    return made
+        values[name] = (value,) if kind is TEXTS and type(value) is str else tuple(value) if kind is TEXTS else value
+    return values
 
 
 def pair(text: str, where: str) -> Layer:
@@ -134,15 +134,15 @@ def read_config(path: Path) -> Layer:
             return layer(json.loads(text), str(path))
         except (ValueError, RecursionError) as wrong:
             raise RunError(f"{path} is no JSON ({wrong})") from None
-    made: Layer = {}
+    values: Layer = {}
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and line.strip()[0] not in "#;":
             read = pair(line, f"{path}:{number}")
-            again = made.keys() & read.keys() - {"stop"}
+            again = values.keys() & read.keys() - {"stop"}
             if again:
                 raise RunError(f"{path}:{number}: {again.pop()} is set a second time")
-            made |= {name: made.get(name, ()) + value if name == "stop" else value for name, value in read.items()}
-    return made
+            values |= {name: values.get(name, ()) + value if name == "stop" else value for name, value in read.items()}
+    return values
 
 
 def merged(*layers: Layer) -> Settings:
@@ -153,8 +153,8 @@ def merged(*layers: Layer) -> Settings:
         values |= {name: value for name, value in each.items() if name != "preset"}
     if values.get("template"):
         named_template(values["template"])
-    if (what := values.get("when_full", REFUSE)) not in (REFUSE, SLIDE):
-        raise RunError(f"when_full {what!r}: there are {REFUSE} and {SLIDE}")
+    if (when_full := values.get("when_full", REFUSE)) not in (REFUSE, SLIDE):
+        raise RunError(f"when_full {when_full!r}: there are {REFUSE} and {SLIDE}")
     if (longest := values.get("max_new_tokens", 1)) < 1:
         raise RunError(f"max_new_tokens {longest} is out of range; it must be at least 1")
     if "" in values.get("stop", ()):

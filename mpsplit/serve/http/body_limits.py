@@ -64,13 +64,13 @@ def _too_large(most: int) -> ApiError:
 
 def _again(body: bytes, receive: Receive) -> Receive:
     """The whole body first, then what comes after it."""
-    given = False
+    passed_on = False
 
     async def receive_again() -> Message:
-        nonlocal given
-        if given:
+        nonlocal passed_on
+        if passed_on:
             return await receive()
-        given = True
+        passed_on = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive_again

@@ -86,9 +86,9 @@ class Gate:
         keys = self.service.keys
         if not keys or scope["path"] in OPEN:
             return None
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        key_given = given.strip().encode("latin-1")
-        matches = [hmac.compare_digest(key_given, key) for key in keys]
+        kind, _, credentials = headers.get("authorization", "").partition(" ")
+        key_sent = credentials.strip().encode("latin-1")
+        matches = [hmac.compare_digest(key_sent, key) for key in keys]
         if kind.lower() == "bearer" and any(matches):
             scope["mpsplit.key"] = matches.index(True)
             return None

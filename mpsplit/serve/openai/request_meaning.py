@@ -49,9 +49,9 @@ def of_chat(service: Service, body: ChatBody, owner: str) -> Meaning:
 
 
 def of_completion(service: Service, body: CompletionBody, owner: str) -> Meaning:
-    given = body.prompt
+    prompt = body.prompt
     before = service.client_texts.prefix(body.prefix, raw=True) if body.prefix else ""
-    prompts = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
+    prompts = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
     _check_answers(service, len(prompts) * (body.n or 1))
     settings = _settings(service, body, COMPLETION_TOKENS)
     ids = [text_ids(service, before + prompt, settings) if isinstance(prompt, str) else prompt for prompt in prompts]

@@ -81,11 +81,11 @@ class ToolReader:
 
     def _read_text(self, ended: bool) -> str:
         """Up to the next mark, or to what may become one."""
-        found = OPENING.search(self._text)
-        until = found.start() if found else len(self._text) if ended else _possible_mark(self._text)
+        opening = OPENING.search(self._text)
+        until = opening.start() if opening else len(self._text) if ended else _possible_mark(self._text)
         words, self._text = self._text[:until], self._text[until:]
-        if found:
-            self._mark = next(mark for mark in MARKS if mark.opening == found[0])
+        if opening:
+            self._mark = next(mark for mark in MARKS if mark.opening == opening[0])
         return self._show(words)
 
     def _read_call(self, mark: Mark, ended: bool) -> str:

@@ -60,8 +60,8 @@ def test_quantiles_are_right_to_a_fifth(share):
 def test_the_straggler_is_the_one_at_the_root_of_the_waits():
     def waiting(matrix):
         accounts = [account(len(matrix), token=1_000_000) for _ in matrix]
-        for own, row in zip(accounts, matrix, strict=True):
-            own.passed[:, WAITED] = row
+        for spent, row in zip(accounts, matrix, strict=True):
+            spent.passed[:, WAITED] = row
         return straggler(accounts)
 
     # 3 is late: 1 and 2 wait for it, and so 0 waits for 1
@@ -73,10 +73,10 @@ def test_the_straggler_is_the_one_at_the_root_of_the_waits():
 
 
 def test_tables_say_it():
-    said = text([account(token=1_000_000), account(token=1_000_000, waited=900_000)])
+    written = text([account(token=1_000_000), account(token=1_000_000, waited=900_000)])
     for part in ("rank 0", "linear", "all-reduce (with waiting)", "0 to 1", "p99"):
-        assert part in said
-    assert "no rank makes the others wait" in said
+        assert part in written
+    assert "no rank makes the others wait" in written
     assert "link" not in text([account(1)]) and text([Account()]) == ""
     assert [length(s) for s in (0, 2.54e-6, 862e-6, 0.0123, 3)] == ["0 us", "2.5 us", "860 us", "12 ms", "3 s"]
 
@@ -92,7 +92,7 @@ def test_a_ledger_sums_all_and_shows_what_is_of_late(monkeypatch):
     for _ in range(3):
         now[0] += 4.0
         ledger.add((account(token=10**9), account(token=10**9, waited=8 * 10**8)), rows=40)
-    assert sum(own.token for own in ledger.total) == 6 * 10**9
+    assert sum(spent.token for spent in ledger.total) == 6 * 10**9
     rows = ledger.rows()
     assert [row["busy"] for row in rows] == [0.25, 0.25] and rows[0][
         "tok_s"
@@ -128,17 +128,17 @@ def test_layers_and_links_of_a_request(world, package_of, index):
     for stats in [end.stats for end in ends]:
         assert len(stats.accounts) == world.size
         assert (
-            sum(link.bytes for rank, own in enumerate(stats.accounts) for link in own.links(rank)) > 0
+            sum(link.bytes for rank, spent in enumerate(stats.accounts) for link in spent.links(rank)) > 0
             or world.size == 1
         )
-        for rank, own in enumerate(stats.accounts):
-            seconds, links = own.seconds(), own.links(rank)
+        for rank, spent in enumerate(stats.accounts):
+            seconds, links = spent.seconds(), spent.links(rank)
             assert {"linear", "attention", "norm"} <= seconds.keys()
             assert (world.size > 1) == any(kind in seconds for kind in BETWEEN)
-            assert sum(seconds[kind] for kind in COMPUTING if kind in seconds) * 1e9 <= own.prompt + own.token
+            assert sum(seconds[kind] for kind in COMPUTING if kind in seconds) * 1e9 <= spent.prompt + spent.token
             assert all(link.peer != rank and link.wait_p50_s <= link.wait_p99_s for link in links)
-            told = own.to_json(rank)
-            assert told["links"] == [dataclasses.asdict(link) for link in links] and told["sent"] == own.sent
+            fields = spent.to_json(rank)
+            assert fields["links"] == [dataclasses.asdict(link) for link in links] and fields["sent"] == spent.sent
             if (
                 cuts[index] == (1, world.size) and world.size > 1
             ):  # stages hand on to the next, and the last one answers

@@ -162,10 +162,10 @@ def test_equal_logits_choose_the_lower_id_at_any_cut():
 
 def test_the_seed_and_the_step_are_all_the_randomness():
     logits = np.zeros(1000, np.float32)
-    one = [sample(logits, [], Sampling(1.0, seed=1), [0, 1000], step) for step in range(5)]
-    assert one == [sample(logits, [], Sampling(1.0, seed=1), [0, 500, 1000], step) for step in range(5)]
-    assert one != [sample(logits, [], Sampling(1.0, seed=2), [0, 1000], step) for step in range(5)]
-    assert len(set(one)) > 1
+    whole = [sample(logits, [], Sampling(1.0, seed=1), [0, 1000], step) for step in range(5)]
+    assert whole == [sample(logits, [], Sampling(1.0, seed=1), [0, 500, 1000], step) for step in range(5)]
+    assert whole != [sample(logits, [], Sampling(1.0, seed=2), [0, 1000], step) for step in range(5)]
+    assert len(set(whole)) > 1
 
 
 def test_ties_with_the_last_of_top_k_are_left_as_transformers_leaves_them():

@@ -25,7 +25,7 @@ def test_every_walk_is_as_the_schema_says(vocabulary):
     lexicon = Lexicon(TOKENIZER, vocabulary, (EOS,))
     make, chance = lexicon.grammar(SCHEMA), np.random.default_rng(0)
     for _ in range(20):
-        state, said = make(), b""
+        state, written = make(), b""
         while True:
             allowed = state.allowed()
             assert allowed.shape == (vocabulary,) and allowed.dtype == bool
@@ -33,9 +33,9 @@ def test_every_walk_is_as_the_schema_says(vocabulary):
             state.accept(token)
             if token == EOS:
                 break
-            said += lexicon.bytes_of(token)
-        told = json.loads(said)
-        assert told["name"] in ("Ann", "Bob") and 10 <= told["age"] <= 19 and len(told) == 2
+            written += lexicon.bytes_of(token)
+        value = json.loads(written)
+        assert value["name"] in ("Ann", "Bob") and 10 <= value["age"] <= 19 and len(value) == 2
 
 
 def test_a_state_that_is_lost_allows_nothing():

@@ -1,7 +1,5 @@
 """What `run --dump` writes is what transformers has inside, cut every way. On 1, 2 and 4 ranks."""
 
-import functools
-
 import numpy as np
 import pytest
 
@@ -10,6 +8,7 @@ from mpsplit.native import cpp
 from mpsplit.runtime.engine.dump import Dump, Dumping, own_heads, sent_by
 from mpsplit.runtime.load import load_engine, load_loop
 from tests.cases import splits, thorough
+from tests.runtime.originals import once_a_family
 
 needs_native = pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
 TOKENS = tuple(np.random.default_rng(2).integers(0, 131, 19).tolist())
@@ -21,23 +20,19 @@ LAYERS = 3
 def original_of(model_of, world):
     """family -> transformers' hidden states and cache, by the names of the dump, on rank 0."""
 
-    @functools.cache
-    def run(family):
-        folder = model_of(family)
-        if world.rank:
-            return None
+    def run(folder):
         import torch
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         with torch.inference_mode():
             out = model(torch.tensor([TOKENS]), output_hidden_states=True, use_cache=True)
-        found = {f"hidden_states.{i}": hidden.numpy() for i, hidden in enumerate(out.hidden_states)}
+        arrays = {f"hidden_states.{i}": hidden.numpy() for i, hidden in enumerate(out.hidden_states)}
         for i, layer in enumerate(out.past_key_values.layers):
-            found |= {f"present_key.{i}": layer.keys.numpy(), f"present_value.{i}": layer.values.numpy()}
-        return found
+            arrays |= {f"present_key.{i}": layer.keys.numpy(), f"present_value.{i}": layer.values.numpy()}
+        return arrays
 
-    return run
+    return once_a_family(world, model_of, run)
 
 
 def dumped(world, folder, package, per_rank=False):

@@ -54,22 +54,22 @@ def damaged(quantised, tmp_path):
 @pytest.mark.mpi
 def test_pieces_of_a_prompt_and_tokens_are_the_stock_engines(world, package_of):
     folder = package_of("llama", *splits(world.size)[0])
-    stock, own = (load_engine(folder, world, name) for name in ("stock", "native"))
+    stock, native = (load_engine(folder, world, name) for name in ("stock", "native"))
     for start, stop in [(0, 37), (0, 5), (5, 6), (6, 22), (22, 37)]:
         for every_row in (True, False) if start == 0 else (False,):
             sent = stock.bytes_sent
             expected = stock.step(PROMPT[start:stop], start, every_row)
-            expected_bytes, sent = stock.bytes_sent - sent, own.bytes_sent
-            y = own.step(PROMPT[start:stop], start, every_row)
-            assert own.bytes_sent - sent == expected_bytes
+            expected_bytes, sent = stock.bytes_sent - sent, native.bytes_sent
+            y = native.step(PROMPT[start:stop], start, every_row)
+            assert native.bytes_sent - sent == expected_bytes
             assert y.shape == expected.shape and y.dtype == np.float32
             assert not y.size or np.abs(y - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["bf16", "q8", "q6", "q4"])
 def test_quantised_weights_give_the_stock_engines_logits(quantised, kind):
-    own, stock = (load_engine(quantised(kind), Alone(), name) for name in ("native", "stock"))
-    a, b = own.step(PROMPT, 0, True), stock.step(PROMPT, 0, True)
+    native, stock = (load_engine(quantised(kind), Alone(), name) for name in ("native", "stock"))
+    a, b = native.step(PROMPT, 0, True), stock.step(PROMPT, 0, True)
     # an activation that lies between two integers may be rounded either way
     assert np.abs(a - b).max() < 0.05 and np.median(np.abs(a - b)) < 1e-3
 

@@ -69,26 +69,26 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data(), count=LENGTHS)
     def go_on(self, data, count):
-        one = data.draw(st.sampled_from(self.running))
-        held, tokens, written = one
-        tokens = one[1] = [*tokens[:written], *(tokens[written:] or [7] * count)]
+        request = data.draw(st.sampled_from(self.running))
+        held, tokens, written = request
+        tokens = request[1] = [*tokens[:written], *(tokens[written:] or [7] * count)]
         if not self.pages.grow(held, len(tokens)):
-            one[1] = tokens[:written]
+            request[1] = tokens[:written]
             return
         for at in range(written, len(tokens)):
             page = held.pages[at // PAGE]
             assert sum(page in other.pages for other, *_ in self.running) == 1, "written by one, held by another"
             self.memory[page, at % PAGE] = tokens[at]
-        one[2] = len(tokens)
+        request[2] = len(tokens)
         self.pages.filled(held, tokens)
         self.check(held, tokens)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def end(self, data):
-        one = data.draw(st.sampled_from(self.running))
-        self.running.remove(one)
-        held, tokens, written = one
+        request = data.draw(st.sampled_from(self.running))
+        self.running.remove(request)
+        held, tokens, written = request
         self.check(held, tokens[:written])
         self.pages.release(held, tokens[:written])
 
@@ -98,15 +98,15 @@ class Requests(RuleBasedStateMachine):
 
     @invariant()
     def every_page_is_somewhere_once(self):
-        own = [page for held, *_ in self.running for page in held.own]
+        own_pages = [page for held, *_ in self.running for page in held.own]
         tree, todo = [], list(self.pages.root.after.values())
         while todo:
             node = todo.pop()
             tree.append(node)
             todo += node.after.values()
             assert (node in self.pages.kept) == (node.holders == 0)
-        assert sorted([*self.pages.free, *own, *(node.page for node in tree)]) == list(range(self.pages.count))
-        assert self.pages.used == len(own) + sum(node.holders > 0 for node in tree)
+        assert sorted([*self.pages.free, *own_pages, *(node.page for node in tree)]) == list(range(self.pages.count))
+        assert self.pages.used == len(own_pages) + sum(node.holders > 0 for node in tree)
 
 
 TestRequests = Requests.TestCase

@@ -42,7 +42,7 @@ def test_a_dynamic_rope_goes_no_further_than_its_context(world, package_of):
     try:
         with pytest.raises(RunError, match=f"the prompt has {CONTEXT} tokens, the context {CONTEXT}; shorten it"):
             loop.generate(Request(TOKENS, 1))
-        made = loop.generate(Request(TOKENS[:-3], 10, ignore_eos=True))
-        assert made.finish_reason == "context" and len(made.token_ids) == 3
+        generation = loop.generate(Request(TOKENS[:-3], 10, ignore_eos=True))
+        assert generation.finish_reason == "context" and len(generation.token_ids) == 3
     finally:
         loop.end()

@@ -32,9 +32,9 @@ LENGTHS = (5, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 7)
 def package(world, package_of, shared_folder):
     """A copy, for there will be files in it."""
     copy = shared_folder / "kept"
-    made = package_of("llama", *splits(world.size)[-1])
+    original = package_of("llama", *splits(world.size)[-1])
     if world.rank == 0:
-        shutil.copytree(made, copy)
+        shutil.copytree(original, copy)
     world.exchange(None)
     return copy
 
@@ -156,10 +156,10 @@ def test_another_package_and_damage_are_refused_and_the_loop_lives(world, packag
         refused(folder, f"rank {world.size - 1} finds that it belongs to other weights")
         last.unlink()
         refused(folder, f"rank {world.size - 1} has no such file")
-        told = json.loads((package / folder / KEPT).read_text())
-        (package / folder / KEPT).write_text(json.dumps(told | {"whose": "0" * 64}))
+        fields = json.loads((package / folder / KEPT).read_text())
+        (package / folder / KEPT).write_text(json.dumps(fields | {"whose": "0" * 64}))
         refused(folder, "rank 0 finds that it belongs to other weights, or to another --kv")
-        (package / folder / KEPT).write_text(json.dumps(told | {"tokens": ["x"]}))
+        (package / folder / KEPT).write_text(json.dumps(fields | {"tokens": ["x"]}))
         refused(folder, "is not what was written")
         assert len(loop.generate(Request(TOKENS, 2, ignore_eos=True)).token_ids) == 2
         unsaved = loop.generate(Request(TOKENS, 2, saves="manifest.json/x")).unsaved

@@ -72,19 +72,19 @@ def test_logits_do_not_depend_on_who_else_is_there(world, stored_as, kind):
         pytest.skip("the native engine is not built here")
     engine = load_engine(stored_as(kind), world, "native")
     tokens = [RANDOM.integers(0, 131, n).tolist() for n in (37, 1, 8, 64)]
-    alone = [engine.step(own, 0)[0] for own in tokens]
+    alone = [engine.step(prompt, 0)[0] for prompt in tokens]
     engine.reserve(16, "f32")
     for slot in range(4):
         engine.place(slot, 0, range(4 * slot, 4 * slot + 4))
-    parts = [Span(slot, 0, len(own)) for slot, own in enumerate(tokens)]
-    together = engine.batch([token for own in tokens for token in own], parts)
+    spans = [Span(slot, 0, len(prompt)) for slot, prompt in enumerate(tokens)]
+    together = engine.batch([token for prompt in tokens for token in prompt], spans)
     same = partial(
         np.testing.assert_allclose, rtol=0, atol=1e-5 if kind == "f32" else 0
     )  # ncnn's own Gemm sums by shape
     for one, other in zip(alone, together, strict=True):
         same(one, other)
-    last = engine.batch([5, 6, 7, 8], [Span(slot, len(own), 1) for slot, own in enumerate(tokens)])
-    for slot, own in enumerate(tokens):
+    last = engine.batch([5, 6, 7, 8], [Span(slot, len(prompt), 1) for slot, prompt in enumerate(tokens)])
+    for slot, prompt in enumerate(tokens):
         engine.place(slot, 0, range(4))
-        engine.batch(own, [Span(slot, 0, len(own))])
-        same(engine.batch([5 + slot], [Span(slot, len(own), 1)])[0], last[slot])
+        engine.batch(prompt, [Span(slot, 0, len(prompt))])
+        same(engine.batch([5 + slot], [Span(slot, len(prompt), 1)])[0], last[slot])

@@ -16,10 +16,10 @@ def loop(chunk=4):
 
 
 def test_prompts_go_in_chunks_and_tokens_one_by_one():
-    one = loop()
-    result = one.generate(Request((1, 2, 3, 4, 5, 6), 3))
+    token_loop = loop()
+    result = token_loop.generate(Request((1, 2, 3, 4, 5, 6), 3))
     assert result.token_ids == (7, 8, 9) and result.finish_reason == "length"
-    assert one.engine.steps == [(0, [1, 2, 3, 4]), (4, [5, 6]), (6, [7]), (7, [8])]
+    assert token_loop.engine.steps == [(0, [1, 2, 3, 4]), (4, [5, 6]), (6, [7]), (7, [8])]
     assert result.stats.prompt_tokens == 6 and result.stats.new_tokens == 3 and len(result.stats.peak_rss_bytes) == 1
 
 
@@ -46,9 +46,9 @@ class Evens:
 
 def test_a_grammar_and_log_probabilities_reach_every_choice():
     pieces = []
-    one = loop()
-    one.submit(Request((1, 2, 3), 3, logprobs=2, grammar=Evens), pieces.append)
-    while one.turn():
+    token_loop = loop()
+    token_loop.submit(Request((1, 2, 3), 3, logprobs=2, grammar=Evens), pieces.append)
+    while token_loop.turn():
         pass
     chosen = [each for piece in pieces[:-1] for each in piece.chosen]
     # after 3 comes 4, and then 5, which is odd: of what is left the first even one that is higher
@@ -64,15 +64,15 @@ def test_it_stops_at_the_end_of_the_context():
 
 
 def test_a_conversation_that_goes_on_feeds_only_what_is_new():
-    one = loop(100)
-    first = one.generate(Request((1, 2, 3), 2))
-    one.engine.steps.clear()
-    second = one.generate(Request((1, 2, 3, *first.token_ids, 9), 1))
-    assert one.engine.steps == [(4, [5, 9])] and second.stats.cached_tokens == 4
-    one.engine.steps.clear()
-    assert one.generate(Request((1, 2, 9), 1)).stats.cached_tokens == 2
-    assert one.engine.steps == [(2, [9])]
-    assert one.generate(Request((9, 2), 1)).stats.cached_tokens == 0
+    token_loop = loop(100)
+    first = token_loop.generate(Request((1, 2, 3), 2))
+    token_loop.engine.steps.clear()
+    second = token_loop.generate(Request((1, 2, 3, *first.token_ids, 9), 1))
+    assert token_loop.engine.steps == [(4, [5, 9])] and second.stats.cached_tokens == 4
+    token_loop.engine.steps.clear()
+    assert token_loop.generate(Request((1, 2, 9), 1)).stats.cached_tokens == 2
+    assert token_loop.engine.steps == [(2, [9])]
+    assert token_loop.generate(Request((9, 2), 1)).stats.cached_tokens == 0
 
 
 def test_penalties_reach_the_choice():
@@ -98,8 +98,8 @@ def test_requests_that_cannot_be_answered(request_, message):
 
 
 def test_an_engine_that_keeps_nothing_forgets_nothing():
-    one = loop()
-    one.engine.name = "table"
+    token_loop = loop()
+    token_loop.engine.name = "table"
     with pytest.raises(RunError, match="the table engine cannot keep its cache on disk"):
-        one.forget("sessions/http-x", 1.0)
-    assert not one.on_disk.old
+        token_loop.forget("sessions/http-x", 1.0)
+    assert not token_loop.on_disk.old

@@ -32,8 +32,8 @@ def test_file_before_session_before_call():
     file = {"temperature": 0.1, "top_k": 5, "seed": 1, "stop": ("a", "b")}
     session = {"temperature": 0.2, "top_k": 6}
     call = {"temperature": 0.3, "stop": ("c",)}
-    found = merged(file, session, call)
-    assert found.sampling == Sampling(temperature=0.3, top_k=6, seed=1) and found.stop == ("c",)
+    settings = merged(file, session, call)
+    assert settings.sampling == Sampling(temperature=0.3, top_k=6, seed=1) and settings.stop == ("c",)
 
 
 def test_a_preset_is_weaker_than_its_own_layer_and_stronger_than_those_before():
@@ -117,9 +117,9 @@ def test_the_command_line_takes_all_of_it(tmp_path):
     given = ["--config", str(path), "--preset", "penalty_sample", "--min-p", "0.1", "--stop", "a", "--stop", "b"]
     given += ["--presence-penalty", "0.5", "--frequency-penalty", "-0.5", "--template", "qwen", "--system", "Hi"]
     for command in (["chat", "p"], ["run", "p", "--prompt", "x"]):
-        found = merged(*layers_of(build_parser().parse_args([*command, *given])))
-        assert found.stop == ("a", "b") and (found.template, found.system) == ("qwen", "Hi")
-        assert found.sampling == Sampling(0.7, 50, 0.9, 1.1, 64, 0, 0.1, 0.5, -0.5, 5)
+        settings = merged(*layers_of(build_parser().parse_args([*command, *given])))
+        assert settings.stop == ("a", "b") and (settings.template, settings.system) == ("qwen", "Hi")
+        assert settings.sampling == Sampling(0.7, 50, 0.9, 1.1, 64, 0, 0.1, 0.5, -0.5, 5)
         assert merged(*layers_of(build_parser().parse_args(command))) == Settings()
 
 

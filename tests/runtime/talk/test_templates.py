@@ -63,9 +63,9 @@ def variables(messages, **more):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_table_writes_what_the_makers_published(renderer, name):
-    alone, told = GOLDEN[name]
+    alone, with_system = GOLDEN[name]
     assert renderer.render(TEMPLATES[name], variables(TALK)) == alone
-    assert renderer.render(TEMPLATES[name], variables(SYSTEM + TALK)) == told
+    assert renderer.render(TEMPLATES[name], variables(SYSTEM + TALK)) == with_system
     unasked = renderer.render(TEMPLATES[name], variables(TALK, add_generation_prompt=False))
     assert alone.startswith(unasked) and unasked.rstrip().endswith(
         ("Who are you", "<|im_end|>", "<|eot_id|>", "[/INST]")
@@ -178,14 +178,14 @@ def test_a_template_sees_nothing_of_the_environment(renderer, monkeypatch):
 
 
 def test_threads_get_their_own_answers(renderer):
-    found = {}
+    texts = {}
 
     def ask(n):
-        found[n] = [renderer.render("{{ n }}", {"n": n}) for _ in range(20)]
+        texts[n] = [renderer.render("{{ n }}", {"n": n}) for _ in range(20)]
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {n: [str(n)] * 20 for n in range(4)}
+    assert texts == {n: [str(n)] * 20 for n in range(4)}

@@ -52,18 +52,18 @@ def asked(**wishes) -> bytes:
 
 def until_closed(connection: socket.socket) -> bytes:
     """All that it says before it hangs up."""
-    said = b""
+    received = b""
     with contextlib.suppress(ConnectionError):
         while data := connection.recv(65536):
-            said += data
-    return said
+            received += data
+    return received
 
 
 def lives(slow) -> None:
     address, service = slow
     assert service.loop.idle() and not service.tickets
-    told = httpx.post(f"{address}{PATH}", json={"prompt": "one two", "max_tokens": 2})
-    assert told.status_code == 200 and told.json()["choices"][0]["text"] == "one"
+    reply = httpx.post(f"{address}{PATH}", json={"prompt": "one two", "max_tokens": 2})
+    assert reply.status_code == 200 and reply.json()["choices"][0]["text"] == "one"
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_many_clients_some_of_whom_leave(text):
                     continue
                 stream.close()
                 return True
-            said = "".join(chunk.choices[0].text for chunk in stream)
-            return said == text.decode((ids * count)[:count])
+            received = "".join(chunk.choices[0].text for chunk in stream)
+            return received == text.decode((ids * count)[:count])
 
         clients = [client_of(address) for _ in range(16)]
         with ThreadPoolExecutor(16) as pool:

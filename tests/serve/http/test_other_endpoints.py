@@ -14,12 +14,12 @@ CHAT = [{"role": "user", "content": "one two"}]
 
 def test_tokens_there_and_back(server, text):
     address, _ = server
-    told = httpx.post(f"{address}/tokenize", json={"prompt": "one two"}).json()
-    assert told == {"tokens": text.raw("one two"), "count": len(text.raw("one two")), "max_model_len": 512}
-    told = httpx.post(f"{address}/tokenize", json={"messages": CHAT}).json()
-    assert told["tokens"] == text.chat(CHAT)
-    told = httpx.post(f"{address}/detokenize", json={"tokens": text.raw("one two")}).json()
-    assert told == {"prompt": "one two"}
+    reply = httpx.post(f"{address}/tokenize", json={"prompt": "one two"}).json()
+    assert reply == {"tokens": text.raw("one two"), "count": len(text.raw("one two")), "max_model_len": 512}
+    reply = httpx.post(f"{address}/tokenize", json={"messages": CHAT}).json()
+    assert reply["tokens"] == text.chat(CHAT)
+    reply = httpx.post(f"{address}/detokenize", json={"tokens": text.raw("one two")}).json()
+    assert reply == {"prompt": "one two"}
     for body in ({}, {"prompt": "one", "messages": CHAT}, {"tokens": [-1]}):
         path = "detokenize" if "tokens" in body else "tokenize"
         assert httpx.post(f"{address}/{path}", json=body).status_code == 400
@@ -31,8 +31,8 @@ def test_embeddings_are_refused_plainly(server, client):
     with pytest.raises(openai.BadRequestError, match="fake: a causal language model .* no embeddings") as refused:
         client.embeddings.create(model="fake", input="one")
     assert (refused.value.code, refused.value.param) == ("no_embeddings", "model")
-    told = httpx.get(f"{server[0]}/openapi.json").json()["paths"]["/v1/embeddings"]["post"]["responses"]
-    assert "200" not in told and "serves no embeddings" in told["400"]["description"]
+    reply = httpx.get(f"{server[0]}/openapi.json").json()["paths"]["/v1/embeddings"]["post"]["responses"]
+    assert "200" not in reply and "serves no embeddings" in reply["400"]["description"]
 
 
 def test_figures(server, client):
@@ -61,17 +61,17 @@ def test_figures(server, client):
 
 
 def figures(server) -> dict[str, float]:
-    told = httpx.get(f"{server[0]}/metrics")
-    assert told.headers["content-type"].startswith("text/plain")
-    return {name: float(value) for name, value in re.findall(r"^(mpsplit_\S+) (\S+)$", told.text, re.M)}
+    reply = httpx.get(f"{server[0]}/metrics")
+    assert reply.headers["content-type"].startswith("text/plain")
+    return {name: float(value) for name, value in re.findall(r"^(mpsplit_\S+) (\S+)$", reply.text, re.M)}
 
 
 def test_ranks_and_health(server):
-    told = httpx.get(f"{server[0]}/ranks").json()
+    reply = httpx.get(f"{server[0]}/ranks").json()
     assert (
-        told["model"] == "fake"
-        and told["load"]["pages"] == 4
-        and [row["rank"] for row in told["ranks"]] == [0, 1, 2, 3]
+        reply["model"] == "fake"
+        and reply["load"]["pages"] == 4
+        and [row["rank"] for row in reply["ranks"]] == [0, 1, 2, 3]
     )
     assert httpx.get(f"{server[0]}/health").json() == {"status": "ok"}
 

@@ -36,9 +36,9 @@ def test_nothing_opens_without_one(guarded, authorization):
     headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
     with httpx.Client(base_url=guarded[0], headers=headers) as http:
         for path in ("/v1/models", "/v1/models/fake", "/metrics", "/ranks", "/openapi.json", "/nothing"):
-            told = http.get(path)
-            assert told.status_code == 401 and told.headers["www-authenticate"] == "Bearer"
-            assert told.json()["error"]["code"] == "invalid_api_key"
+            reply = http.get(path)
+            assert reply.status_code == 401 and reply.headers["www-authenticate"] == "Bearer"
+            assert reply.json()["error"]["code"] == "invalid_api_key"
         for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
             assert http.post(path, json={}).status_code == 401
         assert http.get("/health").status_code == http.get("/").status_code == 200
@@ -66,18 +66,18 @@ def test_openais_client_understands(guarded):
 )
 def test_other_sites_are_kept_out(server, host, origin, allowed):
     headers = {"Host": host} | ({"Origin": origin} if origin else {})
-    told = httpx.get(f"{server[0]}/v1/models", headers=headers)
-    assert told.status_code == (200 if allowed else 403)
-    assert not [name for name in told.headers if name.startswith("access-control")]
+    reply = httpx.get(f"{server[0]}/v1/models", headers=headers)
+    assert reply.status_code == (200 if allowed else 403)
+    assert not [name for name in reply.headers if name.startswith("access-control")]
     if not allowed:
-        assert told.json()["error"]["code"] == "host_not_allowed"
+        assert reply.json()["error"]["code"] == "host_not_allowed"
 
 
 def test_no_other_site_may_ask_in_advance(server):
-    told = httpx.options(
+    reply = httpx.options(
         f"{server[0]}/v1/models", headers={"Origin": "http://localhost:3000", "Access-Control-Request-Method": "GET"}
     )
-    assert told.status_code == 405 and not [name for name in told.headers if name.startswith("access-control")]
+    assert reply.status_code == 405 and not [name for name in reply.headers if name.startswith("access-control")]
 
 
 def test_open_to_others_only_with_a_key():
@@ -127,9 +127,9 @@ def test_nothing_of_a_request_is_logged(guarded, server):
 
 
 def test_the_page_runs_nothing_but_its_own(server):
-    told = httpx.get(f"{server[0]}/")
-    policy = told.headers["content-security-policy"]
-    assert told.headers["content-type"].startswith("text/html") and "default-src 'none'" in policy
+    reply = httpx.get(f"{server[0]}/")
+    policy = reply.headers["content-security-policy"]
+    assert reply.headers["content-type"].startswith("text/html") and "default-src 'none'" in policy
     assert "unsafe" not in policy and policy.count("'sha256-") == 2
-    page = told.text
+    page = reply.text
     assert "http://" not in page and "https://" not in page and " on" + "click" not in page and " style=" not in page

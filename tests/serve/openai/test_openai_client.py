@@ -22,9 +22,9 @@ def test_chat(client, text):
     prompt = len(text.chat(CHAT))
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (prompt, 20)
     assert answer.usage.total_tokens == prompt + 20 and answer.usage.prompt_tokens_details.cached_tokens == 1
-    own = answer.usage.mpsplit
+    figures = answer.usage.mpsplit
     expected = {"time_to_first_token_s": 0.01, "tok_s": 50.0, "bytes_between_ranks": 20480, "cached_tokens": 1}
-    assert own == expected | {"left_out": 0}
+    assert figures == expected | {"left_out": 0}
 
 
 def test_chat_streams_the_same(client, text):
@@ -80,11 +80,11 @@ def test_stop_strings(client, text):
 
 
 def test_the_probabilities_of_a_chat(client, text):
-    asked = dict(model="fake", messages=CHAT, max_tokens=6, logprobs=True, top_logprobs=2)
-    content = client.chat.completions.create(**asked).choices[0].logprobs.content
+    call = dict(model="fake", messages=CHAT, max_tokens=6, logprobs=True, top_logprobs=2)
+    content = client.chat.completions.create(**call).choices[0].logprobs.content
     assert len(content) == 6 and content[0].token == "<s>"
     assert all(token.logprob == -0.6931 and len(token.top_logprobs) == 2 for token in content)
-    chunks = client.chat.completions.create(**asked, stream=True)
+    chunks = client.chat.completions.create(**call, stream=True)
     streamed = [token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content]
     assert streamed == content
     assert bytes(byte for token in content for byte in token.bytes).decode() == "<s>Be brief"
@@ -121,12 +121,12 @@ def test_answers_in_json(client, server):
         "required": ["day"],
         "additionalProperties": False,
     }
-    wanted = {"type": "json_schema", "json_schema": {"name": "day", "schema": schema, "strict": True}}
-    answer = client.chat.completions.create(model="fake", messages=CHAT, max_tokens=60, response_format=wanted)
+    response_format = {"type": "json_schema", "json_schema": {"name": "day", "schema": schema, "strict": True}}
+    answer = client.chat.completions.create(model="fake", messages=CHAT, max_tokens=60, response_format=response_format)
     assert json.loads(answer.choices[0].message.content) == {"day": "Monday"}
     assert answer.choices[0].finish_reason == "stop"
-    wanted = {"type": "json_object"}
-    answer = client.chat.completions.create(model="fake", messages=CHAT, max_tokens=20, response_format=wanted)
+    response_format = {"type": "json_object"}
+    answer = client.chat.completions.create(model="fake", messages=CHAT, max_tokens=20, response_format=response_format)
     assert answer.choices[0].message.content.startswith("{")
     bad = {"type": "json_schema", "json_schema": {"name": "bad", "schema": {"type": "banana"}}}
     with pytest.raises(openai.BadRequestError, match="JSON schema cannot be used: Invalid type: banana"):

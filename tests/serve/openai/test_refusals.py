@@ -20,11 +20,11 @@ def post(server):
     """What an endpoint says to a body: (status, error, headers)."""
     with httpx.Client(base_url=server[0], timeout=30) as http:
 
-        def post(path, body=None, **how):
-            told = http.post(path, json=body, **how) if body is not None else http.post(path, **how)
-            error = told.json()["error"]
+        def post(path, body=None, **options):
+            reply = http.post(path, json=body, **options) if body is not None else http.post(path, **options)
+            error = reply.json()["error"]
             assert set(error) == {"message", "type", "param", "code"} and error["message"]
-            return told.status_code, error, told.headers
+            return reply.status_code, error, reply.headers
 
         yield post
 
@@ -111,7 +111,7 @@ def test_what_people_forget_is_named(post):
 
 
 def test_an_answer_that_is_sent_back_has_no_blank_more(server):
-    talk = [[*CHAT, {"role": "assistant", "content": said}, *CHAT] for said in ("Yes.", " Yes.\n")]
+    talk = [[*CHAT, {"role": "assistant", "content": content}, *CHAT] for content in ("Yes.", " Yes.\n")]
     plain, blank = (httpx.post(f"{server[0]}/tokenize", json={"messages": messages}).json() for messages in talk)
     assert plain["tokens"] == blank["tokens"]
 

@@ -19,9 +19,9 @@ def kept(prompt, most):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_that_slides(client, server, stream):
-    how = dict(stream=True, stream_options={"include_usage": True}) if stream else {}
-    told = client.completions.create(model="fake", prompt=LONG, max_tokens=100, extra_body=SLIDES, **how)
-    usage = (list(told)[-1] if stream else told).usage
+    streaming = dict(stream=True, stream_options={"include_usage": True}) if stream else {}
+    answer = client.completions.create(model="fake", prompt=LONG, max_tokens=100, extra_body=SLIDES, **streaming)
+    usage = (list(answer)[-1] if stream else answer).usage
     assert server[1].loop.requests[-1].prompt == kept(LONG, CONTEXT - 100)
     assert usage.mpsplit["left_out"] == len(LONG) - usage.prompt_tokens == len(LONG) - (CONTEXT - 100)
     assert usage.completion_tokens == 100

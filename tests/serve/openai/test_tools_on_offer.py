@@ -60,10 +60,12 @@ def test_what_is_no_call_is_text(client, saying):
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
 def test_a_call_that_must_be(client, choice):
-    told = client.chat.completions.create(**ASK | {"tools": TOOLS[:1], "tool_choice": choice}, max_tokens=100).choices[
-        0
-    ]
-    assert told.finish_reason == "tool_calls" and json.loads(told.message.tool_calls[0].function.arguments) == {"a": 1}
+    answered = client.chat.completions.create(
+        **ASK | {"tools": TOOLS[:1], "tool_choice": choice}, max_tokens=100
+    ).choices[0]
+    assert answered.finish_reason == "tool_calls" and json.loads(answered.message.tool_calls[0].function.arguments) == {
+        "a": 1
+    }
 
 
 def test_the_template_hears_of_tools_and_calls(client, server, text, saying):

@@ -19,9 +19,9 @@ def package(tmp_path):
 
     def keep(name: str, ago: float):
         KeptText(f"sessions/{name}", "0" * 64, "f32", (1, 2, 3), {}).save(tmp_path)
-        told = tmp_path / "sessions" / name / KEPT
-        os.utime(told, (time.time() - ago,) * 2)
-        return told
+        kept = tmp_path / "sessions" / name / KEPT
+        os.utime(kept, (time.time() - ago,) * 2)
+        return kept
 
     keep.path = tmp_path
     return keep
