@@ -51,13 +51,6 @@ Type type_of(const Array& x, const std::string& named) {
     throw std::invalid_argument("all_reduce adds float32, float16, int8, int32, int64, and bfloat16 as uint16 with type='bf16'; this array is none of them");
 }
 
-Wire wire_named(const std::string& name) {
-    if (name == "same") return Wire::same;
-    if (name == "bf16") return Wire::bf16;
-    if (name == "q8") return Wire::q8;
-    throw std::invalid_argument("wire='" + name + "' is none of same, bf16, q8");
-}
-
 void look_for_ctrl_c() {
     const nb::gil_scoped_acquire held;
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
@@ -106,14 +99,13 @@ void bind_comm(nb::module_& m) {
                      [](Comm& c, bool resting) { if (c.link()) c.link()->resting = resting; },
                      "What comes next may take as long as it likes, and is no wait that counts.")
         .def("passed", passed, "int64 [ranks of the world, 3 + lengths]: what went to each rank so far, and how long it was waited for (passed.h).")
-        .def("all_reduce", [](Comm& c, const Array& x, const std::string& wire, const std::string& type) {
+        .def("all_reduce", [](Comm& c, const Array& x, const std::string& type) {
                  in_one_piece(x);
                  const Type element = type_of(x, type);
-                 const Wire format = wire_named(wire);
                  const nb::gil_scoped_release released;
-                 c.all_reduce(x.data(), x.size(), element, format);
+                 c.all_reduce(x.data(), x.size(), element);
              },
-             nb::arg("x"), nb::arg("wire") = "same", nb::arg("type") = "")
+             nb::arg("x"), nb::arg("type") = "")
         .def("all_gather", [](Comm& c, const Input& block, const Array& out) {
                  const size_t bytes = in_one_piece(block).nbytes();
                  if (in_one_piece(out).nbytes() != bytes * c.size())

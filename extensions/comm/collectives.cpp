@@ -9,7 +9,6 @@
 
 #include "comm.h"
 #include "sum.h"
-#include "wire.h"
 
 namespace mpsplit {
 
@@ -69,35 +68,25 @@ std::byte* Comm::scratch(size_t bytes) {
     return scratch_.data();
 }
 
-void Comm::all_reduce(void* data, size_t count, Type type, Wire wire) {
-    if (wire != Wire::same && type != Type::f32) throw std::invalid_argument("only sums of f32 travel as bf16 or q8");
+void Comm::all_reduce(void* data, size_t count, Type type) {
     const size_t bytes = count * size_of(type);
     const bool talks = link_ && size_ > 1 && count > 0;
-    const Counted counted(traffic_, talks ? (wire == Wire::same ? bytes : wire_bytes(wire, count)) : 0);
+    const Counted counted(traffic_, talks ? bytes : 0);
     if (!talks) return;
     const std::lock_guard lock(link_->busy);
     auto* x = static_cast<std::byte*>(data);
     const int ranks = int(std::bit_floor(unsigned(size_))), partner = rank_ < ranks ? rank_ + ranks : rank_ - ranks;
-    const bool folds = rank_ >= ranks || partner < size_;
-    const size_t folded = wire == Wire::same ? bytes : wire_bytes(wire, count);
-    std::byte* other = scratch(bytes + 2 * folded);
-    auto* coded = wire == Wire::same ? x : other + bytes; // what goes over the wire
-    if (folds && wire != Wire::same) { // both halves of a sum are rounded alike
-        encode(wire, reinterpret_cast<float*>(x), count, coded);
-        decode(wire, coded, count, reinterpret_cast<float*>(x));
-    }
     if (rank_ >= ranks) {
-        move({partner, coded, folded}, {});
+        move({partner, x, bytes}, {});
         return move({}, {partner, x, bytes}); // the sum comes back whole
     }
+    const bool folds = partner < size_;
     if (folds) {
-        std::byte* got = wire == Wire::same ? other : coded;
-        move({}, {partner, got, folded});
-        if (wire != Wire::same) decode(wire, got, count, reinterpret_cast<float*>(other));
+        std::byte* other = scratch(bytes);
+        move({}, {partner, other, bytes});
         add(type, x, x, other, count);
     }
-    if (wire != Wire::same) rounded_doubling(reinterpret_cast<float*>(x), count, wire, ranks);
-    else if (bytes <= short_sum) doubling(x, count, type, ranks);
+    if (bytes <= short_sum) doubling(x, count, type, ranks);
     else halving(x, count, type, ranks);
     if (folds) move({partner, x, bytes}, {});
 }
@@ -111,20 +100,6 @@ void Comm::doubling(std::byte* x, size_t count, Type type, int ranks) {
         move({peer, x, bytes}, {peer, other, bytes});
         if (rank_ < peer) add(type, x, x, other, count);
         else add(type, x, other, x, count);
-    }
-}
-
-// The same, for numbers that are rounded on their way: each end adds the rounded halves, so that both get the same bits.
-void Comm::rounded_doubling(float* x, size_t count, Wire wire, int ranks) {
-    const size_t coded = wire_bytes(wire, count), bytes = count * sizeof(float);
-    std::byte *other = scratch(bytes + 2 * coded), *mine = other + bytes, *theirs = mine + coded;
-    for (int apart = ranks / 2; apart > 0; apart /= 2) {
-        const int peer = rank_ ^ apart;
-        encode(wire, x, count, mine);
-        move({peer, mine, coded}, {peer, theirs, coded});
-        decode(wire, mine, count, x);
-        decode(wire, theirs, count, reinterpret_cast<float*>(other));
-        add(Type::f32, x, x, other, count);
     }
 }
 

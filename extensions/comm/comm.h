@@ -28,9 +28,6 @@ struct Error : std::runtime_error {
 enum class Type { f32, f16, bf16, i8, i32, i64 };
 size_t size_of(Type type);
 
-// How an all_reduce of f32 travels: as it is, or smaller and rounded at each step (wire.h states the error).
-enum class Wire { same, bf16, q8 };
-
 struct Out {
     int peer = -1; // -1: nothing to send
     const void* data = nullptr;
@@ -90,8 +87,8 @@ class Comm {
     std::string name() const { return link_ ? link_->name() : "null"; }
     Traffic traffic() const { return traffic_; }
 
-    void all_reduce(void* x, size_t count, Type type, Wire wire = Wire::same); // sum, in place
-    void all_gather(const void* block, size_t bytes, void* all);               // equal blocks, in the order of the ranks
+    void all_reduce(void* x, size_t count, Type type);           // sum, in place
+    void all_gather(const void* block, size_t bytes, void* all); // equal blocks, in the order of the ranks
     void broadcast(void* x, size_t bytes, int root);
     void send(const void* x, size_t bytes, int peer);
     void recv(void* x, size_t bytes, int peer);
@@ -103,7 +100,6 @@ class Comm {
     void move(Out out, In in);
     void doubling(std::byte* x, size_t count, Type type, int ranks);
     void halving(std::byte* x, size_t count, Type type, int ranks);
-    void rounded_doubling(float* x, size_t count, Wire wire, int ranks);
     std::byte* scratch(size_t bytes);
     void check_peer(int peer) const;
 

@@ -26,14 +26,14 @@ size_t size_of(Type type) {
     throw std::invalid_argument("no such type");
 }
 
-uint16_t to_bf16(float x) {
+static uint16_t to_bf16(float x) { // to nearest even
     const uint32_t bits = std::bit_cast<uint32_t>(x);
     const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
     const bool nan = (bits & 0x7fffffff) > 0x7f800000; // rounding could carry its mantissa away
     return uint16_t((nan ? bits | 0x400000 : rounded) >> 16);
 }
 
-float from_bf16(uint16_t x) { return std::bit_cast<float>(uint32_t(x) << 16); }
+static float from_bf16(uint16_t x) { return std::bit_cast<float>(uint32_t(x) << 16); }
 
 static float sum(float a, float b) { return a + b; }
 static Half sum(Half a, Half b) { return Half(float(a) + float(b)); }

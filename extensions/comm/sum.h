@@ -7,7 +7,4 @@ namespace mpsplit {
 
 void add(Type type, void* out, const void* low, const void* high, size_t count);
 
-uint16_t to_bf16(float x); // to nearest even
-float from_bf16(uint16_t x);
-
 } // namespace mpsplit

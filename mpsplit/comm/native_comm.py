@@ -96,11 +96,9 @@ class Native:
     def transport(self) -> str:
         return self.comm.transport
 
-    def all_reduce(self, x: np.ndarray, wire: str = "same") -> None:
-        """`wire`: how float32 travels; bf16 and q8 are smaller, and rounded
-        (extensions/comm/wire.h)."""
+    def all_reduce(self, x: np.ndarray) -> None:
         x, name = _named(x)
-        self.comm.all_reduce(x, wire, name)
+        self.comm.all_reduce(x, name)
 
     def all_gather(self, x: np.ndarray) -> np.ndarray:
         parts = np.empty((self.size, *x.shape), x.dtype)

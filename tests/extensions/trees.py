@@ -41,7 +41,3 @@ def tree_sum(parts: list[np.ndarray], add=np.add) -> np.ndarray:
         half = len(sums) // 2
         sums = [add(sums[r], sums[r + half]) for r in range(half)]
     return sums[0]
-
-
-def levels(size: int) -> int:
-    return math.ceil(math.log2(size))
