@@ -14,12 +14,19 @@ import numpy as np
 class Communicator(Protocol):
     rank: int
     size: int
-    bytes_sent: int
-    seconds: float  # inside collectives so far, waiting for peers included
     local_size: int  # ranks on this host
-    # to each rank, and waits for it (link_counts.py); zeros where the transport cannot tell
-    passed: np.ndarray
     host_lead: bool  # one rank of each host, which writes what the ranks of the host share
+
+    @property
+    def bytes_sent(self) -> int: ...
+
+    @property
+    def seconds(self) -> float:
+        """Inside collectives so far, waiting for peers included."""
+
+    @property
+    def passed(self) -> np.ndarray:
+        """To each rank, and waits for it (link_counts.py); zeros where the transport cannot tell."""
 
     def all_reduce(self, x: np.ndarray) -> None:
         """Sums over the ranks, in place; the same bits on all of them."""

@@ -45,7 +45,7 @@ class OneHistory(KeepsNothing):
     """Slots for an engine that has but one cache, and a `step` that goes on with it or
     begins anew."""
 
-    step: Callable[[list[int], int], np.ndarray]  # of the engine that this is mixed into
+    step: Callable[..., np.ndarray]  # of the engine that this is mixed into
     spent = UNTOLD
 
     def __init__(self, *arguments):
