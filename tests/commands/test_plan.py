@@ -20,27 +20,27 @@ def plan(*words: str) -> int:
     return main(["plan", str(EXAMPLE), *words])
 
 
-def said(capsys) -> tuple[str, str]:
+def streams(capsys) -> tuple[str, str]:
     out, err = capsys.readouterr()
     return out, err
 
 
 def test_the_best_plan_without_a_probe_says_that_it_is_a_guess(capsys):
     assert plan(*THREE) == 0
-    out, _ = said(capsys)
+    out, _ = streams(capsys)
     assert "nobody has measured these machines" in out and "tok/s" in out and "the best for seconds a token" in out
     assert "the checkpoint has 0.00223 GB of F16" in out
 
 
 def test_slow_links_make_more_machines_slower_and_the_first_line_says_so(capsys):
     assert plan("--tensor", "2", "--latency", "5ms") == 0
-    first = said(capsys)[0].splitlines()[0]
+    first = streams(capsys)[0].splitlines()[0]
     assert "slower" in first and "1 machine" in first
 
 
 def test_weak_machines_are_left_out_and_named(capsys):
     assert plan("--ranks", "2", "--latency", "5ms", "--memory", "4G") == 0
-    out, _ = said(capsys)
+    out, _ = streams(capsys)
     assert "on 1 rank" in out and "without machine-1" in out
 
 
@@ -51,33 +51,33 @@ def test_files(tmp_path, capsys, monkeypatch):
     placed = Placed.load(out)
     assert placed.plan == Plan.load(out) and placed.plan.ranks == placed.cluster.size == 3 and placed.job.context == 256
     assert ElementTree.parse(svg).getroot().tag.endswith("svg")
-    err = said(capsys)[1]
+    err = streams(capsys)[1]
     assert "mpsplit partition" in err and f"mpirun --hostfile {hosts}/hostfile" in err
     assert "machine-2 slots=1" in (hosts / "hostfile").read_text()
     assert plan("--cluster", str(save(tmp_path, 3)), "--plan", str(out), "--json") == 0
-    assert json.loads(said(capsys)[0])["shards"] == placed.plan.to_json()["shards"]
+    assert json.loads(streams(capsys)[0])["shards"] == placed.plan.to_json()["shards"]
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
     assert plan(*THREE, "--dry-run", "--out", str(tmp_path / "plan.json")) == 0
-    assert not list(tmp_path.iterdir()) and "tok/s" in said(capsys)[0]
+    assert not list(tmp_path.iterdir()) and "tok/s" in streams(capsys)[0]
 
 
 def test_config_alone_is_enough(tmp_path, capsys):
     (tmp_path / "config.json").write_text((EXAMPLE / "config.json").read_text())
     assert main(["plan", str(tmp_path), "--ranks", "2"]) == 0
-    assert "checkpoint" not in said(capsys)[0]
+    assert "checkpoint" not in streams(capsys)[0]
     assert main(["plan", "llama-70b", "--ranks", "2", "--memory", "64G"]) == 0
-    assert "llama-70b, 80 layers" in said(capsys)[0]
+    assert "llama-70b, 80 layers" in streams(capsys)[0]
 
 
 def test_comparisons_have_one_machine_alone(capsys):
     assert plan(*THREE, "--compare", "--json") == 0
-    rows = json.loads(said(capsys)[0])
+    rows = json.loads(streams(capsys)[0])
     assert {1, 3} <= {row["ranks"] for row in rows} and rows[0]["name"] == "best"
     assert rows[0]["token_s"] == min(row["token_s"] for row in rows if row["token_s"])
     assert plan(*THREE, "--compare") == 0
-    assert "alone" in said(capsys)[0]
+    assert "alone" in streams(capsys)[0]
 
 
 def save(folder, ranks, **changes):
@@ -108,14 +108,14 @@ def save(folder, ranks, **changes):
 )
 def test_what_cannot_be_is_one_line(words, message, capsys):
     assert plan(*words) == 2
-    err = said(capsys)[1]
+    err = streams(capsys)[1]
     assert message in err and err.count("\n") == 1
 
 
 def test_a_cluster_that_contradicts_itself(tmp_path, capsys):
     assert plan("--cluster", str(save(tmp_path, 2, messages=[1]))) == 2
-    assert "messages are [1]" in said(capsys)[1]
+    assert "messages are [1]" in streams(capsys)[1]
     assert plan("--cluster", str(save(tmp_path, 2)), "--ranks", "3") == 2
-    assert "has 2 devices, 3 ranks were asked for" in said(capsys)[1]
+    assert "has 2 devices, 3 ranks were asked for" in streams(capsys)[1]
     assert plan("--cluster", str(save(tmp_path, 2)), "--memory", "4G") == 2
-    assert "has measured what --memory would say" in said(capsys)[1]
+    assert "has measured what --memory would say" in streams(capsys)[1]

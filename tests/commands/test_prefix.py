@@ -37,8 +37,8 @@ def mpsplit(*words, code=0):
 
 
 def test_a_prefix_is_added_used_and_removed(package, text):
-    said = mpsplit("prefix", "add", package, "--name", "capitals", "--text-file", text)
-    count = int(said.split(" tokens")[0].split()[-1])
+    printed = mpsplit("prefix", "add", package, "--name", "capitals", "--text-file", text)
+    count = int(printed.split(" tokens")[0].split()[-1])
     assert "capitals" in mpsplit("prefix", "list", package)
     with_it = json.loads(mpsplit("run", package, "--prefix", "capitals", *QUESTION))
     without = json.loads(mpsplit("run", package, "--system", SYSTEM, *QUESTION))

@@ -30,8 +30,8 @@ def test_arguments(package, arguments, message):
 def test_a_port_that_another_has(package):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        said = refused("serve", package, "--port", port)
-    assert f"127.0.0.1 port {port} cannot be served (Address already in use); choose another --port" in said
+        printed = refused("serve", package, "--port", port)
+    assert f"127.0.0.1 port {port} cannot be served (Address already in use); choose another --port" in printed
 
 
 def test_what_is_not_installed(package, monkeypatch):

@@ -15,17 +15,17 @@ from mpsplit.plan.shards import even_plan
 
 def simulated(capsys, *words, code: int = 0) -> str:
     assert cli.main(["simulate", *map(str, words)]) == code
-    said = capsys.readouterr()
-    return said.err if code else said.out
+    streams = capsys.readouterr()
+    return streams.err if code else streams.out
 
 
 def test_formula_and_simulation_side_by_side(capsys):
-    said = simulated(capsys, "llama-15m", "--tensor", 2, "--pipeline", 2, "--straggler", "3=2.0", "--jitter", 0.1)
-    assert "llama-15m q4, 4 ranks in 2 stages" in said and "waited for in sums" in said
-    told = json.loads(simulated(capsys, "llama-15m", "--tensor", 2, "--pipeline", 2, "--json"))
-    assert told["simulation"]["token"] == pytest.approx(told["formula"]["token"], rel=1e-9)
-    assert len(told["simulation"]["tokens"]) == 8 and len(told["simulation"]["waiting"]) == 4
-    assert sum(link["bytes"] for link in told["simulation"]["sent"]) == told["simulation"]["wire_bytes"]
+    printed = simulated(capsys, "llama-15m", "--tensor", 2, "--pipeline", 2, "--straggler", "3=2.0", "--jitter", 0.1)
+    assert "llama-15m q4, 4 ranks in 2 stages" in printed and "waited for in sums" in printed
+    report = json.loads(simulated(capsys, "llama-15m", "--tensor", 2, "--pipeline", 2, "--json"))
+    assert report["simulation"]["token"] == pytest.approx(report["formula"]["token"], rel=1e-9)
+    assert len(report["simulation"]["tokens"]) == 8 and len(report["simulation"]["waiting"]) == 4
+    assert sum(link["bytes"] for link in report["simulation"]["sent"]) == report["simulation"]["wire_bytes"]
 
 
 def test_the_machines_are_the_file_s_or_the_description_s_or_the_plan_s(capsys, tmp_path):
@@ -33,9 +33,11 @@ def test_the_machines_are_the_file_s_or_the_description_s_or_the_plan_s(capsys, 
     plan, slow, fast = even_plan(facts, 2, 1), described([1 << 30] * 2), described([1 << 30] * 2, latency=1e-6)
     Placed(plan, fast, job).save(tmp_path / "plan.json")
     save_cluster(slow, tmp_path / "cluster.json")
-    token = lambda *more: json.loads(  # noqa: E731
-        simulated(capsys, "llama-15m", "--plan", tmp_path / "plan.json", "--json", *more)
-    )["formula"]["token"]
+
+    def token(*more) -> float:
+        words = ("llama-15m", "--plan", tmp_path / "plan.json", "--json", *more)
+        return json.loads(simulated(capsys, *words))["formula"]["token"]
+
     expected = [Placed(plan, cluster, job).price(facts).token for cluster in (fast, slow)]
     assert [token(), token("--cluster", tmp_path / "cluster.json")] == expected
     assert token("--latency", "1us") == expected[0] and token("--latency", "100us") == expected[1]
@@ -56,11 +58,11 @@ def test_the_machines_are_the_file_s_or_the_description_s_or_the_plan_s(capsys, 
     ],
 )
 def test_what_cannot_be_is_one_line(capsys, words, message):
-    said = simulated(capsys, "llama-15m", *words.split(), code=2)
-    assert message in said and said.count("\n") == 1
+    printed = simulated(capsys, "llama-15m", *words.split(), code=2)
+    assert message in printed and printed.count("\n") == 1
 
 
 def test_a_cluster_of_another_size_is_refused(capsys, tmp_path):
     save_cluster(described([1 << 30] * 3), tmp_path / "cluster.json")
-    said = simulated(capsys, "llama-15m", "--tensor", 2, "--cluster", tmp_path / "cluster.json", code=2)
-    assert "the plan has 2 ranks, the cluster 3 devices" in said
+    printed = simulated(capsys, "llama-15m", "--tensor", 2, "--cluster", tmp_path / "cluster.json", code=2)
+    assert "the plan has 2 ranks, the cluster 3 devices" in printed

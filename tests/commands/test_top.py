@@ -4,17 +4,26 @@ import pytest
 
 from mpsplit.cli import main
 from mpsplit.commands.top import BAR, bar
+from mpsplit.export.model.tokenizer_files import copy_tokenizer
+from mpsplit.runtime.talk.text import Text
+from tests.models import EXAMPLE
 from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import served
+
+
+@pytest.fixture
+def text(tmp_path) -> Text:
+    copy_tokenizer(EXAMPLE, tmp_path)
+    return Text(tmp_path)
 
 
 def test_it_shows_a_row_a_rank(text, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with served(FakeLoop(text)) as (address, service):
         assert main(["top", address, "--once"]) == 0
-    said = capsys.readouterr().out
-    assert "0 running, 0 waiting" in said and said.count("MiB") == len(service.loop.ranks_now())
-    assert "rank 3 makes the others wait" in said and "2 us, 300 us" in said
+    printed = capsys.readouterr().out
+    assert "0 running, 0 waiting" in printed and printed.count("MiB") == len(service.loop.ranks_now())
+    assert "rank 3 makes the others wait" in printed and "2 us, 300 us" in printed
 
 
 def test_what_it_cannot_see(capsys, monkeypatch):

@@ -30,10 +30,10 @@ PROMPT, NEW = 96, 32
 def main(package: Path, cluster: Path) -> None:
     comm = world()
     if not cluster.exists():
-        found = probe(comm, 1, cluster.parent, 64, TINY)
+        probed = probe(comm, 1, cluster.parent, 64, TINY)
         comm.wait()  # everybody has seen that it is not there
         if comm.rank == 0:
-            save_cluster(found, cluster)
+            save_cluster(probed, cluster)
         return
     loop = load_loop(package, comm)
     if comm.rank:

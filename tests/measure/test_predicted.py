@@ -75,7 +75,7 @@ def test_peak_memory_stays_under_what_was_predicted(package, tmp_path):
             env=CLEAN | OPEN_MPI | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    print(f"\n{found}")
-    for measured, predicted in zip(found["measured"], found["predicted"], strict=True):
+    peaks = json.loads(done.stdout)
+    print(f"\n{peaks}")
+    for measured, predicted in zip(peaks["measured"], peaks["predicted"], strict=True):
         assert 0.9 * predicted < measured <= predicted

@@ -132,8 +132,8 @@ def test_a_cluster_holds_every_rank_and_every_pair(world, shared_folder, capsys)
         # which refuses what is not positive
         assert load_cluster(shared_folder / "cluster.json") == cluster
         show(cluster)
-        told = capsys.readouterr().out
-        assert all(word in told for word in ("memory reads", cluster.devices[-1].name))
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in ("memory reads", cluster.devices[-1].name))
     world.exchange(None)
 
 

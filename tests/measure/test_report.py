@@ -47,10 +47,10 @@ def test_without_machines_there_is_no_prediction_and_it_says_how_to_get_one(caps
     show(parts, None, ACCOUNTS)
     assert "mpsplit probe" in capsys.readouterr().err
     show(parts_of(facts(), STATS, placed(), "q4", 8), placed(), ACCOUNTS)
-    said = capsys.readouterr().err
-    assert "nobody has measured" in said and "rank 1: memory" in said
+    printed = capsys.readouterr().err
+    assert "nobody has measured" in printed and "rank 1: memory" in printed
 
 
 def test_what_bench_should_find():
-    found = speed_of(facts(), placed(), "q4", Work((32, 64), 16), 32)
-    assert set(found) == {"decode", "prefill 32", "prefill 64"} and all(speed > 0 for speed in found.values())
+    speeds = speed_of(facts(), placed(), "q4", Work((32, 64), 16), 32)
+    assert set(speeds) == {"decode", "prefill 32", "prefill 64"} and all(speed > 0 for speed in speeds.values())

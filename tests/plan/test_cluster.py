@@ -64,8 +64,15 @@ def test_numbers_that_cannot_be_are_named(path, value, message):
 
 
 @pytest.mark.parametrize(
-    "path", [("devices",), ("devices", 2, "read"), ("devices", 0, "kinds"), ("devices", 0, "attention", "prefill"), ("links", 1, "seconds")]
-)  # fmt: skip
+    "path",
+    [
+        ("devices",),
+        ("devices", 2, "read"),
+        ("devices", 0, "kinds"),
+        ("devices", 0, "attention", "prefill"),
+        ("links", 1, "seconds"),
+    ],
+)
 def test_what_is_missing_is_named(path):
     data = json.loads(json.dumps(to_json(measured_cluster())))
     place, key = at(data, *path)

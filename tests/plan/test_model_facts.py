@@ -4,8 +4,8 @@ from mpsplit.errors import ModelError
 from mpsplit.plan.model_facts import ModelFacts
 
 LLAMA = dict(
-    architectures=["LlamaForCausalLM"], hidden_size=64, num_hidden_layers=2, num_attention_heads=8, intermediate_size=96,
-    vocab_size=131, max_position_embeddings=128,
+    architectures=["LlamaForCausalLM"], hidden_size=64, num_hidden_layers=2, num_attention_heads=8,
+    intermediate_size=96, vocab_size=131, max_position_embeddings=128,
 )  # fmt: skip
 
 

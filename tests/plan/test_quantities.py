@@ -7,7 +7,8 @@ from mpsplit.plan.quantities import bytes_per_second, memory_bytes, seconds, sev
 @pytest.mark.parametrize(
     "parse, word, value",
     [
-        (memory_bytes, "4G", 4 << 30), (memory_bytes, "512MiB", 512 << 20), (memory_bytes, "1.5g", 3 << 29), (memory_bytes, "1000", 1000),
+        (memory_bytes, "4G", 4 << 30), (memory_bytes, "512MiB", 512 << 20),
+        (memory_bytes, "1.5g", 3 << 29), (memory_bytes, "1000", 1000),
         (bytes_per_second, "117MB/s", 117e6), (bytes_per_second, "20GB", 20e9), (bytes_per_second, "15e9", 15e9),
         (seconds, "100us", 1e-4), (seconds, "1ms", 1e-3), (seconds, "0.5", 0.5), (seconds, "25e-6", 25e-6),
     ],
@@ -18,8 +19,16 @@ def test_quantities(parse, word, value):
 
 
 @pytest.mark.parametrize(
-    "parse, word", [(memory_bytes, "4X"), (memory_bytes, "-4G"), (memory_bytes, ""), (memory_bytes, "0G"), (seconds, "fast"), (bytes_per_second, "1/s")]
-)  # fmt: skip
+    "parse, word",
+    [
+        (memory_bytes, "4X"),
+        (memory_bytes, "-4G"),
+        (memory_bytes, ""),
+        (memory_bytes, "0G"),
+        (seconds, "fast"),
+        (bytes_per_second, "1/s"),
+    ],
+)
 def test_what_is_no_quantity(parse, word):
     with pytest.raises(PlanError, match="is not"):
         parse(word)

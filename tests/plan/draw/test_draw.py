@@ -35,15 +35,15 @@ def words(picture: str) -> str:
 
 @pytest.mark.parametrize("plan", [even_plan(F, 2, 1), even_plan(F, 1, 3), HYBRID, EDGES, even_plan(F, 1, 1)])
 def test_every_rank_and_every_byte_between_ranks_is_in_the_picture(plan):
-    said = words(drawn(plan))
+    shown = words(drawn(plan))
     cost = price(F, plan, described([1 << 30] * plan.ranks), Job(context=128))
     for rank in range(plan.ranks):
-        assert f"rank {rank} |" in said
+        assert f"rank {rank} |" in shown
     for size in cost.wire.values():
-        assert f"{size:,} bytes a token" in said and bytes_text(size) in said
+        assert f"{size:,} bytes a token" in shown and bytes_text(size) in shown
     for stage in range(len(plan.stages)):
-        assert f"stage {stage}," in said
-    assert "tok/s" in said and "first token after" in said and "a guess" in said
+        assert f"stage {stage}," in shown
+    assert "tok/s" in shown and "first token after" in shown and "a guess" in shown
 
 
 def test_it_needs_nothing_from_elsewhere_and_says_what_it_is():
@@ -65,8 +65,8 @@ def test_names_are_escaped():
 
 def test_equal_ranks_and_stages_are_drawn_as_one():
     plan = even_plan(replace(F, layers=32), 8, 8)
-    said = words(drawn(plan, replace(F, layers=32)))
-    assert "ranks 8 to 55 \u00d7 48" in said and "stages 1 to 6, layers 4 to 27" in said
+    shown = words(drawn(plan, replace(F, layers=32)))
+    assert "ranks 8 to 55 \u00d7 48" in shown and "stages 1 to 6, layers 4 to 27" in shown
     cluster = described([1 << 30] * 64)
     cost = price(replace(F, layers=32), plan, cluster, Job())
     blocks = blocks_of(plan, cluster, cost)

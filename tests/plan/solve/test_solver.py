@@ -33,8 +33,9 @@ def small(layers: int, kv_heads: int) -> ModelFacts:
 def device(i: int, memory_bytes: int, read: float, flop: float, step: float) -> Device:
     rate = Rate(Measured(read), Measured(flop))
     return Device(
-        name=f"d{i}", host=f"h{i}", threads=1, memory_bytes=memory_bytes, process_bytes=1000, read=rate.decode,
-        disk=Measured(1e8), layer_seconds=Measured(2e-6), step_seconds=Measured(step), attention=rate, kinds={"q4": rate},
+        name=f"d{i}", host=f"h{i}", threads=1, memory_bytes=memory_bytes, process_bytes=1000,
+        read=rate.decode, disk=Measured(1e8), layer_seconds=Measured(2e-6), step_seconds=Measured(step),
+        attention=rate, kinds={"q4": rate},
     )  # fmt: skip
 
 
@@ -82,11 +83,11 @@ def compositions(whole: int, parts: int, least: int) -> list[tuple[int, ...]]:
 def head_divisions(facts: ModelFacts, ranks: int) -> list[tuple[int, ...]]:
     """Query heads by member: whole KV heads, or for each KV head a division among the members that
     it is dealt to."""
-    each, steps = facts.heads // facts.kv_heads, steps_of(facts, ranks, JOB.block)
+    per_kv_head, steps = facts.heads // facts.kv_heads, steps_of(facts, ranks, JOB.block)
     if not steps.dealt:
-        return [tuple(n * each for n in counts) for counts in compositions(facts.kv_heads, ranks, 1)]
-    own = [compositions(each // steps.heads, sharers, 1) for sharers in steps.dealt]
-    return [tuple(n * steps.heads for part in parts for n in part) for parts in itertools.product(*own)]
+        return [tuple(n * per_kv_head for n in counts) for counts in compositions(facts.kv_heads, ranks, 1)]
+    divided = [compositions(per_kv_head // steps.heads, sharers, 1) for sharers in steps.dealt]
+    return [tuple(n * steps.heads for part in parts for n in part) for parts in itertools.product(*divided)]
 
 
 def divisions(facts: ModelFacts, devices: list[Device], layers: int, first: bool, last: bool):
@@ -117,10 +118,10 @@ def part_of_memory(facts: ModelFacts, share: Share, device: Device, layers: int)
 def computing(
     facts: ModelFacts, shares: list[Share], devices: list[Device], layers: int, rows: int, position: int
 ) -> float:
-    each = facts.heads // facts.kv_heads
+    per_kv_head = facts.heads // facts.kv_heads
     pairs = list(zip(shares, devices, strict=True))
     attention = max(
-        attention_seconds(facts, d, s.heads, math.ceil(s.heads / each), rows, position, JOB) for s, d in pairs
+        attention_seconds(facts, d, s.heads, math.ceil(s.heads / per_kv_head), rows, position, JOB) for s, d in pairs
     )
     mlp = max(mlp_seconds(facts, d, s.mlp, rows, JOB) for s, d in pairs)
     return layers * (attention + mlp) + max(head_seconds(facts, d, s.head, JOB) for s, d in pairs)
@@ -154,13 +155,10 @@ def brute_force(facts: ModelFacts, cluster: Cluster, goal: str, fullest: float =
             answers = [
                 cluster.link(lead, d).time(ANSWER) for s, d in zip(shares, group, strict=True) if s.head and d != lead
             ]
-            told = max(answers, default=0.0) if "token" in goal else 0.0
+            answered = max(answers, default=0.0) if "token" in goal else 0.0
             if full <= fullest:
-                yield (
-                    full
-                    if goal == "memory"
-                    else computing(facts, shares, devices, layers, rows, position) + sums + told
-                )
+                seconds = computing(facts, shares, devices, layers, rows, position) + sums + answered
+                yield full if goal == "memory" else seconds
 
     best = math.inf
     for groups in ordered_groups(cluster.size):
@@ -171,14 +169,15 @@ def brute_force(facts: ModelFacts, cluster: Cluster, goal: str, fullest: float =
             + cluster.devices[lead].step_seconds.value
         )
         for layers in compositions(facts.layers, len(groups), 1):
-            own = [stage(g, n, i == 0, i == last, lead) for i, (g, n) in enumerate(zip(groups, layers, strict=True))]
+            pairs = zip(groups, layers, strict=True)
+            values_of = [stage(group, count, i == 0, i == last, lead) for i, (group, count) in enumerate(pairs)]
             if goal == "memory":
-                best = min(best, max(own))
+                best = min(best, max(values_of))
             elif goal == "throughput":
-                own[0] += opening
-                best = min(best, max(seconds + hop for seconds, hop in zip(own, hops, strict=True)))
+                values_of[0] += opening
+                best = min(best, max(seconds + hop for seconds, hop in zip(values_of, hops, strict=True)))
             else:
-                best = min(best, opening + sum(own) + sum(hops))
+                best = min(best, opening + sum(values_of) + sum(hops))
     return best
 
 
@@ -234,9 +233,11 @@ def widths(solution) -> list[int]:
 
 
 def at_speed(device: Device, factor: float, **changes) -> Device:
-    rate = lambda r: Rate(Measured(r.decode.value * factor), Measured(r.prefill.value * factor))  # noqa: E731
-    kinds = {kind: rate(own) for kind, own in device.kinds.items()}
-    return replace(device, attention=rate(device.attention), kinds=kinds, **changes)
+    def faster(rate: Rate) -> Rate:
+        return Rate(Measured(rate.decode.value * factor), Measured(rate.prefill.value * factor))
+
+    kinds = {kind: faster(rate) for kind, rate in device.kinds.items()}
+    return replace(device, attention=faster(device.attention), kinds=kinds, **changes)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -250,9 +251,9 @@ def test_no_device_is_overfilled(machines, kind, latency):
     cluster, job = described(memories, reads, latency=latency), Job(kind=kind)
     for goal in GOALS:
         if solution := best(VICUNA, cluster, job, goal):
-            own = cluster.only(solution.devices)
-            assert solution.cost == price(VICUNA, solution.plan, own, job)
-            assert all(m.total <= d.memory_bytes for m, d in zip(solution.cost.memory, own.devices, strict=True))
+            chosen = cluster.only(solution.devices)
+            assert solution.cost == price(VICUNA, solution.plan, chosen, job)
+            assert all(m.total <= d.memory_bytes for m, d in zip(solution.cost.memory, chosen.devices, strict=True))
             assert sorted(solution.devices + solution.left_out) == list(range(cluster.size))
 
 
@@ -290,25 +291,25 @@ def test_an_unknown_goal_is_refused():
 @pytest.mark.parametrize("memories, job", [([3 * GIB] * 3, Job(kind="q8", context=4096)), ([3 * GIB], Job())])
 def test_remedies_help(memories, job):
     cluster = described(memories)
-    found = remedies(VICUNA, cluster, job, fits)
-    assert found
+    tried = remedies(VICUNA, cluster, job, fits)
+    assert tried
     with pytest.raises(PlanError) as refused:
         solve(VICUNA, cluster, job)
-    for remedy in found:
+    for remedy in tried:
         assert remedy.text in str(refused.value)
         assert solve(VICUNA, remedy.cluster, remedy.job)
 
 
 def test_alternatives_are_priced_and_none_is_better():
     cluster = described([8 * GIB] * 3, latency=1e-3)
-    found = alternatives(VICUNA, cluster, Job())
-    assert [a.name for a in found[:3]] == ["best", "even, --tensor 3 --pipeline 1", "even, --tensor 1 --pipeline 3"]
-    for other in found:
-        assert found[0].solution.cost.token <= other.solution.cost.token * (1 + 1e-9)
-        own = other.cluster.only(other.solution.devices)
-        assert other.solution.cost == price(VICUNA, other.solution.plan, own, Job())
-    said = [fewer_are_faster(a.solution.cost, a.solution.devices, cluster, found) for a in found[:3]]
-    assert said[0] == "" and "on 2 machines, this plan" in said[2] and "on 3 machines" in said[2]
+    plans = alternatives(VICUNA, cluster, Job())
+    assert [a.name for a in plans[:3]] == ["best", "even, --tensor 3 --pipeline 1", "even, --tensor 1 --pipeline 3"]
+    for other in plans:
+        assert plans[0].solution.cost.token <= other.solution.cost.token * (1 + 1e-9)
+        chosen = other.cluster.only(other.solution.devices)
+        assert other.solution.cost == price(VICUNA, other.solution.plan, chosen, Job())
+    warnings = [fewer_are_faster(a.solution.cost, a.solution.devices, cluster, plans) for a in plans[:3]]
+    assert warnings[0] == "" and "on 2 machines, this plan" in warnings[2] and "on 3 machines" in warnings[2]
 
 
 def sixty_four(kind: str, memory_bytes: int) -> Cluster:
