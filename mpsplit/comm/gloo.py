@@ -9,8 +9,9 @@
     >>> x.tolist()
     [1.0, 1.0, 1.0]
 
-In: arrays that lie in memory in one piece; what arrives overwrites them. The C++ is
-extensions/comm, so sums have the same bits as everywhere else in mpsplit.
+In: a Context, and arrays that lie in memory in one piece. Out: what arrives overwrites them, or is
+returned by all_gather. Invariant: the C++ is extensions/comm, so sums have the same bits as
+everywhere else in mpsplit.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ class Context:
         self.rank, self.size = rank, size
         self._native: Native | None = None
 
-    def connect(self, store: str | os.PathLike, shared: bool = True) -> None:
-        """All ranks meet in the folder `store`; `shared`: those of one host then use shared memory
-        instead of TCP."""
+    def connect(self, store: str | os.PathLike[str], shared: bool = True) -> None:
+        """All ranks meet in the folder `store`.
+
+        `shared`: those of one host then use shared memory instead of TCP. MPSPLIT_INTERFACE names
+        the network interface, MPSPLIT_TIMEOUT the seconds that a silent rank is waited for.
+        """
         self._native = Native.gloo(self.rank, self.size, os.fspath(store), shared)
 
     @property
@@ -41,10 +45,17 @@ class Context:
 
 
 def all_reduce(context: Context, x: np.ndarray) -> None:
+    """Sums over the ranks, in place."""
     context.comm.all_reduce(x)
 
 
+def all_gather(context: Context, x: np.ndarray) -> np.ndarray:
+    """[..., n] -> [..., size * n], in the order of the ranks."""
+    return context.comm.all_gather(x)
+
+
 def broadcast(context: Context, x: np.ndarray, root: int = 0) -> None:
+    """Overwrites x with the root's."""
     context.comm.broadcast(x, root)
 
 
@@ -53,8 +64,10 @@ def send(context: Context, x: np.ndarray, peer: int) -> None:
 
 
 def recv(context: Context, x: np.ndarray, peer: int) -> None:
+    """Overwrites x with what `peer` sent."""
     context.comm.recv(x, peer)
 
 
 def barrier(context: Context) -> None:
+    """Until all ranks are here."""
     context.comm.comm.barrier()

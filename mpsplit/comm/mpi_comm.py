@@ -6,6 +6,7 @@ Importing this file is free; making an `Mpi` needs mpi4py.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,7 +53,7 @@ class Mpi:
 
     def exchange(self, value: Any) -> list[Any]:
         self.wait()
-        return self.mpi.allgather(value)
+        return list(self.mpi.allgather(value))
 
     def group(self, ranks: tuple[int, ...]) -> Mpi | Alone:
         return Mpi(self.mpi.Create_group(self.mpi.group.Incl(ranks))) if len(ranks) > 1 else Alone()
@@ -69,7 +70,7 @@ class Mpi:
             _patiently(self.mpi.Ibcast(x, 0))
 
     @contextmanager
-    def _counted(self, sent: int):
+    def _counted(self, sent: int) -> Iterator[None]:
         began = time.perf_counter()
         yield
         self.bytes_sent += sent

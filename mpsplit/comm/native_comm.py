@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,19 +83,20 @@ class Native:
 
     @property
     def bytes_sent(self) -> int:
-        return self.comm.bytes - self.uncounted
+        return int(self.comm.bytes - self.uncounted)
 
     @property
     def seconds(self) -> float:
-        return self.comm.seconds - self.uncounted_seconds
+        return float(self.comm.seconds - self.uncounted_seconds)
 
     @property
     def passed(self) -> np.ndarray:
-        return self.comm.passed()
+        counts: np.ndarray = self.comm.passed()
+        return counts
 
     @property
     def transport(self) -> str:
-        return self.comm.transport
+        return str(self.comm.transport)
 
     def all_reduce(self, x: np.ndarray) -> None:
         x, name = _named(x)
@@ -143,7 +145,7 @@ class Native:
             self.comm.broadcast(x, 0)
 
     @contextmanager
-    def _as_long_as_it_takes(self):
+    def _as_long_as_it_takes(self) -> Iterator[None]:
         self.comm.resting = True
         try:
             yield

@@ -53,11 +53,11 @@ def world() -> Communicator:
     if mpi_size() == 1:
         return Alone()
     if _without_mpirun():
-        if "RANK" not in os.environ:
+        if (rank := mpi_rank()) is None:
             raise RunError(
                 f"MPSPLIT_STORE and WORLD_SIZE={mpi_size()} are set, but not RANK; give each process its own, from 0"
             )
-        return Native.gloo(mpi_rank(), mpi_size(), os.environ["MPSPLIT_STORE"])
+        return Native.gloo(rank, mpi_size(), os.environ["MPSPLIT_STORE"])
     from mpi4py import MPI
 
     built = np.array([wanted != "mpi4py" and load_native() is not None], np.int32)

@@ -1,7 +1,6 @@
 """Ranks without mpirun: how they meet, and what the others see when one of them dies, stops, or is
 in another collective."""
 
-import doctest
 import signal
 import subprocess
 import sys
@@ -104,34 +103,6 @@ def test_ctrl_c_ends_a_wait(tmp_path, shared):
     finally:
         ranks[1].kill()
         ranks[1].communicate()
-
-
-def test_the_example_for_scripts_that_used_pygloo():
-    from mpsplit.comm import gloo
-
-    done = doctest.testmod(gloo)
-    assert (done.failed, done.attempted > 0) == (0, True)
-
-
-def test_scripts_that_used_pygloo(tmp_path):
-    program = """
-import sys, numpy as np
-from mpsplit.comm import gloo
-rank = int(sys.argv[1])
-context = gloo.Context(rank, 2)
-context.connect(sys.argv[2])
-x = np.full(4, rank, np.int64)
-gloo.broadcast(context, x, 1)
-assert (x == 1).all()
-gloo.send(context, x, 1) if rank == 0 else gloo.recv(context, x, 0)
-gloo.all_reduce(context, x)
-gloo.barrier(context)
-print(x.tolist())
-"""
-    ranks = [start_rank(program, str(r), str(tmp_path)) for r in range(2)]
-    for rank in ranks:
-        out, wrong = rank.communicate(timeout=30)
-        assert out == "[2, 2, 2, 2]\n", wrong
 
 
 def test_building_again_is_quick_and_no_compiler_is_no_failure(tmp_path):
