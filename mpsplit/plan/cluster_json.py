@@ -1,6 +1,7 @@
 """cluster.json: a Cluster as text that people can read and mend.
 
-In: JSON. Out: a Cluster, or the first number that cannot be right.
+In: JSON. Out: a Cluster, or the first number that cannot be right. Invariant: a Cluster comes back
+from its file as it was.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bytes, seconds and rates as people write them: "4G", "25us", "1.2GB/s".
 
-In: a word. Out: a number, or what was expected.
+In: a word. Out: a number, or what was expected. Invariant: the number is above 0.
 """
 
 from __future__ import annotations

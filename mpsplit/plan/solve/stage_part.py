@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 class StagePart:
     """`seconds[i][k]` is what k steps take member i of `members`.
 
-    `once[k]`, and `each[k]` for a layer, is what they add to its memory. No member takes fewer
+    `once[k]`, and `per_layer[k]` for a layer, is what they add to its memory. No member takes fewer
     than `least`.
     """
 
@@ -28,8 +28,8 @@ class StagePart:
     least: int
     seconds: tuple[Floats, ...]
     once: Ints
-    each: Ints
+    per_layer: Ints
 
     def bytes(self, layers: int) -> Ints:
-        total: Ints = self.once + layers * self.each
+        total: Ints = self.once + layers * self.per_layer
         return total

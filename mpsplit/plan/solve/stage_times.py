@@ -196,7 +196,7 @@ class StageTimes:
             p for p in self.tables.parts((0,) * ranks, tuple(range(ranks))) if (p.name, p.count) == (name, count)
         )
         step = np.arange(1, count + 1)
-        return count * (part.once[1:] / step).min(), count * (part.each[1:] / step).min()
+        return count * (part.once[1:] / step).min(), count * (part.per_layer[1:] / step).min()
 
     def _divide(self, key: StageKey, layers: int) -> Divided | None:
         if not np.isfinite(self._bound(key)[layers]):
