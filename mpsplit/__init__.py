@@ -5,7 +5,7 @@ The tree reads in the order in which data flows: plan -> export -> package -> ru
 What one types is in commands, a file a command, and what several commands share in options.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str):
