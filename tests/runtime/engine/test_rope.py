@@ -34,7 +34,7 @@ def test_logits_are_transformers_in_the_whole_context(world, package_of, model_o
 
 
 def test_a_dynamic_rope_goes_no_further_than_its_context(world, package_of):
-    """There transformers takes another base for every length (NOTES: dynamic rotary embedding)."""
+    """There transformers takes another base for every length (NOTES: Dynamic rotary embedding)."""
     loop = load_loop(package_of("llama-dynamic", *splits(world.size)[0]), world)
     if world.rank:
         loop.follow()
