@@ -13,15 +13,7 @@ from html import escape
 
 from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.draw.plan_places import RIGHT, Picture, arranged
-from mpsplit.plan.draw.plan_words import (
-    bytes_text,
-    model_text,
-    seconds_text,
-    slowest_text,
-    span,
-    speed_text,
-    times_of,
-)
+from mpsplit.plan.draw.plan_words import bytes_text, model_text, seconds_text, slowest_text, span, speed_text, times_of
 from mpsplit.plan.draw.svg_cards import cards, hosts
 from mpsplit.plan.draw.svg_elements import FONT, HATCH, LETTER, box, key, label, stack
 from mpsplit.plan.draw.svg_map import axis, links, stage_area

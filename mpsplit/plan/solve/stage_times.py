@@ -11,10 +11,8 @@ rises.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -40,7 +38,7 @@ class Goal:
 
     rows: int
     position: int
-    combine: Callable[..., Any] = np.add  # np.add or np.maximum
+    combine: np.ufunc = np.add
     answers: bool = True
     fullest: bool = False
 

@@ -206,8 +206,8 @@ def sixty_four(kind: str, memory_bytes: int) -> Cluster:
         "all different": lambda i: 1 + 0.03 * math.sin(i),
         "hosts of 4": lambda i: 1 + 0.03 * math.sin(i),
     }[kind]
-    host = (lambda i: f"h{i // 4}") if kind == "hosts of 4" else (lambda i: f"h{i}")
-    devices = tuple(at_speed(d, factor(i), host=host(i)) for i, d in enumerate(cluster.devices))
+    ranks = 4 if kind == "hosts of 4" else 1  # of a host
+    devices = tuple(at_speed(d, factor(i), host=f"h{i // ranks}") for i, d in enumerate(cluster.devices))
     return replace(cluster, devices=devices, local=LinkTimes.of(2e-6, 5e9))
 
 
