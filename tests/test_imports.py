@@ -18,12 +18,13 @@ GROUND = {"cache_folder", "errors", "comm", "native", "progress"}  # what every 
 # The package is the border: both halves import it, it imports neither, and neither half imports the
 # other.
 MAY_IMPORT = {
+    "families": set(),
     "plan": {"families"},
     "package": {"families", "plan"},
     "export": {"families", "plan", "package"},
     "runtime": {"plan", "package"},
-    "measure": {"plan", "package", "runtime"},
-    "check": {"plan", "package", "export", "runtime"},
+    "measure": {"families", "plan", "package", "runtime"},
+    "check": {"families", "plan", "package", "export", "runtime"},
     "serve": {"runtime"},
     # what commands share knows no command
     "options": {"plan", "package", "export", "runtime", "mpirun"},
@@ -113,7 +114,7 @@ def test_a_room_tells_what_is_in_it(room):
     cli.py."""
     said = (room / "__init__.py").read_text(encoding="utf-8")
     inside = [path for path in room.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
-    if room.name == "commands":
+    if room.name in ("commands", "families"):  # a file a command, a file a family
         return
     assert len(inside) <= CROWD, f"{room} has {len(inside)} files"
     for path in inside:

@@ -20,13 +20,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mpsplit.export.model.checkpoint import Checkpoint
-from mpsplit.export.trace.slicing import IGNORABLE, expected_weights
-from mpsplit.plan.cuts import EMBEDDING, Part
+from mpsplit.export.trace.slicing import IGNORABLE, expected_weights, number_of, rotary_of
+from mpsplit.families import Family
+from mpsplit.families.family import EMBEDDING, MLP_NORM, NORM, OUTPUT
+from mpsplit.plan.cuts import Part, source_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Range
 from mpsplit.progress import track
 
-HEAD = "lm_head.weight"
 HEAD_ROWS = 4096  # of the head at once
 WHOLE = Part(None, None)
 
@@ -40,29 +41,49 @@ class Step:
     mlp: torch.Tensor
 
 
+class NoAttention(nn.Module):
+    """Adds nothing."""
+
+    def forward(self, hidden_states, **_):
+        return torch.zeros_like(hidden_states), None
+
+
 class Layer:
     """One decoder layer with its weights. Hidden states are [length, hidden], of one text from its
     first token."""
 
-    def __init__(self, model: nn.Module, layer: nn.Module):
-        self.model, self.layer = model, layer
+    def __init__(self, body: nn.Module, layer: nn.Module, family: Family):
+        self.body, self.layer, self.family = body, layer, family
+        self.name = family.layers.rpartition(".")[2]  # of the list of layers in the body
 
     @torch.inference_mode()
     def __call__(self, hidden: torch.Tensor) -> Step:
         between = []
-        hook = self.layer.post_attention_layernorm.register_forward_pre_hook(lambda _, x: between.append(x[0]))
-        self.model.layers = nn.ModuleList([self.layer])
+        norm = self.layer.get_submodule(self.family.inside(MLP_NORM))
+        hook = norm.register_forward_pre_hook(lambda _, x: between.append(x[0]))
         try:
-            out = self.model(inputs_embeds=hidden[None], use_cache=False).last_hidden_state
+            out = self._run(hidden)
         finally:
             hook.remove()
-            self.model.layers = nn.ModuleList()
-        return Step(between[0][0], out[0])
+        return Step(between[0][0], out)
 
     @torch.inference_mode()
     def mlp(self, hidden: torch.Tensor) -> torch.Tensor:
         """The second half alone: from what the attention left to what the layer leaves."""
-        return hidden + self.layer.mlp(self.layer.post_attention_layernorm(hidden))
+        name = self.family.half(OUTPUT)
+        attention = getattr(self.layer, name)
+        setattr(self.layer, name, NoAttention())
+        try:
+            return self._run(hidden)
+        finally:
+            setattr(self.layer, name, attention)
+
+    def _run(self, hidden: torch.Tensor) -> torch.Tensor:
+        setattr(self.body, self.name, nn.ModuleList([self.layer]))
+        try:
+            return self.body(inputs_embeds=hidden[None], use_cache=False).last_hidden_state[0]
+        finally:
+            setattr(self.body, self.name, nn.ModuleList())
 
 
 class Original:
@@ -72,29 +93,36 @@ class Original:
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         self.checkpoint = Checkpoint(folder)
         facts = ModelFacts.from_config(config.to_dict())
+        self.family = family = facts.family
         self.checkpoint.check(
-            expected_weights(model, facts), (*IGNORABLE, *([HEAD] if facts.tied else []))
+            expected_weights(model, facts), (*IGNORABLE, *([family.head] if facts.tied else []))
         )  # before hours of work, not after them
-        self._head = EMBEDDING if facts.tied else HEAD
+        self._head = source_of(family.head, facts)
         self._vocabulary = facts.vocabulary
-        self._layers, self._body, self._norm = model.model.layers, model.model, model.model.norm
-        self._fill(self._norm, "model.norm")
-        self._body.rotary_emb = type(self._body.rotary_emb)(config=config)
-        self._body.embed_tokens, self._body.norm, self._body.layers = None, nn.Identity(), nn.ModuleList()
+        self._layers, self._norm = model.get_submodule(family.layers), model.get_submodule(family.path(NORM))
+        self._fill(self._norm, family.path(NORM))
+        self._times, self._over = (number_of(config, n) for n in (family.embedding_times, family.logits_over))
+        self._body = model.get_submodule(family.body)
+        if family.embedding_times:  # embed() does it, and the body runs once a layer
+            setattr(self._body, family.embedding_times, 1.0)
+        model.set_submodule(family.rotary, rotary_of(model, family))
+        model.set_submodule(family.path(EMBEDDING), nn.Identity())
+        model.set_submodule(family.path(NORM), nn.Identity())
+        model.set_submodule(family.layers, nn.ModuleList())
 
     def embed(self, tokens: tuple[int, ...]) -> torch.Tensor:
         """[length, hidden]"""
         distinct = sorted(set(tokens))
-        rows = {t: self._read(EMBEDDING, Part(0, Range(t, t + 1))) for t in distinct}
-        return torch.cat([rows[t] for t in tokens])
+        rows = {t: self._read(self.family.embedding, Part(0, Range(t, t + 1))) for t in distinct}
+        return torch.cat([rows[t] for t in tokens]) * self._times
 
     def layers(self) -> Iterator[Layer]:
         """Each decoder layer in its turn; the one before it is forgotten."""
         for index in track(range(len(self._layers)), "original, layer by layer"):
             # without weights: those stay only as long as this
             layer = copy.deepcopy(self._layers[index])
-            self._fill(layer, f"model.layers.{index}")
-            yield Layer(self._body, layer)
+            self._fill(layer, self.family.layer(index))
+            yield Layer(self._body, layer, self.family)
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -104,7 +132,7 @@ class Original:
         for start in range(0, self._vocabulary, HEAD_ROWS):
             rows = Range(start, min(start + HEAD_ROWS, self._vocabulary))
             pieces.append(F.linear(normed, self._read(self._head, Part(0, rows))))
-        return torch.cat(pieces, dim=1)
+        return torch.cat(pieces, dim=1) / self._over
 
     def _read(self, name: str, part: Part) -> torch.Tensor:
         return torch.from_numpy(self.checkpoint.floats(name, part))

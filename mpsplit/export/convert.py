@@ -39,7 +39,7 @@ from mpsplit.package.sealed.vault import MAGIC, Vault
 from mpsplit.package.stored.embedding import HEAD_ROWS, dtype_of
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.whole_files import beside, forget_unfinished, json_text
-from mpsplit.plan.cuts import EMBEDDING, linears_of, one_matrix
+from mpsplit.plan.cuts import linears_of, one_matrix
 from mpsplit.progress import bytes_bar, track
 
 if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does not load
@@ -82,7 +82,7 @@ def convert(
             f" {pnnx.form}"
         )
     recipe.check(linears_of(partition.facts), partition.facts.hidden)
-    recipe = recipe.for_tied() if partition.facts.tied else recipe
+    recipe = recipe.for_tied(partition.facts.family.head) if partition.facts.tied else recipe
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
     for rank in mine:
         forget_unfinished(rank_folder(package, rank))
@@ -135,8 +135,9 @@ def _of_checkpoint(package: Path, partition: Manifest, recipe: Recipe, model: Pa
     if not (origin or model):
         return None
     checkpoint, origin = open_model(origin, model)
-    dtype = dtype_of(recipe.embedding.block) if recipe.embedding else checkpoint.type_of(EMBEDDING)
-    is_head = one_matrix(partition.plan, partition.facts) and recipe.one_kind
+    family = partition.facts.family
+    dtype = dtype_of(recipe.embedding.block) if recipe.embedding else checkpoint.type_of(family.embedding)
+    is_head = one_matrix(partition.plan, partition.facts) and recipe.one_kind(family.head)
     return Weights(checkpoint, origin, HEAD_ROWS if is_head else dtype)
 
 

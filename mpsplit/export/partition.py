@@ -38,7 +38,7 @@ from mpsplit.export.unfinished_folders import forget, partial_folder
 from mpsplit.package.manifest import CONFIG, FORM, MANIFEST, PARTITION, File, Manifest, RankPart, Rope, rank_folder
 from mpsplit.package.stored.weight_files import FOLDER
 from mpsplit.package.whole_files import NUMPY_TYPES, write_json
-from mpsplit.plan.cuts import EMBEDDING, HEAD, Part, source_of
+from mpsplit.plan.cuts import Part, source_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.placed_plan import PLAN, Placed
 from mpsplit.plan.shards import Plan
@@ -66,9 +66,8 @@ class Model:
         """What convert will read of the checkpoint for slices of these shapes, and for rows of the
         embedding."""
         sizes = [(source_of(name, self.facts), math.prod(shape)) for name, shape in shapes.items()]
-        return sum(
-            count * self._itemsize(name) for name, count in [*sizes, (EMBEDDING, embed_rows * self.facts.hidden)]
-        )
+        sizes.append((self.facts.family.embedding, embed_rows * self.facts.hidden))
+        return sum(count * self._itemsize(name) for name, count in sizes)
 
     def _itemsize(self, name: str) -> int:
         return np.dtype(NUMPY_TYPES[self.types[name]]).itemsize
@@ -108,7 +107,7 @@ def partition_model(
         facts=model.facts,
         plan=plan,
         rope=model.rope,
-        dtype=model.types[EMBEDDING],
+        dtype=model.types[model.facts.family.embedding],
         eos=model.eos,
         ranks=tuple(everybody[rank] for rank in range(plan.ranks)),
         tokenizer=tuple(File.of(out, path) for path in copy_tokenizer(model.folder, out)) if comm.host_lead else (),
@@ -134,12 +133,12 @@ def examine(folder: Path, structure_only: bool = False) -> Model:
     facts = ModelFacts.from_config(config)
     whole = build_whole(folder)
     weights = expected_weights(whole, facts)
-    known = folder, folder.resolve().name, facts, rope_of(whole), eos_ids(folder, config)
+    known = folder, folder.resolve().name, facts, rope_of(whole, facts.family), eos_ids(folder, config)
     if structure_only:
         kind = TYPES.get(config.get("dtype") or config.get("torch_dtype"), "F32")
         return Model(*known, dict.fromkeys(weights, kind), (), None)
     checkpoint = Checkpoint(folder)
-    unused = checkpoint.check(weights, (*IGNORABLE, *([HEAD] if facts.tied else [])))
+    unused = checkpoint.check(weights, (*IGNORABLE, *([facts.family.head] if facts.tied else [])))
     types = {name: entry.dtype for name, entry in checkpoint.entries.items()}
     checkpoint.close()
     return Model(*known, types, unused, Origin.of(folder, checkpoint))

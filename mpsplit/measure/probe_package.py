@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mpsplit.families.llama import LLAMA
 from mpsplit.native.cpp import kernels
 from mpsplit.package.manifest import FUSED, GRAPH, RANK_TEXT, Manifest, Rope, rank_folder
 from mpsplit.package.param_text import Layer, Param
@@ -124,7 +125,7 @@ def large_files(kind: str) -> tuple[str, ...]:
 
 def facts_of(hidden: int, mlp: int, heads: int, kv_heads: int, head_dim: int, layers: int, context: int) -> ModelFacts:
     return ModelFacts(
-        architecture="LlamaForCausalLM",
+        architecture=LLAMA.architectures[0],
         hidden=hidden,
         layers=layers,
         heads=heads,

@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 from mpsplit.errors import PackageError
+from mpsplit.families import FAMILIES
 from mpsplit.package.collectives import BY_OPERATOR
 from mpsplit.package.json_fields import Kind, flag, many, mapping, number, one_of, record, text, whole
 from mpsplit.package.sealed.vault import ALGORITHMS, LARGEST_CHUNK
 from mpsplit.package.stored.embedding import HEAD_ROWS, dtype_of
 from mpsplit.package.stored.quantisation import BLOCKS
 from mpsplit.package.whole_files import NUMPY_TYPES
-from mpsplit.plan.model_facts import SUPPORTED
 
 RANKS, LAYERS, HEADS, SIZES = 4096, 4096, 4096, 1 << 24
 ANGLES = 1 << 26  # context x frequencies: tables of cos and sin of 256 MB each
@@ -51,7 +51,7 @@ SHARD = record(
     }
 )
 FACTS = record(
-    {"architecture": one_of(SUPPORTED), "tied": flag}
+    {"architecture": one_of(FAMILIES), "tied": flag}
     | {name: whole(1, most) for name, most in (("layers", LAYERS), ("heads", HEADS), ("kv_heads", HEADS))}
     | {name: whole(1, SIZES) for name in ("hidden", "head_dim", "mlp", "vocabulary", "context")},
     {"window": whole(0, SIZES)},

@@ -12,6 +12,7 @@ import re
 from collections.abc import Container, Iterable
 
 from mpsplit.errors import RunError
+from mpsplit.families import FAMILIES
 
 VICUNA = r"""
 {%- set system = 'A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, ' +
@@ -130,6 +131,7 @@ def guess_template(names: Iterable[str], architecture: str, vocabulary: Containe
     if "<|start_header_id|>" in vocabulary and "<|eot_id|>" in vocabulary:
         return "llama-3"
     if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:
-        return "qwen" if architecture == "Qwen2ForCausalLM" else "chatml"
+        family = FAMILIES.get(architecture)
+        return family.template if family else "chatml"
     found = (re.search(r"vicuna-\d+b-(v1\.[1-5])", name.lower()) for name in names)
     return next(("vicuna-v1.1" if match[1] == "v1.1" else "vicuna-v1.5" for match in found if match), None)

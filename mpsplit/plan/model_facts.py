@@ -2,7 +2,7 @@
 
 In: config.json as a dict. Out: ModelFacts, or the reason why not.
 
-Invariant: a model that passes here has a table of cuts (cuts.py) for every weight.
+Invariant: a model that passes here is of a known family, whose table has a cut for every weight.
 """
 
 from __future__ import annotations
@@ -10,17 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from mpsplit.errors import ModelError
-
-# architecture of config.json -> what people call it
-SUPPORTED = {
-    "LlamaForCausalLM": "Llama and Vicuna",
-    "MistralForCausalLM": "Mistral",
-    "Qwen2ForCausalLM": "Qwen2",
-    "Qwen3ForCausalLM": "Qwen3",
-}
-# kinds of rotary embedding whose frequencies do not depend on the length, within the model's own
-# context
-STATIC_ROPE = ("default", "linear", "llama3", "yarn", "dynamic")
+from mpsplit.families import FAMILIES, Family, family_of
+from mpsplit.families.family import NO_WINDOW, WINDOW_IF_ASKED
 
 
 @dataclass(frozen=True)
@@ -42,15 +33,12 @@ class ModelFacts:
 
     @classmethod
     def from_config(cls, config: dict) -> ModelFacts:
-        architecture = (config.get("architectures") or ["none named"])[0]
-        if architecture not in SUPPORTED:
-            known = ", ".join(f"{name} ({people})" for name, people in SUPPORTED.items())
-            raise ModelError(f"architecture {architecture} is not supported; supported are {known}")
+        architecture, family = family_of(config)
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in STATIC_ROPE:
+        if kind not in family.ropes:
             raise ModelError(
-                f"rotary embedding of type {kind} is not supported; supported are {', '.join(STATIC_ROPE)}"
+                f"rotary embedding of type {kind} is not supported; supported are {', '.join(family.ropes)}"
             )
         try:
             heads = config["num_attention_heads"]
@@ -64,21 +52,25 @@ class ModelFacts:
                 mlp=config["intermediate_size"],
                 vocabulary=config["vocab_size"],
                 context=config["max_position_embeddings"],
-                tied=bool(config.get("tie_word_embeddings", False)),
-                window=_window(config),
+                tied=bool(config.get("tie_word_embeddings", family.tied)),
+                window=_window(config, family),
             )
         except KeyError as missing:
             raise ModelError(f"config.json has no {missing}; a {architecture} needs it") from None
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.architecture]
 
     def to_json(self) -> dict:
         return asdict(self)
 
 
-def _window(config: dict) -> int:
+def _window(config: dict, family: Family) -> int:
     """The sliding window that all layers share, 0 for none."""
     size = config.get("sliding_window") or 0
-    only_if_asked = not config["architectures"][0].startswith("Mistral")
-    if only_if_asked and not config.get("use_sliding_window") or size >= config.get("max_position_embeddings", 0):
+    unasked = family.window == WINDOW_IF_ASKED and not config.get("use_sliding_window")
+    if family.window == NO_WINDOW or unasked or size >= config.get("max_position_embeddings", 0):
         return 0
     kinds = set(config.get("layer_types") or ["sliding_attention"])
     if len(kinds) > 1:

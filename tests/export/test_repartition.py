@@ -85,7 +85,7 @@ def graphs_once():
     def quantised(told, package, rank, pnnx, recipe, readable):
         key = told.model, told.plan, rank
         known[key] = known.get(key) or make(told, package, rank, pnnx, Recipe()).param
-        param = quantise(known[key], recipe)
+        param = quantise(known[key], recipe, told.facts.family)
         return Graphs(param, fuse(param, told.plan.shards[rank].head.start))
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 
-from mpsplit.plan.cuts import CUTS, part_of
+from mpsplit.plan.cuts import part_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Share, even_plan, lay_out
 from mpsplit.plan.steps import even
@@ -19,6 +21,7 @@ SHAPES = {  # in steps of hidden 64, 8 heads of 8, 4 KV heads, MLP 96, vocabular
     "model.layers.3.mlp.down_proj.weight": (64, 96),
     "lm_head.weight": (131, 64),
 }
+WITH_HEAD_NORMS = "Qwen3ForCausalLM"
 REPLICATED = ("model.layers.3.self_attn.o_proj.bias", "model.layers.3.input_layernorm.weight", "model.norm.weight")
 
 
@@ -51,6 +54,7 @@ def test_the_parts_of_the_ranks_put_together_are_the_weight(name, tensor, pipeli
 @given(layouts())
 def test_any_shares_put_together_are_the_weights(layout):
     f, stages = layout
+    f = replace(f, architecture=WITH_HEAD_NORMS)
     plan = lay_out(f, stages)
     sizes = {
         "heads": f.heads * f.head_dim,
@@ -59,7 +63,8 @@ def test_any_shares_put_together_are_the_weights(layout):
         "embed": f.vocabulary,
         "head": f.vocabulary,
     }
-    for module, cut in CUTS.items():
+    for module, role in f.family.modules.items():
+        cut = role.cut
         for layer in range(f.layers) if "*" in module else [0]:
             shape = {"colwise": (sizes.get(cut.along), 2), "rowwise": (2, sizes.get(cut.along)), "whole": (2,)}[
                 cut.style
@@ -76,10 +81,11 @@ def test_what_is_not_cut_is_whole_on_every_rank_of_its_stage(name):
 
 
 def test_a_bias_after_the_sum_is_on_ranks_without_columns_too():
-    shards = lay_out(facts(), UNEVEN).shards
+    f = facts(architecture=WITH_HEAD_NORMS)
+    shards = lay_out(f, UNEVEN).shards
     for layer, ranks in ((0, [1, 2, 3]), (4, [4])):
         for module in ("self_attn.o_proj", "mlp.down_proj"):
             name = f"model.layers.{layer}.{module}.bias"
-            assert [s.rank for s in shards if part_of(name, s, facts())] == ranks
-    assert part_of("model.layers.0.self_attn.o_proj.weight", shards[2], facts()) is None
-    assert part_of("model.layers.0.self_attn.q_norm.weight", shards[2], facts()) is None
+            assert [s.rank for s in shards if part_of(name, s, f)] == ranks
+    assert part_of("model.layers.0.self_attn.o_proj.weight", shards[2], f) is None
+    assert part_of("model.layers.0.self_attn.q_norm.weight", shards[2], f) is None

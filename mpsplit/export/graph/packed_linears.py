@@ -13,27 +13,27 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mpsplit.errors import ConvertError
+from mpsplit.families import Family
 from mpsplit.native.cpp import kernels
 from mpsplit.package.param_text import Layer, Param
 from mpsplit.package.stored.float_weights import ALIGNMENT, FLOAT_BYTES, gemm_shape, has_bias
 from mpsplit.package.stored.quantisation import BLOCKS, GEMM, LAYER, TERM, QLinear, Quantisation
 from mpsplit.package.stored.recipe import NCNN, Recipe
 from mpsplit.package.stored.weight_files import next_file
-from mpsplit.plan.cuts import layer_of
 
 
-def quantise(param: Param, recipe: Recipe) -> Param:
+def quantise(param: Param, recipe: Recipe, family: Family) -> Param:
     layers, end, last = [], 0, None
     for layer in param.layers:
-        weight = f"{layer.name}.weight"
-        how = recipe.kind_of(weight)
+        how = recipe.kind_of(f"{layer.name}.weight")
         if layer.type == GEMM and how.bits:
             _check_fits(layer, how)
             if recipe.layout == NCNN:
                 layer = replace(layer, params=layer.params | {TERM: str(how.term)})
             else:
-                layer, end = _packed(layer, end if layer_of(weight) == last else next_file(end), how)
-                last = layer_of(weight)
+                number = family.layer_of(layer.name)
+                layer, end = _packed(layer, end if number == last else next_file(end), how)
+                last = number
         layers.append(layer)
     return Param(tuple(layers))
 

@@ -54,7 +54,7 @@ def make_graphs(
         context = _context(partition, folder, rank)
         for rewrite in REWRITES:
             steps[rewrite.__name__] = rewrite(list(steps.values())[-1], context)
-        steps["quantise"] = param = quantise(list(steps.values())[-1], recipe)
+        steps["quantise"] = param = quantise(list(steps.values())[-1], recipe, partition.facts.family)
         shutil.rmtree(passes, ignore_errors=True)
         if readable:
             for number, (name, step) in enumerate(steps.items()):
@@ -100,6 +100,7 @@ def _context(partition: Manifest, folder: Path, rank: int) -> Context:
         head,
         shard.layers,
         shapes,
+        partition.facts.family.layers,
     )
 
 

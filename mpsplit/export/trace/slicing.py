@@ -16,14 +16,16 @@ from types import MappingProxyType
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from mpsplit.errors import ConvertError
 from mpsplit.export.model.checkpoint import Checkpoint
 from mpsplit.export.trace import operators
+from mpsplit.families import Family
+from mpsplit.families.family import ATTENTION_NORM, DOWN, HEAD, MLP_NORM, NORM, OUTPUT, Role
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import Rope
-from mpsplit.plan.cuts import CUTS, Part, module_of, part_of, source_of
+from mpsplit.plan.cuts import Part, part_of, source_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Shard
 
@@ -69,34 +71,33 @@ class NoColumns(nn.Module):
 
 
 class NoAttention(nn.Module):
-    """In the place of an attention of which this rank has no heads: it still takes part in
-    the sum."""
+    """In the place of an attention of which this rank has no heads: it still takes part in the
+    sum."""
 
-    def __init__(self, attention: nn.Module):
+    def __init__(self, attention: nn.Module, output: str):
         super().__init__()
-        self.o_proj = NoColumns(attention.o_proj)
+        self.output = output
+        setattr(self, output, NoColumns(getattr(attention, output)))
 
     def forward(self, hidden_states, **_):
-        return self.o_proj(hidden_states), None
+        return getattr(self, self.output)(hidden_states), None
 
 
 class NoMlp(nn.Module):
     """In the place of an MLP of which this rank has no columns."""
 
-    def __init__(self, mlp: nn.Module):
+    def __init__(self, mlp: nn.Module, down: str):
         super().__init__()
-        self.down_proj = NoColumns(mlp.down_proj)
+        self.down = down
+        setattr(self, down, NoColumns(getattr(mlp, down)))
 
     def forward(self, x):
-        return self.down_proj(x)
+        return getattr(self, self.down)(x)
 
 
-# range of the Shard, where it is empty -> modules of a layer and what replaces them; what nobody
-# reads needs no norm
-ABSENT = {
-    "heads": {"self_attn": NoAttention, "input_layernorm": nn.Identity},
-    "mlp": {"mlp": NoMlp, "post_attention_layernorm": nn.Identity},
-}
+# range of the Shard, where it is empty -> the half of a layer that is not there, what stands in its
+# place, and the norm before it, which nobody needs
+ABSENT = {"heads": (OUTPUT, NoAttention, ATTENTION_NORM), "mlp": (DOWN, NoMlp, MLP_NORM)}
 
 
 class Stage(nn.Module):
@@ -107,37 +108,73 @@ class Stage(nn.Module):
     head_dim]; mask [length, past + length], additive.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, rank: int):
+    def __init__(self, model: nn.Module, plan: Plan, rank: int, family: Family):
         super().__init__()
         shard = plan.shards[rank]
-        self.model = nn.Module()
-        self.model.layers = nn.ModuleDict({str(i): _without_absent(model.model.layers[i], shard) for i in shard.layers})
+        self.family = family
+        whole = model.get_submodule(family.layers)
+        own = {str(i): _without_absent(whole[i], shard, family) for i in shard.layers}
+        _place(self, family.layers, nn.ModuleDict(own))
         self.head = bool(len(shard.head))
         if self.head:
-            self.model.norm = model.model.norm
-            self.lm_head = model.lm_head
+            for role in (NORM, HEAD):
+                _place(self, family.path(role), model.get_submodule(family.path(role)))
         self.alone = len(plan.group(rank)) == 1
         self.sum_embedding = shard.stage == 0 and not self.alone
         self.source, self.targets = neighbours(plan, rank)
+        self.embedding_times = number_of(model.config, family.embedding_times) if shard.stage == 0 else 1.0
+        self.logits_over = number_of(model.config, family.logits_over)
 
-    def forward(self, hidden, cos, sin, mask):
+    @property
+    def layers(self) -> nn.ModuleDict:
+        return self.get_submodule(self.family.layers)
+
+    def of(self, role: Role) -> nn.Module:
+        """The module outside of the layers that has this role."""
+        return self.get_submodule(self.family.path(role))
+
+    def enter(self, hidden):
+        """What comes before the first layer."""
         if self.sum_embedding:
             hidden = operators.all_reduce(hidden, STAGE)
         if self.source is not None:
             hidden = operators.recv(hidden, WORLD, self.source)
-        for layer in self.model.layers.values():
+        return hidden if self.embedding_times == 1 else hidden * self.embedding_times
+
+    def forward(self, hidden, cos, sin, mask):
+        hidden = self.enter(hidden)
+        for layer in self.layers.values():
             hidden = layer(hidden, attention_mask=mask, position_embeddings=(cos, sin))
         for peer in self.targets:
             hidden = operators.send(hidden, WORLD, peer)
-        if self.head:
-            return hidden, self.lm_head(self.model.norm(hidden))
-        return (hidden,)
+        if not self.head:
+            return (hidden,)
+        logits = self.of(HEAD)(self.of(NORM)(hidden))
+        return hidden, logits if self.logits_over == 1 else logits / self.logits_over
 
 
-def _without_absent(layer: nn.Module, shard: Shard) -> nn.Module:
-    for owned, modules in ABSENT.items():
-        for name, replacement in modules.items() if not len(getattr(shard, owned)) else ():
-            setattr(layer, name, replacement(getattr(layer, name)))
+def number_of(config: PreTrainedConfig, field: str | None) -> float:
+    """What config.json says there; 1 where the family has no such number."""
+    return float(getattr(config, field)) if field else 1.0
+
+
+def _place(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Under the name that it has in the model."""
+    *names, leaf = path.split(".")
+    for name in names:
+        if not hasattr(root, name):
+            root.add_module(name, nn.Module())
+        root = getattr(root, name)
+    root.add_module(leaf, module)
+
+
+def _without_absent(layer: nn.Module, shard: Shard, family: Family) -> nn.Module:
+    for owned, (role, replacement, norm) in ABSENT.items():
+        if not len(getattr(shard, owned)):
+            half = family.half(role)
+            leaf = family.inside(role).removeprefix(f"{half}.")
+            setattr(layer, half, replacement(getattr(layer, half), leaf))
+            setattr(layer, family.inside(norm), nn.Identity())
     return layer
 
 
@@ -167,13 +204,18 @@ def expected_weights(model: nn.Module, facts: ModelFacts) -> dict[str, tuple[int
     return {
         name: tuple(tensor.shape)
         for name, tensor in model.state_dict().items()
-        if not (facts.tied and name == "lm_head.weight")
+        if not (facts.tied and name == facts.family.head)
     }
 
 
-def rope_of(model: nn.Module) -> Rope:
+def rotary_of(model: nn.Module, family: Family) -> nn.Module:
+    """The module that makes the angles, with its numbers."""
+    return type(model.get_submodule(family.rotary))(config=model.config)
+
+
+def rope_of(model: nn.Module, family: Family) -> Rope:
     """The inverse frequencies as transformers itself computes them, scaling variants included."""
-    rotary = type(model.model.rotary_emb)(config=model.config)
+    rotary = rotary_of(model, family)
     return Rope(tuple(rotary.inv_freq.tolist()), float(rotary.attention_scaling))
 
 
@@ -183,9 +225,9 @@ Fill = Callable[[str, Part, tuple[int, ...]], torch.Tensor]
 
 def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, fill: Fill) -> Stage:
     """Cuts the modules of the rank's shard and fills them."""
-    _agree_with_transformers(model)
+    _agree_with_transformers(model, facts.family)
     shard = plan.shards[rank]
-    stage = Stage(model, plan, rank)
+    stage = Stage(model, plan, rank, facts.family)
     for name, parameter in list(stage.named_parameters()):
         part = part_of(name, shard, facts)
         shape = tuple(len(part.range) if axis == part.axis else size for axis, size in enumerate(parameter.shape))
@@ -196,7 +238,7 @@ def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, fill
     for path, module in list(stage.named_modules()):
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
-            if CUTS[module_of(f"{path}.weight")].style == "rowwise" and not stage.alone:
+            if facts.family.role_of(f"{path}.weight").cut.style == "rowwise" and not stage.alone:
                 parent, _, leaf = path.rpartition(".")
                 setattr(stage.get_submodule(parent), leaf, RowwiseLinear(module))
     return stage.eval()
@@ -211,11 +253,13 @@ def from_checkpoint(checkpoint: Checkpoint, facts: ModelFacts) -> Fill:
     return lambda name, part, shape: torch.from_numpy(checkpoint.floats(source_of(name, facts), part))
 
 
-def _agree_with_transformers(model: nn.Module) -> None:
-    """Our table and transformers' own tensor-parallel plan must name the same cuts, where it names
+def _agree_with_transformers(model: nn.Module, family: Family) -> None:
+    """Our family and transformers' own tensor-parallel plan must name the same cuts, where it names
     any."""
-    ours = {pattern.removeprefix("model."): cut.style for pattern, cut in CUTS.items()}
+    ours = {path.removeprefix(f"{family.body}."): role.cut.style for path, role in family.modules.items()}
     for pattern, style in (model.config.base_model_tp_plan or {}).items():
         mine = next((s for p, s in ours.items() if fnmatch.fnmatchcase(pattern, p)), None)
         if style in ("colwise", "rowwise") and mine != style:
-            raise ConvertError(f"transformers cuts {pattern} {style}, mpsplit/plan/cuts.py {mine}; update one of them")
+            raise ConvertError(
+                f"transformers cuts {pattern} of {family.people} {style}, mpsplit/families {mine}; update one of them"
+            )

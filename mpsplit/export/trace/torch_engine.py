@@ -17,10 +17,11 @@ import torch
 from mpsplit.comm import Communicator
 from mpsplit.export.model.checkpoint import Checkpoint
 from mpsplit.export.trace import operators
-from mpsplit.export.trace.slicing import Fill, build_whole, from_checkpoint, slice_model
+from mpsplit.export.trace.slicing import Fill, build_whole, from_checkpoint, rotary_of, slice_model
+from mpsplit.families.family import MLP_NORM
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import Manifest
-from mpsplit.plan.cuts import EMBEDDING, part_of
+from mpsplit.plan.cuts import part_of
 
 
 class TorchEngine:
@@ -35,7 +36,7 @@ class TorchEngine:
         self.checkpoint = Checkpoint(folder)
         operators.connect({WORLD: range(manifest.plan.ranks), STAGE: manifest.plan.group(comm.rank)})
         model = build_whole(folder)
-        self.rotary = type(model.model.rotary_emb)(config=model.config)
+        self.rotary = rotary_of(model, self.facts.family)
         self._read = from_checkpoint(self.checkpoint, self.facts)
         self.stage = slice_model(model, manifest.plan, comm.rank, self.facts, fill or self._read)
         self.tokens: list[int] = []
@@ -46,13 +47,13 @@ class TorchEngine:
 
     def keep(self, blobs: Sequence[str]) -> None:
         """From now on these of `stream` stay after a step."""
-        layers = self.stage.model.layers
+        layers = self.stage.layers
         for name in blobs:
             layer, _, half = name.partition(".")
             if half == "mlp":
                 layers[layer].register_forward_hook(lambda _, x, out, name=name: self._see(name, out))
             elif half == "attention":  # what the second norm reads, or what stands in its place
-                norm = layers[layer].post_attention_layernorm
+                norm = layers[layer].get_submodule(self.facts.family.inside(MLP_NORM))
                 norm.register_forward_pre_hook(lambda _, x, name=name: self._see(name, x[0]))
             elif len(layers):
                 first = next(iter(layers.values()))
@@ -76,7 +77,7 @@ class TorchEngine:
         self.tokens = [*self.tokens[:position], *tokens]
         first = position if every_row else self.position - 1
         out = self.stage(*self.inputs(self.tokens))
-        if not len(self.stage.model.layers):
+        if not len(self.stage.layers):
             self._see(self.stream[0], out[0])
         if not len(self.vocabulary):
             return np.zeros((self.position - first, 0), np.float32)
@@ -101,7 +102,7 @@ class TorchEngine:
         rows, mine = np.zeros((len(tokens), self.facts.hidden), np.float32), self.shard.embed
         for i, token in enumerate(tokens):
             if mine.start <= token < mine.stop:
-                rows[i] = self.checkpoint.floats(EMBEDDING, start=token, stop=token + 1)
+                rows[i] = self.checkpoint.floats(self.facts.family.embedding, start=token, stop=token + 1)
         return torch.from_numpy(rows)[None]
 
     def _see(self, name: str, hidden: torch.Tensor) -> None:

@@ -16,6 +16,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpsplit.export.weights.input_statistics import Statistics
+from mpsplit.families import Family
+from mpsplit.families.family import (
+    ATTENTION_NORM,
+    DOWN,
+    GATE,
+    HEAD,
+    KEY,
+    MLP_NORM,
+    NORM,
+    OUTPUT,
+    QUERY,
+    UP,
+    VALUE,
+)
 from mpsplit.native.cpp import kernels
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
 
@@ -28,22 +42,41 @@ SMALLEST = 1e-4  # of the mean: inputs that are nearly always 0 get no scale out
 @dataclass(frozen=True)
 class Fold:
     """The inputs of `readers` are divided by dividing the rows (of a norm, its numbers) of
-    `source`, in the same layer."""
+    `source`, in the same layer. `sums`: the ranks share the input, and so the choice; `by_heads`:
+    a row is read by all the query heads of its KV head."""
 
     source: str
     readers: tuple[str, ...]
+    sums: bool = False
+    by_heads: bool = False
 
 
-VALUES = "self_attn.v_proj"
 # no fold's source comes before it as a reader: what is chosen for columns does not depend on what
 # rows are divided by
 FOLDS = (
-    Fold("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-    Fold(VALUES, ("self_attn.o_proj",)),
-    Fold("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
-    Fold("mlp.up_proj", ("mlp.down_proj",)),
+    (ATTENTION_NORM, (QUERY, KEY, VALUE)),
+    (VALUE, (OUTPUT,)),
+    (MLP_NORM, (GATE, UP)),
+    (UP, (DOWN,)),
 )
-HEAD = Fold("model.norm", ("lm_head",))  # outside of the layers, on the last stage
+
+
+def folds_of(family: Family) -> list[Fold]:
+    """Within a decoder layer."""
+    return [
+        Fold(
+            family.inside(source),
+            tuple(map(family.inside, readers)),
+            sums=source.cut.style == "whole",
+            by_heads=source is VALUE,
+        )
+        for source, readers in FOLDS
+    ]
+
+
+def head_fold(family: Family) -> Fold:
+    """Outside of the layers, on the last stage."""
+    return Fold(family.path(NORM), (family.path(HEAD),), sums=True)
 
 
 def column_scales(mean: np.ndarray, alpha: float) -> np.ndarray:
@@ -124,21 +157,21 @@ class Scaling:
 
 def scalings(
     layer: Layer,
+    folds: Sequence[Fold],
     how: Callable[[str], Quantisation],
     scales: str,
     total: Callable[[np.ndarray], np.ndarray] = lambda own: own,
-    folds: Sequence[Fold] = FOLDS,
 ) -> dict[str, Scaling]:
     """Scaling by name within the layer, for what changes. `total` sums losses over the ranks of the
     stage; each calls it once for every norm."""
     found: dict[str, Scaling] = {}
     for fold in folds:
-        s = _scales_of(layer, fold, how, scales, total if fold.source.endswith("norm") else lambda own: own)
+        s = _scales_of(layer, fold, how, scales, total if fold.sums else lambda own: own)
         if s is None:
             continue
         for name in fold.readers:
             found[f"{name}.weight"] = replace(found.get(f"{name}.weight", Scaling()), times=s)
-        if fold.source == VALUES:  # a row of v for all the heads that read it
+        if fold.by_heads:  # a row of v for all the heads that read it
             s = s.reshape(layer.kv_heads, layer.heads // layer.kv_heads, -1)[:, 0].reshape(-1)
         for name in (f"{fold.source}.weight", f"{fold.source}.bias"):
             found[name] = replace(found.get(name, Scaling()), over=s)
@@ -152,7 +185,7 @@ def _scales_of(layer: Layer, fold: Fold, how, scales: str, total) -> np.ndarray 
     own, of = np.zeros(len(ALPHAS)), None
     if readers:
         of = layer.of[readers[0]]
-        if fold.source == VALUES:
+        if fold.by_heads:
             shared = to_heads(of_heads(of.mean, layer.heads, layer.kv_heads), layer.heads, layer.kv_heads)
             of = replace(of, mean=shared)
     for name in readers:

@@ -28,14 +28,13 @@ from mpsplit.export.weights.calibration_text import Calibration, check_calibrati
 from mpsplit.export.weights.encode import Encoder
 from mpsplit.export.weights.gptq import factor
 from mpsplit.export.weights.input_statistics import Statistics, filled, statistics
+from mpsplit.families.family import HEAD
 from mpsplit.package.collectives import STAGE
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
 from mpsplit.package.stored.recipe import Recipe, text_of
-from mpsplit.plan.cuts import HEAD, part_of, source_of
-
-LAYER = "model.layers."
+from mpsplit.plan.cuts import part_of, source_of
 
 
 class Calibrated:
@@ -48,7 +47,7 @@ class Calibrated:
         check_calibration(recipe, partition, comm.size)
         self.calibration, self.recipe = calibration, recipe
         self.partition, self.model, self.comm = partition, origin.folder, comm
-        self.shard = partition.plan.shards[comm.rank]
+        self.shard, self.family = partition.plan.shards[comm.rank], partition.facts.family
         machine = torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
         self.key = repr((calibration, recipe, partition.plan, origin.files, machine))
         self.tell: Callable[[str, int], None] = lambda name, count: None
@@ -65,11 +64,16 @@ class Calibrated:
         """Of a weight of a layer not earlier than the last one; of what is not rounded, at any
         time."""
         if self._encoder[0] != name:
-            self._reach(_layer_of(name))
+            self._reach(self._module_of(name))
             rounded = how.bits not in (0, BFLOAT) and "gptq" in self.calibration.method
             scaling = self._scalings.get(name)
             self._encoder = name, Encoder(how, self.recipe.scales, scaling, self._factor(name) if rounded else None)
         return self._encoder[1]
+
+    def _module_of(self, weight: str) -> str:
+        """As statistics() names them; the last norm goes with the head."""
+        layer = self.family.layer_of(weight)
+        return self.family.path(HEAD) if layer is None else self.family.layer(layer)
 
     def finish(self) -> None:
         """Goes through what this rank has no need of, for the others."""
@@ -96,7 +100,7 @@ class Calibrated:
         return self._last_factor[1]
 
     def _calibrate(self) -> Iterator[str]:
-        """The names of this rank's layers and "lm_head", once their Statistics are here and their
+        """The names of this rank's layers and of the head, once their Statistics are here and their
         scales chosen."""
         engine = TorchEngine(self.partition, self.model, self.comm, shapes_alone)
 
@@ -112,14 +116,15 @@ class Calibrated:
                 yield layer
             if not len(self.shard.head) and self.shard.stage == self.partition.plan.shards[-1].stage:
                 # of which it has no rows, but others of its stage do
-                self._scale(engine, "lm_head")
+                self._scale(engine, self.family.path(HEAD))
         finally:
             engine.close()
 
     def _scale(self, engine: TorchEngine, layer: str) -> None:
         if "awq" not in self.calibration.method:
             return
-        prefix, folds = (f"{layer}.", awq.FOLDS) if layer.startswith(LAYER) else ("", self._head_folds)
+        of_layer = layer != self.family.path(HEAD)
+        prefix, folds = (f"{layer}.", awq.folds_of(self.family)) if of_layer else ("", self._head_folds)
         inside = {name.removeprefix(prefix): name for name in self._of}
         found = awq.scalings(
             awq.Layer(
@@ -128,17 +133,17 @@ class Calibrated:
                 len(self.shard.heads),
                 len(self.shard.kv_heads),
             ),
+            folds,
             lambda own: self.recipe.kind_of(prefix + own),
             self.recipe.scales,
             _sum_over_stage,
-            folds,
         )
         self._scalings |= {prefix + own: scaling for own, scaling in found.items()}
 
     @property
     def _head_folds(self) -> list[awq.Fold]:
         """None where the head's matrix is the embedding too, which must stay what it is."""
-        return [] if self.partition.dtype == HEAD_ROWS else [awq.HEAD]
+        return [] if self.partition.dtype == HEAD_ROWS else [awq.head_fold(self.family)]
 
     def _sample(self, engine: TorchEngine, name: str) -> np.ndarray:
         """Rows of this rank's part, from all over it."""
@@ -167,11 +172,6 @@ class Awaited:
 
     def integers(self, rows: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
         return self.calibrated.encoder(self.name, self.how).integers(rows, first)
-
-
-def _layer_of(weight: str) -> str:
-    """As statistics() names them; the last norm goes with the head."""
-    return ".".join(weight.split(".")[:3]) if weight.startswith(LAYER) else HEAD.removesuffix(".weight")
 
 
 def _sum_over_stage(losses: np.ndarray) -> np.ndarray:

@@ -22,8 +22,8 @@ from torch import nn
 from mpsplit.errors import ConvertError
 from mpsplit.export.trace import operators
 from mpsplit.export.trace.slicing import RowwiseLinear
-from mpsplit.package.collectives import STAGE, WORLD
-from mpsplit.plan.cuts import HEAD
+from mpsplit.families.family import HEAD, NORM
+from mpsplit.package.collectives import WORLD
 
 
 @dataclass(frozen=True)
@@ -108,18 +108,18 @@ Around = Callable[[nn.Module, str], AbstractContextManager]
 def statistics(
     engine, sequences: Sequence[Sequence[int]], around: Around = lambda module, prefix: nullcontext()
 ) -> Iterator[tuple[str, dict[str, Statistics]]]:
-    """(module, its linears' Statistics) for "model.layers.N" of this rank and "lm_head"; all ranks
-    call it, and go through it to the end. Each layer, and "model.norm", runs within `around`, which
-    may fill in its weights; the head itself need not run."""
+    """(module, its linears' Statistics) for each decoder layer of this rank and for the head; all
+    ranks call it, and go through it to the end. Each layer, and the last norm, runs
+    within `around`, which may fill in its weights; the head itself need not run."""
     if not sum(map(len, sequences)):
         raise ConvertError("the calibration text has no tokens; give --calibrate a file with some pages of text")
     stage = engine.stage
     with torch.inference_mode():
         inputs = [engine.inputs(tokens) for tokens in sequences]
-        states, places = [_enter(stage, hidden) for hidden, *_ in inputs], [rest for _, *rest in inputs]
+        states, places = [stage.enter(hidden) for hidden, *_ in inputs], [rest for _, *rest in inputs]
     del inputs
-    for number, layer in stage.model.layers.items():
-        name = f"model.layers.{number}"
+    for number, layer in stage.layers.items():
+        name = stage.family.layer(number)
         with around(layer, name), torch.inference_mode(), gathering(layer, name) as sums:
             for i, (cos, sin, mask) in enumerate(places):
                 states[i] = layer(states[i], attention_mask=mask, position_embeddings=(cos, sin))
@@ -130,18 +130,11 @@ def statistics(
                 hidden = operators.send(hidden, WORLD, peer)
         if not stage.head:
             return
-        norm, total = stage.model.norm, _Sums(engine.facts.hidden)
-        with around(norm, "model.norm"):
+        norm, total = stage.of(NORM), _Sums(engine.facts.hidden)
+        with around(norm, stage.family.path(NORM)):
             for hidden in states:
                 total.add(norm(hidden)[0])
-    yield "lm_head", {HEAD: total.statistics()}
-
-
-def _enter(stage: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """What a Stage does before its first layer."""
-    if stage.sum_embedding:
-        hidden = operators.all_reduce(hidden, STAGE)
-    return hidden if stage.source is None else operators.recv(hidden, WORLD, stage.source)
+    yield stage.family.path(HEAD), {stage.family.head: total.statistics()}
 
 
 def _finished(sums: dict[str, _Sums]) -> dict[str, Statistics]:

@@ -31,7 +31,7 @@ from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 from mpsplit.package.stored.recipe import Recipe, Rule, text_of
 from mpsplit.package.stored.weight_files import WeightFiles, inside
 from mpsplit.package.whole_files import NUMPY_TYPES
-from mpsplit.plan.cuts import CUTS, EMBEDDING, HEAD, Part, linears_of, module_of, part_of
+from mpsplit.plan.cuts import Part, linears_of, part_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Range, Shard
 
@@ -72,9 +72,10 @@ class Repacked:
                     )
                 self._slices[name].append(held)
         self.embedding = None if manifest.dtype == HEAD_ROWS else manifest.dtype
-        if manifest.dtype == HEAD_ROWS and HEAD in self._slices:
-            self._slices[EMBEDDING] = self._slices[HEAD]
-            self.embedding = _as_table(self._slices[HEAD][0].how)
+        family = manifest.facts.family
+        if manifest.dtype == HEAD_ROWS and family.head in self._slices:
+            self._slices[family.embedding] = self._slices[family.head]
+            self.embedding = _as_table(self._slices[family.head][0].how)
 
     def close(self) -> None:
         for descriptor in self._open.values():
@@ -94,7 +95,7 @@ class Repacked:
             kinds[name] = found.pop()
         default = Counter(kinds.values()).most_common(1)[0][0] if kinds else FLOAT
         # which may be tied
-        others = {name: how for name, how in kinds.items() if how != default or name == HEAD}
+        others = {name: how for name, how in kinds.items() if how != default or name == self._facts.family.head}
         return Recipe(default, tuple(Rule(name.removesuffix(".weight"), how) for name, how in others.items()))
 
     def tensor_of(self, weight: str, facts: ModelFacts) -> str:
@@ -102,7 +103,7 @@ class Repacked:
         return weight
 
     def type_of(self, name: str) -> str:
-        if name == EMBEDDING:
+        if name == self._facts.family.embedding:
             return self.embedding
         how = self._slices[name][0].how
         return text_of(how) if how.bits else "F32"
@@ -113,7 +114,7 @@ class Repacked:
 
     def stored(self, name: str, part: Part, start: int, stop: int) -> np.ndarray:
         pieces, axis = list(self._pieces(name, part, start, stop)), part.axis or 0
-        how, is_table = pieces[0][0].how, name == EMBEDDING
+        how, is_table = pieces[0][0].how, name == self._facts.family.embedding
         if not how.bits:
             return np.concatenate([self._rows(*piece) for piece in pieces], axis)
         if how.bits == BFLOAT:  # which float32 holds as they are
@@ -219,7 +220,9 @@ def _slices_of(folder: Path, manifest: Manifest, rank: int) -> Iterator[tuple[st
     if files.embedding and len(shard.embed):
         kind = np.dtype(NUMPY_TYPES.get(manifest.dtype, np.uint8))
         width = stored_row(manifest.dtype, manifest.facts.hidden) // kind.itemsize
-        yield EMBEDDING, Slice(Part(0, shard.embed), folder / files.embedding, 0, (len(shard.embed), width), kind.type)
+        shape = len(shard.embed), width
+        table = Slice(Part(0, shard.embed), folder / files.embedding, 0, shape, kind.type)
+        yield manifest.facts.family.embedding, table
 
 
 def _of_linear(file: Path, first: int, q: QLinear, parts: dict[str, Part]) -> Iterator[tuple[str, Slice]]:
@@ -236,7 +239,7 @@ def _part(layer: Layer, name: str, shard: Shard, facts: ModelFacts) -> Part:
             f"{layer.name} is stored in ncnn's own layout, which stays as it was cut; partition the model again and"
             " convert it --layout ncnn"
         )
-    part = part_of(name, shard, facts) if module_of(name) in CUTS else None
+    part = part_of(name, shard, facts) if facts.family.role_of(name) else None
     if part is None:
         raise PackageError(f"rank {shard.rank} has {name}, which its plan does not give it; copy the package again")
     return part

@@ -29,7 +29,7 @@ from mpsplit.package.stored.quantisation import FLOAT, QLinear, Quantisation
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.whole_files import widened
-from mpsplit.plan.cuts import EMBEDDING, Part, layer_of, part_of, source_of
+from mpsplit.plan.cuts import Part, part_of, source_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Shard
 
@@ -128,7 +128,7 @@ def contents(
     encoder_of = encoder_of or (lambda name, how: Encoder(how, recipe.scales) if how.bits else None)
     files = []
     linears = [layer for layer in param.layers if layer.type == QLINEAR]
-    for _, run in groupby(linears, lambda layer: layer_of(f"{layer.name}.weight")):
+    for _, run in groupby(linears, lambda layer: facts.family.layer_of(layer.name)):
         layers = list(run)
         arrays = [a for layer in layers for a in _of_linear(layer, _parts(layer, shard, facts, source), encoder_of)]
         files.append(WeightFile("packed", tuple(arrays), QLinear.of(layers[0]).offset))
@@ -142,19 +142,17 @@ def contents(
     ]
     files.append(WeightFile("floats", tuple(floats)))
     last = [source_of(file.arrays[-1].name, facts) for file in files if file.arrays]
-    assert dtype != HEAD_ROWS or not len(shard.head) or EMBEDDING in last, (
+    assert dtype != HEAD_ROWS or not len(shard.head) or facts.family.embedding in last, (
         f"the head is not the last of its file: {last}"
     )
     return files
 
 
 def _embedding(shard: Shard, facts: ModelFacts, dtype: str, how: Quantisation | None) -> Array:
-    part, shape = Part(0, shard.embed), (len(shard.embed), facts.hidden)
+    name, part, shape = facts.family.embedding, Part(0, shard.embed), (len(shard.embed), facts.hidden)
     if how:
-        return Array(
-            EMBEDDING, part, shape, "rows", shape[0] * embedding.row_bytes(facts.hidden, how.block), Encoder(how)
-        )
-    return Array(EMBEDDING, part, shape, "own", shape[0] * embedding.stored_row(dtype, facts.hidden))
+        return Array(name, part, shape, "rows", shape[0] * embedding.row_bytes(facts.hidden, how.block), Encoder(how))
+    return Array(name, part, shape, "own", shape[0] * embedding.stored_row(dtype, facts.hidden))
 
 
 # by the name of a weight: the tensor of the source, and which part of it

@@ -17,15 +17,20 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from mpsplit.errors import ConvertError
+from mpsplit.families import FAMILIES
+from mpsplit.families.family import EMBEDDING
 from mpsplit.package.stored.quantisation import BFLOAT, KINDS, Quantisation
-from mpsplit.plan.cuts import HEAD
 from mpsplit.plan.price.sizes import TIED
 
 SCALES = ("minmax", "mse")
 LAYOUTS = NATIVE, NCNN = ("native", "ncnn")
 METHODS = ("gptq", "awq", "awq+gptq")  # of calibration, the first where none is asked for
-# what names it; no pattern for linears does so by chance
-EMBEDDING = ("embed", "embed_tokens", "model.embed_tokens")
+# what names the embedding; no pattern for linears does so by chance
+EMBEDDING_NAMES = {"embed"} | {
+    path.split(".", start)[-1]
+    for path in (family.path(EMBEDDING) for family in FAMILIES.values())
+    for start in range(path.count(".") + 1)
+}
 # besides the checkpoint's own 16 or 32 bits, which it has without a pattern
 EMBEDDING_KINDS = ("q8",)
 
@@ -53,7 +58,7 @@ class Rule:
 
     @property
     def names_embedding(self) -> bool:
-        return self.pattern in EMBEDDING
+        return self.pattern in EMBEDDING_NAMES
 
 
 @dataclass(frozen=True)
@@ -90,20 +95,19 @@ class Recipe:
         """How the embedding is stored; None for the checkpoint's own type."""
         return next((rule.how for rule in reversed(self.rules) if rule.names_embedding), None)
 
-    def for_tied(self) -> Recipe:
-        """The same for a model whose head is the embedding too: in fewer than 8 bits only where a
-        pattern asks for it."""
+    def for_tied(self, head: str) -> Recipe:
+        """The same for a model whose head, of this name, is the embedding too: in fewer than 8 bits
+        only where a pattern asks for it."""
         if not 0 < self.default.bits < KINDS[TIED]:
             return self
         how = self.embedding or Quantisation.named(TIED, self.default.block)
-        return replace(self, rules=(Rule(HEAD.removesuffix(".weight"), how), *self.rules))
+        return replace(self, rules=(Rule(head.removesuffix(".weight"), how), *self.rules))
 
-    @property
-    def one_kind(self) -> bool:
+    def one_kind(self, head: str) -> bool:
         """Whether one matrix can be a tied head and the embedding: nobody wants the embedding
         otherwise, and its rows can be read."""
-        head = self.kind_of(HEAD)
-        return self.embedding in (None, head) and not (self.layout == NCNN and head.bits)
+        stored = self.kind_of(head)
+        return self.embedding in (None, stored) and not (self.layout == NCNN and stored.bits)
 
     def check(self, linears: Collection[str], hidden: int) -> None:
         """`linears`: the names of all linear weights of the model, not of one rank alone."""

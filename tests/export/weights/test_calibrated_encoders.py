@@ -13,6 +13,7 @@ from mpsplit.export.weights.awq import (
     Scaling,
     best_scales,
     column_scales,
+    folds_of,
     losses,
     of_heads,
     output_error,
@@ -23,6 +24,7 @@ from mpsplit.export.weights.awq import (
 from mpsplit.export.weights.encode import Encoder, encoded
 from mpsplit.export.weights.gptq import factor, gptq
 from mpsplit.export.weights.input_statistics import Statistics
+from mpsplit.families.llama import LLAMA
 from mpsplit.native import cpp
 from mpsplit.package.stored.quantisation import Quantisation
 
@@ -215,7 +217,7 @@ def folded(layer: Layer, found: dict[str, Scaling]) -> Layer:
 def test_folding_does_not_change_the_layer():
     rng = np.random.default_rng(0)
     layer, x = decoder_layer(rng), rng.standard_normal((20, HIDDEN))
-    found = scalings(layer, lambda name: Q4, "mse")
+    found = scalings(layer, folds_of(LLAMA), lambda name: Q4, "mse")
     after = folded(layer, found)
     assert all(not np.array_equal(array, after.rows[name]) for name, array in layer.rows.items()), "all take part"
     for before, now in zip(values_and_mlp(layer, x), values_and_mlp(after, x), strict=True):
@@ -228,16 +230,18 @@ def test_folding_does_not_change_the_layer():
 
 
 def test_what_is_not_rounded_is_not_folded():
-    assert not scalings(decoder_layer(np.random.default_rng(0)), lambda name: Quantisation(16, 32), "mse")
+    assert not scalings(
+        decoder_layer(np.random.default_rng(0)), folds_of(LLAMA), lambda name: Quantisation(16, 32), "mse"
+    )
 
 
 def test_ranks_choose_the_same_scales_for_a_norm():
     """A rank without MLP takes part in both sums, and divides its norm as the others do."""
     whole, asked = decoder_layer(np.random.default_rng(0)), []
-    expected = scalings(whole, lambda name: Q4, "mse", lambda own: asked.append(own) or own)
+    expected = scalings(whole, folds_of(LLAMA), lambda name: Q4, "mse", lambda own: asked.append(own) or own)
     replay = iter(asked)
     attention = replace(whole, rows={name: a for name, a in whole.rows.items() if "self_attn" in name})
-    found = scalings(attention, lambda name: Q4, "mse", lambda own: next(replay))
+    found = scalings(attention, folds_of(LLAMA), lambda name: Q4, "mse", lambda own: next(replay))
     assert next(replay, None) is None, "both norms were asked for"
     assert found and all(np.array_equal(found[name].over, expected[name].over) for name in found if "norm" in name)
     assert not any("mlp" in name for name in found)

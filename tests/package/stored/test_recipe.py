@@ -65,8 +65,8 @@ def test_the_last_pattern_decides():
     ],
 )
 def test_a_tied_head_has_8_bits_or_what_is_asked(kind, overrides, head, one):
-    recipe = Recipe.parse(kind, 64, overrides).for_tied()
-    assert (text_of(recipe.kind_of("lm_head.weight")), recipe.one_kind) == (head, one)
+    recipe = Recipe.parse(kind, 64, overrides).for_tied("lm_head.weight")
+    assert (text_of(recipe.kind_of("lm_head.weight")), recipe.one_kind("lm_head.weight")) == (head, one)
     assert recipe.kind_of("model.layers.0.mlp.down_proj.weight") == Recipe.parse(kind, 64, overrides).kind_of(
         "model.layers.0.mlp.down_proj.weight"
     )

@@ -16,9 +16,7 @@ from mpsplit.errors import ConvertError
 from mpsplit.export.graph.rewrites.rewrite import Context
 from mpsplit.export.graph.splits import with_splits, without_splits
 from mpsplit.package.param_text import Layer, Param
-from mpsplit.plan.shards import Range
 
-PREFIX = "model.layers."
 SUMS = 2  # collectives of a decoder layer that owns nothing here
 OUTPUTS = ("hidden_out", "logits")
 Blobs = dict[str, str]  # of one decoder layer -> of another
@@ -29,9 +27,9 @@ def all_layers(param: Param, context: Context) -> Param:
     if len(wanted) < 2:
         return Param(with_splits(without_splits(param.layers)))
     layers = without_splits(param.layers)
-    start, length = _period(layers, wanted)
+    start, length = _period(layers, context)
     one, other = layers[start : start + length], layers[start + length : start + 2 * length]
-    same = _same(one, other, wanted)
+    same = _same(one, other, context)
     entering = [blob for blob in same if all(blob not in layer.tops for layer in one)]
     if len(entering) != 1:
         raise ConvertError(
@@ -43,14 +41,14 @@ def all_layers(param: Param, context: Context) -> Param:
         names = _names(one, i)
         if i == wanted.stop - 1:  # what an engine asks for keeps its name
             names |= {blob: same[blob] for blob in names if same[blob] in OUTPUTS}
-        out += _stamped(one, i, wanted.start, names | before)
+        out += _stamped(one, i, context, names | before)
     last = {same[blob]: name for blob, name in names.items()}
     return Param(with_splits(out + [layer.rename(last) for layer in layers[start + 2 * length :]]))
 
 
-def _period(layers: list[Layer], wanted: Range) -> tuple[int, int]:
+def _period(layers: list[Layer], context: Context) -> tuple[int, int]:
     """Where the first decoder layer begins, and of how many layers it consists."""
-    owns = [i for n in (0, 1) for i in _owners(layers, wanted.start + n)[:1]]
+    owns = [i for n in (0, 1) for i in _owners(layers, _prefix(context, context.layers.start + n))[:1]]
     if len(owns) < 2:
         owns = [i for i, layer in enumerate(layers) if layer.type == "AllReduce"][-2 * SUMS :: SUMS]
     if len(owns) < 2:
@@ -76,19 +74,25 @@ def _kind(layer: Layer) -> tuple:
     return layer.type, layer.params, len(layer.bottoms)
 
 
-def _owners(layers: list[Layer], number: int) -> list[int]:
-    return [i for i, layer in enumerate(layers) if layer.name.startswith(f"{PREFIX}{number}.")]
+def _prefix(context: Context, number: int) -> str:
+    """What the names of a decoder layer's weights begin with."""
+    return f"{context.path}.{number}."
 
 
-def _same(one: list[Layer], other: list[Layer], wanted: Range) -> Blobs:
+def _owners(layers: list[Layer], prefix: str) -> list[int]:
+    return [i for i, layer in enumerate(layers) if layer.name.startswith(prefix)]
+
+
+def _same(one: list[Layer], other: list[Layer], context: Context) -> Blobs:
     """The blobs of one in the other, when they are equal up to names; also that which the first
     reads of what is before it."""
     found: Blobs = {}
+    first, second = (_prefix(context, context.layers.start + n) for n in (0, 1))
     if len(one) != len(other):
         raise ConvertError(f"two decoder layers became {len(one)} and {len(other)} layers; they must be alike")
     for a, b in zip(one, other, strict=True):
-        named = a.name.replace(f"{PREFIX}{wanted.start}.", f"{PREFIX}{wanted.start + 1}.")
-        alike = _kind(a) == _kind(b) and (not a.name.startswith(PREFIX) or named == b.name)
+        owned = a.name.startswith(first)
+        alike = _kind(a) == _kind(b) and (not owned or a.name.replace(first, second, 1) == b.name)
         for x, y in zip(a.bottoms, b.bottoms, strict=alike):
             alike &= found.get(x, y) == y
             if x != y:
@@ -104,10 +108,12 @@ def _names(one: list[Layer], number: int) -> Blobs:
     return {blob: f"{number}.{i}" for i, blob in enumerate(blobs)}
 
 
-def _stamped(one: list[Layer], number: int, first: int, names: Blobs) -> list[Layer]:
+def _stamped(one: list[Layer], number: int, context: Context, names: Blobs) -> list[Layer]:
     """A decoder layer's layers: those with weights are named for them, the others by number."""
+    first, own = _prefix(context, context.layers.start), _prefix(context, number)
     out = []
     for i, layer in enumerate(one):
-        name = layer.name.replace(f"{PREFIX}{first}.", f"{PREFIX}{number}.", 1)
-        out.append(replace(layer.rename(names), name=name if name.startswith(PREFIX) else f"{number}.{layer.type}.{i}"))
+        owned = layer.name.startswith(first)
+        name = layer.name.replace(first, own, 1) if owned else f"{number}.{layer.type}.{i}"
+        out.append(replace(layer.rename(names), name=name))
     return out

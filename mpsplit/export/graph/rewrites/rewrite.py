@@ -13,7 +13,7 @@ from mpsplit.plan.shards import Range
 class Context:
     """`schedule`: the collectives of the dynamo graph that was converted, in order; `lengths`: what
     was traced with; `attentions`: decoder layers that have heads on this rank; `layers`: all of its
-    decoder layers; `shapes`: of its weights, by name."""
+    decoder layers; `shapes`: of its weights, by name; `path`: of the list of decoder layers."""
 
     schedule: tuple[Call, ...]
     lengths: tuple[int, ...]
@@ -21,3 +21,4 @@ class Context:
     head: bool
     layers: Range = Range(0, 0)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    path: str = "model.layers"
