@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mpsplit.comm import world
-from mpsplit.measure.probe_links import Links
+from mpsplit.measure.probe_links import LinkProbe
 from mpsplit.plan.cluster import Cluster, described
 from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.sizes import Job
@@ -29,7 +29,7 @@ def main(package: str) -> None:
     comm = world()
     engine = load_engine(Path(package), comm)
     facts, plan = engine.manifest.facts, engine.manifest.plan
-    links = Links(comm, facts.hidden)
+    links = LinkProbe(comm, facts.hidden)
     for _ in range(ROUNDS):
         links.sample()
     cluster = Cluster(described([1 << 40] * comm.size).devices, links.links())
