@@ -56,7 +56,7 @@ class StageKey:
 
 
 class StageTimes:
-    """Bounds and divisions of stages, kept by their key; `facts` and so on are what they are of."""
+    """Bounds and divisions of the stages of one model on one cluster, each made when needed."""
 
     def __init__(self, facts: ModelFacts, cluster: Cluster, job: Job, goal: Goal):
         self.facts, self.cluster, self.goal = facts, cluster, goal
