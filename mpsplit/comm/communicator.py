@@ -26,7 +26,7 @@ class Communicator(Protocol):
 
     @property
     def passed(self) -> np.ndarray:
-        """To each rank, and waits for it (link_counts.py); zeros where the transport cannot tell."""
+        """To each rank, and waits for it (link_counts.py); zeros where nothing is counted."""
 
     def all_reduce(self, x: np.ndarray) -> None:
         """Sums over the ranks, in place; the same bits on all of them."""

@@ -97,12 +97,12 @@ def convert_command(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     model, other = (Path(given) if given else None for given in (args.model, args.share_with))
     made = convert(package, comm, pnnx, recipe, model, calibration=calibration, share_with=other, key=key)
-    if comm.rank == 0 and made.manifest is None:
-        print(f"made the graphs of {ranks} ranks in {package}, no weights: it was partitioned with --structure-only")
-        print(f"next: mpsplit convert {package} --model DIR, where the weights are")
-    elif comm.rank == 0:
+    if comm.rank == 0 and made.manifest:
         _show(package, made.manifest, made.read)
         print(f"converted {package} in {time.perf_counter() - began:.1f} s; next: mpsplit run {package} --prompt Hello")
+    elif comm.rank == 0:
+        print(f"made the graphs of {ranks} ranks in {package}, no weights: it was partitioned with --structure-only")
+        print(f"next: mpsplit convert {package} --model DIR, where the weights are")
     return verify_converted(args) if args.verify else 0
 
 
@@ -134,9 +134,9 @@ def _show(package: Path, manifest: Manifest, read: tuple[int, ...]) -> None:
     """`read`: bytes of each rank's weights."""
     from mpsplit.package.inside.inspection import tied
 
-    for rank, (part, own) in enumerate(zip(manifest.ranks, read, strict=True)):
+    for rank, (part, read_bytes) in enumerate(zip(manifest.ranks, read, strict=True)):
         size, bits = sum(file.size for file in part.files), _bits(package, manifest, rank)
-        print(f"rank {rank}: {size:,} bytes{bits}; read {own:,} of {part.weight_bytes:,} bytes of weights")
+        print(f"rank {rank}: {size:,} bytes{bits}; read {read_bytes:,} of {part.weight_bytes:,} bytes of weights")
     if manifest.facts.tied:
         print(f"{tied(manifest)}; stored as {manifest.tools['recipe']}")
 

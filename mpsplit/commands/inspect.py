@@ -42,7 +42,8 @@ def inspect_command(args: argparse.Namespace) -> int:
     if args.diff:
         if idle := [f"--{name}" for name in OF_ONE if getattr(args, name)]:
             raise RunError(f"--diff compares two packages and has no use for {' and '.join(idle)}; leave it out")
-        return inspection.show_difference(*map(Path, args.diff), args.json)
+        mine, other = map(Path, args.diff)
+        return inspection.show_difference(mine, other, args.json)
     package = Path(args.package)
     manifest = Manifest.load(package)
     if args.check:

@@ -79,8 +79,10 @@ def _tokens(text, prefix: str, raw: bool) -> tuple[int, ...]:
         raise RunError("this package has no tokenizer, so it has no texts to begin with")
     if raw:
         return tuple(text.raw(prefix))
-    one, other = (text.chat([{"role": "system", "content": prefix}, {"role": "user", "content": x}]) for x in "a1")
-    return tuple(one[: common(one, other)])
+    with_letter, with_digit = (
+        text.chat([{"role": "system", "content": prefix}, {"role": "user", "content": question}]) for question in "a1"
+    )
+    return tuple(with_letter[: common(with_letter, with_digit)])
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ def repartition_command(args: argparse.Namespace) -> int:
     comm = world_of(plan)
     began = time.perf_counter()
     made = repartition(package, plan, out, comm, pnnx, Placed.load(Path(args.plan)) if args.plan else None)
-    if comm.rank == 0:
+    if comm.rank == 0 and made.manifest:
         for shard, part, read in zip(plan.shards, made.manifest.ranks, made.read, strict=True):
             ranks = ", ".join(map(str, needed(old.plan, [shard])))
             size = sum(file.size for file in part.files)

@@ -72,7 +72,7 @@ def run_command(args: argparse.Namespace) -> int:
     request = Request(prompt, settings.max_new_tokens, sampling, settings.stop, args.ignore_eos, warm=warm)
     result = loop.generate(request, (lambda piece: None) if args.json else _print_now)
     loop.end()
-    parts = report.parts_of(manifest.facts, result.stats, placed, stored_kind(args), args.chunk) if args.report else ()
+    parts = report.parts_of(manifest.facts, result.stats, placed, stored_kind(args), args.chunk) if args.report else []
     if args.json:
         print(json.dumps(result.to_json() | {"report": [asdict(part) for part in parts]}, ensure_ascii=False))
         return 0

@@ -74,6 +74,7 @@ def serve_command(args: argparse.Namespace) -> int:
     with sock:
         hosts = security.allowed_hosts(args.host, address, keys)
         loop = lead(args, **room)
+        assert loop, "rank 0 leads"
         limits = ServiceLimits(answers=min(ServiceLimits.answers, args.max_concurrent), body_bytes=args.max_body * MIB)
         name = args.model_name or Path(args.package).resolve().name
         service = Service(

@@ -58,13 +58,13 @@ def verify_command(args: argparse.Namespace) -> int:
     trial = Trial(package, folder, texts=texts, layers=args.layers, keys=keys_of(args))
     trial = replace(trial, kind="f32" if sliced else stored_kind(manifest, trial, comm))
     limits = LIMITS[trial.kind].with_wishes(**wishes)
-    found = comm.exchange(verify(loop_of(args.engine, manifest, trial, comm), comm, trial))[0]
-    failed = failures(found, limits)
+    agreement = comm.exchange(verify(loop_of(args.engine, manifest, trial, comm), comm, trial))[0]
+    failed = failures(agreement, limits)
     if comm.rank == 0:
-        print(json.dumps(told(found, limits, failed))) if args.json else show(found, limits, failed)
+        print(json.dumps(told(agreement, limits, failed))) if args.json else show(agreement, limits, failed)
     # whoever changes a sealed one signs it again
     if comm.host_lead and not sliced and not manifest.sealed:
-        store(package, found)
+        store(package, agreement)
     return int(bool(failed))
 
 

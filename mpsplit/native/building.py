@@ -36,7 +36,7 @@ def build() -> Path:
         raise BuildError(f"there is no {cpp.SOURCES}; the C++ is built from a checkout of mpsplit")
     for program, remedy in (
         (cpp.compiler(), "a C++ compiler (apt install g++)"),
-        (_cmake(), "cmake (pip install cmake)"),
+        (_found_cmake(), "cmake (pip install cmake)"),
     ):
         if not program:
             raise BuildError(f"not built: {remedy} is missing; mpi4py carries the messages instead")
@@ -67,8 +67,14 @@ def _ncnn() -> Path:
     return target
 
 
-def _cmake() -> str | None:
+def _found_cmake() -> str | None:
     return shutil.which("cmake") or shutil.which(cpp.beside("cmake"))
+
+
+def _cmake() -> str:
+    program = _found_cmake()
+    assert program, "build() has looked for it"
+    return program
 
 
 def _compile(what: str, source: Path, target: Path, options: list[str], keep: Callable[[Path, Path], None]) -> None:
@@ -76,21 +82,21 @@ def _compile(what: str, source: Path, target: Path, options: list[str], keep: Ca
     from it to the target."""
     with tempfile.TemporaryDirectory(dir=cache()) as partial:
         tree, log = Path(partial) / "build", cache() / f"{what}.log"
-        configure = [_cmake(), "-S", source, "-B", tree, *options, *cpp.flags()]
+        configure = [_cmake(), "-S", str(source), "-B", str(tree), *options, *cpp.flags()]
         with open(log, "w") as out:
-            for command in (configure, [_cmake(), "--build", tree, "-j", str(os.cpu_count())]):
+            for command in (configure, [_cmake(), "--build", str(tree), "-j", str(os.cpu_count())]):
                 if _run_with_bar(what, command, out):
                     lines = log.read_text().splitlines()
-                    said = next((line for line in lines if "rror:" in line or "rror at" in line), "it said no more")
-                    raise BuildError(f"{what} did not build: {said.strip()}; all of it is in {log}")
+                    error = next((line for line in lines if "rror:" in line or "rror at" in line), "it said no more")
+                    raise BuildError(f"{what} did not build: {error.strip()}; all of it is in {log}")
         keep(tree, target)
 
 
-def _run_with_bar(what: str, command: list, out: TextIO) -> int:
+def _run_with_bar(what: str, command: list[str], out: TextIO) -> int:
     """The exit code; make says how far it is in percent."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with percent_bar(f"building {what}") as advance:
-        for line in process.stdout:
+        for line in process.stdout or ():
             out.write(line)
             if percent := re.match(r"\[ *(\d+)%\]", line):
                 advance(int(percent[1]))
@@ -106,7 +112,7 @@ def _keep(tree: Path, target: Path) -> None:
 
 def _install(tree: Path, target: Path) -> None:
     installed = tree / "installed"
-    command = [_cmake(), "--install", tree, "--prefix", installed]
+    command = [_cmake(), "--install", str(tree), "--prefix", str(installed)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     os.rename(installed, target)
 

@@ -21,6 +21,7 @@ import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
+from typing import Literal, overload
 
 from mpsplit.cache_folder import cache
 from mpsplit.errors import MpsplitError
@@ -48,8 +49,8 @@ def flags() -> list[str]:
 def torch_version() -> Path | None:
     """torch's version.py, which tells builds apart, found without importing torch; None on a
     worker."""
-    found = importlib.util.find_spec("torch")
-    version = Path(found.origin).with_name("version.py") if found and found.origin else None
+    spec = importlib.util.find_spec("torch")
+    version = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
     return version if version and version.exists() else None
 
 
@@ -71,12 +72,12 @@ def _compiler_version() -> str:
 def _digest(texts: list[str], root: Path, *suffixes: str) -> str:
     """Changes with the texts, the compiler, and the files under `root` that have one of the
     suffixes."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for text in (_compiler_version(), _processor(), *flags(), *texts):
-        found.update(text.encode() + b"\0")
+        digest.update(text.encode() + b"\0")
     for path in sorted(p for p in root.rglob("*") if p.suffix in suffixes and p.is_file()):
-        found.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()[:16]
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @functools.cache
@@ -116,6 +117,10 @@ def torch_library() -> Path | None:
     return path if path.exists() else None
 
 
+@overload
+def kernels(required: Literal[True] = True) -> ModuleType: ...
+@overload
+def kernels(required: bool) -> ModuleType | None: ...
 def kernels(required: bool = True) -> ModuleType | None:
     """The quantised linear layers of extensions/kernels."""
     module = load("_kernels")
@@ -163,6 +168,7 @@ def _import(name: str) -> ModuleType | None:
     if not path.exists():
         return None
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader, f"{path} is no module"
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -35,10 +35,10 @@ class Pin:
     @classmethod
     def of(cls, name: str) -> Pin:
         path = PINS / name / "pin"
-        found = re.fullmatch(r"(\S+) (\S+) sha256:([0-9a-f]{64})\s*", path.read_text(encoding="utf-8"))
-        if not found:
+        pin = re.fullmatch(r"(\S+) (\S+) sha256:([0-9a-f]{64})\s*", path.read_text(encoding="utf-8"))
+        if not pin:
             raise FetchError(f"{path} is no pin; it holds one line: NAME VERSION sha256:HASH")
-        return cls(*found.groups())
+        return cls(*pin.groups())
 
 
 def sources(name: str, cache: Path) -> Path:
@@ -66,19 +66,19 @@ def _fetch(pin: Pin, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     archives = list(folder.glob("*.tar.gz"))
     if done.returncode or len(archives) != 1:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise FetchError(f"the sources of {wanted} cannot be fetched ({said}); is the package index in reach?")
-    if (found := sha256(archives[0])) != pin.sha256:
+        last_line = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise FetchError(f"the sources of {wanted} cannot be fetched ({last_line}); is the package index in reach?")
+    if (digest := sha256(archives[0])) != pin.sha256:
         raise FetchError(
-            f"the sources of {wanted} have sha256 {found}, the pin says {pin.sha256}; nothing was unpacked"
+            f"the sources of {wanted} have sha256 {digest}, the pin says {pin.sha256}; nothing was unpacked"
         )
     return archives[0]
 
 
 def _index() -> list[str]:
     """pip's own choice of index, which unearth does not know of."""
-    asked = subprocess.run(
+    configuration = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     ).stdout
-    found = dict(re.findall(r"^(?:global|install|:env:)\.(index-url)='(.*)'$", asked, re.MULTILINE))
-    return ["--index-url", found["index-url"]] if found else []
+    settings = dict(re.findall(r"^(?:global|install|:env:)\.(index-url)='(.*)'$", configuration, re.MULTILINE))
+    return ["--index-url", settings["index-url"]] if settings else []

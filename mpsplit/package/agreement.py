@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from typing import Any
 
 DIGITS = 6  # kept of a number
@@ -67,16 +67,16 @@ class Agreement:
             f"perplexity {self.perplexity_ratio:.4g} times the original's, greedy tokens {self.greedy:.1%} equal"
         )
 
-    def to_json(self) -> dict:
-        told = _plain(asdict(self))
+    def to_json(self) -> dict[str, Any]:
+        data = _plain(asdict(self))
         if self.parts:
-            told["parts"] = [_plain(asdict(part)) for part in self.parts]
+            data["parts"] = [_plain(asdict(part)) for part in self.parts]
         else:
-            del told["parts"]
-        return told
+            del data["parts"]
+        return data
 
     @classmethod
-    def from_json(cls, data: dict) -> Agreement:
+    def from_json(cls, data: dict[str, Any]) -> Agreement:
         parts = tuple(PartAgreement(**_floats(part, PartAgreement)) for part in data.get("parts", ()))
         return cls(**(_floats(data, cls) | {"parts": parts}))
 
@@ -94,5 +94,5 @@ def _floats(data: dict[str, Any], cls: type) -> dict[str, Any]:
     return {name: math.inf if name in missing else value for name, value in data.items()}
 
 
-def _floating(cls: type) -> Iterable:
+def _floating(cls: type) -> Iterable[Field[Any]]:
     return (field for field in fields(cls) if field.type == "float")

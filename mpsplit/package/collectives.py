@@ -10,6 +10,7 @@ format.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 NAMESPACE = "mpi_extensions"
 WORLD, STAGE = 0, 1  # group ids: all ranks; the ranks that share this rank's layers
@@ -47,9 +48,9 @@ class Call:
         names = BY_OPERATOR[self.operator].arguments
         return f"{self.operator}({', '.join(f'{n}={v}' for n, v in zip(names, self.arguments, strict=True))})"
 
-    def to_json(self) -> list:
+    def to_json(self) -> list[str | int]:
         return [self.operator, *self.arguments]
 
     @classmethod
-    def from_json(cls, data: list) -> Call:
+    def from_json(cls, data: list[Any]) -> Call:
         return cls(data[0], tuple(data[1:]))

@@ -83,7 +83,7 @@ def _check(param: Param, floats: int, packed: list[range]) -> None:
         if layer.type == LAYER:
             for linear in linears_of(layer):
                 _check_linear(layer, linear, packed)
-        if layer.type == GEMM and Quantisation.of(layer).bits:
+        if layer.type == GEMM and Quantisation.of_gemm(layer).bits:
             _check_blocks(layer)
     if (needed := weight_bytes(param)) != floats:
         raise PackageError(f"its floats take {needed} bytes, their file has {floats}")
@@ -114,10 +114,10 @@ def linears_of(layer: Layer) -> list[QLinear]:
     """Those of a plain QLinear, or of one that fuse.py made of several: each STEP ids further."""
     names, firsts = [field.name for field in fields(QLinear)], range(0, STEP * MOST, STEP)
     count = next((i for i, first in enumerate(firsts) if layer.number(str(first), 0) == 0), MOST)
-    found = [QLinear(*(layer.number(str(first + i)) for i in range(len(names)))) for first in firsts[:count]]
-    if not found:
+    linears = [QLinear(*(layer.number(str(first + i)) for i in range(len(names)))) for first in firsts[:count]]
+    if not linears:
         raise PackageError(f"{layer.name!a} is a linear without rows")
-    return found
+    return linears
 
 
 def _check_linear(layer: Layer, linear: QLinear, packed: list[range]) -> None:
@@ -137,7 +137,7 @@ def _check_linear(layer: Layer, linear: QLinear, packed: list[range]) -> None:
 
 
 def _check_blocks(gemm: Layer) -> None:
-    (n, k), how = gemm_shape(gemm), Quantisation.of(gemm)
+    (n, k), stored = gemm_shape(gemm), Quantisation.of_gemm(gemm)
     turned = any(gemm.number(key, 0) != value for key, value in OF_BLOCKS.items())
-    if turned or n <= 0 or k <= 0 or not how.fits(k) or arrays_of(gemm)[0].bytes > MOST_BYTES:
-        raise PackageError(f"{gemm.name!a} ({gemm}) is no matrix in blocks of {how.block}")
+    if turned or n <= 0 or k <= 0 or not stored.fits(k) or arrays_of(gemm)[0].bytes > MOST_BYTES:
+        raise PackageError(f"{gemm.name!a} ({gemm}) is no matrix in blocks of {stored.block}")

@@ -10,7 +10,7 @@ table knows are left alone: newer files have more.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from mpsplit.errors import PackageError
@@ -55,7 +55,7 @@ def text(pattern: str, wanted: str) -> Kind:
     return check
 
 
-def one_of(choices) -> Kind:
+def one_of(choices: Collection[str]) -> Kind:
     def check(value: Any, where: str) -> None:
         if type(value) is not str or value not in choices:
             raise _wrong(value, where, f"one of {', '.join(choices)}")

@@ -16,6 +16,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mpsplit.errors import MpsplitError, PackageError
 from mpsplit.package.agreement import Agreement
@@ -112,8 +113,8 @@ class Manifest:
     @property
     def files(self) -> tuple[File, ...]:
         """All of them, each once: ranks may share some."""
-        found = {file.path: file for part in self.ranks for file in part.files}
-        return (*self.shared, *found.values())
+        of_ranks = {file.path: file for part in self.ranks for file in part.files}
+        return (*self.shared, *of_ranks.values())
 
     @property
     def identity(self) -> str:
@@ -121,7 +122,7 @@ class Manifest:
         return hashlib.sha256(json_text(replace(self, verified=None).to_json()).encode()).hexdigest()
 
     def with_files(self, files: list[tuple[File, ...]], tools: dict[str, str]) -> Manifest:
-        parts = tuple(replace(part, files=own) for part, own in zip(self.ranks, files, strict=True))
+        parts = tuple(replace(part, files=its_files) for part, its_files in zip(self.ranks, files, strict=True))
         return replace(self, ranks=parts, tools={**self.tools, **tools})
 
     def with_shared(self, made: dict[str, File]) -> Manifest:
@@ -129,7 +130,7 @@ class Manifest:
         tokenizer = tuple(made[file.path] for file in self.tokenizer)
         return replace(self, tokenizer=tokenizer, config=self.config and made[self.config.path])
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return {
             "format_version": FORMAT_VERSION,
             "model": self.model,
@@ -156,8 +157,10 @@ class Manifest:
         }
 
     @classmethod
-    def from_json(cls, data: dict) -> Manifest:
-        files = lambda entries: tuple(File(**entry) for entry in entries)  # noqa: E731
+    def from_json(cls, data: dict[str, Any]) -> Manifest:
+        def files(entries: list[dict[str, Any]]) -> tuple[File, ...]:
+            return tuple(File(**entry) for entry in entries)
+
         return cls(
             model=data["model"],
             facts=ModelFacts(**data["facts"]),
@@ -181,12 +184,13 @@ class Manifest:
     def signed(self, vault: Vault) -> Manifest:
         """With the proof that who wrote it has the key; what is changed after that is
         signed again."""
-        bare = replace(self, sealed=Seal(vault.algorithm, vault.chunk, vault.package, vault.key.name))
-        return replace(bare, sealed=replace(bare.sealed, proof=_proof(bare, vault)))
+        seal = Seal(vault.algorithm, vault.chunk, vault.package, vault.key.name)
+        return replace(self, sealed=replace(seal, proof=_proof(replace(self, sealed=seal), vault)))
 
     def vault(self, package: Path, key: Key) -> Vault:
         """What opens the files, when this is the key and the manifest is as it was signed."""
         seal = self.sealed
+        assert seal, f"{package} is not encrypted"
         if key.name != seal.key:
             raise PackageError(
                 f"{package} was encrypted with another key: its key is {seal.key}, the given one {key.name}"
@@ -252,8 +256,8 @@ class Manifest:
     def _check_unlisted(self, package: Path, rank: int, listed: set[str]) -> None:
         """No file is there that an engine would read and nobody vouches for; opened.py sees to
         those of weights."""
-        own = rank_folder(package, rank)
-        for path in (*(own / name for name in RANK_FILES), *(package / name for name in TOKENIZER_FILES)):
+        folder = rank_folder(package, rank)
+        for path in (*(folder / name for name in RANK_FILES), *(package / name for name in TOKENIZER_FILES)):
             if path.relative_to(package).as_posix() not in listed and os.path.lexists(path):
                 raise PackageError(f"{path} is not in the manifest; remove it or run `mpsplit convert {package}` again")
 

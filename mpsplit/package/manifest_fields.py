@@ -101,7 +101,7 @@ MANIFEST = record(
 )
 
 
-def check_manifest(data: dict) -> None:
+def check_manifest(data: dict[str, Any]) -> None:
     MANIFEST(data, "it")
     shards, ranks = len(data["plan"]["shards"]), len(data["ranks"])
     if shards != ranks or not ranks:

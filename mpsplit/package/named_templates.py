@@ -26,7 +26,7 @@ VICUNA = r"""
     {%- else %}{{ raise_exception('only system (first), user and assistant speak, not ' + message.role) }}
     {%- endif %}
 {%- endfor %}
-{%- if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"""
+{%- if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"""  # noqa: E501 (Jinja's lines are the format)
 
 CHATML = r"""
 {%- for message in messages %}
@@ -69,7 +69,7 @@ MISTRAL = r"""
     {%- if message.role == 'user' %}{{ ' [INST] ' + (system if loop.first else '') + message.content + ' [/INST]' }}
     {%- else %}{{ ' ' + message.content + eos_token }}
     {%- endif %}
-{%- endfor %}"""
+{%- endfor %}"""  # noqa: E501 (Jinja's lines are the format)
 
 QWEN = r"""
 {%- set system = 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.' %}
@@ -100,7 +100,7 @@ QWEN = r"""
         {{- '<|im_end|>\n' }}
     {%- endif %}
 {%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""  # noqa: E501 (Jinja's lines are the format)
 
 TEMPLATES = {
     "vicuna-v1.1": VICUNA,
@@ -133,5 +133,5 @@ def guess_template(names: Iterable[str], architecture: str, vocabulary: Containe
     if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:
         family = FAMILIES.get(architecture)
         return family.template if family else "chatml"
-    found = (re.search(r"vicuna-\d+b-(v1\.[1-5])", name.lower()) for name in names)
-    return next(("vicuna-v1.1" if match[1] == "v1.1" else "vicuna-v1.5" for match in found if match), None)
+    matches = (re.search(r"vicuna-\d+b-(v1\.[1-5])", name.lower()) for name in names)
+    return next(("vicuna-v1.1" if match[1] == "v1.1" else "vicuna-v1.5" for match in matches if match), None)

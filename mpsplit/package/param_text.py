@@ -54,9 +54,11 @@ class Layer:
 
     def number(self, key: str, otherwise: int | None = None) -> int:
         """An integer parameter."""
-        if key not in self.params and otherwise is None:
+        if key in self.params:
+            return integer(self.params[key])
+        if otherwise is None:
             raise PackageError(f"{self.name!a} ({self.type}) lacks parameter {key}")
-        return integer(self.params[key]) if key in self.params else otherwise
+        return otherwise
 
     def __str__(self) -> str:
         words = [*self.bottoms, *self.tops, *(f"{key}={value}" for key, value in self.params.items())]
@@ -64,8 +66,8 @@ class Layer:
 
     def rename(self, names: dict[str, str]) -> Layer:
         """The same layer with blobs renamed."""
-        swap = lambda blobs: tuple(names.get(blob, blob) for blob in blobs)  # noqa: E731
-        return replace(self, bottoms=swap(self.bottoms), tops=swap(self.tops))
+        bottoms, tops = (tuple(names.get(blob, blob) for blob in blobs) for blobs in (self.bottoms, self.tops))
+        return replace(self, bottoms=bottoms, tops=tops)
 
 
 @dataclass(frozen=True)

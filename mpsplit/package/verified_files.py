@@ -28,8 +28,8 @@ def _stamp(path: Path) -> Path:
 
 
 def _identity(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+    status = path.stat()
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def remembered_sha256(path: Path) -> str | None:
@@ -43,12 +43,12 @@ def remembered_sha256(path: Path) -> str | None:
 
 def read_sha256(path: Path) -> str:
     """Reads the file, and remembers what it has."""
-    before, found = _identity(path), sha256(path)
+    before, digest = _identity(path), sha256(path)
     if before == _identity(path) and before[-1] + SETTLED < time.time_ns():
         with suppress(OSError, RuntimeError):  # nowhere to remember it
             stamp = _stamp(path)
             stamp.parent.mkdir(parents=True, exist_ok=True)
             with beside(stamp) as partial:
-                told = {"path": str(path), "identity": before, "sha256": found}
-                partial.write_text(json.dumps(told), encoding="utf-8")
-    return found
+                record = {"path": str(path), "identity": before, "sha256": digest}
+                partial.write_text(json.dumps(record), encoding="utf-8")
+    return digest

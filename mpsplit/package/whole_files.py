@@ -10,8 +10,10 @@ import json
 import math
 import mmap
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +58,7 @@ def _advise(data: mmap.mmap, name: str, *where: int) -> None:
 
 
 @contextmanager
-def beside(path: Path):
+def beside(path: Path) -> Iterator[Path]:
     """Gives a name beside `path` to write to; it becomes `path` when the block ends well, and
     vanishes when it does not."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -77,12 +79,12 @@ def forget_unfinished(folder: Path) -> None:
         partial.unlink()
 
 
-def write_json(path: Path, data: dict) -> None:
+def write_json(path: Path, data: dict[str, Any]) -> None:
     with beside(path) as partial:
         partial.write_text(json_text(data), encoding="utf-8")
 
 
-def read_json(path: Path, remedy: str) -> dict:
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """An object that says everything once, and numbers that are some."""
     try:
         text = read_text(path, remedy)
@@ -108,12 +110,12 @@ def read_text(path: Path, remedy: str) -> str:
         raise PackageError(f"{path} is damaged ({wrong}); {remedy}") from None
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!a} stands twice in one object")
-    return found
+    return fields
 
 
 def _refuse_constant(name: str) -> float:
@@ -129,9 +131,9 @@ def _finite(text: str) -> float:
 def mapped(path: Path, kind: type) -> np.ndarray:
     """The file as an array, mapped; a rank may have nothing to keep in it, and nothing cannot be
     mapped."""
-    size, each = path.stat().st_size, np.dtype(kind).itemsize
-    if size % each:
+    size, item = path.stat().st_size, np.dtype(kind).itemsize
+    if size % item:
         raise PackageError(
-            f"{path} has {size} bytes, which are no whole numbers of {each}; copy it again or convert again"
+            f"{path} has {size} bytes, which are no whole numbers of {item}; copy it again or convert again"
         )
     return np.memmap(path, kind, "r") if size else np.empty(0, kind)

@@ -167,7 +167,12 @@ def test_links_and_things_that_are_no_files(package, tmp_path):
 
 def test_a_file_that_nobody_vouches_for(package):
     name = weight_path(package / "rank-0", "packed").name
-    edit_manifest(package, lambda data: data["ranks"][0]["files"].remove(next(f for f in data["ranks"][0]["files"] if f["path"].endswith(name))))  # fmt: skip
+
+    def unlist(data):
+        files = data["ranks"][0]["files"]
+        files.remove(next(file for file in files if file["path"].endswith(name)))
+
+    edit_manifest(package, unlist)
     with pytest.raises(PackageError, match=f"{name} is not in the manifest"):
         load(package)
 
@@ -205,7 +210,10 @@ def test_a_graph_that_cannot_be(package, name, change, told):
 
 
 @pytest.mark.parametrize("name", ["model.param", "fused.param"])
-@pytest.mark.parametrize("number, value", [(0, HUGE), (0, -5), (1, 2**62), (2, 5), (3, 0), (4, -1), (4, HUGE), (5, -64), (5, 2**62), (6, HUGE)])  # fmt: skip
+@pytest.mark.parametrize(
+    "number, value",
+    [(0, HUGE), (0, -5), (1, 2**62), (2, 5), (3, 0), (4, -1), (4, HUGE), (5, -64), (5, 2**62), (6, HUGE)],
+)
 def test_a_linear_that_lies_elsewhere(package, name, number, value):
     lines = (package / "rank-0" / name).read_text().split("\n")
     at = next(i for i, line in enumerate(lines) if line.startswith(LAYER))
@@ -251,8 +259,17 @@ def test_weights_longer_than_their_file(package, old, new):
 
 
 @pytest.mark.parametrize(
-    "old, new", [("ranks 1", f"ranks {HUGE}"), ("rank 0", "rank -1"), ("context 512", f"context {HUGE}"), ("group 0", "group 7"),
-                 ("group 0", "group"), ("hidden 128", "hidden -128"), ("embed_rows 512", f"embed_rows {2**31}"), ("rope_scaling 1.0", "rope_scaling nan")]
+    "old, new",
+    [
+        ("ranks 1", f"ranks {HUGE}"),
+        ("rank 0", "rank -1"),
+        ("context 512", f"context {HUGE}"),
+        ("group 0", "group 7"),
+        ("group 0", "group"),
+        ("hidden 128", "hidden -128"),
+        ("embed_rows 512", f"embed_rows {2**31}"),
+        ("rope_scaling 1.0", "rope_scaling nan"),
+    ],
 )  # fmt: skip
 def test_a_rank_text_that_cannot_be(package, old, new):
     if cpp.load("_engine") is None:

@@ -16,7 +16,7 @@ from mpsplit.errors import PackageError
 from mpsplit.package.param_text import Layer, Param
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 
-INPUTS, EMBEDDING, HEAD, SENDING = "inputs", "embedding", "head", "sending"
+INPUTS, EMBEDDING_PART, HEAD_PART, SENDING = "inputs", "embedding", "head", "sending"
 ENTERING = ("AllReduce", "Recv")  # what may come before the first decoder layer
 HIDDEN, LOGITS, NORM = "hidden", "logits", "RMSNorm"
 
@@ -35,13 +35,13 @@ class Anatomy:
     stream: tuple[str, ...]
 
     def of(self, part: str) -> tuple[Layer, ...]:
-        return tuple(layer for layer, own in zip(self.layers, self.parts, strict=True) if own == part)
+        return tuple(layer for layer, its_part in zip(self.layers, self.parts, strict=True) if its_part == part)
 
     @property
     def in_order(self) -> tuple[str, ...]:
         """The parts that are there, each once; the inputs first."""
-        found = dict.fromkeys(self.parts)
-        return tuple(sorted(found, key=lambda part: part != INPUTS))
+        each_once = dict.fromkeys(self.parts)
+        return tuple(sorted(each_once, key=lambda part: part != INPUTS))
 
     @property
     def hidden_states(self) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class Anatomy:
     @property
     def normed(self) -> str | None:
         """What the last norm makes of the last hidden state, where this rank has a head."""
-        return next((layer.tops[0] for layer in self.of(HEAD) if layer.type == NORM), None)
+        return next((layer.tops[0] for layer in self.of(HEAD_PART) if layer.type == NORM), None)
 
 
 def anatomy_of(path: Path, first_layer: int) -> Anatomy:
@@ -72,8 +72,8 @@ def anatomy(param: Param, first_layer: int) -> Anatomy:
             f"the graph adds {len(stream) - 1} times to the hidden state, not twice a layer; convert the package again"
         )
     depths = _depths(layers, stream)
-    last = HEAD if any(LOGITS in layer.tops for layer in layers) else SENDING
-    names = {0: EMBEDDING, len(stream) // 2 + 1: last}
+    last = HEAD_PART if any(LOGITS in layer.tops for layer in layers) else SENDING
+    names = {0: EMBEDDING_PART, len(stream) // 2 + 1: last}
     parts = [
         INPUTS if depth is None else names.get(depth, f"layer {first_layer + depth - 1}")
         for depth in _with_their_readers(layers, depths)
@@ -122,7 +122,7 @@ def _depths(layers: list[Layer], stream: list[str]) -> list[int | None]:
     # where a reader of the stream is
     after = {blob: 1 + place // 2 for place, blob in enumerate(stream)}
     depth_of: dict[str, int] = {}
-    found = []
+    depth_of_layers: list[int | None] = []
     for layer in layers:
         depths = [after.get(blob, depth_of.get(blob)) for blob in layer.bottoms]
         known = [depth for depth in depths if depth is not None]
@@ -132,10 +132,10 @@ def _depths(layers: list[Layer], stream: list[str]) -> list[int | None]:
         depth = 0 if entering else max(known, default=None)
         if layer.tops[0] in stream[1:]:
             depth = 1 + (stream.index(layer.tops[0]) - 1) // 2
-        found.append(depth)
+        depth_of_layers.append(depth)
         if depth is not None:
             depth_of |= dict.fromkeys(layer.tops, depth)
-    return found
+    return depth_of_layers
 
 
 def _with_their_readers(layers: list[Layer], depths: list[int | None]) -> list[int | None]:
@@ -144,8 +144,8 @@ def _with_their_readers(layers: list[Layer], depths: list[int | None]) -> list[i
     for layer, depth in zip(layers, depths, strict=True):
         for blob in layer.bottoms:
             readers.setdefault(blob, set()).add(depth)
-    found = []
+    settled: list[int | None] = []
     for layer, depth in zip(layers, depths, strict=True):
-        parts = set().union(*(readers.get(blob, set()) for blob in layer.tops))
-        found.append(parts.pop() if depth is None and len(parts) == 1 else depth)
-    return found
+        parts: set[int | None] = set().union(*(readers.get(blob, set()) for blob in layer.tops))
+        settled.append(parts.pop() if depth is None and len(parts) == 1 else depth)
+    return settled

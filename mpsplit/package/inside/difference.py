@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mpsplit.package.inside.anatomy import EMBEDDING, anatomy_of
+from mpsplit.errors import PackageError
+from mpsplit.package.inside.anatomy import EMBEDDING_PART, anatomy_of
 from mpsplit.package.inside.canonical_graph import Line, canonical
 from mpsplit.package.inside.rank_contents import stored
 from mpsplit.package.manifest import FUSED, GRAPH, RANK_TEXT, Manifest, rank_folder
-from mpsplit.package.param_text import Layer, Param
+from mpsplit.package.param_text import REMEDY, Layer, Param
 from mpsplit.package.stored.float_weights import FLOAT_BYTES, read_weights
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 from mpsplit.package.stored.quantisation import QLinear
@@ -48,10 +49,10 @@ class Side:
     def hashes(self, rank: int) -> dict[str, str]:
         """Of a rank's files, by what they are to it."""
         files = WeightFiles.load(rank_folder(self.folder, rank))
-        roles = {files.floats: FLOATS, files.embedding: EMBEDDING}
+        roles = {files.floats: FLOATS, files.embedding: EMBEDDING_PART}
         roles |= {name: f"{PACKED} {number}" for number, (_, name) in enumerate(files.packed)}
-        found = {file.path.partition("/")[2]: file.sha256 for file in self.manifest.ranks[rank].files}
-        return {roles.get(name, name): digest for name, digest in found.items() if name != RANK_TEXT}
+        digests = {file.path.partition("/")[2]: file.sha256 for file in self.manifest.ranks[rank].files}
+        return {roles.get(name, name): digest for name, digest in digests.items() if name != RANK_TEXT}
 
     def graph(self, rank: int, name: str) -> tuple[Line, ...]:
         path = rank_folder(self.folder, rank) / name
@@ -68,18 +69,18 @@ class Side:
                 held = _packed(line.layer, packed) if line.layer.type == QLINEAR else floats[line.layer.name]
                 digest = hashlib.sha256()
                 for array in held:
-                    digest.update(np.ascontiguousarray(array))
+                    digest.update(np.ascontiguousarray(array).reshape(-1).data)
                 yield line, digest.hexdigest()
 
 
 def differences(a: Path, b: Path) -> list[str]:
-    one, other = Side.load(a), Side.load(b)
-    found = [*_of_manifests(one.manifest, other.manifest)]
-    if one.manifest.plan.ranks != other.manifest.plan.ranks:
-        return [*found, "graphs and weights are not compared: the numbers of ranks differ"]
-    for rank in range(one.manifest.plan.ranks):
-        found += _of_ranks(one, other, rank)
-    return found
+    left, right = Side.load(a), Side.load(b)
+    lines = [*_of_manifests(left.manifest, right.manifest)]
+    if left.manifest.plan.ranks != right.manifest.plan.ranks:
+        return [*lines, "graphs and weights are not compared: the numbers of ranks differ"]
+    for rank in range(left.manifest.plan.ranks):
+        lines += _of_ranks(left, right, rank)
+    return lines
 
 
 def _of_manifests(a: Manifest, b: Manifest) -> Iterator[str]:
@@ -115,13 +116,13 @@ def _of_ropes(a: Manifest, b: Manifest) -> Iterator[str]:
 def _of_ranks(a: Side, b: Side, rank: int) -> Iterator[str]:
     mine, theirs = a.hashes(rank), b.hashes(rank)
     changed = {name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
-    if EMBEDDING in changed:
+    if EMBEDDING_PART in changed:
         yield f"rank {rank}: the rows of the embedding differ"
     for name in (GRAPH, FUSED):  # one is made of the other: the first that differs says it
         if name in changed and (apart := _of_graphs(a.graph(rank, name), b.graph(rank, name))):
             yield f"rank {rank}, {name}: {apart}"
             break
-    if changed - {EMBEDDING, FUSED}:
+    if changed - {EMBEDDING_PART, FUSED}:
         yield from _of_weights(rank, list(a.weights(rank)), list(b.weights(rank)))
 
 
@@ -142,11 +143,11 @@ def _of_weights(rank: int, a: list[tuple[Line, str]], b: list[tuple[Line, str]])
     by_part: dict[str, list[bool]] = {}
     for (line, mine), (_, theirs) in zip(a, b, strict=True):
         by_part.setdefault(line.part, []).append(mine != theirs)
-    said = [(part, _which(differ)) for part, differ in by_part.items() if any(differ)]
-    alike = [[part for part, _ in group] for _, group in groupby(said, key=lambda pair: pair[1])]
+    texts = [(part, _which(differ)) for part, differ in by_part.items() if any(differ)]
+    alike = [[part for part, _ in group] for _, group in groupby(texts, key=lambda pair: pair[1])]
     for parts in alike[:LISTED]:
         where = parts[0] if len(parts) == 1 else f"{parts[0]} .. {parts[-1]}"
-        yield f"rank {rank}, {where}: {dict(said)[parts[0]]}"
+        yield f"rank {rank}, {where}: {dict(texts)[parts[0]]}"
     if len(alike) > LISTED:
         yield f"rank {rank}: and weights of {sum(map(len, alike[LISTED:]))} other parts"
 
@@ -161,4 +162,8 @@ def _which(differ: list[bool]) -> str:
 def _packed(layer: Layer, packed: Packed) -> list[np.ndarray]:
     q = QLinear.of(layer)
     pieces = [(q.offset, q.bytes)] + ([(q.bias, FLOAT_BYTES * q.n)] if q.bias >= 0 else [])
-    return [packed.at(*piece) for piece in pieces]
+    held = [packed.at(*piece) for piece in pieces]
+    arrays = [array for array in held if array is not None]
+    if len(arrays) < len(held):
+        raise PackageError(f"{layer.name!a} is {q}, which lies in none of the packed files; {REMEDY}")
+    return arrays

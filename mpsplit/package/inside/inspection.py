@@ -13,11 +13,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mpsplit.errors import RunError
-from mpsplit.package.inside.anatomy import EMBEDDING, HEAD, anatomy_of
+from mpsplit.package.inside.anatomy import EMBEDDING_PART, HEAD_PART, anatomy_of
 from mpsplit.package.inside.difference import differences
-from mpsplit.package.inside.rank_contents import Contents, Part, contents
+from mpsplit.package.inside.rank_contents import Contents, PartSizes, contents
 from mpsplit.package.manifest import FUSED, Manifest, rank_folder
 from mpsplit.package.picture.chart import chart
 from mpsplit.package.picture.chart_dot import dot
@@ -25,6 +26,9 @@ from mpsplit.package.picture.chart_svg import svg
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.plan.cuts import one_matrix
 from mpsplit.plan.placed_plan import PLAN, Placed
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SHORT = 12  # digits of a hash
 FORMS = {"dot": dot, "svg": svg}
@@ -50,7 +54,7 @@ def inspect(package: Path, manifest: Manifest, context: int | None = None) -> In
     return Inspected(manifest, held, placed, context or most)
 
 
-def describe(inspected: Inspected) -> dict:
+def describe(inspected: Inspected) -> dict[str, Any]:
     manifest, placed = inspected.manifest, inspected.placed
     return {
         "model": manifest.model,
@@ -69,7 +73,7 @@ def describe(inspected: Inspected) -> dict:
     }
 
 
-def _rank(inspected: Inspected, held: Contents) -> dict:
+def _rank(inspected: Inspected, held: Contents) -> dict[str, Any]:
     shard, part = inspected.manifest.plan.shards[held.rank], inspected.manifest.ranks[held.rank]
     return {
         "rank": shard.rank,
@@ -85,37 +89,38 @@ def _rank(inspected: Inspected, held: Contents) -> dict:
     }
 
 
-def _sizes(part: Part) -> dict:
+def _sizes(part: PartSizes) -> dict[str, Any]:
     return asdict(part) | {
         "bits": round(part.bits, 3),
         "total_bytes": part.weight_bytes + part.cache_bytes + part.graph_bytes,
     }
 
 
-def _sum(inspected: Inspected) -> Part:
+def _sum(inspected: Inspected) -> PartSizes:
     return Contents(-1, tuple(held.total for held in inspected.ranks)).total
 
 
 def twice(inspected: Inspected) -> list[str]:
     """What several ranks, or two files, hold of the same weights."""
-    manifest, said = inspected.manifest, []
+    manifest = inspected.manifest
+    lines: list[str] = []
     if manifest.facts.tied and manifest.dtype != HEAD_ROWS:
-        embedded = sum(part.weight_bytes for held in inspected.ranks if (part := held.part(EMBEDDING)))
-        heads = sum(part.weight_bytes for held in inspected.ranks if (part := held.part(HEAD)))
-        said.append(
+        embedded = sum(part.weight_bytes for held in inspected.ranks if (part := held.part(EMBEDDING_PART)))
+        heads = sum(part.weight_bytes for held in inspected.ranks if (part := held.part(HEAD_PART)))
+        lines.append(
             f"{tied(manifest)}: {embedded:,} bytes of {manifest.dtype} rows, "
             f"{heads:,} bytes of head and norm in the weights"
         )
     for group in manifest.plan.stages:
         owners = Counter(head for rank in group for head in manifest.plan.shards[rank].kv_heads)
         if owners and max(owners.values()) > 1:
-            said.append(
+            lines.append(
                 f"ranks {', '.join(map(str, group))} hold {sum(owners.values())} KV heads of {len(owners)}: up to"
                 f" {max(owners.values())} copies"
             )
         if len(group) > 1 and len(manifest.plan.shards[group[0]].layers):
-            said.append(f"ranks {', '.join(map(str, group))} each hold the norms of their layers")
-    return said
+            lines.append(f"ranks {', '.join(map(str, group))} each hold the norms of their layers")
+    return lines
 
 
 def tied(manifest: Manifest) -> str:
@@ -142,13 +147,13 @@ def show(inspected: Inspected) -> None:
         f"verified: {manifest.verified}" if manifest.verified else "not verified; mpsplit verify PACKAGE MODEL does it"
     )
     console = Console(width=None if Console().is_terminal else 140, highlight=False)
-    for held, told in zip(inspected.ranks, describe(inspected)["ranks"], strict=True):
-        collectives = ", ".join(f"{count} {name}" for name, count in told["collectives"].items()) or "none"
-        print(f"\nrank {held.rank}, stage {told['stage']}, layers {told['layers']}")
-        print("  cuts         " + ", ".join(f"{name} {part}" for name, part in told["cuts"].items()))
+    for held, about in zip(inspected.ranks, describe(inspected)["ranks"], strict=True):
+        collectives = ", ".join(f"{count} {name}" for name, count in about["collectives"].items()) or "none"
+        print(f"\nrank {held.rank}, stage {about['stage']}, layers {about['layers']}")
+        print("  cuts         " + ", ".join(f"{name} {part}" for name, part in about["cuts"].items()))
         print(f"  collectives  {collectives}")
-        for path, size in told["files"].items():
-            print(f"  {path:<24} {size:>16,} bytes  sha256 {told['hashes'][path][:SHORT]}")
+        for path, size in about["files"].items():
+            print(f"  {path:<24} {size:>16,} bytes  sha256 {about['hashes'][path][:SHORT]}")
         console.print(_table(held, inspected.context) if held.parts else "  its files are not here")
     total = _sum(inspected)
     print(f"\nall ranks: {total.weight_bytes:,} bytes of {total.weights:,} weights, {total.bits:.2f} bits a weight; "
@@ -171,7 +176,7 @@ def _origin(inspected: Inspected) -> str:
     )
 
 
-def _table(held: Contents, context: int):
+def _table(held: Contents, context: int) -> Table:
     """Decoder layers of the same sizes that follow each other are one line."""
     from rich.table import Table
 
@@ -186,7 +191,7 @@ def _table(held: Contents, context: int):
     return table
 
 
-def folded(parts: tuple[Part, ...]) -> list[Part]:
+def folded(parts: tuple[PartSizes, ...]) -> list[PartSizes]:
     """Parts of equal sizes under one name: "layer 0 .. 31, each"; graphs may differ by the digits
     of their names."""
     lines = []
@@ -200,12 +205,12 @@ def folded(parts: tuple[Part, ...]) -> list[Part]:
 
 def show_difference(a: Path, b: Path, as_json: bool) -> int:
     """The exit code: 1 when they differ."""
-    found = differences(a, b)
+    lines = differences(a, b)
     if as_json:
-        print(json.dumps({"same": not found, "differences": found}, ensure_ascii=False))
+        print(json.dumps({"same": not lines, "differences": lines}, ensure_ascii=False))
     else:
-        print("\n".join(found) if found else "the same: facts, plan, rope, graphs, weights and tokenizer")
-    return int(bool(found))
+        print("\n".join(lines) if lines else "the same: facts, plan, rope, graphs, weights and tokenizer")
+    return int(bool(lines))
 
 
 def draw(package: Path, manifest: Manifest, rank: int, unfold: bool, files: dict[str, str | None]) -> None:
@@ -214,11 +219,11 @@ def draw(package: Path, manifest: Manifest, rank: int, unfold: bool, files: dict
     if not 0 <= rank < manifest.plan.ranks:
         raise RunError(f"--rank {rank} is out of range; the package has ranks 0 to {manifest.plan.ranks - 1}")
     shard = manifest.plan.shards[rank]
-    found = chart(anatomy_of(rank_folder(package, rank) / FUSED, shard.layers.start), unfold)
+    picture = chart(anatomy_of(rank_folder(package, rank) / FUSED, shard.layers.start), unfold)
     title = f"{manifest.model}: rank {rank} of {manifest.plan.ranks}, stage {shard.stage}, layers {shard.layers}"
     for form, file in files.items():
         if file:
             try:
-                Path(file).write_text(FORMS[form](found, title), encoding="utf-8")
+                Path(file).write_text(FORMS[form](picture, title), encoding="utf-8")
             except OSError as wrong:
                 raise RunError(f"--{form} {file} cannot be written ({wrong.strerror}); name another file") from None

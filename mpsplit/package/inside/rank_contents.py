@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from mpsplit.package.inside.anatomy import EMBEDDING, anatomy_of
+from mpsplit.package.inside.anatomy import EMBEDDING_PART, anatomy_of
 from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
 from mpsplit.package.param_text import Layer
 from mpsplit.package.stored.embedding import HEAD_ROWS, stored_row
@@ -27,7 +27,7 @@ FLOAT = 4  # bytes of a weight that is not quantised
 
 
 @dataclass(frozen=True)
-class Part:
+class PartSizes:
     """`weights` in elements, everything else in bytes; `kinds` counts the elements of its matrices
     by their bits."""
 
@@ -47,19 +47,24 @@ class Part:
 @dataclass(frozen=True)
 class Contents:
     rank: int
-    parts: tuple[Part, ...]
+    parts: tuple[PartSizes, ...]
 
     @property
-    def total(self) -> Part:
-        kinds = sum((Counter(part.kinds) for part in self.parts), Counter())
-        sums = (sum(getattr(part, name) for part in self.parts) for name in COUNTED)
-        return Part("total", *sums, dict(kinds))
+    def total(self) -> PartSizes:
+        kinds: Counter[str] = Counter()
+        for part in self.parts:
+            kinds.update(part.kinds)
+        return PartSizes(
+            "total",
+            sum(part.weights for part in self.parts),
+            sum(part.weight_bytes for part in self.parts),
+            sum(part.cache_bytes for part in self.parts),
+            sum(part.graph_bytes for part in self.parts),
+            dict(kinds),
+        )
 
-    def part(self, name: str) -> Part | None:
+    def part(self, name: str) -> PartSizes | None:
         return next((part for part in self.parts if part.name == name), None)
-
-
-COUNTED = ("weights", "weight_bytes", "cache_bytes", "graph_bytes")
 
 
 def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Contents:
@@ -78,7 +83,7 @@ def contents(package: Path, manifest: Manifest, rank: int, context: int) -> Cont
                 graph.of(name),
                 cache,
                 sum(len(str(layer)) + 1 for text in (graph, fused) for layer in text.of(name)),
-                *(_table(manifest, rank) if name == EMBEDDING else (0, 0)),
+                *(_table(manifest, rank) if name == EMBEDDING_PART else (0, 0)),
             )
             for name in graph.in_order
         ),
@@ -108,23 +113,23 @@ def stored(layer: Layer) -> tuple[int, int]:
 
 def stored_as(layer: Layer) -> tuple[str, int] | None:
     """How the matrix of a layer is stored, and its elements; None where there is none."""
-    how = Quantisation.of(layer)
-    if not how:
+    kind = Quantisation.of(layer)
+    if not kind:
         return None
     n, k = (QLinear.of(layer).n, QLinear.of(layer).k) if layer.type == QLINEAR else gemm_shape(layer)
     whose = ", ncnn" if layer.type == GEMM else ""
-    return f"{how.bits} bits x {how.block}{whose}" if how.bits else "float32", n * k
+    return f"{kind.bits} bits x {kind.block}{whose}" if kind.bits else "float32", n * k
 
 
-def _part(name: str, layers: tuple[Layer, ...], cache: int, graph: int, weights: int, size: int) -> Part:
+def _part(name: str, layers: tuple[Layer, ...], cache: int, graph: int, weights: int, size: int) -> PartSizes:
     held = [stored(layer) for layer in layers]
     kinds: Counter[str] = Counter()
-    for found in filter(None, map(stored_as, layers)):
-        kinds[found[0]] += found[1]
-    return Part(
+    for kind, elements in filter(None, map(stored_as, layers)):
+        kinds[kind] += elements
+    return PartSizes(
         name,
-        weights + sum(own for own, _ in held),
-        size + sum(own for _, own in held),
+        weights + sum(count for count, _ in held),
+        size + sum(count for _, count in held),
         cache * sum(layer.type == ATTENTION for layer in layers),
         graph,
         dict(kinds),

@@ -75,7 +75,7 @@ def chart(graph: Anatomy, unfold: bool = False) -> Chart:
     return Chart(blocks, tuple(dict.fromkeys((stand_in[a], b) for a, b in edges if b in drawn)))
 
 
-def _shape(layers: Iterable[Layer]) -> tuple:
+def _shape(layers: Iterable[Layer]) -> tuple[object, ...]:
     """What makes two parts equal: the layers and how they hang together, without names."""
     place: dict[str, int] = {}
     lines = []
@@ -103,12 +103,12 @@ def _is_past(layer: Layer) -> bool:
 def _nodes(layers: tuple[Layer, ...], edges: list[tuple[str, str]]) -> tuple[Node, ...]:
     """Each below all that it reads."""
     rows: dict[str, int] = {}
-    found = []
+    nodes = []
     for layer in layers:
         if not _is_past(layer):
             rows[layer.name] = 1 + max((rows[a] for a, b in edges if b == layer.name and a in rows), default=-1)
-            found.append(Node(layer.name, _lines(layer), _kind(layer), rows[layer.name]))
-    return tuple(found)
+            nodes.append(Node(layer.name, _lines(layer), _kind(layer), rows[layer.name]))
+    return tuple(nodes)
 
 
 def _kind(layer: Layer) -> str:
@@ -144,10 +144,10 @@ def _linear_title(layer: Layer) -> str:
 
 
 def _products(layer: Layer) -> list[str]:
-    found = []
+    products = []
     for i in range(MOST):
-        own = {key[-1]: value for key, value in layer.params.items() if int(key) // 10 == i and int(key) % 10 < 7}
-        if own:
-            q = QLinear.of(replace(layer, params=own))
-            found.append(f"{q.n} x {q.k}, {q.bits} bits x {q.block}")
-    return found
+        params = {key[-1]: value for key, value in layer.params.items() if int(key) // 10 == i and int(key) % 10 < 7}
+        if params:
+            q = QLinear.of(replace(layer, params=params))
+            products.append(f"{q.n} x {q.k}, {q.bits} bits x {q.block}")
+    return products

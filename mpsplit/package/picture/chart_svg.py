@@ -106,7 +106,7 @@ def _line(a: Place, b: Place, places: Sequence[Place]) -> str:
     if b.row > a.row + 1:
         passed = [place for place in places if a.row <= place.row <= b.row]
         right = all(place.x <= a.x for place in passed if place.row == a.row)
-        side, edge = (1, lambda place: place.x + place.width) if right else (-1, lambda place: place.x)
+        side, edge = (1, _right_edge) if right else (-1, _left_edge)
         lane = side * (max(side * edge(place) for place in passed) + LANE + STEP * (b.row - a.row))
         y, to_y, bend = a.y + a.height / 2, b.y + b.height / 2, side * BEND
         path = (
@@ -114,6 +114,14 @@ def _line(a: Place, b: Place, places: Sequence[Place]) -> str:
             f"V{to_y - BEND:.1f}Q{lane:.1f} {to_y:.1f} {lane - bend:.1f} {to_y:.1f}H{edge(b):.1f}"
         )
     return f'<path d="{path}" fill="none" stroke="{COLOURS["soft"]}"/>'
+
+
+def _left_edge(place: Place) -> float:
+    return place.x
+
+
+def _right_edge(place: Place) -> float:
+    return place.x + place.width
 
 
 def _wide(text: str, size: float) -> float:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 from mpsplit.errors import PackageError
 from mpsplit.package.manifest import File, Manifest
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.sealed.vault import Vault, sealed_size
+from mpsplit.package.stored.float_weights import Written
 from mpsplit.package.whole_files import sha256
 from mpsplit.plan.placed_plan import PLAN
 
@@ -65,7 +65,7 @@ def decrypt(package: Path, out: Path, key: Key) -> Manifest:
     return copied
 
 
-def _pour(pieces: Iterator[bytes], to: BinaryIO) -> None:
+def _pour(pieces: Iterator[bytes], to: Written) -> None:
     for piece in pieces:
         to.write(piece)
 

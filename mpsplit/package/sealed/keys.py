@@ -99,6 +99,6 @@ def _from_command(command: str, source: str) -> Key:
     except subprocess.TimeoutExpired:
         raise PackageError(f"{source} {command!r} gave no key in {SECONDS} s; it must print it and end") from None
     if done.returncode:
-        said = " ".join(done.stderr.decode(errors="replace").split())[:200] or "and said nothing"
-        raise PackageError(f"{source} {command!r} ended with {done.returncode} ({said}); it must print the key")
+        words = " ".join(done.stderr.decode(errors="replace").split())[:200] or "and said nothing"
+        raise PackageError(f"{source} {command!r} ended with {done.returncode} ({words}); it must print the key")
     return Key.parse(done.stdout, f"the output of {source}")

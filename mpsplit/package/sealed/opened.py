@@ -71,13 +71,13 @@ def opened_rank(package: Path, manifest: Manifest, rank: int, keys: KeySource = 
     """As above, with the files of a rank, whose graphs were looked over."""
     files = manifest.ranks[rank].files
     with opened(package, manifest, files, keys) as folder:
-        own = rank_folder(folder, rank)
-        weights, listed = WeightFiles.load(own), {folder / file.path for file in files}
+        its_folder = rank_folder(folder, rank)
+        weights, listed = WeightFiles.load(its_folder), {folder / file.path for file in files}
         for name in weights.names:
-            if own / name not in listed:
-                raise PackageError(f"{own / name} is not in the manifest; run `mpsplit convert {package}` again")
-        check_graphs(own, weights)
-        _check_embedding(manifest, rank, own, weights)
+            if its_folder / name not in listed:
+                raise PackageError(f"{its_folder / name} is not in the manifest; run `mpsplit convert {package}` again")
+        check_graphs(its_folder, weights)
+        _check_embedding(manifest, rank, its_folder, weights)
         yield folder
 
 

@@ -2,7 +2,8 @@
 
 In: bytes, a Vault, the file's path in its package. Out: a sealed file, and back.
 
-    header   MPSEALED, version, algorithm, bytes of a chunk, 32 random bytes of salt: 48 bytes, little-endian
+    header   MPSEALED, version, algorithm, bytes of a chunk, 32 random bytes of salt:
+             48 bytes, little-endian
     chunks   ciphertext and a tag of 16 bytes each; all are full but the last
 
 A file's own key is derived from the user's key, the salt, the header, the package's id and the
@@ -20,9 +21,13 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from mpsplit.errors import PackageError
 from mpsplit.package.sealed.keys import Key
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 MAGIC, VERSION = b"MPSEALED", 1  # extensions/engine/rank_facts.cpp knows the magic
 HEADER = struct.Struct("<8sBBHI32s")
@@ -35,10 +40,19 @@ DEFAULT = "AES-256-GCM"
 CLASSES = {1: "AESGCM", 2: "ChaCha20Poly1305"}
 
 
-def _cipher(algorithm: int, key: bytes):
+class Cipher(Protocol):
+    """One of CLASSES with a key in it."""
+
+    def encrypt(self, nonce: bytes, data: ReadableBuffer, associated_data: None, /) -> bytes: ...
+
+    def decrypt(self, nonce: bytes, data: ReadableBuffer, associated_data: None, /) -> bytes: ...
+
+
+def _cipher(algorithm: int, key: bytes) -> Cipher:
     from cryptography.hazmat.primitives.ciphers import aead
 
-    return getattr(aead, CLASSES[algorithm])(key)
+    cipher: Cipher = getattr(aead, CLASSES[algorithm])(key)
+    return cipher
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,8 @@ class Vault:
     chunk: int = CHUNK
 
     @classmethod
-    def new(cls, key: Key, **choices) -> Vault:
-        return cls(key, secrets.token_hex(16), **choices)
+    def new(cls, key: Key, algorithm: str = DEFAULT, chunk: int = CHUNK) -> Vault:
+        return cls(key, secrets.token_hex(16), algorithm, chunk)
 
     def create(self, path: Path, name: str) -> SealedWriter:
         """A file at `path` that will be `name` in the package."""
@@ -66,7 +80,7 @@ class Vault:
     def open(self, path: Path, name: str) -> SealedReader:
         return SealedReader(path, self, name)
 
-    def _cipher(self, header: bytes, name: str):
+    def _cipher(self, header: bytes, name: str) -> Cipher:
         magic, version, algorithm, _, _, salt = HEADER.unpack(header)
         about = header + bytes.fromhex(self.package) + name.encode()
         return _cipher(algorithm, self.key.derive("file", salt, about))
@@ -97,10 +111,10 @@ class SealedWriter:
     def __enter__(self) -> SealedWriter:
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close() if kind is None else self.abandon()
 
-    def write(self, data) -> int:
+    def write(self, data: ReadableBuffer, /) -> int:
         assert not self._file.closed, "written to after close"
         with memoryview(data) as view, view.cast("B") as plain:
             at = 0
@@ -134,7 +148,7 @@ class SealedWriter:
         self._held = bytearray()
         self._file.close()
 
-    def _seal(self, plain, last: bool) -> None:
+    def _seal(self, plain: ReadableBuffer, last: bool) -> None:
         sealed = self._cipher.encrypt(NONCE.pack(self._count, last), plain, None)
         self._count += 1  # before it is written: a number that failed on its way is not used again
         self._put(sealed)
@@ -143,7 +157,7 @@ class SealedWriter:
         with memoryview(data) as rest:
             at = 0
             while at < len(rest):
-                at += self._file.write(rest[at:])
+                at += self._file.write(rest[at:]) or 0
 
 
 class SealedReader:
@@ -171,26 +185,26 @@ class SealedReader:
     def __enter__(self) -> SealedReader:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def read(self, offset: int = 0, size: int | None = None) -> bytes:
         """`size` bytes from `offset`, fewer where the file ends before."""
         stop = self.size if size is None else min(self.size, offset + size)
         assert offset >= 0 and (size is None or size >= 0)
-        found = bytearray()
+        plain = bytearray()
         while offset < stop:
             number, at = divmod(offset, self.chunk)
             piece = self._chunk(number)[at : at + stop - offset]
-            found += piece
+            plain += piece
             offset += len(piece)
-        return bytes(found)
+        return bytes(plain)
 
     def pieces(self) -> Iterator[bytes]:
         """All of it, chunk by chunk."""
         return map(self._chunk, range(self.chunks))
 
-    def read_into(self, buffer) -> None:
+    def read_into(self, buffer: WriteableBuffer) -> None:
         """All of it into a buffer of its size."""
         with memoryview(buffer) as view, view.cast("B") as plain:
             assert len(plain) == self.size
@@ -222,7 +236,7 @@ class SealedReader:
             )
         if algorithm not in CLASSES or zero or not 0 < chunk <= LARGEST_CHUNK:
             raise self._refused("its header is damaged")
-        return chunk
+        return int(chunk)
 
     def _refused(self, why: str) -> PackageError:
         return PackageError(

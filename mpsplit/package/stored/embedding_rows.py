@@ -82,6 +82,8 @@ def embedding_rows(package: Path, manifest: Manifest, rank: int) -> EmbeddingRow
     files = WeightFiles.load(folder)
     if manifest.dtype == HEAD_ROWS:
         return EmbeddingRows.of_head(folder, files, rows.start, len(rows), width)
+    if files.embedding is None:
+        raise PackageError(f"{folder} names no file of the embedding; convert the package again")
     return EmbeddingRows.of_file(folder / files.embedding, manifest.dtype, rows.start, width)
 
 
@@ -93,7 +95,7 @@ def head_of(param: Param, rows: int, width: int) -> Layer:
         shape = QLinear.of(head).n, QLinear.of(head).k
     elif head and head.type == "Gemm":
         shape = gemm_shape(head)
-    if shape != (rows, width):
+    if head is None or shape != (rows, width):
         raise PackageError(
             f"the embedding is the head's matrix of {rows} x {width}, and the head is {head or 'missing'}"
         )

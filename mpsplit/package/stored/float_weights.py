@@ -16,7 +16,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 
@@ -74,10 +75,10 @@ def arrays_of(layer: Layer) -> list[Owned]:
     """The arrays that a layer owns in the .bin, in order."""
     if layer.type == GEMM:
         n, k = gemm_shape(layer)
-        bias, how = [Owned((n,), flagged=True)] * has_bias(layer), Quantisation.of(layer)
-        if not how.bits:
+        bias, stored = [Owned((n,), flagged=True)] * has_bias(layer), Quantisation.of_gemm(layer)
+        if not stored.bits:
             return [Owned((n, k), flagged=True), *bias]
-        return [Owned((n, k * how.bits // 8), dtype=np.uint8), *bias, Owned((n, k // how.block))]
+        return [Owned((n, k * stored.bits // 8), dtype=np.uint8), *bias, Owned((n, k // stored.block))]
     if layer.type == "RMSNorm" and layer.params.get("2", "1") == "1":
         return [Owned((layer.number("0"),))]
     if layer.type == "MemoryData":  # a bias that is added after the sum over the ranks
@@ -98,30 +99,44 @@ def weight_bytes(param: Param) -> int:
 
 def read_weights(param: Param, path: Path) -> dict[str, list[np.ndarray]]:
     """layer name -> its arrays, mapped."""
-    data, at, found = mapped(path, np.uint8), 0, {}
+    data, at = mapped(path, np.uint8), 0
+    weights: dict[str, list[np.ndarray]] = {}
     if (needed := weight_bytes(param)) != len(data):
         raise PackageError(f"{path} has {len(data)} bytes, its .param accounts for {needed}; convert again")
     for layer in param.layers:
         for array in arrays_of(layer):
             at += array.total
-            found.setdefault(layer.name, []).append(data[at - array.bytes : at].view(array.dtype).reshape(array.shape))
-    return found
+            numbers: np.ndarray = data[at - array.bytes : at].view(array.dtype).reshape(array.shape)
+            weights.setdefault(layer.name, []).append(numbers)
+    return weights
 
 
-def write_plain(path: Path) -> BinaryIO:
+class Written(Protocol):
+    """A file while it is written: a plain one, or one that encrypts (sealed/vault.py)."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, wrong: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int | None: ...
+
+
+def write_plain(path: Path) -> Written:
     return open(path, "wb", buffering=0)
 
 
 # what makes the file: write_plain, or one that encrypts (sealed.Vault.creator)
-Create = Callable[[Path], BinaryIO]
+Create = Callable[[Path], Written]
 
 
 def write_weights(param: Param, weights: dict[str, list[np.ndarray]], path: Path) -> None:
     with open(path, "wb") as file:
         for layer in param.layers:
             if owned := arrays_of(layer):
-                for one, array in zip(owned, weights[layer.name], strict=True):
-                    file.write(FLAG * one.flagged + array.tobytes())
+                for kind, array in zip(owned, weights[layer.name], strict=True):
+                    file.write(FLAG * kind.flagged + array.tobytes())
 
 
 class PackedFile:
@@ -140,10 +155,12 @@ class PackedFile:
     def __enter__(self) -> PackedFile:
         return self
 
-    def __exit__(self, *failed) -> None:
-        if failed[0] is None:
+    def __exit__(
+        self, kind: type[BaseException] | None, wrong: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
             self._write(len(self.held))
-        self.file.__exit__(*failed)
+        self.file.__exit__(kind, wrong, trace)
 
     def append(self, array: np.ndarray) -> int:
         offset = (self.written + len(self.held)) // ALIGNMENT
@@ -154,6 +171,6 @@ class PackedFile:
 
     def _write(self, count: int) -> None:
         while count:
-            done = self.file.write(memoryview(self.held)[:count])
+            done = self.file.write(memoryview(self.held)[:count]) or 0
             del self.held[:done]
             self.written, count = self.written + done, count - done

@@ -51,7 +51,17 @@ class Quantisation:
         if layer.type == LAYER:
             q = QLinear.of(layer)
             return cls(q.bits, q.block)
-        return _of_term(layer) if layer.type == GEMM else None
+        return cls.of_gemm(layer) if layer.type == GEMM else None
+
+    @classmethod
+    def of_gemm(cls, gemm: Layer) -> Quantisation:
+        """How a Gemm's matrix is stored."""
+        term = gemm.number(TERM, 0)
+        if term not in TERMS:
+            raise PackageError(
+                f"{gemm.name!a} has {TERM}={term}, which must be one of {', '.join(map(str, sorted(TERMS)))}"
+            )
+        return TERMS[term]
 
     @property
     def term(self) -> int:
@@ -62,16 +72,7 @@ class Quantisation:
 
 
 FLOAT = Quantisation()
-TERMS = {how.term: how for how in (Quantisation(bits, block) for bits in (8, 6, 4) for block in BLOCKS)} | {0: FLOAT}
-
-
-def _of_term(gemm: Layer) -> Quantisation:
-    term = gemm.number(TERM, 0)
-    if term not in TERMS:
-        raise PackageError(
-            f"{gemm.name!a} has {TERM}={term}, which must be one of {', '.join(map(str, sorted(TERMS)))}"
-        )
-    return TERMS[term]
+TERMS = {kind.term: kind for kind in (Quantisation(bits, block) for bits in (8, 6, 4) for block in BLOCKS)} | {0: FLOAT}
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class QLinear:
 
 def kind_of(param: Param) -> str:
     """How most of a graph's linear weights are stored: a key of KINDS."""
-    found = Counter(how.bits for how in map(Quantisation.of, param.layers) if how and how.bits)
-    bits = found.most_common(1)[0][0] if found else FLOAT.bits
+    linears = Counter(kind.bits for kind in map(Quantisation.of, param.layers) if kind and kind.bits)
+    bits = linears.most_common(1)[0][0] if linears else FLOAT.bits
     if bits not in KINDS.values():
         raise PackageError(f"a linear is stored in {bits} bits, it must be one of {', '.join(KINDS)}; convert again")
     return Quantisation(bits).kind

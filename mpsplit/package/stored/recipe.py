@@ -15,6 +15,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mpsplit.errors import ConvertError
 from mpsplit.families import FAMILIES
@@ -35,16 +36,16 @@ EMBEDDING_NAMES = {"embed"} | {
 EMBEDDING_KINDS = ("q8",)
 
 
-def text_of(how: Quantisation) -> str:
-    return f"{how.kind}/{how.block}"
+def text_of(stored: Quantisation) -> str:
+    return f"{stored.kind}/{stored.block}"
 
 
 def quantisation_of(text: str, block: int) -> Quantisation:
     """ "q8/64", or "q8" with the block of the rest"""
-    kind, slash, own = text.partition("/")
-    if slash and not own.isdecimal():
+    kind, slash, given = text.partition("/")
+    if slash and not given.isdecimal():
         raise ConvertError(f"{text!r} is no kind of weight; write q8, or q8/64 for blocks of 64")
-    return Quantisation.named(kind, int(own) if slash else block)
+    return Quantisation.named(kind, int(given) if slash else block)
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,11 @@ class Recipe:
         layout = f", {self.layout} layout" if self.layout != NATIVE else ""
         return f"{text_of(self.default)}{f', {rules}' if rules else ''}, {self.scales} scales{layout}"
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         rules = [[rule.pattern, text_of(rule.how)] for rule in self.rules]
         return {"default": text_of(self.default), "rules": rules, "scales": self.scales, "layout": self.layout}
 
     @classmethod
-    def from_json(cls, data: dict) -> Recipe:
+    def from_json(cls, data: dict[str, Any]) -> Recipe:
         rules = tuple(Rule(pattern, quantisation_of(text, 0)) for pattern, text in data["rules"])
         return cls(quantisation_of(data["default"], 0), rules, data["scales"], data["layout"])

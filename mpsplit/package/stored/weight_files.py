@@ -57,33 +57,33 @@ class WeightFiles:
     def load(cls, folder: Path) -> WeightFiles:
         path = folder / RANK_TEXT
         lines = [line.split() for line in read_text(path, REMEDY).splitlines()]
-        found = {kind: [words[1:] for words in lines if words[:1] == [kind]] for kind in WORDS}
+        places = {kind: [words[1:] for words in lines if words[:1] == [kind]] for kind in WORDS}
         try:
-            if len(found["floats"]) != 1 or len(found["embedding"]) > 1:
+            if len(places["floats"]) != 1 or len(places["embedding"]) > 1:
                 raise PackageError("it must name one file of floats, and at most one of an embedding")
-            for kind, each in found.items():
-                for words in each:
+            for kind, lines_of_kind in places.items():
+                for words in lines_of_kind:
                     if len(words) != WORDS[kind] or not NAME.fullmatch(words[-1]):
                         raise PackageError(f"{kind} {' '.join(words)[:80]!a} is no place for weights")
-            packed = tuple((integer(offset), name) for offset, name in found["packed"])
+            packed = tuple((integer(offset), name) for offset, name in places["packed"])
             starts = [offset for offset, _ in packed]
             if any(start < 0 or start % LARGE_PAGE for start in starts) or starts != sorted(set(starts)):
                 raise PackageError(f"packed files cannot lie at {', '.join(map(str, starts))[:80]}")
         except PackageError as wrong:
             raise PackageError(f"{path} is damaged ({wrong}); {REMEDY}") from None
-        embedding = found["embedding"][0][0] if found["embedding"] else None
-        return cls(found["floats"][0][0], embedding, packed)
+        embedding = places["embedding"][0][0] if places["embedding"] else None
+        return cls(places["floats"][0][0], embedding, packed)
 
     def spans(self, folder: Path) -> list[range]:
         """The bytes of the space of offsets that each packed file has."""
         starts = [offset * ALIGNMENT for offset, _ in self.packed]
-        found = [
+        spans = [
             range(start, start + size_of(folder / name)) for start, (_, name) in zip(starts, self.packed, strict=True)
         ]
-        for (_, name), one, other in zip(self.packed, found, found[1:], strict=False):
-            if one.stop > other.start:
+        for (_, name), span, following in zip(self.packed, spans, spans[1:], strict=False):
+            if span.stop > following.start:
                 raise PackageError(f"{folder / name} reaches into the next file; {REMEDY}")
-        return found
+        return spans
 
 
 def size_of(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Rows of the embedding in 8 bits: half a step away, in any pieces, and the same for every reader."""
+"""Rows of the embedding in 8 bits: half a step away, in any pieces, the same for every reader."""
 
 import numpy as np
 import pytest
