@@ -9,7 +9,6 @@ from mpsplit.plan.model_facts import ModelFacts
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tiny-vicuna"
 
-
 # sizes that 1, 2 and 4 ranks divide; a vocabulary that they do not
 SIZES = dict(
     vocab_size=131,
@@ -19,29 +18,6 @@ SIZES = dict(
     num_attention_heads=8,
     max_position_embeddings=128,
 )
-
-
-def _families(changes: dict):
-    from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
-
-    gqa, mha = (dict(num_key_value_heads=kv_heads) | SIZES | changes for kv_heads in (4, 8))
-    return {
-        "llama": lambda: LlamaConfig(**gqa, tie_word_embeddings=False),
-        "llama-mha-tied": lambda: LlamaConfig(**mha, tie_word_embeddings=True),
-        "llama-bias": lambda: LlamaConfig(**gqa, tie_word_embeddings=False, attention_bias=True, mlp_bias=True),
-        "llama-rope3": lambda: LlamaConfig(**gqa, tie_word_embeddings=False, rope_parameters=ROPE3),
-        **{
-            f"llama-{kind}": lambda kind=kind: LlamaConfig(
-                **gqa, tie_word_embeddings=False, rope_parameters=ROPES[kind]
-            )
-            for kind in ROPES
-        },
-        "mistral-window": lambda: MistralConfig(**gqa, tie_word_embeddings=False, sliding_window=11),
-        "qwen2-tied": lambda: Qwen2Config(**gqa, tie_word_embeddings=True),
-        "qwen3": lambda: Qwen3Config(**gqa, head_dim=16, tie_word_embeddings=False),
-    }
-
-
 ROPE3 = dict(
     rope_type="llama3",
     rope_theta=10000.0,
@@ -50,8 +26,6 @@ ROPE3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=64,
 )
-
-
 # the other scaling variants, which test_rope.py goes through
 ROPES = {
     "linear": dict(rope_type="linear", rope_theta=10000.0, factor=3.0),
@@ -62,19 +36,31 @@ ROPES = {
         attention_factor=0.8, beta_fast=16, beta_slow=2,
     ),
 }  # fmt: skip
-
-
-FAMILIES = ("llama", "llama-mha-tied", "llama-bias", "llama-rope3", "mistral-window", "qwen2-tied", "qwen3")
+# each is split, converted and run against transformers, which test_families.py does at every number
+# of ranks; what differs from SIZES, 4 KV heads and a head of its own
+MODELS: dict[str, dict] = {
+    "llama": dict(model_type="llama"),
+    "llama-mha-tied": dict(model_type="llama", num_key_value_heads=8, tie_word_embeddings=True),
+    "llama-bias": dict(model_type="llama", attention_bias=True, mlp_bias=True),
+    "llama-rope3": dict(model_type="llama", rope_parameters=ROPE3),
+    "mistral-window": dict(model_type="mistral", sliding_window=11),
+    "qwen2-tied": dict(model_type="qwen2", tie_word_embeddings=True),
+    "qwen3": dict(model_type="qwen3", head_dim=16),
+}
+FAMILIES = tuple(MODELS)
 
 
 def make_model(family: str, folder: Path, dtype: str = "float32", changes: dict | None = None, **save) -> Path:
     """A random model of the family, its sizes changed as asked, its biases and norms random too,
     saved as transformers saves it."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(_families(changes or {})[family]())
+    ropes = {f"llama-{kind}": dict(model_type="llama", rope_parameters=rope) for kind, rope in ROPES.items()}
+    common = SIZES | dict(num_key_value_heads=4, tie_word_embeddings=False)
+    config = AutoConfig.for_model(**common | (MODELS | ropes)[family] | (changes or {}))
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith("bias"):

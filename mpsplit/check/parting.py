@@ -40,7 +40,9 @@ class States:
     logits: np.ndarray
 
 
-def package_states(engine: InspectableEngine, comm: Communicator, package: Path, tokens: tuple[int, ...]) -> States | None:
+def package_states(
+    engine: InspectableEngine, comm: Communicator, package: Path, tokens: tuple[int, ...]
+) -> States | None:
     """On rank 0, with the help of all; None on the others."""
     if not hasattr(engine, "keep"):
         raise RunError(

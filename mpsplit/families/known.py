@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from pathlib import Path
+from typing import Any
 
 from mpsplit.errors import ModelError
 from mpsplit.families.family import Family
@@ -30,7 +31,7 @@ def _found() -> dict[str, Family]:
 FAMILIES = _found()
 
 
-def family_of(config: dict) -> tuple[str, Family]:
+def family_of(config: dict[str, Any]) -> tuple[str, Family]:
     """The architecture and its family, or what is supported instead."""
     architecture = (config.get("architectures") or ["none named"])[0]
     if architecture not in FAMILIES:

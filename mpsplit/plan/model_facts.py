@@ -8,6 +8,7 @@ Invariant: a model that passes here is of a known family, whose table has a cut 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from mpsplit.errors import ModelError
 from mpsplit.families import FAMILIES, Family, family_of
@@ -32,7 +33,7 @@ class ModelFacts:
     window: int = 0
 
     @classmethod
-    def from_config(cls, config: dict) -> ModelFacts:
+    def from_config(cls, config: dict[str, Any]) -> ModelFacts:
         architecture, family = family_of(config)
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
@@ -62,11 +63,11 @@ class ModelFacts:
     def family(self) -> Family:
         return FAMILIES[self.architecture]
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def _window(config: dict, family: Family) -> int:
+def _window(config: dict[str, Any], family: Family) -> int:
     """The sliding window that all layers share, 0 for none."""
     size = config.get("sliding_window") or 0
     unasked = family.window == WINDOW_IF_ASKED and not config.get("use_sliding_window")

@@ -93,6 +93,12 @@ def without_splits(param: Param) -> list[Layer]:
     return kept
 
 
+def _enters(layer: Layer) -> bool:
+    """Whether it may come before the first decoder layer; a product with a number is the
+    embedding's."""
+    return layer.type in ENTERING or layer.type == "BinaryOp" and len(layer.bottoms) == 1
+
+
 def _adds(layer: Layer, blob: str) -> bool:
     """Whether the layer adds something to this blob."""
     if layer.type == QLINEAR and layer.params.get("8") == "1":
@@ -110,7 +116,7 @@ def _stream(layers: list[Layer]) -> list[str]:
         readers = [layer for layer in layers if stream[-1] in layer.bottoms]
         if added := next((layer for layer in readers if _adds(layer, stream[-1])), None):
             stream.append(added.tops[0])
-        elif len(stream) == 1 and len(readers) == 1 and readers[0].type in ENTERING:
+        elif len(stream) == 1 and len(readers) == 1 and _enters(readers[0]):
             stream = [readers[0].tops[0]]
         else:
             return stream

@@ -88,8 +88,11 @@ def embedding_rows(package: Path, manifest: Manifest, rank: int) -> EmbeddingRow
 
 
 def head_of(param: Param, rows: int, width: int) -> Layer:
-    """The linear that makes the logits, which must be of this size."""
-    head = next((layer for layer in param.layers if LOGITS in layer.tops[:1]), None)
+    """The linear that makes the logits, which must be of this size; a product with a number may
+    stand between the two."""
+    head = _maker_of(LOGITS, param)
+    if head and head.type == "BinaryOp" and len(head.bottoms) == 1:
+        head = _maker_of(head.bottoms[0], param)
     shape = None
     if head and head.type == QLINEAR:
         shape = QLinear.of(head).n, QLinear.of(head).k
@@ -100,3 +103,7 @@ def head_of(param: Param, rows: int, width: int) -> Layer:
             f"the embedding is the head's matrix of {rows} x {width}, and the head is {head or 'missing'}"
         )
     return head
+
+
+def _maker_of(blob: str, param: Param) -> Layer | None:
+    return next((layer for layer in param.layers if blob in layer.tops[:1]), None)
