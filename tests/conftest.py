@@ -10,10 +10,12 @@ from __future__ import annotations
 import faulthandler
 import fcntl
 import io
+import itertools
 import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +24,8 @@ import pytest
 from mpsplit.comm import mpi_rank, mpi_size
 from mpsplit.comm import world as mpi_world
 from mpsplit.native import cpp
-from tests.models import make_model
+from tests import running
+from tests.models import EXAMPLE, make_model
 from tests.packages import partition_evenly
 
 
@@ -55,20 +58,47 @@ def pytest_sessionfinish(session):
 
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="also the cases that look for the same thing once more")
+    parser.addoption("--quick", action="store_true", help="only what makes no package and starts no command")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without what would show nothing new on so many ranks, and what only a thorough run
-    looks for."""
+    """Without what would show nothing new on so many ranks, and what only a thorough run looks
+    for; files whose tests may take longest come first, so that no worker is left with one."""
 
     def wanted(item) -> bool:
         most, thorough = item.get_closest_marker("most"), item.get_closest_marker("thorough")
         once_more = thorough and mpi_size() >= (thorough.args or (1,))[0] and not config.option.thorough
-        return not once_more and (not most or mpi_size() <= most.args[0])
+        quick = not config.option.quick or is_quick(item)
+        return quick and not once_more and (not most or mpi_size() <= most.args[0])
 
-    left_out = [item for item in items if not wanted(item)]
-    config.hook.pytest_deselected(items=left_out)
+    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
     items[:] = [item for item in items if wanted(item)]
+    limits = Counter()
+    for item in items:
+        marker = item.get_closest_marker("seconds")
+        limits[item.path] += marker.args[0] if marker else 0
+    items.sort(key=lambda item: -limits[item.path])  # the order within a file stays
+
+
+def is_quick(item) -> bool:
+    """A test that makes no model and no package, starts no process, measures nothing and is given
+    no time of its own."""
+    slow_fixtures = {"model_of", "package_of", "build_folder", "browser"}
+    starts = any(hasattr(item.module, name) for name in ("subprocess", "make_model", *running.__all__))
+    marked = any(item.get_closest_marker(name) for name in ("mpi", "seconds", "alone"))
+    return not (starts or marked or slow_fixtures & set(item.fixturenames))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Adds to the file that launch/test names how long each test took, on how many ranks."""
+    path = os.environ.get("MPSPLIT_TEST_TIMES")
+    if path and not mpi_rank() and not hasattr(config, "workerinput"):
+        seconds = Counter()
+        for report in itertools.chain(*terminalreporter.stats.values()):
+            if hasattr(report, "duration"):
+                seconds[report.nodeid] += report.duration
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(f"{spent:8.1f} s  {test} ({mpi_size()})\n" for test, spent in seconds.items())
 
 
 @contextmanager
@@ -122,33 +152,60 @@ def shared_folder(world):
 
 
 @pytest.fixture(scope="session")
-def model_of(world, shared_folder):
+def made_folder(shared_folder):
+    """Models and packages that nobody changes; one folder for all runs of launch/test."""
+    folder = Path(os.environ.get("MPSPLIT_TEST_FOLDER") or shared_folder / "made")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def made_once(world, path: Path):
+    """While the block runs, no other run makes what is to stand at `path`; all ranks are in it."""
+    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+        if world.rank == 0:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        world.exchange(None)
+        yield
+        world.exchange(None)
+
+
+@pytest.fixture(scope="session")
+def model_of(world, made_folder):
     """family -> its model directory, made once."""
 
     def make(family: str) -> Path:
-        folder = shared_folder / "models" / family
-        if world.rank == 0 and not folder.exists():
-            make_model(family, folder)
-        world.exchange(None)
+        folder = made_folder / family
+        with made_once(world, folder):
+            if world.rank == 0 and not folder.exists():
+                make_model(family, folder)
         return folder
 
     return make
 
 
 @pytest.fixture(scope="session")
-def package_of(world, shared_folder, model_of):
-    """(model directory or family, tensor, pipeline) -> its package; every rank its part, or one
-    rank all of them."""
+def package_of(world, shared_folder, made_folder, model_of):
+    """(model directory or family, tensor, pipeline) -> this run's copy of its package; every rank
+    makes its part, or one rank all of them."""
     from mpsplit.export.convert import convert
     from mpsplit.export.graph.pnnx import find_pnnx
 
     def make(model: str | Path, tensor: int, pipeline: int) -> Path:
         folder = model if isinstance(model, Path) else model_of(model)
-        out = shared_folder / f"{folder.name}-{tensor}x{pipeline}"
-        if not (out / "manifest.json").exists():
-            partition_evenly(folder, out, tensor, pipeline, world)
-            convert(out, world, find_pnnx())
-        world.exchange(None)
+        name = f"{folder.name}-{tensor}x{pipeline}"
+        known = folder == EXAMPLE or folder.parent == made_folder
+        made, out = (made_folder if known else shared_folder / "own") / name, shared_folder / name
+        made.parent.mkdir(exist_ok=True)
+        if out.exists():
+            return out
+        with made_once(world, made):
+            if not (made / "manifest.json").exists():
+                partition_evenly(folder, made, tensor, pipeline, world)
+                convert(made, world, find_pnnx())
+            world.exchange(None)
+            if world.rank == 0:
+                shutil.copytree(made, out)
         return out
 
     return make

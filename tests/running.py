@@ -9,6 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+__all__ = [
+    "CLEAN", "MPSPLIT", "completed", "descendants", "gone", "hear_interrupts", "killed_after", "mpsplit",
+    "rank_environment", "refused", "start_rank",
+]  # fmt: skip
 ROOT = Path(__file__).parents[1]
 MPSPLIT = [sys.executable, "-m", "mpsplit"]
 # pytest-mpi makes this process an MPI world of its own; what is started from it must not think that

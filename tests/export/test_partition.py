@@ -48,11 +48,12 @@ def test_the_graph_is_there_to_read(model_of, tmp_path):
 @pytest.mark.mpi
 @pytest.mark.most(2)
 @pytest.mark.parametrize("family", ["llama", "qwen2-tied"])
-def test_packages_are_the_same_bytes_under_mpi_serially_and_again(world, package_of, model_of, shared_folder, family):
+def test_packages_are_the_same_bytes_under_mpi_serially_and_again(world, model_of, shared_folder, family):
     tensor, pipeline = splits(world.size)[-1]
-    package = package_of(family, tensor, pipeline)
-    again = shared_folder / "again" / package.name
     model = model_of(family)
+    package, again = (shared_folder / when / f"{family}-{tensor}x{pipeline}" for when in ("once", "again"))
+    partition_evenly(model, package, tensor, pipeline, world)
+    convert(package, world, find_pnnx())
     if world.rank == 0:
         partition_evenly(model, again, tensor, pipeline)
         convert(again, Alone(), find_pnnx())
