@@ -84,7 +84,10 @@ def is_quick(item) -> bool:
     """A test that makes no model and no package, starts no process, measures nothing and is given
     no time of its own."""
     slow_fixtures = {"model_of", "package_of", "build_folder", "browser"}
-    starts = any(hasattr(item.module, name) for name in ("subprocess", "make_model", *running.__all__))
+    starts = any(
+        hasattr(item.module, name)
+        for name in ("subprocess", "make_model", "convert", "random_package", *running.__all__)
+    )
     marked = any(item.get_closest_marker(name) for name in ("mpi", "seconds", "alone"))
     return not (starts or marked or slow_fixtures & set(item.fixturenames))
 
@@ -218,3 +221,14 @@ def kernels():
     if built is None:
         pytest.skip("the kernels are not built: no C++ compiler, cmake or nanobind")
     return built
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """tiny-vicuna's tokenizer and template."""
+    from mpsplit.export.model.tokenizer_files import copy_tokenizer
+    from mpsplit.runtime.talk.text import Text
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    copy_tokenizer(EXAMPLE, folder)
+    return Text(folder)

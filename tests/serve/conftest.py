@@ -4,19 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mpsplit.export.model.tokenizer_files import copy_tokenizer
-from mpsplit.runtime.talk.text import Text
-from tests.models import EXAMPLE
 from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory) -> Text:
-    """tiny-vicuna's tokenizer and template."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    copy_tokenizer(EXAMPLE, folder)
-    return Text(folder)
 
 
 @pytest.fixture(scope="module")
