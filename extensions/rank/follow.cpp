@@ -1,5 +1,6 @@
 #include "follow.h"
 
+#include <sys/resource.h>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -7,7 +8,8 @@
 #include <functional>
 #include <iterator>
 #include <limits>
-#include <sys/resource.h>
+#include <string>
+#include <utility>
 
 #include "orders.h"
 
@@ -30,11 +32,12 @@ class Counted {
   public:
     Counted(Slice& slice, Comm& world) : slice_(slice), world_(world), told_(so_far()) {}
 
-    std::span<const float> step(std::span<const int64_t> tokens, std::span<const Part> parts) {
+    std::span<const float> step(std::span<const int64_t> tokens,
+                                std::span<const Question> questions) {
         const double inside = slice_.seconds_between_ranks();
         const auto began = Clock::now();
-        const auto logits = slice_.step(tokens, parts);
-        int64_t* took = took_ + (tokens.size() == parts.size() ? 2 : 0);
+        const auto logits = slice_.step(tokens, questions);
+        int64_t* took = took_ + (tokens.size() == questions.size() ? 2 : 0);
         took[0] += std::chrono::nanoseconds(Clock::now() - began).count();
         took[1] += int64_t((slice_.seconds_between_ranks() - inside) * 1e9);
         return logits;
@@ -53,7 +56,8 @@ class Counted {
     using Clock = std::chrono::steady_clock;
 
     std::vector<int64_t> so_far() const {
-        std::vector<int64_t> words{int64_t(slice_.bytes_sent()), 0, took_[0], took_[1], took_[2], took_[3]};
+        std::vector<int64_t> words{
+            int64_t(slice_.bytes_sent()), 0, took_[0], took_[1], took_[2], took_[3]};
         const auto spent = slice_.spent();
         words.insert(words.end(), spent.begin(), spent.end());
         for (const Passed& to : world_.link()->passed) {
@@ -71,7 +75,8 @@ class Counted {
 
     Slice& slice_;
     Comm& world_;
-    int64_t took_[4] = {}; // ns of prompts, of it between ranks; of single tokens, of it between ranks
+    int64_t took_[4] =
+        {};  // ns of prompts, of it between ranks; of single tokens, of it between ranks
     std::vector<int64_t> told_;
 };
 
@@ -82,88 +87,150 @@ double log_sum_exp(std::span<const float> logits, double temperature) {
     return top + std::log(sum);
 }
 
-// What rank 0 wants to know of the logits of one part.
-void answer(Slice& slice, std::span<const float> logits, int part, int64_t wanted, double temperature, Comm& world) {
-    if (wanted == 0 || slice.rows() == 0) return;
-    logits = logits.subspan(size_t(part * slice.rows()), size_t(slice.rows()));
-    if (wanted < 0 || wanted >= slice.rows()) return world.send(logits.data(), logits.size_bytes(), lead);
-    const size_t count = size_t(wanted);
-    std::vector<float> values(count);
-    std::vector<int64_t> ids(count);
-    slice.largest(part, int(count), values.data(), ids.data());
-    std::vector<double> message{temperature > 0 ? log_sum_exp(logits, temperature) : std::numeric_limits<double>::quiet_NaN()};
-    message.insert(message.end(), values.begin(), values.end());
-    message.insert(message.end(), ids.begin(), ids.end());
-    world.send(message.data(), message.size() * sizeof(double), lead);
+using Numbers = std::vector<int64_t>;
+
+// The numbers that come with an order: one is in it, more come in a message of their own.
+Numbers numbers_of(const Order& order, Comm& world) {
+    Numbers numbers(size_t(order.count), order.token);
+    if (order.count > 1) world.broadcast(numbers.data(), numbers.size() * sizeof numbers[0], lead);
+    return numbers;
 }
 
-// The numbers that belong to an order: one is in it, more come in a message of their own.
-std::vector<int64_t> numbers(const Order& order, Comm& world) {
-    std::vector<int64_t> found(size_t(order.count), order.token);
-    if (order.count > 1) world.broadcast(found.data(), found.size() * sizeof found[0], lead);
-    return found;
-}
+// What each order does to this rank.
+class Follower {
+  public:
+    Follower(Slice& slice, Comm& world) : slice_(slice), world_(world), counted_(slice, world) {}
 
-} // namespace
+    void step(const Order& order, const Numbers& tokens) {
+        const Question question = {order.slot, order.position, order.count, order.wanted,
+                                   order.temperature};
+        run(tokens, std::span(&question, 1));
+    }
+
+    void batch(const Order& order, const Numbers& numbers) {
+        std::vector<Question> questions(size_t(order.position));
+        const size_t bytes = questions.size() * sizeof(Question);
+        std::memcpy(static_cast<void*>(questions.data()), numbers.data(), bytes);
+        run(std::span(numbers).subspan(bytes / sizeof numbers[0]), questions);
+    }
+
+    void more(const Order& order, const Numbers&) {
+        answer(int(order.position), order.wanted, order.temperature);
+    }
+
+    void place(const Order& order, const Numbers& pages) {
+        slice_.place(order.slot, order.position, pages);
+    }
+
+    void reserve(const Order& order, const Numbers&) { slice_.reserve(order.count, order.token); }
+
+    void save(const Order& order, const Numbers& numbers) {
+        const auto [whose, folder] = whose_and_folder(numbers);
+        gather(slice_.save(order.slot, order.position, folder, whose));
+    }
+
+    void load(const Order& order, const Numbers& numbers) {
+        const auto [whose, folder] = whose_and_folder(numbers);
+        gather(slice_.load(order.slot, order.position, folder, whose));
+    }
+
+    void report(const Order&, const Numbers&) { counted_.report(); }
+
+  private:
+    void run(std::span<const int64_t> tokens, std::span<const Question> questions) {
+        logits_ = counted_.step(tokens, questions);
+        for (size_t i = 0; i < questions.size(); ++i)
+            answer(int(i), questions[i].wanted, questions[i].temperature);
+    }
+
+    // What rank 0 wants to know of the logits of one part.
+    void answer(int part, int64_t wanted, double temperature) {
+        const int64_t rows = slice_.rows();
+        if (wanted == nothing_wanted || rows == 0) return;
+        const auto logits = logits_.subspan(size_t(part * rows), size_t(rows));
+        if (wanted <= all_wanted || wanted >= rows)
+            return world_.send(logits.data(), logits.size_bytes(), lead);
+        const size_t count = size_t(wanted);
+        std::vector<float> values(count);
+        std::vector<int64_t> ids(count);
+        slice_.largest(part, int(count), values.data(), ids.data());
+        std::vector<double> message{temperature > 0 ? log_sum_exp(logits, temperature)
+                                                    : std::numeric_limits<double>::quiet_NaN()};
+        message.insert(message.end(), values.begin(), values.end());
+        message.insert(message.end(), ids.begin(), ids.end());
+        world_.send(message.data(), message.size() * sizeof(double), lead);
+    }
+
+    void gather(int64_t outcome) {
+        std::vector<int64_t> all(size_t(world_.size()));
+        world_.all_gather(&outcome, sizeof outcome, all.data());
+    }
+
+    static std::pair<std::string, std::string> whose_and_folder(const Numbers& numbers) {
+        const std::string text(reinterpret_cast<const char*>(numbers.data()),
+                               numbers.size() * sizeof numbers[0]);
+        return {text.substr(0, whose_bytes),
+                text.substr(whose_bytes, text.find('\0', whose_bytes) - whose_bytes)};
+    }
+
+    Slice& slice_;
+    Comm& world_;
+    Counted counted_;
+    std::span<const float> logits_;  // of the last step, [parts][rows]
+};
+
+struct Handler {
+    Verb verb;
+    void (Follower::*obey)(const Order&, const Numbers&);
+};
+constexpr Handler handlers[] = {
+    // by number; the end has none
+    {Verb::step, &Follower::step},       {Verb::batch, &Follower::batch},
+    {Verb::more, &Follower::more},       {Verb::place, &Follower::place},
+    {Verb::reserve, &Follower::reserve}, {Verb::save, &Follower::save},
+    {Verb::load, &Follower::load},       {Verb::report, &Follower::report},
+};
+constexpr bool every_verb_has_one() {
+    for (size_t i = 0; i < std::size(handlers); ++i)
+        if (size_t(handlers[i].verb) != i) return false;
+    return std::size(handlers) == size_t(Verb::end);
+}
+static_assert(every_verb_has_one() && std::size(verb_facts) == size_t(Verb::end) + 1);
+
+}  // namespace
 
 void greet(const Slice& slice, Comm& world) {
     const int64_t mine[3] = {orders_version, slice.first_row(), slice.first_row() + slice.rows()};
-    std::vector<int64_t> all(3 * world.size());
+    std::vector<int64_t> all(3 * size_t(world.size()));
     const Patient patient(world);
     world.barrier();
     world.all_gather(mine, sizeof mine, all.data());
-    for (int rank = 0; rank < world.size(); ++rank)
+    for (size_t rank = 0; rank < all.size() / 3; ++rank)
         if (all[3 * rank] != orders_version)
-            throw Error("rank " + std::to_string(rank) + " speaks version " + std::to_string(all[3 * rank]) + " of the orders, this rank version " +
+            throw Error("rank " + std::to_string(rank) + " speaks version " +
+                        std::to_string(all[3 * rank]) + " of the orders, this rank version " +
                         std::to_string(orders_version) + "; install the same mpsplit");
 }
 
 void follow(Slice& slice, Comm& world) {
-    std::span<const float> logits;
-    Counted counted(slice, world);
-    auto step = [&](std::span<const int64_t> tokens, std::span<const Part> parts) {
-        logits = counted.step(tokens, parts);
-        for (size_t i = 0; i < parts.size(); ++i) answer(slice, logits, int(i), parts[i].wanted, parts[i].temperature, world);
-    };
+    Follower follower(slice, world);
     for (bool idle = true;;) {
         Order order;
         if (idle) {
             const Patient patient(world);
             world.broadcast(&order, sizeof order, lead);
-        } else world.broadcast(&order, sizeof order, lead);
-        idle = order.verb == Verb::reserve || order.verb == Verb::save || order.verb == Verb::load || order.verb == Verb::report;
-        switch (order.verb) {
-        case Verb::step: {
-            const Part part = {order.slot, order.position, order.count, order.wanted, order.temperature};
-            step(numbers(order, world), {&part, 1});
-            break;
+        } else {
+            world.broadcast(&order, sizeof order, lead);
         }
-        case Verb::batch: {
-            const auto words = numbers(order, world);
-            std::vector<Part> parts(size_t(order.position));
-            std::memcpy(parts.data(), words.data(), parts.size() * sizeof(Part));
-            step(std::span(words).subspan(parts.size() * sizeof(Part) / sizeof words[0]), parts);
-            break;
-        }
-        case Verb::more: answer(slice, logits, int(order.position), order.wanted, order.temperature, world); break;
-        case Verb::place: slice.place(order.slot, order.position, numbers(order, world)); break;
-        case Verb::reserve: slice.reserve(order.count, order.token); break;
-        case Verb::save:
-        case Verb::load: {
-            const auto words = numbers(order, world);
-            const std::string text(reinterpret_cast<const char*>(words.data()), words.size() * sizeof words[0]);
-            const std::string whose = text.substr(0, whose_bytes), folder = text.substr(whose_bytes, text.find('\0', whose_bytes) - whose_bytes);
-            const bool save = order.verb == Verb::save;
-            const int64_t mine = save ? slice.save(order.slot, order.position, folder, whose) : slice.load(order.slot, order.position, folder, whose);
-            std::vector<int64_t> all(size_t(world.size()));
-            world.all_gather(&mine, sizeof mine, all.data());
-            break;
-        }
-        case Verb::report: counted.report(); break;
-        case Verb::end: return;
-        default: throw Error("rank 0 gave order " + std::to_string(int64_t(order.verb)) + ", which this rank does not know; install the same mpsplit");
-        }
+        if (order.verb == Verb::end) return;
+        const auto number = size_t(order.verb);
+        if (number >= std::size(handlers))
+            throw Error("rank 0 gave order " + std::to_string(int64_t(order.verb)) +
+                        ", which this rank does not know; install the same mpsplit");
+        const auto [numbered, resting] = verb_facts[number];
+        (follower.*handlers[number].obey)(order, numbered ? numbers_of(order, world) : Numbers());
+        idle = resting;
     }
 }
 
-} // namespace mpsplit
+}  // namespace mpsplit

@@ -1,4 +1,5 @@
-// A rank that follows: takes orders from rank 0 until the end, as mpsplit/runtime/loop/follow.py does.
+// A rank that follows: takes orders from rank 0 until the end, as mpsplit/runtime/loop/follow.py
+// does.
 #pragma once
 
 #include <span>
@@ -14,26 +15,32 @@ namespace mpsplit {
 class Slice {
   public:
     virtual ~Slice() = default;
-    // The parts' tokens, one part after another; of each part the logits after its last token, [parts][rows], valid until the next step, none
-    // without a head.
-    virtual std::span<const float> step(std::span<const int64_t> tokens, std::span<const Part> parts) = 0;
-    // The `count` largest logits of a part of the last step in descending order, of equal ones the lower id first.
+    // The parts' tokens, one part after another. Gives the logits after the last token of each
+    // part, [parts][rows], valid until the next step; none without a head.
+    virtual std::span<const float> step(std::span<const int64_t> tokens,
+                                        std::span<const Question> questions) = 0;
+    // The `count` largest logits of a part of the last step in descending order, of equal ones the
+    // lower id first.
     virtual void largest(int part, int count, float* values, int64_t* ids) = 0;
     virtual void place(int64_t slot, int64_t first, std::span<const int64_t> pages) = 0;
     virtual void reserve(int64_t pages, int64_t stored) = 0;
-    // The first positions of a slot, to this rank's file of a folder in the package, and from it; gives what orders.py calls the outcome.
-    virtual int64_t save(int64_t slot, int64_t positions, const std::string& folder, const std::string& whose) = 0;
-    virtual int64_t load(int64_t slot, int64_t positions, const std::string& folder, const std::string& whose) = 0;
-    virtual int64_t first_row() const = 0; // rows of the head
+    // The first positions of a slot, to this rank's file of a folder in the package, and from it.
+    // Gives how it went (kept.h).
+    virtual int64_t save(int64_t slot, int64_t positions, const std::string& folder,
+                         const std::string& whose) = 0;
+    virtual int64_t load(int64_t slot, int64_t positions, const std::string& folder,
+                         const std::string& whose) = 0;
+    virtual int64_t first_row() const = 0;  // rows of the head
     virtual int64_t rows() const = 0;
     virtual uint64_t bytes_sent() const = 0;
     virtual double seconds_between_ranks() const = 0;
-    virtual std::vector<int64_t> spent() const = 0; // ns so far, by kind of layer
+    virtual std::vector<int64_t> spent() const = 0;  // ns so far, by kind of layer
 };
 
-// All ranks, once they have loaded: waits for the slowest, and refuses ranks that speak other orders.
+// All ranks, once they have loaded: waits for the slowest, and refuses ranks that speak other
+// orders.
 void greet(const Slice& slice, Comm& world);
 
 void follow(Slice& slice, Comm& world);
 
-} // namespace mpsplit
+}  // namespace mpsplit

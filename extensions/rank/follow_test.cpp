@@ -1,4 +1,5 @@
-// A follower over an engine that is a formula. Python's lead talks to it in tests/extensions/test_rank.py.
+// A follower over an engine that is a formula. Python's lead talks to it in
+// tests/extensions/test_rank.py.
 //   follow_test FIRST_ROW ROWS
 #include <algorithm>
 #include <array>
@@ -18,15 +19,19 @@ class Table final : public Slice {
   public:
     Table(int64_t first, int64_t rows) : first_(first), rows_(size_t(rows)) {}
 
-    // The logit of id is the fraction of (sum of the slot's tokens + 1) * (id + 1) * 0.618, times 8, so that no two are equal.
-    std::span<const float> step(std::span<const int64_t> tokens, std::span<const Part> parts) override {
+    // The logit of id is the fraction of (sum of the slot's tokens + 1) * (id + 1) * 0.618, times
+    // 8, so that no two are equal.
+    std::span<const float> step(std::span<const int64_t> tokens,
+                                std::span<const Question> questions) override {
         logits_.clear();
-        for (const Part& part : parts) {
-            const auto token = [&](int64_t at) -> int64_t& { return pages_[tables_[part.slot].at(size_t(at / 32))][size_t(at % 32)]; };
-            for (int64_t i = 0; i < part.count; ++i) token(part.position + i) = tokens[size_t(i)];
-            tokens = tokens.subspan(size_t(part.count));
+        for (const Question& part : questions) {
+            const auto token = [&](int64_t at) -> int64_t& {
+                return pages_[tables_[part.slot].at(size_t(at / 32))][size_t(at % 32)];
+            };
+            for (int64_t i = 0; i < part.length; ++i) token(part.position + i) = tokens[size_t(i)];
+            tokens = tokens.subspan(size_t(part.length));
             int64_t sum = 0;
-            for (int64_t i = 0; i < part.position + part.count; ++i) sum += token(i);
+            for (int64_t i = 0; i < part.position + part.length; ++i) sum += token(i);
             for (size_t i = 0; i < rows_; ++i) {
                 const double x = double(sum + 1) * double(first_ + int64_t(i) + 1) * 0.618;
                 logits_.push_back(float((x - double(int64_t(x))) * 8));
@@ -39,8 +44,10 @@ class Table final : public Slice {
         const float* logits = logits_.data() + size_t(part) * rows_;
         std::vector<int64_t> order(rows_);
         std::iota(order.begin(), order.end(), 0);
-        std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return logits[a] > logits[b]; });
-        for (int i = 0; i < count; ++i) values[i] = logits[order[size_t(i)]], ids[i] = first_ + order[size_t(i)];
+        std::stable_sort(order.begin(), order.end(),
+                         [&](int64_t a, int64_t b) { return logits[a] > logits[b]; });
+        for (int i = 0; i < count; ++i)
+            values[i] = logits[order[size_t(i)]], ids[i] = first_ + order[size_t(i)];
     }
 
     void place(int64_t slot, int64_t first, std::span<const int64_t> pages) override {
@@ -54,22 +61,24 @@ class Table final : public Slice {
     int64_t rows() const override { return int64_t(rows_); }
     uint64_t bytes_sent() const override { return 0; }
     double seconds_between_ranks() const override { return 0; }
-    std::vector<int64_t> spent() const override { return std::vector<int64_t>(10); } // of as many kinds as there are
+    std::vector<int64_t> spent() const override {
+        return std::vector<int64_t>(10);
+    }  // of as many kinds as there are
 
   private:
     int64_t first_;
     size_t rows_;
     std::map<int64_t, std::vector<int64_t>> tables_;
-    std::map<int64_t, std::array<int64_t, 32>> pages_; // tokens
+    std::map<int64_t, std::array<int64_t, 32>> pages_;  // tokens
     std::vector<float> logits_;
 };
 
-} // namespace
+}  // namespace
 
 int main(int, char** words) {
     try {
         const auto world = join(place()).world;
-        Table table(std::atoll(words[1]), std::atoll(words[2]));
+        Table table(std::stoll(words[1]), std::stoll(words[2]));
         greet(table, *world);
         follow(table, *world);
     } catch (const std::exception& wrong) {

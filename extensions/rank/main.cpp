@@ -1,12 +1,12 @@
 // mpsplit-rank PACKAGE [--threads N]: one rank that follows, without Python. Rank 0 is Python's:
 //   mpirun -np 1 mpsplit run PACKAGE --prompt Hello : -np 1 mpsplit-rank PACKAGE
+#include <unistd.h>
 #include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
-#include <unistd.h>
 
 #include "engine.h"
 #include "follow.h"
@@ -18,13 +18,14 @@ namespace {
 
 struct Arguments {
     std::string package;
-    int threads = 0; // 0: OMP_NUM_THREADS, or a share of the cores
+    int threads = 0;  // 0: OMP_NUM_THREADS, or a share of the cores
 };
 
 int whole_number(const char* option, const char* text) {
     char* stop = nullptr;
     const long value = text ? std::strtol(text, &stop, 10) : 0;
-    if (!text || *stop || value < 1 || value > 4096) throw Error(std::string(option) + " must be a number from 1 to 4096");
+    if (!text || *stop || value < 1 || value > 4096)
+        throw Error(std::string(option) + " must be a number from 1 to 4096");
     return int(value);
 }
 
@@ -32,10 +33,14 @@ Arguments parse(int count, char** words) {
     Arguments found;
     for (int i = 1; i < count; ++i) {
         const std::string word = words[i];
-        if (word == "--threads") found.threads = whole_number("--threads", words[++i]);
-        else if (word == "--chunk") whole_number("--chunk", words[++i]); // rank 0's affair
-        else if (word.starts_with("-") || !found.package.empty()) throw Error("usage: mpsplit-rank PACKAGE [--threads N]; " + word + " is neither");
-        else found.package = word;
+        if (word == "--threads")
+            found.threads = whole_number("--threads", words[++i]);
+        else if (word == "--chunk")
+            whole_number("--chunk", words[++i]);  // rank 0's affair
+        else if (word.starts_with("-") || !found.package.empty())
+            throw Error("usage: mpsplit-rank PACKAGE [--threads N]; " + word + " is neither");
+        else
+            found.package = word;
     }
     if (found.package.empty()) throw Error("usage: mpsplit-rank PACKAGE [--threads N]");
     return found;
@@ -45,27 +50,38 @@ Arguments parse(int count, char** words) {
 int share_of_cores(int local_size) {
     const int share = std::max(1, int(std::thread::hardware_concurrency()) / local_size);
     const char* asked = std::getenv("OMP_NUM_THREADS");
-    return asked && std::atoi(asked) > 0 ? std::min(std::atoi(asked), share) : share;
+    const long threads = asked ? std::strtol(asked, nullptr, 10) : 0;
+    return threads > 0 ? int(std::min<long>(threads, share)) : share;
 }
 
 class EngineSlice final : public Slice {
   public:
     EngineSlice(const std::string& package, std::shared_ptr<Comm> world, int threads)
-        : package_(package), rank_("rank-" + std::to_string(world->rank())), engine_(package + "/" + rank_, std::move(world), threads) {}
+        : package_(package),
+          rank_("rank-" + std::to_string(world->rank())),
+          engine_(package + "/" + rank_, std::move(world), threads) {}
 
-    std::span<const float> step(std::span<const int64_t> tokens, std::span<const Part> parts) override {
+    std::span<const float> step(std::span<const int64_t> tokens,
+                                std::span<const Question> questions) override {
         of_.clear();
-        for (const Part& part : parts) of_.push_back({int(part.slot), int(part.position), int(part.count)});
+        for (const Question& part : questions)
+            of_.push_back({int(part.slot), int(part.position), int(part.length)});
         const auto logits = engine_.step(tokens, of_, false);
         return {logits.data, size_t(logits.rows) * logits.columns};
     }
-    void largest(int part, int count, float* values, int64_t* ids) override { engine_.largest(part, count, values, ids); }
-    void place(int64_t slot, int64_t first, std::span<const int64_t> pages) override { engine_.place(int(slot), int(first), pages); }
+    void largest(int part, int count, float* values, int64_t* ids) override {
+        engine_.largest(part, count, values, ids);
+    }
+    void place(int64_t slot, int64_t first, std::span<const int64_t> pages) override {
+        engine_.place(int(slot), int(first), pages);
+    }
     void reserve(int64_t pages, int64_t stored) override { engine_.reserve(pages, stored); }
-    int64_t save(int64_t slot, int64_t positions, const std::string& folder, const std::string& whose) override {
+    int64_t save(int64_t slot, int64_t positions, const std::string& folder,
+                 const std::string& whose) override {
         return int64_t(engine_.save(int(slot), int(positions), path(folder), whose));
     }
-    int64_t load(int64_t slot, int64_t positions, const std::string& folder, const std::string& whose) override {
+    int64_t load(int64_t slot, int64_t positions, const std::string& folder,
+                 const std::string& whose) override {
         return int64_t(engine_.load(int(slot), int(positions), path(folder), whose));
     }
     int64_t first_row() const override { return engine_.facts().head_start; }
@@ -78,7 +94,9 @@ class EngineSlice final : public Slice {
     }
 
   private:
-    std::string path(const std::string& folder) const { return package_ + "/" + folder + "/" + rank_ + ".kv"; }
+    std::string path(const std::string& folder) const {
+        return package_ + "/" + folder + "/" + rank_ + ".kv";
+    }
 
     std::string package_, rank_;
     Engine engine_;
@@ -87,25 +105,29 @@ class EngineSlice final : public Slice {
 
 void work(const Arguments& arguments, const Place& place) {
     const auto [world, local_size] = join(place);
-    EngineSlice slice(arguments.package, world, arguments.threads ? arguments.threads : share_of_cores(local_size));
+    EngineSlice slice(arguments.package, world,
+                      arguments.threads ? arguments.threads : share_of_cores(local_size));
     greet(slice, *world);
     follow(slice, *world);
 }
 
-} // namespace
+}  // namespace
 
 int main(int count, char** words) {
     std::string who;
     try {
         const Arguments arguments = parse(count, words);
         const Place here = place();
-        for (const int number : {SIGINT, SIGTERM}) std::signal(number, SIG_IGN); // rank 0 hears them too, and says when it is time to go
+        for (const int number : {SIGINT, SIGTERM})
+            std::signal(number, SIG_IGN);  // rank 0 hears them too, and says when it is time to go
         who = "rank " + std::to_string(here.rank) + ": ";
         work(arguments, here);
     } catch (const std::exception& wrong) {
-        // when all ranks fail alike, rank 0 speaks; and mpirun may hang over a rank that leaves while the others start
-        if (std::getenv("OMPI_COMM_WORLD_RANK")) std::this_thread::sleep_for(std::chrono::seconds(2));
+        // when all ranks fail alike, rank 0 speaks; and mpirun may hang over a rank that leaves
+        // while the others start
+        if (std::getenv("OMPI_COMM_WORLD_RANK"))
+            std::this_thread::sleep_for(std::chrono::seconds(2));
         std::fprintf(stderr, "mpsplit: %s%s\n", who.c_str(), wrong.what());
-        _exit(2); // without MPI_Finalize: mpirun ends the others
+        _exit(2);  // without MPI_Finalize: mpirun ends the others
     }
 }

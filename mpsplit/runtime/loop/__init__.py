@@ -5,6 +5,8 @@ waiting_queue  requests that wait, and whose turn it is
 live_request   one request while it waits and runs
 token_loop     the loop itself
 orders         what rank 0 tells the others
+verbs          the verbs of the orders, for Python and C++
+orders_header  writes the orders down for C++
 led_ranks      all ranks as one engine, for rank 0
 follow         a rank that follows
 all_logits     the logits of every token on one rank

@@ -1,6 +1,7 @@
 """A rank that follows: takes orders from rank 0 until the end.
 
-In: orders. Out: answers and reports. extensions/rank/follow.cpp is the same without Python.
+In: orders. Out: answers and reports. Invariant: every verb but END has a handler, here and in
+extensions/rank/follow.cpp, which is the same without Python.
 """
 
 from __future__ import annotations
@@ -11,47 +12,66 @@ from mpsplit.comm import Communicator
 from mpsplit.runtime.account.account import CountedEngine
 from mpsplit.runtime.choose.candidates import ALL, candidates_of
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine
-from mpsplit.runtime.loop.orders import (
-    BATCH,
-    END,
-    LEAD,
-    LOAD,
-    MORE,
-    PLACE,
-    REPORT,
-    RESERVE,
-    SAVE,
-    STEP,
-    Orders,
-    asked_of,
-    kept_of,
-)
+from mpsplit.runtime.loop.orders import LEAD, Order, Orders, kept_of, questions_of
+from mpsplit.runtime.loop.verbs import Verb
+
+
+class Follower:
+    """What each order does to this rank."""
+
+    def __init__(self, engine: Engine, comm: Communicator):
+        self.engine, self.comm, self.counted = engine, comm, CountedEngine(engine, comm)
+        self.logits = np.empty((0, 0), np.float32)  # of the last step, [parts, rows of the head here]
+
+    def step(self, order: Order, numbers: np.ndarray) -> None:
+        tokens, questions = questions_of(order, numbers)
+        self.logits = self.counted.batch(tokens, [part for part, *_ in questions])
+        for row, (_, wanted, temperature) in enumerate(questions):
+            self._answer(row, wanted, temperature)
+
+    def more(self, order: Order, _: np.ndarray) -> None:
+        self._answer(order.position, ALL, 0.0)
+
+    def place(self, order: Order, pages: np.ndarray) -> None:
+        self.engine.place(order.slot, order.position, pages)
+
+    def reserve(self, order: Order, _: np.ndarray) -> None:
+        self.engine.reserve(order.count, CACHES[order.token])
+
+    def save(self, order: Order, numbers: np.ndarray) -> None:
+        self._gather(self.engine.save(order.slot, order.position, *kept_of(numbers)))
+
+    def load(self, order: Order, numbers: np.ndarray) -> None:
+        self._gather(self.engine.load(order.slot, order.position, *kept_of(numbers)))
+
+    def report(self, _: Order, __: np.ndarray) -> None:
+        self.counted.report()
+
+    def _answer(self, row: int, wanted: int, temperature: float) -> None:
+        if wanted and self.logits.shape[1]:
+            first = self.engine.vocabulary.start
+            self.comm.send(candidates_of(self.logits[row], first, wanted, temperature).pack(), LEAD)
+
+    def _gather(self, outcome: int) -> None:
+        self.comm.all_gather(np.array([outcome]))
+
+
+HANDLERS = {
+    Verb.STEP: Follower.step,
+    Verb.BATCH: Follower.step,
+    Verb.MORE: Follower.more,
+    Verb.PLACE: Follower.place,
+    Verb.RESERVE: Follower.reserve,
+    Verb.SAVE: Follower.save,
+    Verb.LOAD: Follower.load,
+    Verb.REPORT: Follower.report,
+}
 
 
 def follow(engine: Engine, comm: Communicator) -> None:
-    orders, counted, logits = Orders(comm), CountedEngine(engine, comm), np.empty((0, 0), np.float32)
-
-    def answer(row: int, wanted: int, temperature: float) -> None:
-        if wanted and logits.shape[1]:
-            comm.send(candidates_of(logits[row], engine.vocabulary.start, wanted, temperature).pack(), LEAD)
-
+    orders, follower = Orders(comm), Follower(engine, comm)
     while True:
         order, numbers = orders.take()
-        if order.verb in (STEP, BATCH):
-            tokens, asked = asked_of(order, numbers)
-            logits = counted.batch(tokens, [part for part, *_ in asked])
-            for row, (_, wanted, temperature) in enumerate(asked):
-                answer(row, wanted, temperature)
-        elif order.verb == MORE:
-            answer(order.position, ALL, 0.0)
-        elif order.verb == PLACE:
-            engine.place(order.slot, order.position, numbers)
-        elif order.verb == RESERVE:
-            engine.reserve(order.count, CACHES[order.token])
-        elif order.verb in (SAVE, LOAD):
-            work = engine.save if order.verb == SAVE else engine.load
-            comm.all_gather(np.array([work(order.slot, order.position, *kept_of(numbers))]))
-        elif order.verb == REPORT:
-            counted.report()
-        elif order.verb == END:
+        if order.verb == Verb.END:
             return
+        HANDLERS[order.verb](follower, order, numbers)

@@ -1,8 +1,7 @@
-"""All ranks as one engine, for rank 0: it tells the others what it does (orders.py), does it too,
-and gathers what they answer.
+"""All ranks as one engine, for rank 0.
 
 In: steps of several requests. Out: candidates for the next token of each, from every rank with rows
-of the head.
+of the head. Invariant: rank 0 tells the others what it does (orders.py), and does it too.
 """
 
 from __future__ import annotations
@@ -15,21 +14,8 @@ from mpsplit.comm import Communicator
 from mpsplit.runtime.account.account import Account, CountedEngine
 from mpsplit.runtime.choose.candidates import ALL, Candidates, candidates_of
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine
-from mpsplit.runtime.loop.orders import (
-    END,
-    LEAD,
-    LOAD,
-    MORE,
-    PLACE,
-    REPORT,
-    RESERVE,
-    SAVE,
-    Asked,
-    Order,
-    Orders,
-    kept_order,
-    step_order,
-)
+from mpsplit.runtime.loop.orders import LEAD, Order, Orders, Question, kept_order, step_order
+from mpsplit.runtime.loop.verbs import Verb
 
 
 class Ranks:
@@ -41,39 +27,39 @@ class Ranks:
 
     def reserve(self, pages: int, stored: str) -> None:
         self.engine.reserve(pages, stored)
-        self._orders.give(Order(RESERVE, count=pages, token=CACHES.index(stored)))
+        self._orders.give(Order(Verb.RESERVE, count=pages, token=CACHES.index(stored)))
 
     def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
         self.engine.place(slot, first, pages)
-        self._orders.give(Order(PLACE, slot, first, len(pages), token=pages[0]), pages)
+        self._orders.give(Order(Verb.PLACE, slot, first, len(pages), token=pages[0]), pages)
 
-    def step(self, tokens: Sequence[int], asked: Sequence[Asked]) -> list[list[Candidates]]:
+    def step(self, tokens: Sequence[int], questions: Sequence[Question]) -> list[list[Candidates]]:
         """What the ranks answer to each part; nothing where nothing was wanted."""
-        self._orders.give(*step_order(tokens, asked))
-        self._logits = self._counted.batch(tokens, [part for part, *_ in asked])
-        return [self._gather(row, wanted, temperature) for row, (_, wanted, temperature) in enumerate(asked)]
+        self._orders.give(*step_order(tokens, questions))
+        self._logits = self._counted.batch(tokens, [part for part, *_ in questions])
+        return [self._gather(row, wanted, temperature) for row, (_, wanted, temperature) in enumerate(questions)]
 
     def all_of(self, row: int) -> list[Candidates]:
         """Every logit after a part of the last step."""
-        self._orders.give(Order(MORE, position=row, wanted=ALL))
+        self._orders.give(Order(Verb.MORE, position=row, wanted=ALL))
         return self._gather(row, ALL, 0.0)
 
     def save(self, slot: int, tokens: int, folder: str, whose: str) -> list[int]:
         """How it went, by rank (kept_texts.py)."""
-        self._orders.give(*kept_order(SAVE, slot, tokens, folder, whose))
+        self._orders.give(*kept_order(Verb.SAVE, slot, tokens, folder, whose))
         return self._outcomes(self.engine.save(slot, tokens, folder, whose))
 
     def load(self, slot: int, tokens: int, folder: str, whose: str) -> list[int]:
-        self._orders.give(*kept_order(LOAD, slot, tokens, folder, whose))
+        self._orders.give(*kept_order(Verb.LOAD, slot, tokens, folder, whose))
         return self._outcomes(self.engine.load(slot, tokens, folder, whose))
 
     def report(self) -> tuple[Account, ...]:
         """What each rank spent since the last report."""
-        self._orders.give(Order(REPORT))
+        self._orders.give(Order(Verb.REPORT))
         return self._counted.report()
 
     def end(self) -> None:
-        self._orders.give(Order(END))
+        self._orders.give(Order(Verb.END))
 
     def _outcomes(self, mine: int) -> list[int]:
         return self.comm.all_gather(np.array([mine])).tolist()

@@ -29,7 +29,7 @@ from mpsplit.runtime.loop.follow import follow
 from mpsplit.runtime.loop.led_ranks import Ranks
 from mpsplit.runtime.loop.live_request import LiveRequest
 from mpsplit.runtime.loop.loop_protocol import Ending, Generation, Listener, LoopLoad, Piece, Request, Ticket
-from mpsplit.runtime.loop.orders import Asked
+from mpsplit.runtime.loop.orders import Question
 from mpsplit.runtime.loop.waiting_queue import WaitingQueue
 from mpsplit.runtime.talk.text import Text
 
@@ -260,7 +260,7 @@ class TokenLoop:
                 live.placed = len(live.held.pages)
             tokens += live.history[live.fed : live.fed + rows]
             wanted, temperature = live.asks() if rows == live.left else (NOTHING, 0.0)
-            questions.append(Asked(Span(live.slot, live.fed, rows), wanted, temperature))
+            questions.append(Question(Span(live.slot, live.fed, rows), wanted, temperature))
         answers = self.ranks.step(tokens, questions)
         for row, ((live, rows), answer) in enumerate(zip(taking, answers, strict=True)):
             live.fed += rows

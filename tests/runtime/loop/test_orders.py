@@ -1,6 +1,8 @@
 """Orders over the wire and what a follower does with them, without MPI: the ranks are threads that
 share queues."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +11,11 @@ from hypothesis import strategies as st
 from mpsplit.comm import Alone
 from mpsplit.errors import RunError
 from mpsplit.runtime.choose.sampling import Sampling
+from mpsplit.runtime.loop.follow import HANDLERS
 from mpsplit.runtime.loop.loop_protocol import Request
-from mpsplit.runtime.loop.orders import END, MORE, REPORT, STEP, VERSION, Order, Orders, greet
+from mpsplit.runtime.loop.orders import LEAD, QUESTION, VERSION, WIRE, Order, Orders, Question, greet
+from mpsplit.runtime.loop.orders_header import fields, header
+from mpsplit.runtime.loop.verbs import Verb
 from tests.loops import Rows, Threads, led
 from tests.models import facts
 
@@ -22,6 +27,36 @@ def test_an_order_comes_back_from_its_56_bytes(order):
     packed = order.pack()
     assert packed.nbytes == 56 and Order.unpack(packed) == order
     assert packed[:6].tolist() == list(order[:6]) and packed[6:].view(np.float64)[0] == order.temperature
+
+
+def test_the_header_of_ranks_without_python_is_made_of_the_same_table():
+    """The compiler holds C++ to it: sizes, places of fields, a handler for each verb."""
+    file = Path(__file__).parents[3] / "extensions" / "rank" / "orders.h"
+    assert file.read_text() == header(), "python -m mpsplit.runtime.loop.orders_header > extensions/rank/orders.h"
+
+
+def test_messages_have_8_bytes_a_field_in_the_order_of_the_wire():
+    assert (WIRE.size, QUESTION.size) == (56, 40) == tuple(8 * len(fields(each)) for each in (Order, Question))
+    assert [name for _, name, _ in fields(Order)] == list(Order._fields)
+    assert [name for _, name, _ in fields(Question)] == ["slot", "position", "length", "wanted", "temperature"]
+
+
+def test_verbs_are_what_version_4_says():
+    """A change of any of this is another version."""
+    numbered, resting = ([verb.name for verb in Verb if getattr(verb, flag)] for flag in ("numbered", "resting"))
+    assert VERSION == 4
+    assert [verb.name for verb in Verb] == "STEP BATCH MORE PLACE RESERVE SAVE LOAD REPORT END".split()
+    assert [verb.value for verb in Verb] == list(range(9))
+    assert numbered == ["STEP", "BATCH", "PLACE", "SAVE", "LOAD"]
+    assert resting == ["RESERVE", "SAVE", "LOAD", "REPORT"]
+    assert set(HANDLERS) == set(Verb) - {Verb.END}
+
+
+def test_an_order_that_nobody_knows_is_refused():
+    lead, other = Threads.world(2)
+    lead.broadcast(Order(9).pack(), LEAD)
+    with pytest.raises(RunError, match="rank 0 gave order 9, which this rank does not know"):
+        Orders(other).take()
 
 
 SAMPLINGS = [
@@ -73,18 +108,18 @@ def test_a_token_is_one_order_and_more_tokens_a_second_message():
     lead, other = Threads.world(2)
     given, taken = Orders(lead), Orders(other)
     one, three, more, report = (
-        Order(STEP, 0, 0, 1, 2, 9),
-        Order(STEP, 0, 1, 3, 0, 7),
-        Order(MORE, wanted=-1),
-        Order(REPORT),
+        Order(Verb.STEP, 0, 0, 1, 2, 9),
+        Order(Verb.STEP, 0, 1, 3, 0, 7),
+        Order(Verb.MORE, wanted=-1),
+        Order(Verb.REPORT),
     )
     given.give(one, [9])
     given.give(three, [7, 8, 9])
     given.give(more)
     given.give(report)
-    given.give(Order(END))
+    given.give(Order(Verb.END))
     got = [taken.take() for _ in range(5)]
-    assert [order for order, _ in got] == [one, three, more, report, Order(END)]
+    assert [order for order, _ in got] == [one, three, more, report, Order(Verb.END)]
     assert [tokens.tolist() for _, tokens in got] == [[9], [7, 8, 9], [], [], []]
     assert (other.listened, other.awaited) == (2, 4)
 

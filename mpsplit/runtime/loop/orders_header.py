@@ -1,0 +1,91 @@
+"""The orders for C++: `python -m mpsplit.runtime.loop.orders_header > extensions/rank/orders.h`.
+
+In: the verbs and messages of Python. Out: the text of a header. Invariant: nothing in it is written
+by hand, so that both sides agree; a test compares it with the file.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import textwrap
+from typing import NamedTuple, get_type_hints
+
+from mpsplit.runtime.choose.candidates import ALL, NOTHING
+from mpsplit.runtime.engine.engine_protocol import Span
+from mpsplit.runtime.loop import orders
+from mpsplit.runtime.loop.verbs import Verb
+
+WIDTH = 100
+TYPES = {int: "int64_t", float: "double", Verb: "Verb"}
+
+
+def _comment(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{indent}// ", subsequent_indent=f"{indent}// ")
+
+
+def _verbs() -> list[str]:
+    lines = ["enum class Verb : int64_t {"]
+    for verb in Verb:
+        lines += [*_comment(verb.meaning, "    "), f"    {verb.name.lower()} = {verb.value},"]
+    lines += ["};", "", "struct VerbFacts {"]
+    lines += ["    bool numbered;  // brings `count` numbers: `token`, or for more than one int64 [count]"]
+    lines += ["    bool resting;   // the next order may take as long as it likes", "};"]
+    lines += ["constexpr VerbFacts verb_facts[] = {", "    // by number"]
+    flags = [f"{{{str(verb.numbered).lower()}, {str(verb.resting).lower()}}}," for verb in Verb]
+    wide = max(map(len, flags))
+    return [
+        *lines,
+        *(f"    {flag:{wide}}  // {verb.name.lower()}" for flag, verb in zip(flags, Verb, strict=True)),
+        "};",
+    ]
+
+
+def fields(message: type[NamedTuple]) -> list[tuple[str, str, str]]:
+    """Of a message, in the order of the wire: C++ type, name, what it is where nothing is said."""
+    found = []
+    for name, kind in get_type_hints(message).items():
+        if kind is Span:  # its fields lie in the message
+            found += fields(Span)
+        else:
+            default = message._field_defaults.get(name, 0)
+            found.append((TYPES[kind], name, "Verb::end" if kind is Verb else f"{default:g}"))
+    return found
+
+
+def _struct(name: str, message: type[NamedTuple], meaning: str | None) -> list[str]:
+    rows = fields(message)
+    lines = ["", *_comment(meaning or ""), f"struct {name} {{"]
+    for type_name, group in itertools.groupby(rows, key=lambda row: row[0]):
+        lines.append(f"    {type_name} {', '.join(f'{field} = {default}' for _, field, default in group)};")
+    return [*lines, "};", f"static_assert(sizeof({name}) == {8 * len(rows)});"]
+
+
+def header() -> str:
+    lines = [
+        "// What rank 0 tells the others. Do not edit: made of verbs.py and orders.py by",
+        "//   python -m mpsplit.runtime.loop.orders_header > extensions/rank/orders.h",
+        "// mpsplit/runtime/loop/orders.py says how ranks start and answer.",
+        "#pragma once",
+        "",
+        "#include <cstddef>",
+        "#include <cstdint>",
+        "",
+        "namespace mpsplit {",
+        "",
+        f"constexpr int64_t orders_version = {orders.VERSION};",
+        f"constexpr int lead = {orders.LEAD};",
+        f"constexpr int64_t nothing_wanted = {NOTHING}, all_wanted = {ALL};",
+        f"constexpr size_t whose_bytes = {orders.WHOSE};  // of the text of save and load, before the folder",
+        "",
+        *_verbs(),
+        *_struct("Order", orders.Order, inspect.getdoc(orders.Order)),
+        *_struct("Question", orders.Question, inspect.getdoc(orders.Question)),
+        "",
+        "}  // namespace mpsplit",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(header(), end="")

@@ -1,0 +1,50 @@
+"""The verbs of the orders: their numbers on the wire, what each means, and what comes with it.
+
+In: nothing. Out: `Verb`, for Python; orders_header.py writes the same table for C++. Invariant: a
+number keeps its meaning as long as orders.VERSION stays.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Verb(IntEnum):
+    """Each row: number, meaning, whether it brings numbers, whether ranks rest after it."""
+
+    meaning: str  # with the fields of `Order` in ``
+    numbered: bool  # `count` numbers come: `token`, or for more than one int64 [count] in a broadcast
+    resting: bool  # the next order may take as long as it likes
+
+    def __new__(cls, number: int, meaning: str, numbered: bool = False, resting: bool = False) -> Verb:
+        self = int.__new__(cls, number)
+        self._value_ = number
+        self.meaning, self.numbered, self.resting = meaning, numbered, resting
+        return self
+
+    STEP = (
+        0,
+        "Append `count` tokens at `position` of `slot`. Then answer, where this rank has rows of the head and"
+        " something is `wanted`.",
+        True,
+    )
+    BATCH = (
+        1,
+        "Append tokens to `position` slots at once. The numbers are a `Question` for each slot, then all tokens."
+        " Then answer for each, in order.",
+        True,
+    )
+    MORE = 2, "Answer again, from the logits of the last step after the tokens of its `position`-th slot."
+    PLACE = 3, "From the `position`-th on, the pages of `slot` are these numbers.", True
+    RESERVE = 4, "A cache of `count` pages, stored as CACHES[`token`] (engine_protocol.py).", False, True
+    SAVE = (
+        5,
+        "The first `position` tokens of `slot` go to this rank's file of a folder in the package. The numbers are"
+        " whose they are, 64 bytes, and the folder, padded with 0 (kept_texts.py). All ranks gather int64 [1], how"
+        " it went. Of 0 tokens: the file is removed.",
+        True,
+        True,
+    )
+    LOAD = 6, "And from there, into the pages of `slot`.", True, True
+    REPORT = 7, "All ranks gather int64: the account of what ran since the last one (account.py).", False, True
+    END = 8, "Leave."
