@@ -1,6 +1,8 @@
-// The Python module _comm: numpy arrays in and out, written in place, without the GIL while they travel.
+// The Python module _comm: numpy arrays in and out, written in place, without the GIL while they
+// travel.
 //
-// Arrays must lie in memory in one piece. CommError is one of mpsplit's errors for people; wrong arguments are ValueErrors.
+// Arrays must lie in memory in one piece. CommError is one of mpsplit's errors for people; wrong
+// arguments are ValueErrors.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -27,12 +29,15 @@ using Input = nb::ndarray<nb::ro, nb::device::cpu>;
 
 namespace {
 
-template <typename A> const A& in_one_piece(const A& x) {
+template <typename A>
+const A& in_one_piece(const A& x) {
     int64_t expected = 1;
     for (size_t i = x.ndim(); i-- > 0;) {
         if (x.size() > 0 && x.shape(i) > 1 && x.stride(i) != expected)
-            throw std::invalid_argument("the array does not lie in memory in one piece (stride " + std::to_string(x.stride(i)) + " on axis " +
-                                        std::to_string(i) + ", not " + std::to_string(expected) + "); pass np.ascontiguousarray of it");
+            throw std::invalid_argument("the array does not lie in memory in one piece (stride " +
+                                        std::to_string(x.stride(i)) + " on axis " +
+                                        std::to_string(i) + ", not " + std::to_string(expected) +
+                                        "); pass np.ascontiguousarray of it");
         expected *= int64_t(x.shape(i));
     }
     return x;
@@ -40,7 +45,9 @@ template <typename A> const A& in_one_piece(const A& x) {
 
 Type type_of(const Array& x, const std::string& named) {
     const auto dtype = x.dtype();
-    const auto is = [&](nb::dlpack::dtype_code code, int bits) { return dtype.code == uint8_t(code) && dtype.bits == bits && dtype.lanes == 1; };
+    const auto is = [&](nb::dlpack::dtype_code code, int bits) {
+        return dtype.code == uint8_t(code) && dtype.bits == bits && dtype.lanes == 1;
+    };
     using Code = nb::dlpack::dtype_code;
     if (is(Code::Bfloat, 16) || (named == "bf16" && is(Code::UInt, 16))) return Type::bf16;
     if (is(Code::Float, 32)) return Type::f32;
@@ -48,7 +55,9 @@ Type type_of(const Array& x, const std::string& named) {
     if (is(Code::Int, 8)) return Type::i8;
     if (is(Code::Int, 32)) return Type::i32;
     if (is(Code::Int, 64)) return Type::i64;
-    throw std::invalid_argument("all_reduce adds float32, float16, int8, int32, int64, and bfloat16 as uint16 with type='bf16'; this array is none of them");
+    throw std::invalid_argument(
+        "all_reduce adds float32, float16, int8, int32, int64, and bfloat16 as uint16 with "
+        "type='bf16'; this array is none of them");
 }
 
 void look_for_ctrl_c() {
@@ -61,7 +70,9 @@ nb::ndarray<nb::numpy, int64_t> passed(const Comm& c) {
     const size_t ranks = c.link() ? c.link()->passed.size() : size_t(c.size());
     auto* data = new int64_t[ranks * words]();
     if (c.link()) std::memcpy(data, c.link()->passed.data(), ranks * sizeof(Passed));
-    return nb::ndarray<nb::numpy, int64_t>(data, {ranks, words}, nb::capsule(data, [](void* p) noexcept { delete[] static_cast<int64_t*>(p); }));
+    return nb::ndarray<nb::numpy, int64_t>(
+        data, {ranks, words},
+        nb::capsule(data, [](void* p) noexcept { delete[] static_cast<int64_t*>(p); }));
 }
 
 using Free = nb::call_guard<nb::gil_scoped_release>;
@@ -70,20 +81,28 @@ void bind_transports(nb::module_& m) {
     m.def("null", null_comm, nb::arg("rank") = 0, nb::arg("size") = 1, "No peers, right shapes.");
     m.def("host", this_host, "Tells this machine from others.");
 #ifdef MPSPLIT_MPI
-    m.def("mpi", [](bool shared) { return world_over(mpi_link(), shared); }, nb::arg("shared") = true, Free(),
-          "All ranks of mpirun; shared: through memory between ranks of one host.");
+    m.def(
+        "mpi", [](bool shared) { return world_over(mpi_link(), shared); }, nb::arg("shared") = true,
+        Free(), "All ranks of mpirun; shared: through memory between ranks of one host.");
 #endif
 #ifdef MPSPLIT_GLOO
-    m.def("gloo", [](int rank, int size, const std::string& store, const std::string& interface, double timeout, bool shared) {
-              return world_over(gloo_link(rank, size, store, interface, timeout), shared);
-          },
-          nb::arg("rank"), nb::arg("size"), nb::arg("store"), nb::arg("interface") = "", nb::arg("timeout") = 30.0,
-          nb::arg("shared") = true, Free(), "Ranks that meet in the folder `store`.");
-    m.def("gloo_over", [](Comm& meeting, const std::string& interface, double timeout, bool shared) {
-              return world_over(gloo_link_over(meeting, interface, timeout), shared);
-          },
-          nb::arg("meeting"), nb::arg("interface") = "", nb::arg("timeout") = 30.0, nb::arg("shared") = true, Free(),
-          "The same ranks as `meeting`, which carries their addresses.");
+    m.def(
+        "gloo",
+        [](int rank, int size, const std::string& store, const std::string& interface,
+           double timeout, bool shared) {
+            return world_over(gloo_link(rank, size, store, interface, timeout), shared);
+        },
+        nb::arg("rank"), nb::arg("size"), nb::arg("store"), nb::arg("interface") = "",
+        nb::arg("timeout") = 30.0, nb::arg("shared") = true, Free(),
+        "Ranks that meet in the folder `store`.");
+    m.def(
+        "gloo_over",
+        [](Comm& meeting, const std::string& interface, double timeout, bool shared) {
+            return world_over(gloo_link_over(meeting, interface, timeout), shared);
+        },
+        nb::arg("meeting"), nb::arg("interface") = "", nb::arg("timeout") = 30.0,
+        nb::arg("shared") = true, Free(),
+        "The same ranks as `meeting`, which carries their addresses.");
 #endif
 }
 
@@ -95,55 +114,75 @@ void bind_comm(nb::module_& m) {
         .def_prop_ro("bytes", [](const Comm& c) { return c.traffic().bytes; })
         .def_prop_ro("calls", [](const Comm& c) { return c.traffic().calls; })
         .def_prop_ro("seconds", [](const Comm& c) { return c.traffic().seconds; })
-        .def_prop_rw("resting", [](const Comm& c) { return c.link() && c.link()->resting; },
-                     [](Comm& c, bool resting) { if (c.link()) c.link()->resting = resting; },
-                     "What comes next may take as long as it likes, and is no wait that counts.")
-        .def("passed", passed, "int64 [ranks of the world, 3 + lengths]: what went to each rank so far, and how long it was waited for (passed.h).")
-        .def("all_reduce", [](Comm& c, const Array& x, const std::string& type) {
-                 in_one_piece(x);
-                 const Type element = type_of(x, type);
-                 const nb::gil_scoped_release released;
-                 c.all_reduce(x.data(), x.size(), element);
-             },
-             nb::arg("x"), nb::arg("type") = "")
-        .def("all_gather", [](Comm& c, const Input& block, const Array& out) {
-                 const size_t bytes = in_one_piece(block).nbytes();
-                 if (in_one_piece(out).nbytes() != bytes * c.size())
-                     throw std::invalid_argument("out has " + std::to_string(out.nbytes()) + " bytes; " + std::to_string(c.size()) +
-                                                 " blocks of " + std::to_string(bytes) + " need " + std::to_string(bytes * c.size()));
-                 const nb::gil_scoped_release released;
-                 c.all_gather(block.data(), bytes, out.data());
-             },
-             nb::arg("block"), nb::arg("out"), "out holds the blocks one after the other.")
-        .def("broadcast", [](Comm& c, const Array& x, int root) {
-                 in_one_piece(x);
-                 const nb::gil_scoped_release released;
-                 c.broadcast(x.data(), x.nbytes(), root);
-             },
-             nb::arg("x"), nb::arg("root"))
-        .def("send", [](Comm& c, const Input& x, int peer) {
-                 in_one_piece(x);
-                 const nb::gil_scoped_release released;
-                 c.send(x.data(), x.nbytes(), peer);
-             },
-             nb::arg("x"), nb::arg("peer"))
-        .def("recv", [](Comm& c, const Array& x, int peer) {
-                 in_one_piece(x);
-                 const nb::gil_scoped_release released;
-                 c.recv(x.data(), x.nbytes(), peer);
-             },
-             nb::arg("x"), nb::arg("peer"))
-        .def("exchange", [](Comm& c, const Input& x, int to, const Array& y, int from) {
-                 in_one_piece(x), in_one_piece(y);
-                 const nb::gil_scoped_release released;
-                 c.exchange(x.data(), x.nbytes(), to, y.data(), y.nbytes(), from);
-             },
-             nb::arg("x"), nb::arg("to"), nb::arg("y"), nb::arg("source"), "Sends x and receives y at once.")
+        .def_prop_rw(
+            "resting", [](const Comm& c) { return c.link() && c.link()->resting; },
+            [](Comm& c, bool resting) {
+                if (c.link()) c.link()->resting = resting;
+            },
+            "What comes next may take as long as it likes, and is no wait that counts.")
+        .def("passed", passed,
+             "int64 [ranks of the world, 3 + lengths]: what went to each rank so far, and how long "
+             "it was waited for (passed.h).")
+        .def(
+            "all_reduce",
+            [](Comm& c, const Array& x, const std::string& type) {
+                in_one_piece(x);
+                const Type element = type_of(x, type);
+                const nb::gil_scoped_release released;
+                c.all_reduce(x.data(), x.size(), element);
+            },
+            nb::arg("x"), nb::arg("type") = "")
+        .def(
+            "all_gather",
+            [](Comm& c, const Input& block, const Array& out) {
+                const size_t bytes = in_one_piece(block).nbytes();
+                if (in_one_piece(out).nbytes() != bytes * c.size())
+                    throw std::invalid_argument("out has " + std::to_string(out.nbytes()) +
+                                                " bytes; " + std::to_string(c.size()) +
+                                                " blocks of " + std::to_string(bytes) + " need " +
+                                                std::to_string(bytes * c.size()));
+                const nb::gil_scoped_release released;
+                c.all_gather(block.data(), bytes, out.data());
+            },
+            nb::arg("block"), nb::arg("out"), "out holds the blocks one after the other.")
+        .def(
+            "broadcast",
+            [](Comm& c, const Array& x, int root) {
+                in_one_piece(x);
+                const nb::gil_scoped_release released;
+                c.broadcast(x.data(), x.nbytes(), root);
+            },
+            nb::arg("x"), nb::arg("root"))
+        .def(
+            "send",
+            [](Comm& c, const Input& x, int peer) {
+                in_one_piece(x);
+                const nb::gil_scoped_release released;
+                c.send(x.data(), x.nbytes(), peer);
+            },
+            nb::arg("x"), nb::arg("peer"))
+        .def(
+            "recv",
+            [](Comm& c, const Array& x, int peer) {
+                in_one_piece(x);
+                const nb::gil_scoped_release released;
+                c.recv(x.data(), x.nbytes(), peer);
+            },
+            nb::arg("x"), nb::arg("peer"))
+        .def(
+            "exchange",
+            [](Comm& c, const Input& x, int to, const Array& y, int from) {
+                in_one_piece(x), in_one_piece(y);
+                const nb::gil_scoped_release released;
+                c.exchange(x.data(), x.nbytes(), to, y.data(), y.nbytes(), from);
+            },
+            nb::arg("x"), nb::arg("to"), nb::arg("y"), nb::arg("source"),
+            "Sends x and receives y at once.")
         .def("barrier", &Comm::barrier, Free())
         .def("group", &Comm::group, nb::arg("ranks"), "None on ranks that are not in it.");
 }
 
-} // namespace
+}  // namespace
 
 NB_MODULE(_comm, m) {
     nb::set_leak_warnings(false);  // the world lives until the process ends

@@ -1,8 +1,9 @@
 // Every collective, once, over the transport's messages.
 //
-// The tree of a sum over n ranks, p the largest power of two in n: position r >= p is first added to r - p; then positions p/2
-// apart are added, then p/4, ... 1. Short and long sums take the same tree, so an element's sum does not depend on how long the
-// array is. A group of one, and null, have nobody to talk to.
+// The tree of a sum over n ranks, p the largest power of two in n: position r >= p is first added
+// to r - p; then positions p/2 apart are added, then p/4, ... 1. Short and long sums take the same
+// tree, so an element's sum does not depend on how long the array is. A group of one, and null,
+// have nobody to talk to.
 #include <bit>
 #include <chrono>
 #include <cstring>
@@ -12,7 +13,8 @@
 
 namespace mpsplit {
 
-constexpr size_t short_sum = 64 << 10; // bytes up to which the whole array is exchanged at each step
+constexpr size_t short_sum =
+    64 << 10;  // bytes up to which the whole array is exchanged at each step
 
 namespace {
 
@@ -32,7 +34,7 @@ class Counted {
     Clock::time_point began_;
 };
 
-} // namespace
+}  // namespace
 
 Comm::Comm(std::shared_ptr<Link> link, std::vector<int> members)
     : link_(std::move(link)), members_(std::move(members)), rank_(-1), size_(int(members_.size())) {
@@ -48,7 +50,8 @@ Comm::Comm(int rank, int size) : rank_(rank), size_(size) {
 
 void Comm::check_peer(int peer) const {
     if (peer < 0 || peer >= size_ || peer == rank_)
-        throw std::invalid_argument("rank " + std::to_string(rank_) + " has no peer " + std::to_string(peer) + " in a group of " +
+        throw std::invalid_argument("rank " + std::to_string(rank_) + " has no peer " +
+                                    std::to_string(peer) + " in a group of " +
                                     std::to_string(size_));
 }
 
@@ -56,11 +59,12 @@ void Comm::move(Out out, In in) {
     if (out.peer >= 0) out.peer = members_[out.peer];
     if (in.peer >= 0) in.peer = members_[in.peer];
     const int awaited = in.peer >= 0 ? in.peer : out.peer;
-    if (awaited < 0) return; // both are empty
+    if (awaited < 0) return;  // both are empty
     const auto began = Clock::now();
     link_->move(out, in);
     if (out.peer >= 0) link_->passed[out.peer].sent(out.bytes);
-    if (!link_->resting) link_->passed[awaited].wait(std::chrono::nanoseconds(Clock::now() - began).count());
+    if (!link_->resting)
+        link_->passed[awaited].wait(std::chrono::nanoseconds(Clock::now() - began).count());
 }
 
 std::byte* Comm::scratch(size_t bytes) {
@@ -75,10 +79,11 @@ void Comm::all_reduce(void* data, size_t count, Type type) {
     if (!talks) return;
     const std::lock_guard lock(link_->busy);
     auto* x = static_cast<std::byte*>(data);
-    const int ranks = int(std::bit_floor(unsigned(size_))), partner = rank_ < ranks ? rank_ + ranks : rank_ - ranks;
+    const int ranks = int(std::bit_floor(unsigned(size_))),
+              partner = rank_ < ranks ? rank_ + ranks : rank_ - ranks;
     if (rank_ >= ranks) {
         move({partner, x, bytes}, {});
-        return move({}, {partner, x, bytes}); // the sum comes back whole
+        return move({}, {partner, x, bytes});  // the sum comes back whole
     }
     const bool folds = partner < size_;
     if (folds) {
@@ -86,8 +91,10 @@ void Comm::all_reduce(void* data, size_t count, Type type) {
         move({}, {partner, other, bytes});
         add(type, x, x, other, count);
     }
-    if (bytes <= short_sum) doubling(x, count, type, ranks);
-    else halving(x, count, type, ranks);
+    if (bytes <= short_sum)
+        doubling(x, count, type, ranks);
+    else
+        halving(x, count, type, ranks);
     if (folds) move({partner, x, bytes}, {});
 }
 
@@ -98,8 +105,10 @@ void Comm::doubling(std::byte* x, size_t count, Type type, int ranks) {
     for (int apart = ranks / 2; apart > 0; apart /= 2) {
         const int peer = rank_ ^ apart;
         move({peer, x, bytes}, {peer, other, bytes});
-        if (rank_ < peer) add(type, x, x, other, count);
-        else add(type, x, other, x, count);
+        if (rank_ < peer)
+            add(type, x, x, other, count);
+        else
+            add(type, x, other, x, count);
     }
 }
 
@@ -107,7 +116,7 @@ void Comm::doubling(std::byte* x, size_t count, Type type, int ranks) {
 void Comm::halving(std::byte* x, size_t count, Type type, int ranks) {
     struct Step {
         int peer;
-        size_t mine, theirs, mine_count, theirs_count; // begin and length of the two halves
+        size_t mine, theirs, mine_count, theirs_count;  // begin and length of the two halves
     };
     const size_t element = size_of(type);
     std::byte* other = scratch(count * element);
@@ -116,17 +125,22 @@ void Comm::halving(std::byte* x, size_t count, Type type, int ranks) {
     for (int apart = ranks / 2; apart > 0; apart /= 2) {
         const size_t low = length / 2, high = length - low;
         const bool lower = !(rank_ & apart);
-        const Step s = lower ? Step{rank_ ^ apart, begin, begin + low, low, high} : Step{rank_ ^ apart, begin + low, begin, high, low};
-        move({s.peer, x + s.theirs * element, s.theirs_count * element}, {s.peer, other, s.mine_count * element});
+        const Step s = lower ? Step{rank_ ^ apart, begin, begin + low, low, high}
+                             : Step{rank_ ^ apart, begin + low, begin, high, low};
+        move({s.peer, x + s.theirs * element, s.theirs_count * element},
+             {s.peer, other, s.mine_count * element});
         std::byte* part = x + s.mine * element;
-        if (lower) add(type, part, part, other, s.mine_count);
-        else add(type, part, other, part, s.mine_count);
+        if (lower)
+            add(type, part, part, other, s.mine_count);
+        else
+            add(type, part, other, part, s.mine_count);
         steps.push_back(s);
         begin = s.mine, length = s.mine_count;
     }
     for (; !steps.empty(); steps.pop_back()) {
         const Step& s = steps.back();
-        move({s.peer, x + s.mine * element, s.mine_count * element}, {s.peer, x + s.theirs * element, s.theirs_count * element});
+        move({s.peer, x + s.mine * element, s.mine_count * element},
+             {s.peer, x + s.theirs * element, s.theirs_count * element});
     }
 }
 
@@ -136,7 +150,7 @@ void Comm::all_gather(const void* block, size_t bytes, void* all) {
     const Counted counted(traffic_, talks ? bytes : 0);
     auto* to = static_cast<std::byte*>(all);
     if (bytes == 0) return;
-    if (!link_) { // null: every rank has what we have
+    if (!link_) {  // null: every rank has what we have
         for (int r = 0; r < size_; ++r) std::memcpy(to + r * bytes, block, bytes);
         return;
     }
@@ -157,7 +171,7 @@ void Comm::broadcast(void* x, size_t bytes, int root) {
     const Counted counted(traffic_, talks && rank_ == root ? bytes : 0);
     if (!talks) return;
     const std::lock_guard lock(link_->busy);
-    const int place = (rank_ - root + size_) % size_; // the root's is 0
+    const int place = (rank_ - root + size_) % size_;  // the root's is 0
     const auto rank_at = [&](int p) { return (p + root) % size_; };
     int apart = 1;
     for (; apart < size_; apart *= 2)
@@ -185,7 +199,8 @@ void Comm::recv(void* x, size_t bytes, int peer) {
     move({}, {peer, x, bytes});
 }
 
-void Comm::exchange(const void* out, size_t out_bytes, int to, void* in, size_t in_bytes, int from) {
+void Comm::exchange(const void* out, size_t out_bytes, int to, void* in, size_t in_bytes,
+                    int from) {
     check_peer(to), check_peer(from);
     const Counted counted(traffic_, link_ ? out_bytes : 0);
     if (!link_) return;
@@ -207,14 +222,18 @@ std::shared_ptr<Comm> Comm::group(const std::vector<int>& ranks) const {
     std::vector<int> members;
     int mine = -1;
     for (const int r : ranks) {
-        if (r < 0 || r >= size_) throw std::invalid_argument("no rank " + std::to_string(r) + " in a group of " + std::to_string(size_));
+        if (r < 0 || r >= size_)
+            throw std::invalid_argument("no rank " + std::to_string(r) + " in a group of " +
+                                        std::to_string(size_));
         for (const int other : members)
-            if (other == members_[r]) throw std::invalid_argument("rank " + std::to_string(r) + " is in the group twice");
+            if (other == members_[r])
+                throw std::invalid_argument("rank " + std::to_string(r) + " is in the group twice");
         if (r == rank_) mine = int(members.size());
         members.push_back(members_[r]);
     }
     if (mine < 0) return nullptr;
-    return link_ ? std::make_shared<Comm>(link_, members) : std::make_shared<Comm>(mine, int(ranks.size()));
+    return link_ ? std::make_shared<Comm>(link_, members)
+                 : std::make_shared<Comm>(mine, int(ranks.size()));
 }
 
-} // namespace mpsplit
+}  // namespace mpsplit

@@ -1,8 +1,9 @@
-// Ranks talking to each other: what a transport must do (Link), and what everybody else uses (Comm).
+// Ranks talking to each other: what a transport must do (Link), and what everybody else uses
+// (Comm).
 //
-// A Link moves bytes between two ranks. Every collective is written once, over Links, in collectives.cpp. So the order in which
-// a sum is taken depends on the positions in the group and on nothing else: all transports give the same bits, on all ranks,
-// run after run.
+// A Link moves bytes between two ranks. Every collective is written once, over Links, in
+// collectives.cpp. So the order in which a sum is taken depends on the positions in the group and
+// on nothing else: all transports give the same bits, on all ranks, run after run.
 #pragma once
 
 #include <cstddef>
@@ -23,30 +24,32 @@ struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// f16 and bf16 are added in float and rounded to nearest even at each step of the tree, i8 in int and saturated at each step;
-// i32 and i64 wrap around.
+// f16 and bf16 are added in float and rounded to nearest even at each step of the tree, i8 in int
+// and saturated at each step; i32 and i64 wrap around.
 enum class Type { f32, f16, bf16, i8, i32, i64 };
 size_t size_of(Type type);
 
 struct Out {
-    int peer = -1; // -1: nothing to send
+    int peer = -1;  // -1: nothing to send
     const void* data = nullptr;
     size_t bytes = 0;
 };
 
 struct In {
-    int peer = -1; // -1: nothing to receive
+    int peer = -1;  // -1: nothing to receive
     void* data = nullptr;
     size_t bytes = 0;
 };
 
-// A transport between the ranks of the world. Messages from one rank to another arrive in order. One thread at a time.
+// A transport between the ranks of the world. Messages from one rank to another arrive in order.
+// One thread at a time.
 class Link {
   public:
     Link(int rank, int size) : rank(rank), size(size), passed(size_t(size)) {}
     virtual ~Link() = default;
 
-    // Begins a message out, a message in, or both; finish() returns when both are through. Crossed messages never block each other.
+    // Begins a message out, a message in, or both; finish() returns when both are through. Crossed
+    // messages never block each other.
     virtual void start(Out out, In in) = 0;
     virtual void finish() = 0;
     virtual std::string name() const = 0;
@@ -56,13 +59,15 @@ class Link {
         finish();
     }
 
-    double limit() const { return resting ? 0 : timeout; } // seconds that a peer is waited for now
+    double limit() const { return resting ? 0 : timeout; }  // seconds that a peer is waited for now
 
     const int rank, size;
-    double timeout = 30; // seconds that a silent network peer is waited for; 0 for ever
-    bool resting = false; // what comes next may take as long as it likes, and is no wait that counts
-    std::vector<Passed> passed; // by rank
-    std::function<void()> look_around = [] {}; // called now and then by long waits; throws when any rank has died
+    double timeout = 30;  // seconds that a silent network peer is waited for; 0 for ever
+    bool resting =
+        false;  // what comes next may take as long as it likes, and is no wait that counts
+    std::vector<Passed> passed;  // by rank
+    std::function<void()> look_around = [] {
+    };  // called now and then by long waits; throws when any rank has died
     std::mutex busy;
 };
 
@@ -70,16 +75,17 @@ class Link {
 inline std::function<void()> while_waiting = [] {};
 
 struct Traffic {
-    uint64_t bytes = 0; // of payload that this rank handed over
+    uint64_t bytes = 0;  // of payload that this rank handed over
     uint64_t calls = 0;
     double seconds = 0;
 };
 
-// A group of ranks. Positions in the group are its ranks; all of them call each collective, in the same order.
+// A group of ranks. Positions in the group are its ranks; all of them call each collective, in the
+// same order.
 class Comm {
   public:
     Comm(std::shared_ptr<Link> link, std::vector<int> members);
-    Comm(int rank, int size); // null: no peers, right shapes
+    Comm(int rank, int size);  // null: no peers, right shapes
 
     int rank() const { return rank_; }
     int size() const { return size_; }
@@ -87,14 +93,17 @@ class Comm {
     std::string name() const { return link_ ? link_->name() : "null"; }
     Traffic traffic() const { return traffic_; }
 
-    void all_reduce(void* x, size_t count, Type type);           // sum, in place
-    void all_gather(const void* block, size_t bytes, void* all); // equal blocks, in the order of the ranks
+    void all_reduce(void* x, size_t count, Type type);  // sum, in place
+    void all_gather(const void* block, size_t bytes,
+                    void* all);  // equal blocks, in the order of the ranks
     void broadcast(void* x, size_t bytes, int root);
     void send(const void* x, size_t bytes, int peer);
     void recv(void* x, size_t bytes, int peer);
-    void exchange(const void* out, size_t out_bytes, int to, void* in, size_t in_bytes, int from); // send and recv at once
+    void exchange(const void* out, size_t out_bytes, int to, void* in, size_t in_bytes,
+                  int from);  // send and recv at once
     void barrier();
-    std::shared_ptr<Comm> group(const std::vector<int>& ranks) const; // nullptr on ranks that are not in it
+    std::shared_ptr<Comm> group(
+        const std::vector<int>& ranks) const;  // nullptr on ranks that are not in it
 
   private:
     void move(Out out, In in);
@@ -103,11 +112,11 @@ class Comm {
     std::byte* scratch(size_t bytes);
     void check_peer(int peer) const;
 
-    std::shared_ptr<Link> link_; // null: none
-    std::vector<int> members_;   // position in the group -> rank in the world
+    std::shared_ptr<Link> link_;  // null: none
+    std::vector<int> members_;    // position in the group -> rank in the world
     int rank_, size_;
     Traffic traffic_;
     std::vector<std::byte> scratch_;
 };
 
-} // namespace mpsplit
+}  // namespace mpsplit

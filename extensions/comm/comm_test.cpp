@@ -1,14 +1,14 @@
-// Every collective over every transport that needs no mpirun, without Python: forked processes as ranks. What the sanitizers
-// watch (launch/test-sanitizers).
+// Every collective over every transport that needs no mpirun, without Python: forked processes as
+// ranks. What the sanitizers watch (launch/test-sanitizers).
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <numeric>
 #include <string>
-#include <sys/wait.h>
 #include <thread>
-#include <unistd.h>
 
 #include "comm.h"
 #include "meet.h"
@@ -27,7 +27,9 @@ void expect(bool good, const char* what) {
     std::exit(1);
 }
 
-float value(int rank, size_t i) { return float(rank + 1) * float(i % 7); } // sums of few such are exact
+float value(int rank, size_t i) {
+    return float(rank + 1) * float(i % 7);
+}  // sums of few such are exact
 
 void sums(Comm& comm, size_t count) {
     std::vector<float> x(count);
@@ -38,7 +40,8 @@ void sums(Comm& comm, size_t count) {
 }
 
 void moves(Comm& comm, size_t bytes) {
-    const int rank = comm.rank(), size = comm.size(), right = (rank + 1) % size, left = (rank + size - 1) % size;
+    const int rank = comm.rank(), size = comm.size(), right = (rank + 1) % size,
+              left = (rank + size - 1) % size;
     std::vector<char> mine(bytes, char(rank)), all(bytes * size), got(bytes);
     comm.all_gather(mine.data(), bytes, all.data());
     for (size_t i = 0; i < all.size(); ++i) expect(all[i] == char(i / bytes), "a gathered block");
@@ -52,7 +55,8 @@ void moves(Comm& comm, size_t bytes) {
 void everything(Comm& comm) {
     for (const size_t count : {0, 1, 1000, 70'000}) sums(comm, count);
     for (const size_t bytes : {0, 1, 65, 300'000}) moves(comm, bytes);
-    std::this_thread::sleep_for(std::chrono::milliseconds(250 * (comm.rank() == 0))); // the others' waits sleep and look around
+    std::this_thread::sleep_for(std::chrono::milliseconds(
+        250 * (comm.rank() == 0)));  // the others' waits sleep and look around
     comm.barrier();
     const auto even = comm.group({0, comm.size() - 1});
     if (even) sums(*even, 100);
@@ -99,12 +103,13 @@ void one_dies(int rank, int size, const std::string& folder, bool shared) {
     try {
         for (;;) sums(*comm, 1000);
     } catch (const Error& wrong) {
-        expect(std::string(wrong.what()).starts_with("rank " + std::to_string(size - 1)), wrong.what());
+        expect(std::string(wrong.what()).starts_with("rank " + std::to_string(size - 1)),
+               wrong.what());
     }
 }
 #endif
 
-} // namespace
+}  // namespace
 
 int main() {
     null_alone();

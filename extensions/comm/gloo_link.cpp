@@ -1,16 +1,16 @@
 #include "gloo_link.h"
 
-#include <chrono>
-#include <cstring>
-#include <filesystem>
 #include <gloo/rendezvous/context.h>
 #include <gloo/rendezvous/file_store.h>
 #include <gloo/transport/tcp/device.h>
 #include <ifaddrs.h>
-#include <map>
-#include <mutex>
 #include <net/if.h>
 #include <netdb.h>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <mutex>
 #include <numeric>
 #include <optional>
 #include <sstream>
@@ -25,13 +25,18 @@ namespace {
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
-constexpr milliseconds for_ever = std::chrono::hours(24 * 365); // 0 would be gloo's own default
-constexpr milliseconds last_words{5000}; // what a rank sent before it ended may still be on its way
-constexpr size_t short_message = 64 << 10; // bytes
-constexpr uint64_t ahead = 4; // short messages that a rank is ready to hear from each peer before it asks for them
-constexpr milliseconds word_of_others{500}; // gloo may see a closed connection before the watch does
+constexpr milliseconds for_ever = std::chrono::hours(24 * 365);  // 0 would be gloo's own default
+constexpr milliseconds last_words{
+    5000};  // what a rank sent before it ended may still be on its way
+constexpr size_t short_message = 64 << 10;  // bytes
+constexpr uint64_t ahead =
+    4;  // short messages that a rank is ready to hear from each peer before it asks for them
+constexpr milliseconds word_of_others{
+    500};  // gloo may see a closed connection before the watch does
 
-milliseconds patience(double seconds) { return seconds > 0 ? milliseconds(int64_t(seconds * 1000)) : for_ever; }
+milliseconds patience(double seconds) {
+    return seconds > 0 ? milliseconds(int64_t(seconds * 1000)) : for_ever;
+}
 
 std::string seconds_text(double seconds) {
     std::ostringstream text;
@@ -39,24 +44,33 @@ std::string seconds_text(double seconds) {
     return text.str();
 }
 
-// The first address of the interface, or that other machines may reach; Debian's hostname resolves to 127.0.1.1, which they cannot.
+// The first address of the interface, or that other machines may reach; Debian's hostname resolves
+// to 127.0.1.1, which they cannot.
 std::string own_address(const std::string& interface) {
     ifaddrs* all = nullptr;
     const int failed = getifaddrs(&all);
-    const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> owner(failed ? nullptr : all, freeifaddrs);
+    const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> owner(failed ? nullptr : all,
+                                                                 freeifaddrs);
     for (const int family : {AF_INET, AF_INET6})
         for (auto* at = owner.get(); at; at = at->ifa_next) {
-            if (!at->ifa_addr || at->ifa_addr->sa_family != family || !(at->ifa_flags & IFF_UP)) continue;
-            if (interface.empty() ? family != AF_INET || at->ifa_flags & IFF_LOOPBACK : interface != at->ifa_name) continue;
+            if (!at->ifa_addr || at->ifa_addr->sa_family != family || !(at->ifa_flags & IFF_UP))
+                continue;
+            if (interface.empty() ? family != AF_INET || at->ifa_flags & IFF_LOOPBACK
+                                  : interface != at->ifa_name)
+                continue;
             char text[NI_MAXHOST];
             const socklen_t length = family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
-            if (getnameinfo(at->ifa_addr, length, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0) return text;
+            if (getnameinfo(at->ifa_addr, length, text, sizeof text, nullptr, 0, NI_NUMERICHOST) ==
+                0)
+                return text;
         }
     if (interface.empty()) return "127.0.0.1";
-    throw Error("this host has no network interface " + interface + " with an address; `ip address` lists them");
+    throw Error("this host has no network interface " + interface +
+                " with an address; `ip address` lists them");
 }
 
-// What gloo's ranks write for each other to read, when another communicator carries it. All ranks set their keys in step.
+// What gloo's ranks write for each other to read, when another communicator carries it. All ranks
+// set their keys in step.
 class Messages final : public gloo::rendezvous::Store {
   public:
     explicit Messages(Comm& meeting) : meeting_(meeting) {}
@@ -65,19 +79,21 @@ class Messages final : public gloo::rendezvous::Store {
         int64_t lengths[2] = {int64_t(key.size()), int64_t(data.size())}, longest = 0;
         std::vector<int64_t> all(2 * meeting_.size());
         meeting_.all_gather(lengths, sizeof lengths, all.data());
-        for (int r = 0; r < meeting_.size(); ++r) longest = std::max(longest, all[2 * r] + all[2 * r + 1]);
+        for (int r = 0; r < meeting_.size(); ++r)
+            longest = std::max(longest, all[2 * r] + all[2 * r + 1]);
         std::vector<char> mine(longest), everybody(longest * meeting_.size());
         std::memcpy(mine.data(), key.data(), key.size());
         std::memcpy(mine.data() + key.size(), data.data(), data.size());
         meeting_.all_gather(mine.data(), longest, everybody.data());
         for (int r = 0; r < meeting_.size(); ++r) {
             const char* at = everybody.data() + r * longest;
-            values_[std::string(at, all[2 * r])] = std::vector<char>(at + all[2 * r], at + all[2 * r] + all[2 * r + 1]);
+            values_[std::string(at, all[2 * r])] =
+                std::vector<char>(at + all[2 * r], at + all[2 * r] + all[2 * r + 1]);
         }
     }
 
     std::vector<char> get(const std::string& key) override { return values_.at(key); }
-    void wait(const std::vector<std::string>&) override {} // all have set when set returns
+    void wait(const std::vector<std::string>&) override {}  // all have set when set returns
     void wait(const std::vector<std::string>&, const milliseconds&) override {}
 
   private:
@@ -85,14 +101,23 @@ class Messages final : public gloo::rendezvous::Store {
     std::map<std::string, std::vector<char>> values_;
 };
 
-// gloo sends once it has heard that the other end is ready to receive: a message takes the time of two. So short messages have places
-// where they are awaited before anybody asks for them. Both ends know how long a message is, and count short and long ones apart.
+// gloo sends once it has heard that the other end is ready to receive: a message takes the time of
+// two. So short messages have places where they are awaited before anybody asks for them. Both ends
+// know how long a message is, and count short and long ones apart.
 class Gloo final : public Link {
   public:
-    Gloo(int rank, int size, gloo::rendezvous::Store& store, const std::string& interface, double seconds)
-        : Link(rank, size), address_(own_address(interface)), context_(rank, size), sent_(size), received_(size), places_(size) {
+    Gloo(int rank, int size, gloo::rendezvous::Store& store, const std::string& interface,
+         double seconds)
+        : Link(rank, size),
+          address_(own_address(interface)),
+          context_(rank, size),
+          sent_(size),
+          received_(size),
+          places_(size) {
         timeout = seconds;
-        look_around = [this] { if (watch_ && watch_->lost() >= 0) fail_for(watch_->lost()); };
+        look_around = [this] {
+            if (watch_ && watch_->lost() >= 0) fail_for(watch_->lost());
+        };
         gloo::transport::tcp::attr attributes;
         attributes.hostname = address_;
         auto device = gloo::transport::tcp::CreateDevice(attributes);
@@ -108,7 +133,9 @@ class Gloo final : public Link {
     }
 
     // All ranks of `self` together, a communicator over this.
-    void watch(Comm& self) { watch_ = std::make_unique<Watch>(self, address_, timeout, [this] { interrupt(); }); }
+    void watch(Comm& self) {
+        watch_ = std::make_unique<Watch>(self, address_, timeout, [this] { interrupt(); });
+    }
 
     std::string name() const override { return "gloo"; }
 
@@ -127,9 +154,12 @@ class Gloo final : public Link {
     }
 
     void finish() override {
-        const auto most = watch_ ? for_ever : patience(limit()); // gloo's own timeout breaks all its connections
-        if (coming_) wait(in_.peer, *coming_, [&] { return coming_->waitRecv(most); });
-        else if (in_.peer >= 0) take(most);
+        const auto most =
+            watch_ ? for_ever : patience(limit());  // gloo's own timeout breaks all its connections
+        if (coming_)
+            wait(in_.peer, *coming_, [&] { return coming_->waitRecv(most); });
+        else if (in_.peer >= 0)
+            take(most);
         if (going_) wait(out_.peer, *going_, [&] { return going_->waitSend(most); });
         coming_.reset();
         going_.reset();
@@ -138,18 +168,21 @@ class Gloo final : public Link {
   private:
     using Buffer = gloo::transport::UnboundBuffer;
 
-    struct Place { // of a short message
+    struct Place {  // of a short message
         std::vector<std::byte> bytes;
         std::unique_ptr<Buffer> buffer;
     };
 
-    struct Counted { // messages of a peer so far; their slots keep them in order
+    struct Counted {  // messages of a peer so far; their slots keep them in order
         uint64_t shorts = 0, longs = 0;
         static uint64_t slot(bool is_short, uint64_t number) { return 2 * number + !is_short; }
-        uint64_t next(size_t bytes) { return bytes <= short_message ? slot(true, shorts++) : slot(false, longs++); }
+        uint64_t next(size_t bytes) {
+            return bytes <= short_message ? slot(true, shorts++) : slot(false, longs++);
+        }
     };
 
-    // The next short message of in_.peer; its place is then ready for the one after those that are awaited already.
+    // The next short message of in_.peer; its place is then ready for the one after those that are
+    // awaited already.
     void take(milliseconds most) {
         const uint64_t number = received_[in_.peer].shorts++;
         Place& place = places_[in_.peer][number % ahead];
@@ -158,19 +191,23 @@ class Gloo final : public Link {
         guard(in_.peer, [&] { place.buffer->recv(in_.peer, Counted::slot(true, number + ahead)); });
     }
 
-    // gloo's waits hear neither Ctrl-C nor, now and then, a peer's end; each tick of the watch interrupts them to look around.
-    template <typename Wait> void wait(int peer, Buffer& buffer, Wait is_through) {
+    // gloo's waits hear neither Ctrl-C nor, now and then, a peer's end; each tick of the watch
+    // interrupts them to look around.
+    template <typename Wait>
+    void wait(int peer, Buffer& buffer, Wait is_through) {
         const Interruptible here(*this, buffer);
         const auto began = Clock::now();
         std::optional<Clock::time_point> left;
         guard(peer, [&] {
             for (int ticks = 0; !is_through(); ++ticks) {
                 const auto now = Clock::now();
-                if (ticks > 0) look_around(); // what has just come may be its last words
+                if (ticks > 0) look_around();  // what has just come may be its last words
                 while_waiting();
                 if (!left && watch_->has_left(peer)) left = now;
                 if (left && now > *left + last_words) fail_for(peer);
-                if (now > began + patience(limit())) fail("rank " + std::to_string(peer) + " did not answer for " + seconds_text(timeout));
+                if (now > began + patience(limit()))
+                    fail("rank " + std::to_string(peer) + " did not answer for " +
+                         seconds_text(timeout));
             }
         });
     }
@@ -193,13 +230,16 @@ class Gloo final : public Link {
         waiting_->abortWaitSend();
     }
 
-    template <typename Act> void guard(int peer, Act act) {
+    template <typename Act>
+    void guard(int peer, Act act) {
         try {
             act();
-        } catch (const gloo::Exception&) { // the connection to `peer` has closed, perhaps because it missed another rank
+        } catch (const gloo::Exception&) {  // the connection to `peer` has closed, perhaps because
+                                            // it missed another rank
             if (!watch_) throw;
             const auto began = Clock::now();
-            while (watch_->lost() < 0 && Clock::now() < began + word_of_others) std::this_thread::sleep_for(milliseconds(5));
+            while (watch_->lost() < 0 && Clock::now() < began + word_of_others)
+                std::this_thread::sleep_for(milliseconds(5));
             fail_for(watch_->lost() < 0 ? peer : watch_->lost());
         }
     }
@@ -210,18 +250,19 @@ class Gloo final : public Link {
     }
 
     [[noreturn]] void fail(const std::string& what) const {
-        throw Error(what + " (seen by rank " + std::to_string(rank) + " over gloo); look for its own message, or start all ranks again");
+        throw Error(what + " (seen by rank " + std::to_string(rank) +
+                    " over gloo); look for its own message, or start all ranks again");
     }
 
     const std::string address_;
     gloo::rendezvous::Context context_;
-    std::vector<Counted> sent_, received_; // by peer
-    std::vector<std::vector<Place>> places_; // of the next short messages, by peer
+    std::vector<Counted> sent_, received_;    // by peer
+    std::vector<std::vector<Place>> places_;  // of the next short messages, by peer
     Out out_;
     In in_;
     std::unique_ptr<Buffer> going_, coming_;
     std::mutex waiting_mutex_;
-    Buffer* waiting_ = nullptr; // what the watch's thread interrupts
+    Buffer* waiting_ = nullptr;  // what the watch's thread interrupts
     std::unique_ptr<Watch> watch_;
 };
 
@@ -234,25 +275,30 @@ std::shared_ptr<Link> watched(std::shared_ptr<Gloo> link) {
 }
 
 // gloo throws what it likes while it connects.
-template <typename Make> std::shared_ptr<Link> met(int rank, int size, double timeout, Make make) {
+template <typename Make>
+std::shared_ptr<Link> met(int rank, int size, double timeout, Make make) {
     try {
         return make();
     } catch (const Error&) {
         throw;
     } catch (const std::exception& wrong) {
-        throw Error("rank " + std::to_string(rank) + " did not meet the other " + std::to_string(size - 1) + " ranks within " +
-                    seconds_text(timeout) + " over gloo; are all started, with the same store and a network between them? (" + wrong.what() +
-                    ")");
+        throw Error(
+            "rank " + std::to_string(rank) + " did not meet the other " + std::to_string(size - 1) +
+            " ranks within " + seconds_text(timeout) +
+            " over gloo; are all started, with the same store and a network between them? (" +
+            wrong.what() + ")");
     }
 }
 
-} // namespace
+}  // namespace
 
-std::shared_ptr<Link> gloo_link(int rank, int size, const std::string& folder, const std::string& interface, double timeout) {
+std::shared_ptr<Link> gloo_link(int rank, int size, const std::string& folder,
+                                const std::string& interface, double timeout) {
     return met(rank, size, timeout, [&] {
         std::filesystem::create_directories(folder);
         gloo::rendezvous::FileStore store(folder);
-        auto link = watched(std::make_shared<Gloo>(rank, size, store, interface, timeout)); // all have met
+        auto link =
+            watched(std::make_shared<Gloo>(rank, size, store, interface, timeout));  // all have met
         for (const auto& file : store.getAllKeyFilePaths()) std::filesystem::remove(file);
         return link;
     });
@@ -261,8 +307,9 @@ std::shared_ptr<Link> gloo_link(int rank, int size, const std::string& folder, c
 std::shared_ptr<Link> gloo_link_over(Comm& meeting, const std::string& interface, double timeout) {
     return met(meeting.rank(), meeting.size(), timeout, [&] {
         Messages store(meeting);
-        return watched(std::make_shared<Gloo>(meeting.rank(), meeting.size(), store, interface, timeout));
+        return watched(
+            std::make_shared<Gloo>(meeting.rank(), meeting.size(), store, interface, timeout));
     });
 }
 
-} // namespace mpsplit
+}  // namespace mpsplit

@@ -1,11 +1,11 @@
 #include "meet.h"
 
+#include <unistd.h>
 #include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <numeric>
 #include <random>
-#include <unistd.h>
 
 #include "shm_link.h"
 
@@ -16,15 +16,18 @@ namespace {
 class NearAndFar final : public Link {
   public:
     NearAndFar(std::shared_ptr<Link> near, std::shared_ptr<Link> far, std::vector<bool> is_near)
-        : Link(far->rank, far->size), near_(std::move(near)), far_(std::move(far)), is_near_(std::move(is_near)) {
+        : Link(far->rank, far->size),
+          near_(std::move(near)),
+          far_(std::move(far)),
+          is_near_(std::move(is_near)) {
         timeout = far_->timeout;
         near_->look_around = far_->look_around;
     }
 
     std::string name() const override { return far_->name() + "+" + near_->name(); }
 
-    // The far part is begun first and waited for last. What goes through memory moves whether or not the network does, so no
-    // circle of ranks can wait for each other.
+    // The far part is begun first and waited for last. What goes through memory moves whether or
+    // not the network does, so no circle of ranks can wait for each other.
     void start(Out out, In in) override {
         far_->resting = resting;
         far_->start(take(out, false), take(in, false));
@@ -37,7 +40,8 @@ class NearAndFar final : public Link {
     }
 
   private:
-    template <typename Part> Part take(const Part& part, bool near) const {
+    template <typename Part>
+    Part take(const Part& part, bool near) const {
         return part.peer >= 0 && is_near_[part.peer] == near ? part : Part{};
     }
 
@@ -45,14 +49,15 @@ class NearAndFar final : public Link {
     std::vector<bool> is_near_;
 };
 
-struct Card { // what a rank tells of itself
+struct Card {  // what a rank tells of itself
     char host[160];
     int pid;
-    int descriptor; // of the memory, where this rank made it
+    int descriptor;  // of the memory, where this rank made it
     uint64_t cookie;
 };
 
-template <typename T> std::vector<T> everybodys(Comm& comm, const T& mine) {
+template <typename T>
+std::vector<T> everybodys(Comm& comm, const T& mine) {
     std::vector<T> all(comm.size());
     comm.all_gather(&mine, sizeof mine, all.data());
     return all;
@@ -63,7 +68,7 @@ uint64_t any_number() {
     return uint64_t(device()) << 32 | device();
 }
 
-} // namespace
+}  // namespace
 
 std::string this_host() {
     char name[64] = {};
@@ -95,9 +100,11 @@ std::shared_ptr<Link> meet(std::shared_ptr<Link> far) {
     if (lead != far->rank && cards[lead].descriptor >= 0)
         memory = open_memory(ranks, cards[lead].cookie, cards[lead].pid, cards[lead].descriptor);
 
-    const auto opened = everybodys<int>(comm, memory != nullptr); // one of a host that cannot open it, and none uses it
+    const auto opened = everybodys<int>(
+        comm, memory != nullptr);  // one of a host that cannot open it, and none uses it
     if (mine.descriptor >= 0) close(mine.descriptor);
-    const bool all = std::all_of(neighbours.begin(), neighbours.end(), [&](const Neighbour& n) { return opened[n.rank]; });
+    const bool all = std::all_of(neighbours.begin(), neighbours.end(),
+                                 [&](const Neighbour& n) { return opened[n.rank]; });
     if (ranks < 2 || !all) return far;
     std::vector<bool> is_near(far->size);
     for (const auto& n : neighbours) is_near[n.rank] = true;
@@ -112,4 +119,4 @@ std::shared_ptr<Comm> world_over(std::shared_ptr<Link> link, bool shared) {
     return std::make_shared<Comm>(std::move(link), std::move(all));
 }
 
-} // namespace mpsplit
+}  // namespace mpsplit

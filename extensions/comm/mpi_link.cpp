@@ -1,19 +1,21 @@
 #include "mpi_link.h"
 
+#include <mpi.h>
+#include <sched.h>
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
-#include <mpi.h>
-#include <sched.h>
 #include <thread>
 
 namespace mpsplit {
 
 namespace {
 
-constexpr size_t piece = size_t(1) << 30; // MPI counts in int
+constexpr size_t piece = size_t(1) << 30;  // MPI counts in int
 constexpr int tag = 1;
-constexpr int spins = 2000, yields = 20000; // looks before a wait gives the core away, and before it sleeps between looks
+constexpr int
+    spins = 2000,
+    yields = 20000;  // looks before a wait gives the core away, and before it sleeps between looks
 
 void check(int code, const char* what) {
     if (code == MPI_SUCCESS) return;
@@ -55,12 +57,14 @@ class Mpi final : public Link {
     void start(Out out, In in) override {
         if (in.peer >= 0)
             for (size_t at = 0; at < in.bytes; at += piece)
-                check(MPI_Irecv(static_cast<char*>(in.data) + at, int(std::min(piece, in.bytes - at)), MPI_BYTE, in.peer, tag, comm_,
-                                &requests_.emplace_back()),
-                      "receive");
+                check(
+                    MPI_Irecv(static_cast<char*>(in.data) + at, int(std::min(piece, in.bytes - at)),
+                              MPI_BYTE, in.peer, tag, comm_, &requests_.emplace_back()),
+                    "receive");
         if (out.peer >= 0)
             for (size_t at = 0; at < out.bytes; at += piece)
-                check(MPI_Isend(static_cast<const char*>(out.data) + at, int(std::min(piece, out.bytes - at)), MPI_BYTE, out.peer, tag,
+                check(MPI_Isend(static_cast<const char*>(out.data) + at,
+                                int(std::min(piece, out.bytes - at)), MPI_BYTE, out.peer, tag,
                                 comm_, &requests_.emplace_back()),
                       "send");
     }
@@ -68,7 +72,8 @@ class Mpi final : public Link {
     void finish() override {
         int done = requests_.empty();
         for (unsigned looks = 0; !done; ++looks) {
-            check(MPI_Testall(int(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE), "wait");
+            check(MPI_Testall(int(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
+                  "wait");
             if (done || looks < spins) continue;
             sched_yield();
             if (looks < spins + yields) continue;
@@ -83,7 +88,7 @@ class Mpi final : public Link {
     std::vector<MPI_Request> requests_;
 };
 
-} // namespace
+}  // namespace
 
 std::shared_ptr<Link> mpi_link() {
     begin_mpi();
@@ -99,8 +104,9 @@ std::shared_ptr<Link> mpi_link() {
 bool all_built() {
     begin_mpi();
     int32_t built = 1;
-    check(MPI_Allreduce(MPI_IN_PLACE, &built, 1, MPI_INT32_T, MPI_MIN, MPI_COMM_WORLD), "ask whether all ranks have the C++");
+    check(MPI_Allreduce(MPI_IN_PLACE, &built, 1, MPI_INT32_T, MPI_MIN, MPI_COMM_WORLD),
+          "ask whether all ranks have the C++");
     return built;
 }
 
-} // namespace mpsplit
+}  // namespace mpsplit

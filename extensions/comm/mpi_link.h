@@ -5,10 +5,12 @@
 
 namespace mpsplit {
 
-// All ranks of MPI_COMM_WORLD together. Starts MPI when nobody has, and then ends it when the process ends.
+// All ranks of MPI_COMM_WORLD together. Starts MPI when nobody has, and then ends it when the
+// process ends.
 std::shared_ptr<Link> mpi_link();
 
-// Whether all ranks of MPI_COMM_WORLD have this C++: Python asks them the same before it uses it. Starts MPI, too.
+// Whether all ranks of MPI_COMM_WORLD have this C++: Python asks them the same before it uses it.
+// Starts MPI, too.
 bool all_built();
 
-} // namespace mpsplit
+}  // namespace mpsplit

@@ -4,4 +4,4 @@ namespace mpsplit {
 
 std::shared_ptr<Comm> null_comm(int rank, int size) { return std::make_shared<Comm>(rank, size); }
 
-} // namespace mpsplit
+}  // namespace mpsplit

@@ -1,5 +1,5 @@
-// No peers: what pnnx and single runs see. Shapes are true for `size` ranks; sums and broadcasts leave the array as it is,
-// all_gather repeats it, send drops it.
+// No peers: what pnnx and single runs see. Shapes are true for `size` ranks; sums and broadcasts
+// leave the array as it is, all_gather repeats it, send drops it.
 #pragma once
 
 #include "comm.h"
@@ -8,4 +8,4 @@ namespace mpsplit {
 
 std::shared_ptr<Comm> null_comm(int rank, int size);
 
-} // namespace mpsplit
+}  // namespace mpsplit

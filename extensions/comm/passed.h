@@ -1,5 +1,6 @@
-// What one rank handed to another, and how long it waited for it: messages counted by the length of the wait, so that what several steps, or
-// several ranks, waited can be added up. mpsplit/comm/link_counts.py reads the same numbers.
+// What one rank handed to another, and how long it waited for it: messages counted by the length of
+// the wait, so that what several steps, or several ranks, waited can be added up.
+// mpsplit/comm/link_counts.py reads the same numbers.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +10,8 @@
 namespace mpsplit {
 
 struct Passed {
-    static constexpr int lengths = 48;        // the i-th are waits below shortest * sqrt(2)^i, the last also what is longer
+    static constexpr int lengths =
+        48;  // the i-th are waits below shortest * sqrt(2)^i, the last also what is longer
     static constexpr int64_t shortest = 500;  // ns
 
     int64_t bytes = 0, messages = 0;  // handed over
@@ -23,7 +25,9 @@ struct Passed {
 
     void wait(int64_t ns) {
         waited += ns;
-        ++waits[ns < shortest ? 0 : std::min(lengths - 1, 1 + int(2 * std::log2(double(ns) / shortest)))];
+        ++waits[ns < shortest
+                    ? 0
+                    : std::min(lengths - 1, 1 + int(2 * std::log2(double(ns) / shortest)))];
     }
 };
 static_assert(sizeof(Passed) == (3 + Passed::lengths) * sizeof(int64_t));

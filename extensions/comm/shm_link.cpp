@@ -1,42 +1,44 @@
 #include "shm_link.h"
 
-#include <algorithm>
-#include <atomic>
-#include <cerrno>
-#include <climits>
-#include <csignal>
-#include <cstring>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <thread>
 #include <unistd.h>
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstring>
+#include <thread>
 
 namespace mpsplit {
 
 namespace {
 
 constexpr uint32_t ring_bytes = 64 << 10;
-constexpr uint32_t line = 64;       // a message begins with a line that holds its length, and ends on a line's end
-constexpr uint32_t portion = 4096;  // bytes after which the reader is told, so that both ends copy at once
+constexpr uint32_t line =
+    64;  // a message begins with a line that holds its length, and ends on a line's end
+constexpr uint32_t portion =
+    4096;  // bytes after which the reader is told, so that both ends copy at once
 constexpr timespec look_after{0, 100'000'000};
 
 struct Ring {
-    alignas(line) std::atomic<uint32_t> written; // bytes so far, modulo 2^32
+    alignas(line) std::atomic<uint32_t> written;  // bytes so far, modulo 2^32
     alignas(line) std::atomic<uint32_t> read;
     alignas(line) std::byte data[ring_bytes];
 };
 
-struct Seat { // one a rank
+struct Seat {  // one a rank
     alignas(line) std::atomic<uint32_t> asleep;
 };
 
 struct Head {
     alignas(line) uint64_t cookie;
-    std::atomic<int> lost; // 1 + the rank that somebody found dead
+    std::atomic<int> lost;  // 1 + the rank that somebody found dead
 };
 
 static_assert(std::atomic<uint32_t>::is_always_lock_free);
@@ -51,26 +53,35 @@ void breathe() {
 
 int cores() {
     cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : int(std::thread::hardware_concurrency());
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
+                                                       : int(std::thread::hardware_concurrency());
 }
 
 uint32_t whole_lines(uint32_t bytes) { return (bytes + line - 1) & ~(line - 1); }
 
-} // namespace
+}  // namespace
 
 class Memory {
   public:
-    Memory(int descriptor, int ranks) : ranks_(ranks), at_(mmap(nullptr, bytes(ranks), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0)) {}
+    Memory(int descriptor, int ranks)
+        : ranks_(ranks),
+          at_(mmap(nullptr, bytes(ranks), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0)) {}
     ~Memory() {
         if (mapped()) munmap(at_, bytes(ranks_));
     }
     Memory(const Memory&) = delete;
 
-    static size_t bytes(int ranks) { return sizeof(Head) + ranks * sizeof(Seat) + size_t(ranks) * ranks * sizeof(Ring); }
+    static size_t bytes(int ranks) {
+        return sizeof(Head) + ranks * sizeof(Seat) + size_t(ranks) * ranks * sizeof(Ring);
+    }
     bool mapped() const { return at_ != MAP_FAILED; }
     Head& head() { return *static_cast<Head*>(at_); }
-    Seat& seat(int i) { return reinterpret_cast<Seat*>(static_cast<std::byte*>(at_) + sizeof(Head))[i]; }
-    Ring& ring(int from, int to) { return reinterpret_cast<Ring*>(&seat(ranks_))[from * ranks_ + to]; }
+    Seat& seat(int i) {
+        return reinterpret_cast<Seat*>(static_cast<std::byte*>(at_) + sizeof(Head))[i];
+    }
+    Ring& ring(int from, int to) {
+        return reinterpret_cast<Ring*>(&seat(ranks_))[from * ranks_ + to];
+    }
 
   private:
     int ranks_;
@@ -78,7 +89,7 @@ class Memory {
 };
 
 std::shared_ptr<Memory> make_memory(int ranks, uint64_t cookie, int& descriptor) {
-    descriptor = int(syscall(SYS_memfd_create, "mpsplit", 1u)); // 1: closed on exec
+    descriptor = int(syscall(SYS_memfd_create, "mpsplit", 1u));  // 1: closed on exec
     if (descriptor < 0 || ftruncate(descriptor, off_t(Memory::bytes(ranks))) != 0) return nullptr;
     auto memory = std::make_shared<Memory>(descriptor, ranks);
     if (!memory->mapped()) return nullptr;
@@ -90,8 +101,9 @@ std::shared_ptr<Memory> open_memory(int ranks, uint64_t cookie, int pid, int des
     const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(descriptor);
     const int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
     if (file < 0) return nullptr;
-    const off_t length = lseek(file, 0, SEEK_END); // in another container this may be any file
-    auto memory = length == off_t(Memory::bytes(ranks)) ? std::make_shared<Memory>(file, ranks) : nullptr;
+    const off_t length = lseek(file, 0, SEEK_END);  // in another container this may be any file
+    auto memory =
+        length == off_t(Memory::bytes(ranks)) ? std::make_shared<Memory>(file, ranks) : nullptr;
     close(file);
     return memory && memory->mapped() && memory->head().cookie == cookie ? memory : nullptr;
 }
@@ -107,7 +119,10 @@ struct Writer {
 
     bool busy() const { return ring && (!announced || left > 0); }
 
-    uint32_t room() const { return ring_bytes - (ring->written.load(std::memory_order_relaxed) - ring->read.load(std::memory_order_acquire)); }
+    uint32_t room() const {
+        return ring_bytes - (ring->written.load(std::memory_order_relaxed) -
+                             ring->read.load(std::memory_order_acquire));
+    }
 
     // Writes the length or a portion; false when there is no room.
     bool push() {
@@ -121,7 +136,8 @@ struct Writer {
             begin = line;
         }
         take = uint32_t(std::min<size_t>(left, std::min(space - begin, portion)));
-        const uint32_t place = (at + begin) % ring_bytes, first = std::min(take, ring_bytes - place);
+        const uint32_t place = (at + begin) % ring_bytes,
+                       first = std::min(take, ring_bytes - place);
         std::memcpy(ring->data + place, data, first);
         std::memcpy(ring->data, data + first, take - first);
         data += take, left -= take;
@@ -139,9 +155,13 @@ struct Reader {
 
     bool busy() const { return ring && (!announced || left > 0); }
 
-    uint32_t ready() const { return ring->written.load(std::memory_order_acquire) - ring->read.load(std::memory_order_relaxed); }
+    uint32_t ready() const {
+        return ring->written.load(std::memory_order_acquire) -
+               ring->read.load(std::memory_order_relaxed);
+    }
 
-    // Reads the length or a portion; false when nothing is there. `length` is set to what the sender announced.
+    // Reads the length or a portion; false when nothing is there. `length` is set to what the
+    // sender announced.
     bool pull(uint64_t& length) {
         const uint32_t there = ready(), at = ring->read.load(std::memory_order_relaxed);
         if (there == 0) return false;
@@ -153,7 +173,8 @@ struct Reader {
             begin = line;
         }
         const uint32_t take = uint32_t(std::min<size_t>(left, std::min(there - begin, portion)));
-        const uint32_t place = (at + begin) % ring_bytes, first = std::min(take, ring_bytes - place);
+        const uint32_t place = (at + begin) % ring_bytes,
+                       first = std::min(take, ring_bytes - place);
         std::memcpy(data, ring->data + place, first);
         std::memcpy(data + first, ring->data, take - first);
         data += take, left -= take;
@@ -165,13 +186,17 @@ struct Reader {
 class Shm final : public Link {
   public:
     Shm(int rank, int size, std::vector<Neighbour> neighbours, std::shared_ptr<Memory> memory)
-        : Link(rank, size), neighbours_(std::move(neighbours)), memory_(std::move(memory)), place_(size, -1) {
+        : Link(rank, size),
+          neighbours_(std::move(neighbours)),
+          memory_(std::move(memory)),
+          place_(size, -1) {
         for (size_t i = 0; i < neighbours_.size(); ++i) {
             place_[neighbours_[i].rank] = int(i);
-            // a handle stays with its process even when the number is given again; -1 on old kernels
+            // a handle stays with its process even when the number is given again; -1 on old
+            // kernels
             handles_.push_back(int(syscall(SYS_pidfd_open, neighbours_[i].pid, 0)));
         }
-        if (int(neighbours_.size()) > cores()) spins_ = 0; // the peer needs this very core
+        if (int(neighbours_.size()) > cores()) spins_ = 0;  // the peer needs this very core
     }
 
     ~Shm() override {
@@ -186,17 +211,25 @@ class Shm final : public Link {
         to_ = out.peer >= 0 ? place_[out.peer] : -1;
         from_ = in.peer >= 0 ? place_[in.peer] : -1;
         writer_ = {}, reader_ = {};
-        if (to_ >= 0) writer_ = {&memory_->ring(me, to_), static_cast<const std::byte*>(out.data), out.bytes, out.bytes};
-        if (from_ >= 0) reader_ = {&memory_->ring(from_, me), static_cast<std::byte*>(in.data), in.bytes, in.bytes};
+        if (to_ >= 0)
+            writer_ = {&memory_->ring(me, to_), static_cast<const std::byte*>(out.data), out.bytes,
+                       out.bytes};
+        if (from_ >= 0)
+            reader_ = {&memory_->ring(from_, me), static_cast<std::byte*>(in.data), in.bytes,
+                       in.bytes};
         advance();
     }
 
     void finish() override {
         for (unsigned idle = 0; writer_.busy() || reader_.busy();) {
-            if (advance()) idle = 0;
-            else if (idle < spins_) breathe(), ++idle;
-            else if (idle < spins_ + yields) sched_yield(), ++idle;
-            else sleep();
+            if (advance())
+                idle = 0;
+            else if (idle < spins_)
+                breathe(), ++idle;
+            else if (idle < spins_ + yields)
+                sched_yield(), ++idle;
+            else
+                sleep();
         }
     }
 
@@ -209,8 +242,10 @@ class Shm final : public Link {
         if (writer_.busy() && writer_.push()) moved = true, wake(to_);
         if (reader_.busy() && reader_.pull(length)) moved = true, wake(from_);
         if (length != reader_.bytes)
-            throw Error("rank " + std::to_string(neighbours_[from_].rank) + " sent " + std::to_string(length) + " bytes where rank " +
-                        std::to_string(rank) + " expected " + std::to_string(reader_.bytes) + "; they are not in the same collective");
+            throw Error("rank " + std::to_string(neighbours_[from_].rank) + " sent " +
+                        std::to_string(length) + " bytes where rank " + std::to_string(rank) +
+                        " expected " + std::to_string(reader_.bytes) +
+                        "; they are not in the same collective");
         return moved;
     }
 
@@ -218,15 +253,19 @@ class Shm final : public Link {
     void wake(int peer) {
         auto& asleep = memory_->seat(peer).asleep;
         std::atomic_thread_fence(std::memory_order_seq_cst);
-        if (asleep.load(std::memory_order_relaxed) && asleep.exchange(0)) syscall(SYS_futex, &asleep, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+        if (asleep.load(std::memory_order_relaxed) && asleep.exchange(0))
+            syscall(SYS_futex, &asleep, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
     }
 
     void sleep() {
         auto& asleep = memory_->seat(place_[rank]).asleep;
         asleep.store(1);
         std::atomic_thread_fence(std::memory_order_seq_cst);
-        const bool can_move = (writer_.busy() && writer_.room() > 0) || (reader_.busy() && reader_.ready() > 0);
-        const bool timed_out = !can_move && syscall(SYS_futex, &asleep, FUTEX_WAIT, 1, &look_after, nullptr, 0) != 0 && errno == ETIMEDOUT;
+        const bool can_move =
+            (writer_.busy() && writer_.room() > 0) || (reader_.busy() && reader_.ready() > 0);
+        const bool timed_out =
+            !can_move && syscall(SYS_futex, &asleep, FUTEX_WAIT, 1, &look_after, nullptr, 0) != 0 &&
+            errno == ETIMEDOUT;
         asleep.store(0);
         if (!timed_out) return;
         look_for_the_dead();
@@ -238,40 +277,46 @@ class Shm final : public Link {
         auto& lost = memory_->head().lost;
         int found = lost.load();
         for (const int peer : {to_, from_}) {
-            const bool needed = peer >= 0 && (peer == to_ ? writer_.busy() || (peer == from_ && reader_.busy()) : reader_.busy());
+            const bool needed =
+                peer >= 0 && (peer == to_ ? writer_.busy() || (peer == from_ && reader_.busy())
+                                          : reader_.busy());
             if (found || !needed || alive(peer)) continue;
-            if (advance()) return; // its last words
+            if (advance()) return;  // its last words
             const int gone = 1 + neighbours_[peer].rank;
-            lost.compare_exchange_strong(found, gone); // the first to be found is the one that all ranks name
+            lost.compare_exchange_strong(
+                found, gone);  // the first to be found is the one that all ranks name
             if (!found) found = gone;
         }
         if (found)
-            throw Error("rank " + std::to_string(found - 1) + " (process " + std::to_string(pid_of(found - 1)) +
-                        " on this host) has died, seen by rank " + std::to_string(rank) + "; was there memory left?");
+            throw Error("rank " + std::to_string(found - 1) + " (process " +
+                        std::to_string(pid_of(found - 1)) +
+                        " on this host) has died, seen by rank " + std::to_string(rank) +
+                        "; was there memory left?");
     }
 
     int pid_of(int world_rank) const { return neighbours_[place_[world_rank]].pid; }
 
     bool alive(int peer) const {
         if (handles_[peer] < 0) return kill(neighbours_[peer].pid, 0) == 0 || errno != ESRCH;
-        pollfd ended{handles_[peer], POLLIN, 0}; // true of a zombie too
+        pollfd ended{handles_[peer], POLLIN, 0};  // true of a zombie too
         return poll(&ended, 1, 0) == 0;
     }
 
     std::vector<Neighbour> neighbours_;
     std::shared_ptr<Memory> memory_;
-    std::vector<int> place_;   // rank in the world -> place on this host, or -1
-    std::vector<int> handles_; // pidfds
-    unsigned spins_ = 3000;    // about 50 us
+    std::vector<int> place_;    // rank in the world -> place on this host, or -1
+    std::vector<int> handles_;  // pidfds
+    unsigned spins_ = 3000;     // about 50 us
     int to_ = -1, from_ = -1;
     Writer writer_;
     Reader reader_;
 };
 
-} // namespace
+}  // namespace
 
-std::shared_ptr<Link> shm_link(int rank, int size, std::vector<Neighbour> neighbours, std::shared_ptr<Memory> memory) {
+std::shared_ptr<Link> shm_link(int rank, int size, std::vector<Neighbour> neighbours,
+                               std::shared_ptr<Memory> memory) {
     return std::make_shared<Shm>(rank, size, std::move(neighbours), std::move(memory));
 }
 
-} // namespace mpsplit
+}  // namespace mpsplit

@@ -1,4 +1,5 @@
-// out = low + high, element by element. `low` is the lower position's part, so that both ends of an exchange add alike.
+// out = low + high, element by element. `low` is the lower position's part, so that both ends of an
+// exchange add alike.
 #pragma once
 
 #include "comm.h"
@@ -7,4 +8,4 @@ namespace mpsplit {
 
 void add(Type type, void* out, const void* low, const void* high, size_t count);
 
-} // namespace mpsplit
+}  // namespace mpsplit

@@ -1,29 +1,29 @@
 #include "watch.h"
 
-#include <algorithm>
-#include <cstdlib>
-#include <cstring>
-#include <mutex>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <random>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <random>
 #include <utility>
 
 namespace mpsplit {
 
 namespace {
 
-constexpr int32_t goodbye = -1; // what a connection may carry: this, or the number of a lost rank
-constexpr int probe_after = 2, probe_every = 1, probes = 5; // seconds, seconds, how many
+constexpr int32_t goodbye = -1;  // what a connection may carry: this, or the number of a lost rank
+constexpr int probe_after = 2, probe_every = 1, probes = 5;  // seconds, seconds, how many
 
-struct Card { // where a rank listens
+struct Card {  // where a rank listens
     sockaddr_storage address;
     socklen_t length;
-    uint64_t cookie; // strangers do not know it
+    uint64_t cookie;  // strangers do not know it
 };
 
 struct Greeting {
@@ -46,8 +46,10 @@ void check(bool good, const char* what) {
     if (!good) throw Error(std::string("could not ") + what + " (" + std::strerror(errno) + ")");
 }
 
-template <typename T> void set(int socket, int level, int option, T value) {
-    check(setsockopt(socket, level, option, &value, sizeof value) == 0, "set up a connection to another rank");
+template <typename T>
+void set(int socket, int level, int option, T value) {
+    check(setsockopt(socket, level, option, &value, sizeof value) == 0,
+          "set up a connection to another rank");
 }
 
 void limit_waits(int socket, double seconds) {
@@ -68,16 +70,20 @@ Card listen_at(const std::string& address, int ranks, double timeout, Socket& li
     addrinfo hints{}, *found = nullptr;
     hints.ai_flags = AI_NUMERICHOST;
     hints.ai_socktype = SOCK_STREAM;
-    check(getaddrinfo(address.c_str(), nullptr, &hints, &found) == 0, "read this rank's own address");
+    check(getaddrinfo(address.c_str(), nullptr, &hints, &found) == 0,
+          "read this rank's own address");
     const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, freeaddrinfo);
     listener.descriptor = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    check(listener.descriptor >= 0 && bind(listener.descriptor, found->ai_addr, found->ai_addrlen) == 0 &&
+    check(listener.descriptor >= 0 &&
+              bind(listener.descriptor, found->ai_addr, found->ai_addrlen) == 0 &&
               listen(listener.descriptor, ranks) == 0,
           "listen for the other ranks");
     limit_waits(listener.descriptor, timeout);
     Card card{};
     card.length = sizeof card.address;
-    check(getsockname(listener.descriptor, reinterpret_cast<sockaddr*>(&card.address), &card.length) == 0, "find its own port");
+    check(getsockname(listener.descriptor, reinterpret_cast<sockaddr*>(&card.address),
+                      &card.length) == 0,
+          "find its own port");
     std::random_device any;
     card.cookie = uint64_t(any()) << 32 | any();
     return card;
@@ -92,7 +98,7 @@ void part_in_good_order() {
     for (Watch* watch : all_watches) watch->say_goodbye();
 }
 
-} // namespace
+}  // namespace
 
 Watch::Watch(Comm& comm, const std::string& address, double timeout, std::function<void()> tick)
     : sockets_(comm.size(), -1), left_(comm.size()) {
@@ -126,9 +132,12 @@ void Watch::connect_all(Comm& comm, const std::string& address, double timeout) 
         Socket to(socket(cards[r].address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
         check(to.descriptor >= 0, "make a socket");
         limit_waits(to.descriptor, timeout);
-        check(connect(to.descriptor, reinterpret_cast<sockaddr*>(&cards[r].address), cards[r].length) == 0, "reach another rank");
+        check(connect(to.descriptor, reinterpret_cast<sockaddr*>(&cards[r].address),
+                      cards[r].length) == 0,
+              "reach another rank");
         const Greeting greeting{cards[r].cookie, comm.rank()};
-        check(send(to.descriptor, &greeting, sizeof greeting, MSG_NOSIGNAL) == sizeof greeting, "greet another rank");
+        check(send(to.descriptor, &greeting, sizeof greeting, MSG_NOSIGNAL) == sizeof greeting,
+              "greet another rank");
         sockets_[r] = to.give();
     }
     for (int missing = comm.size() - 1 - comm.rank(); missing > 0;) {
@@ -136,7 +145,9 @@ void Watch::connect_all(Comm& comm, const std::string& address, double timeout) 
         check(from.descriptor >= 0, "hear from the other ranks");
         limit_waits(from.descriptor, timeout);
         Greeting greeting{};
-        if (recv(from.descriptor, &greeting, sizeof greeting, MSG_WAITALL) != sizeof greeting || greeting.cookie != mine.cookie) continue;
+        if (recv(from.descriptor, &greeting, sizeof greeting, MSG_WAITALL) != sizeof greeting ||
+            greeting.cookie != mine.cookie)
+            continue;
         sockets_.at(greeting.rank) = from.give();
         --missing;
     }
@@ -164,9 +175,12 @@ bool Watch::hear(int peer) {
     int32_t word = 0;
     const bool whole = recv(sockets_[peer], &word, sizeof word, MSG_WAITALL) == sizeof word;
     int nobody = -1;
-    if (whole && word == goodbye) left_[peer] = true;
-    else if (whole) lost_.compare_exchange_strong(nobody, word);
-    else if (!left_[peer]) lost_.compare_exchange_strong(nobody, peer);
+    if (whole && word == goodbye)
+        left_[peer] = true;
+    else if (whole)
+        lost_.compare_exchange_strong(nobody, word);
+    else if (!left_[peer])
+        lost_.compare_exchange_strong(nobody, peer);
     return whole;
 }
 
@@ -179,4 +193,4 @@ void Watch::tell_all(int32_t word) const {
         if (socket >= 0) send(socket, &word, sizeof word, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-} // namespace mpsplit
+}  // namespace mpsplit

@@ -1,8 +1,10 @@
-// Who has died: between every two ranks one TCP connection that carries no data, and breaks when the rank at its end does.
+// Who has died: between every two ranks one TCP connection that carries no data, and breaks when
+// the rank at its end does.
 //
-// gloo now and then misses that a peer's connection has closed, and a rank that waits for a third one cannot see it at all. A
-// rank that ends in good order says so, and is missed by nobody who does not wait for it; one that ends because it found
-// another dead tells which. Pulled cables and lost power are found by probes, within ten seconds.
+// gloo now and then misses that a peer's connection has closed, and a rank that waits for a third
+// one cannot see it at all. A rank that ends in good order says so, and is missed by nobody who
+// does not wait for it; one that ends because it found another dead tells which. Pulled cables and
+// lost power are found by probes, within ten seconds.
 #pragma once
 
 #include <atomic>
@@ -18,16 +20,16 @@ constexpr std::chrono::milliseconds watch_tick{100};
 
 class Watch {
   public:
-    // All ranks of `comm` together; it carries where they listen. `address`: this rank's, as numbers. `tick` is called by a
-    // thread of its own, once a watch_tick.
+    // All ranks of `comm` together; it carries where they listen. `address`: this rank's, as
+    // numbers. `tick` is called by a thread of its own, once a watch_tick.
     Watch(Comm& comm, const std::string& address, double timeout, std::function<void()> tick);
     ~Watch();
     Watch(const Watch&) = delete;
 
-    int lost() const { return lost_; }                    // the first rank known to have died, or -1
-    bool has_left(int rank) const { return left_[rank]; } // ended in good order
-    void tell_lost(int rank) const;                       // by a rank that is about to end for it
-    void say_goodbye() const;                             // by a rank that ends in good order
+    int lost() const { return lost_; }  // the first rank known to have died, or -1
+    bool has_left(int rank) const { return left_[rank]; }  // ended in good order
+    void tell_lost(int rank) const;                        // by a rank that is about to end for it
+    void say_goodbye() const;                              // by a rank that ends in good order
 
   private:
     void connect_all(Comm& comm, const std::string& address, double timeout);
@@ -35,11 +37,11 @@ class Watch {
     bool hear(int peer);
     void tell_all(int32_t word) const;
 
-    std::vector<int> sockets_; // one a rank, -1 for this one; open until the end
+    std::vector<int> sockets_;  // one a rank, -1 for this one; open until the end
     std::vector<std::atomic<bool>> left_;
     std::atomic<int> lost_ = -1;
     std::atomic<bool> done_ = false;
     std::thread thread_;
 };
 
-} // namespace mpsplit
+}  // namespace mpsplit

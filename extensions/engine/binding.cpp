@@ -24,14 +24,16 @@ nb::ndarray<nb::numpy, T> array(std::initializer_list<size_t> shape) {
     size_t count = 1;
     for (size_t size : shape) count *= size;
     T* data = new T[count];
-    return nb::ndarray<nb::numpy, T>(data, shape, nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); }));
+    return nb::ndarray<nb::numpy, T>(
+        data, shape, nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); }));
 }
 
 using Parts = nb::ndarray<const int64_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 
 nb::ndarray<nb::numpy, float> step(Engine& engine, Tokens tokens, Parts parts, bool every_row) {
     std::vector<Engine::Part> of;
-    for (size_t i = 0; i < parts.shape(0); i++) of.push_back({int(parts(i, 0)), int(parts(i, 1)), int(parts(i, 2))});
+    for (size_t i = 0; i < parts.shape(0); i++)
+        of.push_back({int(parts(i, 0)), int(parts(i, 1)), int(parts(i, 2))});
     Engine::Logits logits;
     {
         const nb::gil_scoped_release released;
@@ -60,14 +62,17 @@ nb::ndarray<nb::numpy, float> blob(Engine& engine, const std::string& name) {
 
 // [heads, positions, dim] of one attention
 template <void (KeyValueCache::*read)(const int32_t*, int, int, float*) const>
-nb::ndarray<nb::numpy, float> remembered(Engine& engine, size_t attention, int slot, int positions) {
+nb::ndarray<nb::numpy, float> remembered(Engine& engine, size_t attention, int slot,
+                                         int positions) {
     if (attention >= engine.caches().size())
-        throw Failure("there is no attention " + std::to_string(attention) + " of " + std::to_string(engine.caches().size()));
+        throw Failure("there is no attention " + std::to_string(attention) + " of " +
+                      std::to_string(engine.caches().size()));
     const auto pages = engine.pages(slot, positions);
     const KeyValueCache& cache = *engine.caches()[attention];
     const size_t each = size_t(positions) * cache.dim;
     auto result = array<float>({size_t(cache.heads), size_t(positions), size_t(cache.dim)});
-    for (int head = 0; head < cache.heads; head++) (cache.*read)(pages.data(), head, positions, result.data() + head * each);
+    for (int head = 0; head < cache.heads; head++)
+        (cache.*read)(pages.data(), head, positions, result.data() + head * each);
     return result;
 }
 
@@ -75,42 +80,60 @@ nb::ndarray<nb::numpy, float> remembered(Engine& engine, size_t attention, int s
 
 NB_MODULE(_engine, m) {
     nb::set_leak_warnings(false);
-    nb::exception<Failure>(m, "EngineError", nb::module_::import_("mpsplit.errors").attr("PackageError"));
+    nb::exception<Failure>(m, "EngineError",
+                           nb::module_::import_("mpsplit.errors").attr("PackageError"));
     nb::class_<Engine>(m, "Engine")
-        .def("__init__",
-             [](Engine* self, const std::string& folder, std::shared_ptr<Comm> world, int threads) {
-                 const nb::gil_scoped_release released;
-                 new (self) Engine(folder, std::move(world), threads);
-             },
-             "folder"_a, "world"_a, "threads"_a)
-        .def("reserve", &Engine::reserve, "pages"_a, "stored"_a, "stored: 0 for f32, 1 for bf16, 2 for q8")
-        .def("place", [](Engine& engine, int slot, int first, Tokens pages) { engine.place(slot, first, {pages.data(), pages.shape(0)}); },
-             "slot"_a, "first"_a, "pages"_a)
-        .def("step", step, "tokens"_a, "parts"_a, "every_row"_a = false, "parts: [slot, position, count] of each")
-        .def("largest", largest, "row"_a, "count"_a, "The largest logits of a row of the last step, and their tokens.")
-        .def("save",
-             [](Engine& engine, int slot, int positions, const std::string& path, const std::string& whose) {
-                 const nb::gil_scoped_release released;
-                 return int(engine.save(slot, positions, path, whose));
-             },
-             "slot"_a, "positions"_a, "path"_a, "whose"_a, "The first positions of a slot, to a file: a Kept")
-        .def("load",
-             [](Engine& engine, int slot, int positions, const std::string& path, const std::string& whose) {
-                 const nb::gil_scoped_release released;
-                 return int(engine.load(slot, positions, path, whose));
-             },
-             "slot"_a, "positions"_a, "path"_a, "whose"_a, "And from it.")
+        .def(
+            "__init__",
+            [](Engine* self, const std::string& folder, std::shared_ptr<Comm> world, int threads) {
+                const nb::gil_scoped_release released;
+                new (self) Engine(folder, std::move(world), threads);
+            },
+            "folder"_a, "world"_a, "threads"_a)
+        .def("reserve", &Engine::reserve, "pages"_a, "stored"_a,
+             "stored: 0 for f32, 1 for bf16, 2 for q8")
+        .def(
+            "place",
+            [](Engine& engine, int slot, int first, Tokens pages) {
+                engine.place(slot, first, {pages.data(), pages.shape(0)});
+            },
+            "slot"_a, "first"_a, "pages"_a)
+        .def("step", step, "tokens"_a, "parts"_a, "every_row"_a = false,
+             "parts: [slot, position, count] of each")
+        .def("largest", largest, "row"_a, "count"_a,
+             "The largest logits of a row of the last step, and their tokens.")
+        .def(
+            "save",
+            [](Engine& engine, int slot, int positions, const std::string& path,
+               const std::string& whose) {
+                const nb::gil_scoped_release released;
+                return int(engine.save(slot, positions, path, whose));
+            },
+            "slot"_a, "positions"_a, "path"_a, "whose"_a,
+            "The first positions of a slot, to a file: a Kept")
+        .def(
+            "load",
+            [](Engine& engine, int slot, int positions, const std::string& path,
+               const std::string& whose) {
+                const nb::gil_scoped_release released;
+                return int(engine.load(slot, positions, path, whose));
+            },
+            "slot"_a, "positions"_a, "path"_a, "whose"_a, "And from it.")
         .def("keep", &Engine::keep, "blob"_a, "The blob stays after a step.")
-        .def("blob", blob, "name"_a, "What a blob that is kept holds since the last step, [rows, columns].")
+        .def("blob", blob, "name"_a,
+             "What a blob that is kept holds since the last step, [rows, columns].")
         .def("keys", remembered<&KeyValueCache::read_keys>, "attention"_a, "slot"_a, "positions"_a,
              "Turned, [heads, positions, dim].")
-        .def("values", remembered<&KeyValueCache::read_values>, "attention"_a, "slot"_a, "positions"_a,
-             "[heads, positions, dim]")
+        .def("values", remembered<&KeyValueCache::read_values>, "attention"_a, "slot"_a,
+             "positions"_a, "[heads, positions, dim]")
         .def_prop_ro("bytes_sent", &Engine::bytes_sent)
         .def_prop_ro("seconds_between_ranks", &Engine::seconds_between_ranks)
-        .def("spent", [](const Engine& engine) {
-            auto result = array<int64_t>({size_t(kinds)});
-            std::copy_n(engine.spent().ns, kinds, result.data());
-            return result;
-        }, "ns so far, by the kind of layer (spent.h)");
+        .def(
+            "spent",
+            [](const Engine& engine) {
+                auto result = array<int64_t>({size_t(kinds)});
+                std::copy_n(engine.spent().ns, kinds, result.data());
+                return result;
+            },
+            "ns so far, by the kind of layer (spent.h)");
 }

@@ -28,10 +28,12 @@ EmbeddingFormat::EmbeddingFormat(const std::string& dtype, int hidden) : hidden_
     for (const auto& [name, kind, block] : known) {
         if (dtype != name || (block && hidden % block)) continue;
         kind_ = kind, block_ = block;
-        row_bytes_ = block ? hidden + size_t(2) * (hidden / block) : size_t(hidden) * (kind == Kind::f32 ? 4 : 2);
+        row_bytes_ = block ? hidden + size_t(2) * (hidden / block)
+                           : size_t(hidden) * (kind == Kind::f32 ? 4 : 2);
         return;
     }
-    throw Failure("embeddings of " + std::to_string(hidden) + " numbers of this type are not known; convert the package again");
+    throw Failure("embeddings of " + std::to_string(hidden) +
+                  " numbers of this type are not known; convert the package again");
 }
 
 void EmbeddingFormat::read(const uint8_t* row, float* y) const {
@@ -46,7 +48,8 @@ void EmbeddingFormat::read(const uint8_t* row, float* y) const {
         case Kind::q8:
             for (int b = 0; b < hidden_ / block_; b++) {
                 const float scale = from_half(at<uint16_t>(row + hidden_, b));
-                for (int i = b * block_; i < (b + 1) * block_; i++) y[i] = scale * at<int8_t>(row, i);
+                for (int i = b * block_; i < (b + 1) * block_; i++)
+                    y[i] = scale * at<int8_t>(row, i);
             }
             break;
     }

@@ -18,13 +18,17 @@ std::shared_ptr<Comm> stage_of(const RankFacts& facts, const std::shared_ptr<Com
     return world->group(facts.group);
 }
 
-constexpr int pages_of(int positions) { return (positions + KeyValueCache::page_positions - 1) / KeyValueCache::page_positions; }
+constexpr int pages_of(int positions) {
+    return (positions + KeyValueCache::page_positions - 1) / KeyValueCache::page_positions;
+}
 
 }  // namespace
 
-Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threads) : facts_(RankFacts::load(folder + "/rank.txt")) {
+Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threads)
+    : facts_(RankFacts::load(folder + "/rank.txt")) {
     if (world->size() != facts_.ranks || world->rank() != facts_.rank)
-        throw Failure(folder + " is rank " + std::to_string(facts_.rank) + " of " + std::to_string(facts_.ranks) + ", this process is rank " +
+        throw Failure(folder + " is rank " + std::to_string(facts_.rank) + " of " +
+                      std::to_string(facts_.ranks) + ", this process is rank " +
                       std::to_string(world->rank()) + " of " + std::to_string(world->size()));
     setting_.groups = {{world_id, world}, {stage_id, stage_of(facts_, world)}};
     setting_.threads = threads;
@@ -32,28 +36,36 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
     setting_.window = facts_.window;
     for (int position = 0; position < facts_.context; position++)
         for (float frequency : facts_.inverse_frequencies) {
-            const double angle = float(position) * frequency;  // rounded to float, as the model's own tables
+            const double angle =
+                float(position) * frequency;  // rounded to float, as the model's own tables
             cos_.push_back(float(std::cos(angle)) * facts_.rope_scaling);
             sin_.push_back(float(std::sin(angle)) * facts_.rope_scaling);
         }
     setting_.rotation = {cos_.data(), sin_.data()};
     std::vector<Mapped::Placed> placed;
-    for (const auto& [offset, name] : facts_.packed) placed.push_back({folder + "/" + name, size_t(offset) * 64});
+    for (const auto& [offset, name] : facts_.packed)
+        placed.push_back({folder + "/" + name, size_t(offset) * 64});
     packed_ = Mapped(placed, Reading::whole);
     setting_.packed.data = packed_.data;
-    for (const auto& [begin, bytes] : packed_.pieces) setting_.packed.pieces.push_back({int64_t(begin), int64_t(bytes)});
-    graph_ = std::make_unique<Graph>(folder + "/fused.param", folder + "/" + facts_.floats, setting_);
+    for (const auto& [begin, bytes] : packed_.pieces)
+        setting_.packed.pieces.push_back({int64_t(begin), int64_t(bytes)});
+    graph_ =
+        std::make_unique<Graph>(folder + "/fused.param", folder + "/" + facts_.floats, setting_);
     hidden_in_ = graph_->blob("hidden");
     hidden_out_ = graph_->blob("hidden_out");
     logits_ = graph_->blob("logits");
     top_ = graph_->blob("top");
     if (hidden_in_ < 0 || hidden_out_ < 0 || (facts_.head_rows && (logits_ < 0 || top_ < 0)))
-        throw Failure(folder + "/fused.param has no hidden, hidden_out, logits or top; convert the package again");
+        throw Failure(
+            folder +
+            "/fused.param has no hidden, hidden_out, logits or top; convert the package again");
     if (facts_.first_stage && facts_.dtype != head_rows)
         embed_ = rows_of_file(folder + "/" + facts_.embedding);
     else if (facts_.first_stage && facts_.embed_rows) {
         if (facts_.embed_start != facts_.head_start || facts_.embed_rows != facts_.head_rows)
-            throw Failure(folder + "/rank.txt takes the embedding from the head, which has other rows; convert the package again");
+            throw Failure(folder +
+                          "/rank.txt takes the embedding from the head, which has other rows; "
+                          "convert the package again");
         embed_ = graph_->matrix_of("logits", facts_.head_rows, facts_.hidden);
     }
     if (logits_ >= 0) graph_->keep(logits_);  // TopK reads them too
@@ -66,14 +78,18 @@ Graph::Row Engine::rows_of_file(const std::string& path) {
     const EmbeddingFormat format(facts_.dtype, facts_.hidden);
     const size_t needed = size_t(facts_.embed_rows) * format.row_bytes();
     if (embedding_.bytes < needed)
-        throw Failure(path + " has " + std::to_string(embedding_.bytes) + " bytes, " + std::to_string(facts_.embed_rows) + " rows take " +
-                      std::to_string(needed) + "; copy it again or convert again");
-    return [format, data = embedding_.data](int row, float* y) { format.read(data + row * format.row_bytes(), y); };
+        throw Failure(path + " has " + std::to_string(embedding_.bytes) + " bytes, " +
+                      std::to_string(facts_.embed_rows) + " rows take " + std::to_string(needed) +
+                      "; copy it again or convert again");
+    return [format, data = embedding_.data](int row, float* y) {
+        format.read(data + row * format.row_bytes(), y);
+    };
 }
 
 void Engine::reserve(int64_t pages, int64_t stored) {
     if (pages < 1 || pages > most_pages || stored < 0 || stored > int64_t(Stored::q8))
-        throw Failure("there is no cache of " + std::to_string(pages) + " pages stored as " + std::to_string(stored));
+        throw Failure("there is no cache of " + std::to_string(pages) + " pages stored as " +
+                      std::to_string(stored));
     slots_.clear();
     setting_.pages = int(pages);
     for (KeyValueCache* cache : setting_.caches) cache->reserve(int(pages), Stored(stored));
@@ -82,12 +98,13 @@ void Engine::reserve(int64_t pages, int64_t stored) {
 void Engine::place(int slot, int first, std::span<const int64_t> pages) {
     auto& table = slots_[slot];
     if (first < 0 || first > int(table.size()))
-        throw Failure("page " + std::to_string(first) + " of slot " + std::to_string(slot) + " does not follow its " +
-                      std::to_string(table.size()));
+        throw Failure("page " + std::to_string(first) + " of slot " + std::to_string(slot) +
+                      " does not follow its " + std::to_string(table.size()));
     table.resize(first);
     for (const int64_t page : pages) {
         if (page < 0 || page >= setting_.pages)
-            throw Failure("there is no page " + std::to_string(page) + " of " + std::to_string(setting_.pages));
+            throw Failure("there is no page " + std::to_string(page) + " of " +
+                          std::to_string(setting_.pages));
         table.push_back(int32_t(page));
     }
 }
@@ -101,17 +118,21 @@ void Engine::set_runs(std::span<const Part> parts, size_t tokens) {
     setting_.runs.clear();
     for (const auto& [slot, position, count] : parts) {
         const auto table = pages(slot);
-        if (count < 1 || position < 0 || position + count > facts_.context || pages_of(position + count) > int(table.size()))
-            throw Failure(std::to_string(count) + " tokens at " + std::to_string(position) + " do not fit the " +
-                          std::to_string(table.size()) + " pages of slot " + std::to_string(slot) + ", or the context of " +
+        if (count < 1 || position < 0 || position + count > facts_.context ||
+            pages_of(position + count) > int(table.size()))
+            throw Failure(std::to_string(count) + " tokens at " + std::to_string(position) +
+                          " do not fit the " + std::to_string(table.size()) + " pages of slot " +
+                          std::to_string(slot) + ", or the context of " +
                           std::to_string(facts_.context));
         setting_.runs.push_back({count, position, table.data()});
     }
     if (parts.empty() || setting_.rows() != int(tokens))
-        throw Failure(std::to_string(tokens) + " tokens are not those of " + std::to_string(parts.size()) + " parts");
+        throw Failure(std::to_string(tokens) + " tokens are not those of " +
+                      std::to_string(parts.size()) + " parts");
 }
 
-Engine::Logits Engine::step(std::span<const int64_t> tokens, std::span<const Part> parts, bool every_row) {
+Engine::Logits Engine::step(std::span<const int64_t> tokens, std::span<const Part> parts,
+                            bool every_row) {
     set_runs(parts, tokens.size());
     Graph& graph = *graph_;
     const auto began = std::chrono::steady_clock::now();
@@ -140,7 +161,8 @@ void Engine::keep_last_rows(std::span<const Part> parts) {
     hidden = last;
 }
 
-// The tokens' rows of the embedding; zeros where another rank owns them, so that a sum over the ranks is the lookup.
+// The tokens' rows of the embedding; zeros where another rank owns them, so that a sum over the
+// ranks is the lookup.
 void Engine::hidden_in(std::span<const int64_t> tokens) {
     ncnn::Mat& hidden = (*graph_)[hidden_in_];
     hidden.create(facts_.hidden, int(tokens.size()), sizeof(float), graph_->pool());
@@ -156,7 +178,8 @@ void Engine::hidden_in(std::span<const int64_t> tokens) {
 
 int Engine::largest(int row, int count, float* values, int64_t* ids) {
     const ncnn::Mat& logits = (*graph_)[logits_];
-    if (row < 0 || row >= logits.h) throw Failure("there is no row " + std::to_string(row) + " of " + std::to_string(logits.h));
+    if (row < 0 || row >= logits.h)
+        throw Failure("there is no row " + std::to_string(row) + " of " + std::to_string(logits.h));
     count = std::min(count, facts_.head_rows);
     const ncnn::Mat& top = (*graph_)[top_];
     if (row == logits.h - 1 && count <= top.w) {
@@ -172,11 +195,13 @@ int Engine::largest(int row, int count, float* values, int64_t* ids) {
 std::span<const int32_t> Engine::pages(int slot, int positions) const {
     const auto table = pages(slot);
     if (positions < 0 || size_t(pages_of(positions)) > table.size())
-        throw Failure("slot " + std::to_string(slot) + " has no " + std::to_string(positions) + " positions");
+        throw Failure("slot " + std::to_string(slot) + " has no " + std::to_string(positions) +
+                      " positions");
     return table;
 }
 
-Kept Engine::save(int slot, int positions, const std::string& path, const std::string& whose) const {
+Kept Engine::save(int slot, int positions, const std::string& path,
+                  const std::string& whose) const {
     return mpsplit::save(path, whose, setting_.caches, pages(slot, positions), positions);
 }
 
@@ -190,7 +215,8 @@ const ncnn::Mat& Engine::blob(const std::string& name) const { return (*graph_)[
 
 int Engine::index_of(const std::string& blob) const {
     const int index = graph_->blob(blob);
-    if (index < 0) throw Failure("the graph of rank " + std::to_string(facts_.rank) + " has no blob " + blob);
+    if (index < 0)
+        throw Failure("the graph of rank " + std::to_string(facts_.rank) + " has no blob " + blob);
     return index;
 }
 

@@ -1,8 +1,8 @@
 // One rank of a package: tokens of several requests in, this rank's slice of their logits out.
 //
-// Weights and embedding are mapped, the cache of keys and values grows in place, and a step allocates nothing once it has
-// seen its number of rows. A request has a slot, and in it a table of the pages in which its positions lie. At first
-// there are pages for one context, in no slot.
+// Weights and embedding are mapped, the cache of keys and values grows in place, and a step
+// allocates nothing once it has seen its number of rows. A request has a slot, and in it a table of
+// the pages in which its positions lie. At first there are pages for one context, in no slot.
 #pragma once
 
 #include <cstdint>
@@ -36,29 +36,35 @@ class Engine {
         int slot, position, count;
     };
 
-    // Room for so many pages, none of them in a slot; `stored` is a Stored. What was in the caches is gone.
+    // Room for so many pages, none of them in a slot; `stored` is a Stored. What was in the caches
+    // is gone.
     void reserve(int64_t pages, int64_t stored);
     // From the `first`-th on, the pages of a slot are these.
     void place(int slot, int first, std::span<const int64_t> pages);
 
-    // The parts' tokens, one part after another. All ranks call it alike. What it gives is valid until the next step: the row after the last
-    // token of each part, or a row a token; no columns where there is no head.
+    // The parts' tokens, one part after another. All ranks call it alike. What it gives is valid
+    // until the next step: the row after the last token of each part, or a row a token; no columns
+    // where there is no head.
     Logits step(std::span<const int64_t> tokens, std::span<const Part> parts, bool every_row);
 
-    // The `count` largest logits of a row of the last step and the ids of their tokens; gives how many there are.
+    // The `count` largest logits of a row of the last step and the ids of their tokens; gives how
+    // many there are.
     int largest(int row, int count, float* values, int64_t* ids);
 
-    // The first positions of a slot, to a file and from it; `whose` names the weights that they were computed with (kept.h).
+    // The first positions of a slot, to a file and from it; `whose` names the weights that they
+    // were computed with (kept.h).
     Kept save(int slot, int positions, const std::string& path, const std::string& whose) const;
     Kept load(int slot, int positions, const std::string& path, const std::string& whose);
 
-    // To look inside: blobs that stay after a step, until the next one, and what the attentions remember, in the order of the graph.
-    // What step leaves of the last hidden state is the last row, unless it is asked for every row.
+    // To look inside: blobs that stay after a step, until the next one, and what the attentions
+    // remember, in the order of the graph. What step leaves of the last hidden state is the last
+    // row, unless it is asked for every row.
     void keep(const std::string& blob);
     const ncnn::Mat& blob(const std::string& name) const;
     const std::vector<KeyValueCache*>& caches() const { return setting_.caches; }
     std::span<const int32_t> pages(int slot) const;
-    std::span<const int32_t> pages(int slot, int positions) const;  // that hold so many positions, or a Failure
+    std::span<const int32_t> pages(
+        int slot, int positions) const;  // that hold so many positions, or a Failure
     uint64_t bytes_sent() const;
     double seconds_between_ranks() const;
     Spent spent() const;  // so far
@@ -80,7 +86,7 @@ class Engine {
     Graph::Part body_ = {}, head_ = {};
     int hidden_in_ = -1, hidden_out_ = -1, logits_ = -1, top_ = -1;
     std::map<int, std::vector<int32_t>> slots_;  // the pages of each
-    int64_t embedding_ns_ = 0;  // so far
+    int64_t embedding_ns_ = 0;                   // so far
 };
 
 }  // namespace mpsplit

@@ -53,19 +53,22 @@ ncnn::Option plain(int threads, ncnn::Allocator& memory) {
     option.use_packing_layout = false;
     option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = false;
     option.use_bf16_packed = option.use_bf16_storage = false;
-    option.use_int8_inference = option.use_int8_packed = option.use_int8_storage = option.use_int8_arithmetic = false;
+    option.use_int8_inference = option.use_int8_packed = option.use_int8_storage =
+        option.use_int8_arithmetic = false;
     return option;
 }
 
 }  // namespace
 
-Graph::Graph(const std::string& param, const std::string& weights, Setting& setting) : weights_(weights, Reading::unsaid) {
+Graph::Graph(const std::string& param, const std::string& weights, Setting& setting)
+    : weights_(weights, Reading::unsaid) {
     net_.opt = plain(setting.threads, pool_);
     add_layers(net_, setting);
     const MappedReader reader(weights_);
     check_param_text(param);
     if (net_.load_param(param.c_str()) != 0)
-        throw Failure(param + " does not fit its weights, or this version; convert the package again");
+        throw Failure(param +
+                      " does not fit its weights, or this version; convert the package again");
     if (net_.load_model(reader) != 0 || !reader.at_end())
         throw Failure(weights + " does not fit " + param + "; convert the package again");
     last_ = reader.last();
@@ -80,16 +83,20 @@ Graph::Graph(const std::string& param, const std::string& weights, Setting& sett
 
 int Graph::blob(const std::string& name) const {
     const auto& blobs = net_.blobs();
-    auto found = std::find_if(blobs.begin(), blobs.end(), [&](const ncnn::Blob& b) { return b.name == name; });
+    auto found = std::find_if(blobs.begin(), blobs.end(),
+                              [&](const ncnn::Blob& b) { return b.name == name; });
     return found == blobs.end() ? -1 : int(found - blobs.begin());
 }
 
 Graph::Part Graph::until(const std::string& name) const {
-    const int end = int(net_.layers().size()), index = blob(name), reader = index < 0 ? -1 : net_.blobs()[index].consumer;
+    const int end = int(net_.layers().size()), index = blob(name),
+              reader = index < 0 ? -1 : net_.blobs()[index].consumer;
     return {0, reader < 0 ? end : reader};
 }
 
-Graph::Part Graph::from(const std::string& name) const { return {until(name).end, int(net_.layers().size())}; }
+Graph::Part Graph::from(const std::string& name) const {
+    return {until(name).end, int(net_.layers().size())};
+}
 
 Graph::Row Graph::matrix_of(const std::string& name, int n, int k) const {
     const int index = blob(name);
@@ -98,13 +105,16 @@ Graph::Row Graph::matrix_of(const std::string& name, int n, int k) const {
         layer = net_.layers()[net_.blobs()[layer->bottoms[0]].producer];
     if (layer && layer->type == "QLinear") {
         const Weights& matrix = static_cast<const QuantisedLinear*>(layer)->matrix();
-        if (matrix.shape.n == n && matrix.shape.k == k) return [matrix](int row, float* y) { unpack(matrix, row, y); };
+        if (matrix.shape.n == n && matrix.shape.k == k)
+            return [matrix](int row, float* y) { unpack(matrix, row, y); };
     }
     const size_t width = size_t(k) * sizeof(float);
     if (layer && layer->type == "Gemm" && last_.size() == n * width)
-        return [first = last_.data(), width](int row, float* y) { std::memcpy(y, first + row * width, width); };
-    throw Failure("the graph has no linear of " + std::to_string(n) + " x " + std::to_string(k) + " that makes " + name +
-                  "; convert the package again");
+        return [first = last_.data(), width](int row, float* y) {
+            std::memcpy(y, first + row * width, width);
+        };
+    throw Failure("the graph has no linear of " + std::to_string(n) + " x " + std::to_string(k) +
+                  " that makes " + name + "; convert the package again");
 }
 
 void Graph::run(Part part) {
@@ -125,15 +135,20 @@ void Graph::run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vecto
     for (size_t i = 0; i < in.size(); i++) {
         in[i] = take(layer.bottoms[i]);
         // what a Split shares, and what somebody else owns, is not written over
-        if (layer.support_inplace && (!in[i].refcount || *in[i].refcount != 1)) in[i] = in[i].clone(&pool_);
+        if (layer.support_inplace && (!in[i].refcount || *in[i].refcount != 1))
+            in[i] = in[i].clone(&pool_);
     }
     int failed;
     if (layer.support_inplace) {
-        failed = layer.one_blob_only ? layer.forward_inplace(in[0], net_.opt) : layer.forward_inplace(in, net_.opt);
+        failed = layer.one_blob_only ? layer.forward_inplace(in[0], net_.opt)
+                                     : layer.forward_inplace(in, net_.opt);
         std::swap(in, out);
     } else
-        failed = layer.one_blob_only ? layer.forward(in[0], out[0], net_.opt) : layer.forward(in, out, net_.opt);
-    if (failed) throw Failure("layer " + layer.name + " (" + layer.type + ") failed with " + std::to_string(failed));
+        failed = layer.one_blob_only ? layer.forward(in[0], out[0], net_.opt)
+                                     : layer.forward(in, out, net_.opt);
+    if (failed)
+        throw Failure("layer " + layer.name + " (" + layer.type + ") failed with " +
+                      std::to_string(failed));
     for (size_t i = 0; i < layer.tops.size(); i++) blobs_[layer.tops[i]] = std::move(out[i]);
     for (auto* used : {&in, &out})
         for (ncnn::Mat& mat : *used) mat.release();

@@ -1,7 +1,9 @@
-// A rank's graph, run layer by layer in the order of its file: the order of the collectives is the one that convert has checked.
+// A rank's graph, run layer by layer in the order of its file: the order of the collectives is the
+// one that convert has checked.
 //
-// ncnn parses the files and brings the layers. Its own Extractor runs them on demand and allocates as it goes; here every blob has its
-// place, and what a blob held returns to the pool once its one consumer has run.
+// ncnn parses the files and brings the layers. Its own Extractor runs them on demand and allocates
+// as it goes; here every blob has its place, and what a blob held returns to the pool once its one
+// consumer has run.
 #pragma once
 
 #include <ncnn/net.h>
@@ -31,12 +33,13 @@ class Graph {
     void run(Part part);
 
     using Row = std::function<void(int row, float* y)>;
-    // Reads rows [k] of the matrix [n, k] of the linear that makes the blob, where they are mapped. One of float32 is model.bin's last array.
+    // Reads rows [k] of the matrix [n, k] of the linear that makes the blob, where they are mapped.
+    // One of float32 is model.bin's last array.
     Row matrix_of(const std::string& blob, int n, int k) const;
 
-    int blob(const std::string& name) const;  // -1: the graph has none
+    int blob(const std::string& name) const;     // -1: the graph has none
     void keep(int blob) { kept_[blob] = true; }  // it stays after its consumer has run
-    ncnn::Mat take(int blob);                    // what it holds; it is empty then, unless it is kept
+    ncnn::Mat take(int blob);  // what it holds; it is empty then, unless it is kept
     ncnn::Mat& operator[](int blob) { return blobs_[blob]; }
     ncnn::Allocator* pool() { return &pool_; }
     const Spent& spent() const { return spent_; }  // in run so far

@@ -46,11 +46,14 @@ class Checksum {
 
 using File = std::unique_ptr<std::FILE, decltype(&std::fclose)>;
 
-size_t needed_pages(int positions) { return size_t(positions + KeyValueCache::page_positions - 1) / KeyValueCache::page_positions; }
+size_t needed_pages(int positions) {
+    return size_t(positions + KeyValueCache::page_positions - 1) / KeyValueCache::page_positions;
+}
 
 }  // namespace
 
-Kept save(const std::string& path, const std::string& whose, std::span<KeyValueCache* const> caches, std::span<const int32_t> pages, int positions) {
+Kept save(const std::string& path, const std::string& whose, std::span<KeyValueCache* const> caches,
+          std::span<const int32_t> pages, int positions) {
     const std::string unfinished = path + ".new";
     Checksum checksum;
     auto write = [&](std::FILE* file, const void* data, size_t bytes) {
@@ -80,7 +83,8 @@ Kept save(const std::string& path, const std::string& whose, std::span<KeyValueC
     return Kept::unwritable;
 }
 
-Kept load(const std::string& path, const std::string& whose, std::span<KeyValueCache* const> caches, std::span<const int32_t> pages, int positions) {
+Kept load(const std::string& path, const std::string& whose, std::span<KeyValueCache* const> caches,
+          std::span<const int32_t> pages, int positions) {
     const File file(std::fopen(path.c_str(), "rb"), &std::fclose);
     if (!file) return Kept::missing;
     Checksum checksum;
@@ -91,13 +95,16 @@ Kept load(const std::string& path, const std::string& whose, std::span<KeyValueC
     };
     const Head expected = head_of(whose, caches, positions);
     Head head;
-    if (!read(&head, sizeof head) || std::memcmp(head.magic, expected.magic, sizeof head.magic) != 0) return Kept::damaged;
+    if (!read(&head, sizeof head) ||
+        std::memcmp(head.magic, expected.magic, sizeof head.magic) != 0)
+        return Kept::damaged;
     if (std::memcmp(&head, &expected, sizeof head) != 0) return Kept::other;
     for (KeyValueCache* cache : caches)
         for (const int32_t page : pages.first(needed_pages(positions)))
             if (!read(cache->page(page), cache->page_bytes())) return Kept::damaged;
     uint64_t sum;
-    const bool whole = std::fread(&sum, 1, sizeof sum, file.get()) == sizeof sum && std::fgetc(file.get()) == EOF;
+    const bool whole =
+        std::fread(&sum, 1, sizeof sum, file.get()) == sizeof sum && std::fgetc(file.get()) == EOF;
     return whole && sum == checksum.sum() ? Kept::done : Kept::damaged;
 }
 

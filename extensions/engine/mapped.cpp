@@ -23,7 +23,8 @@ constexpr size_t piece = size_t(32) << 20;
 
 size_t rounded_up(size_t bytes) { return (bytes + huge - 1) / huge * huge; }
 
-// Addresses for `bytes` that begin at a multiple of 2 MB, as large pages must; nullptr when there are none.
+// Addresses for `bytes` that begin at a multiple of 2 MB, as large pages must; nullptr when there
+// are none.
 uint8_t* addresses(size_t bytes) {
     const size_t room = rounded_up(bytes) + huge;
     void* all = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -40,26 +41,34 @@ size_t in_large_pages() {
     std::ifstream rollup("/proc/self/smaps_rollup");
     size_t found = 0;
     for (std::string name; rollup >> name;)
-        if (size_t kilobytes; (name == "FilePmdMapped:" || name == "ShmemPmdMapped:") && rollup >> kilobytes) found += kilobytes << 10;
+        if (size_t kilobytes;
+            (name == "FilePmdMapped:" || name == "ShmemPmdMapped:") && rollup >> kilobytes)
+            found += kilobytes << 10;
     return found;
 }
 
-// A file that only memory has, made for one reader to use up: a memfd that may still be sealed. Others, those of tmpfs too, may not.
+// A file that only memory has, made for one reader to use up: a memfd that may still be sealed.
+// Others, those of tmpfs too, may not.
 bool is_used_up(int file) { return fcntl(file, F_GET_SEALS) == 0; }
 
-// Where memory for a file's end ends: with it, or with a large page that it fills at least half. Elsewhere no large page has room.
+// Where memory for a file's end ends: with it, or with a large page that it fills at least half.
+// Elsewhere no large page has room.
 size_t end_of(size_t bytes) { return bytes % huge < huge / 2 ? bytes : rounded_up(bytes); }
 
-// The file's bytes from `at` on in anonymous memory, which the kernel gives in large pages. What is used up is not held twice.
+// The file's bytes from `at` on in anonymous memory, which the kernel gives in large pages. What is
+// used up is not held twice.
 bool copy(const std::string& path, int file, uint8_t* to, size_t at, size_t bytes) {
     const int emptied = is_used_up(file) ? open(path.c_str(), O_RDWR | O_CLOEXEC) : -1;
     uint8_t* const first = to + at;
     const size_t room = end_of(bytes) - at;
-    if (mmap(first, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) return false;
+    if (mmap(first, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+        MAP_FAILED)
+        return false;
     madvise(first, room, MADV_HUGEPAGE);
     for (ssize_t got = 1; got > 0 && at < bytes; at += size_t(std::max<ssize_t>(got, 0))) {
         got = pread(file, to + at, std::min(bytes - at, piece), off_t(at));
-        if (got > 0 && emptied >= 0) fallocate(emptied, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(at), off_t(got));
+        if (got > 0 && emptied >= 0)
+            fallocate(emptied, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(at), off_t(got));
     }
     if (emptied >= 0) close(emptied);
     return at == bytes && mprotect(first, room, PROT_READ) == 0;
@@ -70,7 +79,8 @@ bool map(const std::string& path, int file, uint8_t* to, size_t bytes, Reading r
     if (reading == Reading::rows) madvise(to, bytes, MADV_NOHUGEPAGE);
     if (reading != Reading::whole || bytes < huge) return true;
     const size_t before = in_large_pages();
-    // what is not in memory yet is read in large pages where kernel and file system can; what is there already stays as it is
+    // what is not in memory yet is read in large pages where kernel and file system can; what is
+    // there already stays as it is
     madvise(to, bytes, MADV_HUGEPAGE);
     madvise(to, bytes, populate_read);
     const size_t whole_pages = bytes / huge * huge;  // the page cache has the end in small ones
@@ -95,15 +105,20 @@ Mapped::Mapped(const std::vector<Placed>& files, Reading reading) {
         std::error_code wrong;
         const size_t size = std::filesystem::file_size(path, wrong);
         if (wrong) throw Failure(path + " cannot be read: " + wrong.message());
-        if (begin % huge || begin < end) throw Failure(path + " lies where another file does; convert the package again");
+        if (begin % huge || begin < end)
+            throw Failure(path + " lies where another file does; convert the package again");
         found.push_back({begin, size});
         end = begin + size;
     }
     Mapped room;  // gives the addresses back when a file cannot be mapped
     room.bytes = end;
-    if (end && !(room.data = addresses(end))) throw Failure(files.back().path + " cannot be read: no addresses for " + std::to_string(end) + " bytes");
+    if (end && !(room.data = addresses(end)))
+        throw Failure(files.back().path + " cannot be read: no addresses for " +
+                      std::to_string(end) + " bytes");
     for (size_t i = 0; i < files.size(); i++)
-        if (found[i].bytes) map(files[i].path, const_cast<uint8_t*>(room.data) + found[i].begin, found[i].bytes, reading);
+        if (found[i].bytes)
+            map(files[i].path, const_cast<uint8_t*>(room.data) + found[i].begin, found[i].bytes,
+                reading);
     room.pieces = std::move(found);
     *this = std::move(room);
 }

@@ -1,4 +1,5 @@
-// Files as memory, one or several in one range of addresses. Processes that map the same file share its pages.
+// Files as memory, one or several in one range of addresses. Processes that map the same file share
+// its pages.
 #pragma once
 
 #include <cstddef>
@@ -8,9 +9,10 @@
 
 namespace mpsplit {
 
-// How a file is read: a few rows of it now and then, all of it for every token, or nobody says. What is read whole wants pages of 2 MB: with
-// 4 KB pages a core spends a quarter of its time looking up addresses. A row wants small ones: a large page around each takes as much
-// memory as all of the file.
+// How a file is read: a few rows of it now and then, all of it for every token, or nobody says.
+// What is read whole wants pages of 2 MB: with 4 KB pages a core spends a quarter of its time
+// looking up addresses. A row wants small ones: a large page around each takes as much memory as
+// all of the file.
 enum class Reading { rows, whole, unsaid };
 
 class Mapped {
@@ -26,8 +28,10 @@ class Mapped {
     };
 
     Mapped() = default;
-    Mapped(const std::vector<Placed>& files, Reading reading);  // in ascending order; throws a Failure that names the path
-    Mapped(const std::string& path, Reading reading) : Mapped(std::vector<Placed>{{path}}, reading) {}
+    Mapped(const std::vector<Placed>& files,
+           Reading reading);  // in ascending order; throws a Failure that names the path
+    Mapped(const std::string& path, Reading reading)
+        : Mapped(std::vector<Placed>{{path}}, reading) {}
     ~Mapped();
     Mapped(Mapped&& other) noexcept;
     Mapped& operator=(Mapped&& other) noexcept;

@@ -37,7 +37,8 @@ void check_param_text(const std::string& path) {
     if (!file) throw Failure("there is no " + path + "; convert the package again");
     int at = 0;
     const auto refuse = [&](const char* why) {
-        throw Failure(path + " is damaged at line " + std::to_string(at) + " (" + why + "); copy it again or convert again");
+        throw Failure(path + " is damaged at line " + std::to_string(at) + " (" + why +
+                      "); copy it again or convert again");
     };
     std::map<std::string, int> readers;  // of every blob so far
     long layers = 0, layers_told = 0, blobs_told = 0;
@@ -51,16 +52,22 @@ void check_param_text(const std::string& path) {
         if (at == 2) layers_told = number(words[0]), blobs_told = number(words[1]);
         if (at < 3 || words.empty()) continue;
         layers++;
-        const long bottoms = words.size() < 4 ? -1 : number(words[2]), tops = words.size() < 4 ? -1 : number(words[3]);
+        const long bottoms = words.size() < 4 ? -1 : number(words[2]),
+                   tops = words.size() < 4 ? -1 : number(words[3]);
         const long room = long(words.size()) - 4;
-        if (bottoms < 0 || tops < 0 || bottoms > room || tops > room - bottoms) refuse("more blobs are counted than named");
+        if (bottoms < 0 || tops < 0 || bottoms > room || tops > room - bottoms)
+            refuse("more blobs are counted than named");
         for (long i = 4; i < 4 + bottoms; i++)
-            if (const auto blob = readers.find(words[i]); blob == readers.end() || ++blob->second > 1) refuse("a blob nobody makes, or two read");
+            if (const auto blob = readers.find(words[i]);
+                blob == readers.end() || ++blob->second > 1)
+                refuse("a blob nobody makes, or two read");
         for (long i = 4 + bottoms; i < 4 + bottoms + tops; i++)
             if (!readers.emplace(words[i], 0).second) refuse("a blob is made twice");
-        if (!std::all_of(words.begin() + 4 + bottoms + tops, words.end(), fits)) refuse("a parameter");
+        if (!std::all_of(words.begin() + 4 + bottoms + tops, words.end(), fits))
+            refuse("a parameter");
     }
-    if (at < 3 || layers != layers_told || long(readers.size()) != blobs_told) refuse("its counts are not those of its lines");
+    if (at < 3 || layers != layers_told || long(readers.size()) != blobs_told)
+        refuse("its counts are not those of its lines");
 }
 
 }  // namespace mpsplit

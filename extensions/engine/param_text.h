@@ -5,7 +5,8 @@
 
 namespace mpsplit {
 
-// Throws a Failure that names the path and the line: counts beyond what the text holds, blobs without one producer or with two readers.
+// Throws a Failure that names the path and the line: counts beyond what the text holds, blobs
+// without one producer or with two readers.
 void check_param_text(const std::string& path);
 
 }  // namespace mpsplit

@@ -1,4 +1,5 @@
-// Memory for blobs that come and go with every token: what was freed is kept by size and handed out again.
+// Memory for blobs that come and go with every token: what was freed is kept by size and handed out
+// again.
 #pragma once
 
 #include <ncnn/allocator.h>
@@ -14,7 +15,7 @@ class Pool : public ncnn::Allocator {
     void fastFree(void* memory) override;
 
   private:
-    struct Piece;  // stands before the memory that it describes
+    struct Piece;                     // stands before the memory that it describes
     static constexpr int sizes = 48;  // powers of two
     Piece* free_[sizes] = {};
     std::mutex busy_;

@@ -15,8 +15,9 @@
 namespace mpsplit {
 namespace {
 
-constexpr char sealed[] = "MPSEALED";  // how an encrypted file begins: mpsplit/package/sealed/vault.py
-constexpr int most = 1 << 24;          // of anything that is counted here: what is more is damage
+constexpr char sealed[] =
+    "MPSEALED";                // how an encrypted file begins: mpsplit/package/sealed/vault.py
+constexpr int most = 1 << 24;  // of anything that is counted here: what is more is damage
 constexpr int64_t most_angles = int64_t(1) << 26;  // tables of cos and sin of 256 MB each
 
 template <typename T>
@@ -36,8 +37,10 @@ bool possible(const RankFacts& f) {
         if (member < 0 || member >= f.ranks) return false;
     for (float frequency : f.inverse_frequencies)
         if (!std::isfinite(frequency)) return false;
-    return f.ranks > 0 && f.rank >= 0 && f.rank < f.ranks && f.hidden > 0 && f.hidden <= most && f.context > 0 && f.context <= most &&
-           !f.group.empty() && f.group.size() <= size_t(f.ranks) && !f.inverse_frequencies.empty() && std::isfinite(f.rope_scaling) &&
+    return f.ranks > 0 && f.rank >= 0 && f.rank < f.ranks && f.hidden > 0 && f.hidden <= most &&
+           f.context > 0 && f.context <= most && !f.group.empty() &&
+           f.group.size() <= size_t(f.ranks) && !f.inverse_frequencies.empty() &&
+           std::isfinite(f.rope_scaling) &&
            int64_t(f.context) * int64_t(f.inverse_frequencies.size()) <= most_angles;
 }
 
@@ -54,16 +57,20 @@ RankFacts RankFacts::load(const std::string& path) {
     if (!file) throw Failure("there is no " + path + "; convert the package again");
     char first[sizeof sealed] = {};
     if (file.read(first, sizeof sealed - 1) && !std::strcmp(first, sealed))
-        throw Failure(path + " is encrypted, and mpsplit-rank has no keys; start `mpsplit run` with --key-file on every rank instead");
+        throw Failure(path +
+                      " is encrypted, and mpsplit-rank has no keys; start `mpsplit run` with "
+                      "--key-file on every rank instead");
     file.clear();
     file.seekg(0);
-    std::map<std::string, std::string> text;  // what stands behind a name; "packed" stands on several lines
+    std::map<std::string, std::string>
+        text;  // what stands behind a name; "packed" stands on several lines
     for (std::string name, line; file >> name && std::getline(file, line);) text[name] += line;
     std::map<std::string, std::istringstream> lines;
     for (const auto& [name, words] : text) lines[name] = std::istringstream(words);
     RankFacts facts;
     auto read = [&](const char* name, auto& value) {
-        if (!lines.count(name) || !(lines[name] >> value)) throw Failure(path + " has no " + name + "; convert the package again");
+        if (!lines.count(name) || !(lines[name] >> value))
+            throw Failure(path + " has no " + name + "; convert the package again");
     };
     const std::pair<const char*, int*> numbers[] = {
         {"ranks", &facts.ranks},           {"rank", &facts.rank},
@@ -77,7 +84,9 @@ RankFacts RankFacts::load(const std::string& path) {
     read("first_stage", facts.first_stage);
     read("rope_scaling", facts.rope_scaling);
     auto check = [&](const std::string& name) {
-        if (!stays_inside(name)) throw Failure(path + " is damaged: it names no plain file in weights; convert the package again");
+        if (!stays_inside(name))
+            throw Failure(
+                path + " is damaged: it names no plain file in weights; convert the package again");
     };
     read("floats", facts.floats);
     check(facts.floats);
@@ -91,7 +100,8 @@ RankFacts RankFacts::load(const std::string& path) {
     }
     facts.group = all<int>(lines["group"]);
     facts.inverse_frequencies = all<float>(lines["inverse_frequencies"]);
-    if (!possible(facts)) throw Failure(path + " is damaged: its numbers cannot be; convert the package again");
+    if (!possible(facts))
+        throw Failure(path + " is damaged: its numbers cannot be; convert the package again");
     return facts;
 }
 

@@ -1,5 +1,5 @@
-// rank.txt: what a rank must know of its package, a name and numbers a line. convert writes it out of the manifest, so that C++ reads
-// no JSON.
+// rank.txt: what a rank must know of its package, a name and numbers a line. convert writes it out
+// of the manifest, so that C++ reads no JSON.
 #pragma once
 
 #include <string>
@@ -9,9 +9,9 @@ namespace mpsplit {
 
 struct RankFacts {
     int ranks = 0, rank = -1;
-    std::vector<int> group;  // the ranks that share this rank's layers
+    std::vector<int> group;                   // the ranks that share this rank's layers
     int hidden = 0, context = 0, window = 0;  // window: tokens that a token sees, 0 for all
-    std::string dtype;       // of the embedding (embedding.h)
+    std::string dtype;                        // of the embedding (embedding.h)
     int embed_start = 0, embed_rows = 0, head_start = 0, head_rows = 0;  // rows of the vocabulary
     bool first_stage = false;
     std::vector<float> inverse_frequencies;
@@ -21,7 +21,8 @@ struct RankFacts {
         int offset;  // in units of 64 bytes, a multiple of 2 MB
         std::string name;
     };
-    std::string floats, embedding;  // files beside rank.txt: what ncnn's own layers have, and the embedding of a first stage
+    std::string floats, embedding;  // files beside rank.txt: what ncnn's own layers have, and the
+                                    // embedding of a first stage
     std::vector<Placed> packed;     // the matrices of QLinear, as they lie one behind the other
 
     static RankFacts load(const std::string& path);  // throws a Failure

@@ -1,4 +1,5 @@
-// Where a rank's time goes, by the kind of layer. mpsplit/runtime/engine/layer_kinds.py lists the kinds in the same order.
+// Where a rank's time goes, by the kind of layer. mpsplit/runtime/engine/layer_kinds.py lists the
+// kinds in the same order.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +7,18 @@
 
 namespace mpsplit {
 
-enum class Kind { embedding, linear, attention, norm, other, all_reduce, all_gather, broadcast, send, recv };
+enum class Kind {
+    embedding,
+    linear,
+    attention,
+    norm,
+    other,
+    all_reduce,
+    all_gather,
+    broadcast,
+    send,
+    recv
+};
 constexpr int kinds = int(Kind::recv) + 1;
 
 Kind kind_of(const std::string& layer_type);

@@ -1,5 +1,5 @@
-// Blocks of up to 8 query rows that share a head of the cache: each key and value is read once for all of them. With grouped
-// heads even a single token fills a block.
+// Blocks of up to 8 query rows that share a head of the cache: each key and value is read once for
+// all of them. With grouped heads even a single token fills a block.
 #include "attention.h"
 
 #include <omp.h>
@@ -23,8 +23,9 @@ void rotate(const float* x, int dim, const float* cos, const float* sin, float s
     }
 }
 
-// The scores of a block of rows, and then its weights, lie in steps of 32 positions: [step][rows][32]. So rows are a constant apart,
-// and what a step reads of the values stays in the first cache.
+// The scores of a block of rows, and then its weights, lie in steps of 32 positions:
+// [step][rows][32]. So rows are a constant apart, and what a step reads of the values stays in the
+// first cache.
 template <int rows>
 float* score(float* s, int row, int position) {
     return s + (position / step * rows + row) * step + position % step;
@@ -33,7 +34,8 @@ float* score(float* s, int row, int position) {
 // s = q [rows][dim] * keys of positions from .. to, both rounded to whole pages
 template <class T, int rows>
 void scores(const float* q, const Seen& seen, int from, int to, float* s) {
-    constexpr int panels = step / lanes, abreast = rows > 4 ? 1 : panels;  // enough sums to keep the processor busy
+    constexpr int panels = step / lanes,
+                  abreast = rows > 4 ? 1 : panels;  // enough sums to keep the processor busy
     const int dim = seen.cache.dim;
     for (int first = from; first < to; first += step) {
         const Page<T> page = seen.page<T>(first);
@@ -49,14 +51,16 @@ void scores(const float* q, const Seen& seen, int from, int to, float* s) {
             for (int a = 0; a < abreast; a++)
                 for (int r = 0; r < rows; r++) {
                     const int at = (panel + a) * lanes;
-                    if constexpr (scaled<T>) sums[a][r] *= *reinterpret_cast<const Lanes*>(page.key_scales + at);
+                    if constexpr (scaled<T>)
+                        sums[a][r] *= *reinterpret_cast<const Lanes*>(page.key_scales + at);
                     *reinterpret_cast<Lanes*>(score<rows>(s, r, first + at)) = sums[a][r];
                 }
         }
     }
 }
 
-// A row's scores of positions begin .. end become weights that sum to 1; those of from .. begin and end .. to become 0.
+// A row's scores of positions begin .. end become weights that sum to 1; those of from .. begin and
+// end .. to become 0.
 template <int rows>
 void softmax(float* s, int row, int from, int begin, int end, int to) {
     constexpr float nothing = -std::numeric_limits<float>::infinity();
@@ -102,7 +106,8 @@ void mix(float* weights, const Seen& seen, int from, int end, float* out) {
         for (int c = 0; c < width; c += lanes) {
             const T* at = page.values + c;
             Lanes sums[rows];
-            for (int r = 0; r < rows; r++) sums[r] = *reinterpret_cast<const Lanes*>(out + r * width + c);
+            for (int r = 0; r < rows; r++)
+                sums[r] = *reinterpret_cast<const Lanes*>(out + r * width + c);
             for (int j = 0; j < count; j++, at += width) {
                 __builtin_prefetch(at + step / 2 * width);
                 const Lanes value = widened(at);
@@ -117,7 +122,9 @@ void mix(float* weights, const Seen& seen, int from, int end, float* out) {
 struct Desk {
     float *q, *scores, *out;
     Desk(const KeyValueCache& cache, int positions, float* scratch, int thread)
-        : q(scratch + thread * floats(cache, positions)), scores(q + block * rounded_up(cache.dim, lanes)), out(scores + block * positions) {}
+        : q(scratch + thread * floats(cache, positions)),
+          scores(q + block * rounded_up(cache.dim, lanes)),
+          out(scores + block * positions) {}
     static size_t floats(const KeyValueCache& cache, int positions) {
         return block * size_t(rounded_up(cache.dim, lanes) + positions + cache.width);
     }
@@ -138,7 +145,8 @@ struct Work {
     float* y;   // q and y from the run's first row on
 };
 
-// Rows first .. first + count - 1 of what asks one head of the cache: row i is head i % group of token i / group.
+// Rows first .. first + count - 1 of what asks one head of the cache: row i is head i % group of
+// token i / group.
 template <class T, int count>
 void answer(const Work& work, int head, int first, const Desk& desk) {
     const Attention& a = work.attention;
@@ -151,45 +159,56 @@ void answer(const Work& work, int head, int first, const Desk& desk) {
     const int from = begin(0) / step * step, to = rounded_up(end(count - 1), step);
     for (int r = 0; r < count; r++) {
         size_t angle = size_t(work.run.position + token(r)) * (cache.dim / 2);
-        rotate(work.q[token(r)] + at(r), cache.dim, a.rotation.cos + angle, a.rotation.sin + angle, a.scale, desk.q + r * cache.dim);
+        rotate(work.q[token(r)] + at(r), cache.dim, a.rotation.cos + angle, a.rotation.sin + angle,
+               a.scale, desk.q + r * cache.dim);
     }
     scores<T, count>(desk.q, seen, from, to, desk.scores);
     for (int r = 0; r < count; r++) softmax<count>(desk.scores, r, from, begin(r), end(r), to);
     mix<T, count>(desk.scores, seen, from, end(count - 1), desk.out);
     for (int r = 0; r < count; r++)
-        std::copy_n(desk.out + r * cache.width, cache.dim, work.y + size_t(token(r)) * a.heads * cache.dim + at(r));
+        std::copy_n(desk.out + r * cache.width, cache.dim,
+                    work.y + size_t(token(r)) * a.heads * cache.dim + at(r));
 }
 
 template <class T>
 void answer(const Work& work, int head, int first, int left, const Desk& desk) {
     for (int count; left > 0; first += count, left -= count) {
         count = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        auto* rows_of = count == 8 ? answer<T, 8> : count == 4 ? answer<T, 4> : count == 2 ? answer<T, 2> : answer<T, 1>;
+        auto* rows_of = count == 8   ? answer<T, 8>
+                        : count == 4 ? answer<T, 4>
+                        : count == 2 ? answer<T, 2>
+                                     : answer<T, 1>;
         rows_of(work, head, first, desk);
     }
 }
 
 template <class T>
-void remember(const Attention& a, int head, int position, const int32_t* pages, const float* k, const float* v, float* turned) {
+void remember(const Attention& a, int head, int position, const int32_t* pages, const float* k,
+              const float* v, float* turned) {
     const KeyValueCache& cache = a.cache;
     const size_t angle = size_t(position) * (cache.dim / 2);
-    rotate(k + head * cache.dim, cache.dim, a.rotation.cos + angle, a.rotation.sin + angle, 1, turned);
+    rotate(k + head * cache.dim, cache.dim, a.rotation.cos + angle, a.rotation.sin + angle, 1,
+           turned);
     const Page<T> page = Seen{cache, pages, head}.page<T>(position);
     const int at = position % step;
     float *key_scale = nullptr, *value_scale = nullptr;
     if constexpr (scaled<T>) key_scale = page.key_scales + at, value_scale = page.value_scales + at;
-    store(turned, cache.dim, page.keys + size_t(at / lanes) * cache.dim * lanes + at % lanes, lanes, key_scale);
+    store(turned, cache.dim, page.keys + size_t(at / lanes) * cache.dim * lanes + at % lanes, lanes,
+          key_scale);
     store(v + head * cache.dim, cache.dim, page.values + size_t(at) * cache.width, 1, value_scale);
 }
 
 template <class T>
-void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v, float* y, float* scratch, int threads) {
+void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v,
+            float* y, float* scratch, int threads) {
     const KeyValueCache& cache = attention.cache;
     const int group = attention.heads / cache.heads, positions = most_positions(runs);
     auto blocks = [&](const Run& run) { return (run.count * group + block - 1) / block; };
     int rows = 0, all = 0;
     for (const Run& run : runs) rows += run.count, all += blocks(run);
-    if (positions <= 64) threads = std::min(threads, rows);  // a few microseconds: less than it takes to wake a thread
+    if (positions <= 64)
+        threads =
+            std::min(threads, rows);  // a few microseconds: less than it takes to wake a thread
 #pragma omp parallel num_threads(threads)
     {
         const Desk desk(cache, positions, scratch, omp_get_thread_num());
@@ -198,27 +217,36 @@ void attend(const Attention& attention, std::span<const Run> runs, Strided q, St
             int row = i / cache.heads, at = row;
             const Run* run = runs.data();
             for (; at >= run->count; run++) at -= run->count;
-            remember<T>(attention, i % cache.heads, run->position + at, run->pages, k[row], v[row], desk.q);
+            remember<T>(attention, i % cache.heads, run->position + at, run->pages, k[row], v[row],
+                        desk.q);
         }
 #pragma omp for schedule(dynamic)
         for (int i = cache.heads * all - 1; i >= 0; i--) {  // of each run, the longest first
             int at = i / cache.heads, row = 0;
             const Run* run = runs.data();
             for (; at >= blocks(*run); run++) at -= blocks(*run), row += run->count;
-            const Work work = {attention, *run, {q[row], q.stride}, group, y + size_t(row) * attention.heads * cache.dim};
-            answer<T>(work, i % cache.heads, at * block, std::min(block, run->count * group - at * block), desk);
+            const Work work = {attention,
+                               *run,
+                               {q[row], q.stride},
+                               group,
+                               y + size_t(row) * attention.heads * cache.dim};
+            answer<T>(work, i % cache.heads, at * block,
+                      std::min(block, run->count * group - at * block), desk);
         }
     }
 }
 
 }  // namespace
 
-size_t attention_scratch_floats(const Attention& attention, std::span<const Run> runs, int threads) {
+size_t attention_scratch_floats(const Attention& attention, std::span<const Run> runs,
+                                int threads) {
     return threads * Desk::floats(attention.cache, most_positions(runs));
 }
 
-void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v, float* y, float* scratch, int threads) {
-    with_type(attention.cache.stored(), [&]<class T>(T) { attend<T>(attention, runs, q, k, v, y, scratch, threads); });
+void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v,
+            float* y, float* scratch, int threads) {
+    with_type(attention.cache.stored(),
+              [&]<class T>(T) { attend<T>(attention, runs, q, k, v, y, scratch, threads); });
 }
 
 }  // namespace mpsplit

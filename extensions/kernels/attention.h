@@ -20,7 +20,8 @@ struct Attention {
     Rotation rotation;
 };
 
-// `count` neighbouring rows of a step: tokens that follow the `position` tokens in these pages. Runs do not see each other.
+// `count` neighbouring rows of a step: tokens that follow the `position` tokens in these pages.
+// Runs do not see each other.
 struct Run {
     int count, position;
     const int32_t* pages;
@@ -35,8 +36,10 @@ struct Strided {
 
 size_t attention_scratch_floats(const Attention& attention, std::span<const Run> runs, int threads);
 
-// Turns and stores k, stores v, then y [rows][heads * dim] = softmax(scale * q k^T) v. The rows are those of the runs, one after another.
-// A row's result does not depend on what other rows there are, to the last bit.
-void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v, float* y, float* scratch, int threads);
+// Turns and stores k, stores v, then y [rows][heads * dim] = softmax(scale * q k^T) v. The rows are
+// those of the runs, one after another. A row's result does not depend on what other rows there
+// are, to the last bit.
+void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v,
+            float* y, float* scratch, int threads);
 
 }  // namespace mpsplit

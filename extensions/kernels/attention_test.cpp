@@ -1,4 +1,5 @@
-// Attention against the plain sum over all positions in double, without Python: what runs under an emulator and the sanitizers.
+// Attention against the plain sum over all positions in double, without Python: what runs under an
+// emulator and the sanitizers.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -31,7 +32,8 @@ std::vector<double> turned(const std::vector<float>& x, int row, int head, int h
     return y;
 }
 
-std::vector<double> expected(const Case& c, const std::vector<float>& q, const std::vector<float>& k, const std::vector<float>& v, int rows) {
+std::vector<double> expected(const Case& c, const std::vector<float>& q,
+                             const std::vector<float>& k, const std::vector<float>& v, int rows) {
     std::vector<double> y(size_t(rows) * c.heads * c.dim);
     for (int row = 0; row < rows; row++)
         for (int head = 0; head < c.heads; head++) {
@@ -45,7 +47,8 @@ std::vector<double> expected(const Case& c, const std::vector<float>& q, const s
                 for (int i = 0; i < c.dim; i++) score += asks[i] * key[i];
                 const double weight = std::exp(0.3 * score);
                 sum += weight;
-                for (int i = 0; i < c.dim; i++) out[i] += weight * v[(size_t(j) * c.kv_heads + kv) * c.dim + i];
+                for (int i = 0; i < c.dim; i++)
+                    out[i] += weight * v[(size_t(j) * c.kv_heads + kv) * c.dim + i];
             }
             for (int i = 0; i < c.dim; i++) out[i] /= sum;
         }
@@ -83,12 +86,16 @@ bool agree(const Case& c) {
         const Run runs[] = {{piece, at, tables[0].data()}, {piece, at, tables[1].data()}};
         std::vector<float> ys(qs.size());
         std::unique_ptr<void, decltype(&std::free)> scratch(
-            std::aligned_alloc(64, (attention_scratch_floats(attention, runs, c.threads) * sizeof(float) + 63) / 64 * 64), std::free);
-        attend(attention, runs, {qs.data(), wide}, {ks.data(), narrow}, {vs.data(), narrow}, ys.data(), static_cast<float*>(scratch.get()),
-               c.threads);
+            std::aligned_alloc(
+                64, (attention_scratch_floats(attention, runs, c.threads) * sizeof(float) + 63) /
+                        64 * 64),
+            std::free);
+        attend(attention, runs, {qs.data(), wide}, {ks.data(), narrow}, {vs.data(), narrow},
+               ys.data(), static_cast<float*>(scratch.get()), c.threads);
         const size_t half = ys.size() / 2;
         if (!std::equal(ys.begin(), ys.begin() + half, ys.begin() + half)) {
-            std::printf("two runs of the same differ, heads %d/%d dim %d at %d\n", c.heads, c.kv_heads, c.dim, at);
+            std::printf("two runs of the same differ, heads %d/%d dim %d at %d\n", c.heads,
+                        c.kv_heads, c.dim, at);
             return false;
         }
         std::copy_n(ys.begin(), half, y.begin() + at * wide);
@@ -98,8 +105,9 @@ bool agree(const Case& c) {
     const auto wanted = expected(c, q, k, v, rows);
     for (size_t i = 0; i < y.size(); i++)
         if (!(std::fabs(y[i] - wanted[i]) <= off)) {
-            std::printf("heads %d/%d dim %d window %d threads %d rows %d: y[%zu] is %g, expected %g\n", c.heads, c.kv_heads, c.dim, c.window,
-                        c.threads, rows, i, y[i], wanted[i]);
+            std::printf(
+                "heads %d/%d dim %d window %d threads %d rows %d: y[%zu] is %g, expected %g\n",
+                c.heads, c.kv_heads, c.dim, c.window, c.threads, rows, i, y[i], wanted[i]);
             return false;
         }
     return true;
@@ -114,8 +122,10 @@ int main() {
         for (int dim : {8, 24, 64})
             for (int window : {0, 1, 11, 40})
                 for (int threads : {1, 2})
-                    for (const auto& pieces : std::vector<std::vector<int>>{{1, 1, 1}, {7, 1}, {33, 1, 31}, {64, 1, 1}})
-                        good = good && agree({heads, kv_heads, dim, window, threads, pieces, Stored(++cases % 3)});
+                    for (const auto& pieces :
+                         std::vector<std::vector<int>>{{1, 1, 1}, {7, 1}, {33, 1, 31}, {64, 1, 1}})
+                        good = good && agree({heads, kv_heads, dim, window, threads, pieces,
+                                              Stored(++cases % 3)});
     std::printf("%s\n", good ? "agree" : "DISAGREE");
     return good ? 0 : 1;
 }

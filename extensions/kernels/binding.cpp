@@ -41,7 +41,9 @@ Out<T> array(std::initializer_list<size_t> shape) {
     return Out<T>(data, shape, nb::capsule(data, [](void* p) noexcept { std::free(p); }));
 }
 
-Shape shape_of(const auto& rows, int bits, int block) { return {int(rows.shape(0)), int(rows.shape(1)), bits, block}; }
+Shape shape_of(const auto& rows, int bits, int block) {
+    return {int(rows.shape(0)), int(rows.shape(1)), bits, block};
+}
 
 Scales scales_named(const std::string& name) {
     expect(name == "minmax" || name == "mse", "scales are minmax or mse");
@@ -57,7 +59,8 @@ Out<uint8_t> pack_rows(Rows rows, int bits, int block, int threads, const std::s
     return packed;
 }
 
-std::pair<Out<int8_t>, Out<float>> integers_of_rows(Rows rows, int bits, int block, const std::string& scales, int threads) {
+std::pair<Out<int8_t>, Out<float>> integers_of_rows(Rows rows, int bits, int block,
+                                                    const std::string& scales, int threads) {
     Shape shape = shape_of(rows, bits, block);
     packed_bytes(shape);  // refuses what cannot be, before anything is divided by it
     auto values = array<int8_t>({rows.shape(0), rows.shape(1)});
@@ -66,10 +69,12 @@ std::pair<Out<int8_t>, Out<float>> integers_of_rows(Rows rows, int bits, int blo
     return {values, found};
 }
 
-Out<uint8_t> pack_values(In<int8_t, nb::ndim<2>> values, Rows scales, int bits, int block, int threads) {
+Out<uint8_t> pack_values(In<int8_t, nb::ndim<2>> values, Rows scales, int bits, int block,
+                         int threads) {
     Shape shape = shape_of(values, bits, block);
     auto packed = array<uint8_t>({packed_bytes(shape)});
-    expect(int(scales.shape(0)) == shape.n && int(scales.shape(1)) == shape.k / block, "scales are [n, k / block]");
+    expect(int(scales.shape(0)) == shape.n && int(scales.shape(1)) == shape.k / block,
+           "scales are [n, k / block]");
     pack(shape, values.data(), scales.data(), packed.data(), threads);
     return packed;
 }
@@ -113,7 +118,8 @@ const Path* chosen(const std::string& name) {
     return path;
 }
 
-std::vector<Out<float>> run(std::vector<Product>& products, const Rows& x, int threads, const std::string& path) {
+std::vector<Out<float>> run(std::vector<Product>& products, const Rows& x, int threads,
+                            const std::string& path) {
     expect(!products.empty(), "no weights");
     const Shape& shape = products[0].weights.shape;
     expect(int(x.shape(1)) == shape.k, "x is [rows, k]");
@@ -130,17 +136,19 @@ std::vector<Out<float>> run(std::vector<Product>& products, const Rows& x, int t
     return ys;
 }
 
-Out<float> linear(Rows x, const Held& held, std::optional<In<float, nb::ndim<1>>> bias, std::optional<Rows> residual,
-                  int threads, const std::string& path) {
+Out<float> linear(Rows x, const Held& held, std::optional<In<float, nb::ndim<1>>> bias,
+                  std::optional<Rows> residual, int threads, const std::string& path) {
     size_t n = held.weights.shape.n;
     expect(!bias || bias->shape(0) == n, "bias is [n]");
-    expect(!residual || (residual->shape(0) == x.shape(0) && residual->shape(1) == n), "residual is [rows, n]");
-    std::vector<Product> products = {
-        {held.weights, nullptr, bias ? bias->data() : nullptr, residual ? residual->data() : nullptr}};
+    expect(!residual || (residual->shape(0) == x.shape(0) && residual->shape(1) == n),
+           "residual is [rows, n]");
+    std::vector<Product> products = {{held.weights, nullptr, bias ? bias->data() : nullptr,
+                                      residual ? residual->data() : nullptr}};
     return run(products, x, threads, path)[0];
 }
 
-std::vector<Out<float>> linears(Rows x, std::vector<const Held*> all, int threads, const std::string& path) {
+std::vector<Out<float>> linears(Rows x, std::vector<const Held*> all, int threads,
+                                const std::string& path) {
     std::vector<Product> products;
     for (const Held* held : all) products.push_back({held->weights, nullptr});
     return run(products, x, threads, path);
@@ -152,62 +160,79 @@ Out<float> gated(Rows x, const Held& gate, const Held& up, int threads, const st
 }
 
 // runs: [count, position] of each, and its pages: a row of the table
-Out<float> attend_rows(KeyValueCache& cache, Rows q, Rows k, Rows v, In<int32_t, nb::shape<-1, 2>> runs, In<int32_t, nb::ndim<2>> tables,
+Out<float> attend_rows(KeyValueCache& cache, Rows q, Rows k, Rows v,
+                       In<int32_t, nb::shape<-1, 2>> runs, In<int32_t, nb::ndim<2>> tables,
                        float scale, int window, Rows cos, Rows sin, int threads) {
-    size_t rows = q.shape(0), heads = q.shape(1) / cache.dim, kv = size_t(cache.heads) * cache.dim, half = cache.dim / 2, asked = 0;
-    expect(heads * cache.dim == q.shape(1) && heads % cache.heads == 0, "q is [rows, heads * dim], heads a multiple of the cache's");
-    expect(k.shape(0) == rows && v.shape(0) == rows && k.shape(1) == kv && v.shape(1) == kv, "k and v are [rows, cache heads * dim]");
+    size_t rows = q.shape(0), heads = q.shape(1) / cache.dim, kv = size_t(cache.heads) * cache.dim,
+           half = cache.dim / 2, asked = 0;
+    expect(heads * cache.dim == q.shape(1) && heads % cache.heads == 0,
+           "q is [rows, heads * dim], heads a multiple of the cache's");
+    expect(k.shape(0) == rows && v.shape(0) == rows && k.shape(1) == kv && v.shape(1) == kv,
+           "k and v are [rows, cache heads * dim]");
     expect(runs.shape(0) == tables.shape(0), "every run has its pages");
     std::vector<Run> all;
     for (size_t i = 0; i < runs.shape(0); i++) {
         const int count = runs(i, 0), position = runs(i, 1);
-        expect(count >= 1 && position >= 0 && size_t(position + count) <= tables.shape(1) * KeyValueCache::page_positions,
+        expect(count >= 1 && position >= 0 &&
+                   size_t(position + count) <= tables.shape(1) * KeyValueCache::page_positions,
                "the rows do not fit the pages");
-        expect(cos.shape(0) >= size_t(position + count) && cos.shape(1) == half && sin.shape(0) == cos.shape(0) && sin.shape(1) == half,
+        expect(cos.shape(0) >= size_t(position + count) && cos.shape(1) == half &&
+                   sin.shape(0) == cos.shape(0) && sin.shape(1) == half,
                "cos and sin are [positions, dim / 2]");
         all.push_back({count, position, tables.data() + i * tables.shape(1)});
         asked += count;
     }
-    for (size_t i = 0; i < tables.size(); i++) expect(tables.data()[i] >= 0 && tables.data()[i] < cache.pages(), "there is no such page");
+    for (size_t i = 0; i < tables.size(); i++)
+        expect(tables.data()[i] >= 0 && tables.data()[i] < cache.pages(), "there is no such page");
     expect(asked == rows, "the runs have as many rows as q");
     Attention attention = {cache, int(heads), scale, window, {cos.data(), sin.data()}};
     auto y = array<float>({rows, heads * cache.dim});
     auto scratch = array<float>({attention_scratch_floats(attention, all, threads)});
-    attend(attention, all, {q.data(), q.shape(1)}, {k.data(), kv}, {v.data(), kv}, y.data(), scratch.data(), threads);
+    attend(attention, all, {q.data(), q.shape(1)}, {k.data(), kv}, {v.data(), kv}, y.data(),
+           scratch.data(), threads);
     return y;
 }
 
 }  // namespace
 
 NB_MODULE(_kernels, m) {
-    nb::set_leak_warnings(false);  // layers live as long as their net, which may be until the process ends
+    nb::set_leak_warnings(
+        false);  // layers live as long as their net, which may be until the process ends
     m.doc() = "QLinear of extensions/kernels/qlinear.h on numpy arrays";
     m.def("paths", path_names);
     m.def(
-        "packed_bytes", [](int n, int k, int bits, int block) { return packed_bytes({n, k, bits, block}); }, "n"_a,
+        "packed_bytes",
+        [](int n, int k, int bits, int block) { return packed_bytes({n, k, bits, block}); }, "n"_a,
         "k"_a, "bits"_a, "block"_a);
     m.def("pack", pack_rows, "rows"_a, "bits"_a, "block"_a, "threads"_a = 1, "scales"_a = "minmax");
-    m.def("integers", integers_of_rows, "rows"_a, "bits"_a, "block"_a, "scales"_a = "minmax", "threads"_a = 1);
+    m.def("integers", integers_of_rows, "rows"_a, "bits"_a, "block"_a, "scales"_a = "minmax",
+          "threads"_a = 1);
     m.def("pack_values", pack_values, "values"_a, "scales"_a, "bits"_a, "block"_a, "threads"_a = 1);
     nb::class_<Held>(m, "Weights")
-        .def(nb::init<In<uint8_t, nb::ndim<1>>, int, int, int, int>(), "packed"_a, "n"_a, "k"_a, "bits"_a, "block"_a)
+        .def(nb::init<In<uint8_t, nb::ndim<1>>, int, int, int, int>(), "packed"_a, "n"_a, "k"_a,
+             "bits"_a, "block"_a)
         .def("unpack", unpack_rows)
         .def("unpack", unpack_some, "rows"_a, "Some of them.")
         .def("integers", integers_of_packed);
-    m.def("linear", linear, "x"_a, "weights"_a, "bias"_a = nb::none(), "residual"_a = nb::none(), "threads"_a = 1,
-          "path"_a = "");
+    m.def("linear", linear, "x"_a, "weights"_a, "bias"_a = nb::none(), "residual"_a = nb::none(),
+          "threads"_a = 1, "path"_a = "");
     m.def("linears", linears, "x"_a, "weights"_a, "threads"_a = 1, "path"_a = "");
     m.def("gated", gated, "x"_a, "gate"_a, "up"_a, "threads"_a = 1, "path"_a = "");
     m.def(
-        "read_through", [](In<uint8_t> data, int threads) { return read_through(data.data(), data.nbytes(), threads); },
+        "read_through",
+        [](In<uint8_t> data, int threads) {
+            return read_through(data.data(), data.nbytes(), threads);
+        },
         "data"_a, "threads"_a);
     nb::class_<KeyValueCache>(m, "KeyValueCache")
-        .def("__init__",
-             [](KeyValueCache* self, int heads, int dim, int pages, int stored) {
-                 expect(stored >= 0 && stored <= int(Stored::q8), "stored is 0 for f32, 1 for bf16, 2 for q8");
-                 new (self) KeyValueCache(heads, dim, pages, Stored(stored));
-             },
-             "heads"_a, "dim"_a, "pages"_a, "stored"_a = 0);
-    m.def("attend", attend_rows, "cache"_a, "q"_a, "k"_a, "v"_a, "runs"_a, "tables"_a, "scale"_a, "window"_a, "cos"_a, "sin"_a,
-          "threads"_a = 1);
+        .def(
+            "__init__",
+            [](KeyValueCache* self, int heads, int dim, int pages, int stored) {
+                expect(stored >= 0 && stored <= int(Stored::q8),
+                       "stored is 0 for f32, 1 for bf16, 2 for q8");
+                new (self) KeyValueCache(heads, dim, pages, Stored(stored));
+            },
+            "heads"_a, "dim"_a, "pages"_a, "stored"_a = 0);
+    m.def("attend", attend_rows, "cache"_a, "q"_a, "k"_a, "v"_a, "runs"_a, "tables"_a, "scale"_a,
+          "window"_a, "cos"_a, "sin"_a, "threads"_a = 1);
 }

@@ -12,7 +12,9 @@ static inline float exponential(float x) {
     float shifted = x * 1.44269504f + 0x1.8p23f, whole = shifted - 0x1.8p23f;
     float r = x - whole * 0.693145752f - whole * 1.42860677e-6f;
     float p =
-        1 + r * (1 + r * (0.5f + r * (0.166666666f + r * (0.0416666667f + r * (0.00833333333f + r * 0.00138888889f)))));
+        1 +
+        r * (1 + r * (0.5f + r * (0.166666666f + r * (0.0416666667f +
+                                                      r * (0.00833333333f + r * 0.00138888889f)))));
     return p * std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) - 0x4b400000u + 127) << 23);
 }
 

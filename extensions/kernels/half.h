@@ -15,10 +15,11 @@ static inline float from_half(uint16_t h) {
 }
 
 static inline uint16_t to_half(float f) {
-    uint32_t bits = std::bit_cast<uint32_t>(f), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
+    uint32_t bits = std::bit_cast<uint32_t>(f), sign = bits >> 16 & 0x8000,
+             rest = bits & 0x7fffffff;
     if (rest > 0x7f800000) return sign | 0x7e00;
     if (rest >= 0x477ff000) return sign | 0x7c00;  // 65520 and more
-    if (rest < 0x38800000)                         // subnormal: adding 0.5 leaves the rounded mantissa in the low bits
+    if (rest < 0x38800000)  // subnormal: adding 0.5 leaves the rounded mantissa in the low bits
         return sign | (std::bit_cast<uint32_t>(std::bit_cast<float>(rest) + 0.5f) - 0x3f000000);
     rest += 0xfff + (rest >> 13 & 1);
     return sign | (rest - 0x38000000) >> 13;

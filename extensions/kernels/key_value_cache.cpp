@@ -8,7 +8,8 @@
 
 namespace mpsplit {
 
-KeyValueCache::KeyValueCache(int heads, int dim, int pages, Stored stored) : heads(heads), dim(dim), width(rounded_up(dim, lanes)) {
+KeyValueCache::KeyValueCache(int heads, int dim, int pages, Stored stored)
+    : heads(heads), dim(dim), width(rounded_up(dim, lanes)) {
     reserve(pages, stored);
 }
 
@@ -17,8 +18,10 @@ KeyValueCache::~KeyValueCache() {
 }
 
 void KeyValueCache::reserve(int pages, Stored stored) {
-    const size_t head = with_type(stored, [&](auto zero) { return Page<decltype(zero)>::bytes(*this); });
-    void* memory = mmap(nullptr, pages * heads * head, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const size_t head =
+        with_type(stored, [&](auto zero) { return Page<decltype(zero)>::bytes(*this); });
+    void* memory = mmap(nullptr, pages * heads * head, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     if (memory_) munmap(memory_, pages_ * page_bytes());
     memory_ = static_cast<uint8_t*>(memory);
@@ -42,7 +45,8 @@ void KeyValueCache::read_values(const int32_t* pages, int head, int positions, f
         for (int p = 0; p < positions; p++) {
             const Page<T> page = Seen{*this, pages, head}.page<T>(p);
             const float scale = scaled<T> ? page.value_scales[p % page_positions] : 1;
-            for (int d = 0; d < dim; d++) *to++ = scale * widened_one(page.values[size_t(p % page_positions) * width + d]);
+            for (int d = 0; d < dim; d++)
+                *to++ = scale * widened_one(page.values[size_t(p % page_positions) * width + d]);
         }
     });
 }

@@ -1,13 +1,15 @@
 // Keys and values of what was said so far, in pages.
 //
-// A page holds 32 positions of one decoder layer, all heads of this rank; who says in which page a position lies is the caller.
-// A head's part of a page, in a type T that is float, bfloat16 or int8:
+// A page holds 32 positions of one decoder layer, all heads of this rank; who says in which page a
+// position lies is the caller. A head's part of a page, in a type T that is float, bfloat16 or
+// int8:
 //
 //   keys    T [2 panels of 16 positions][dim][16]   a dot product with 16 keys reads straight on, without sums across lanes
 //   values  T [32][width]                           width is dim, rounded up to 16
 //   and of int8 alone: float [32] scales of the keys, float [32] of the values
 //
-// A cache reserves the addresses of all its pages; memory is taken as positions are written, and never moves.
+// A cache reserves the addresses of all its pages; memory is taken as positions are written, and
+// never moves.
 #pragma once
 
 #include <cstddef>
@@ -31,9 +33,12 @@ class KeyValueCache {
     int pages() const { return pages_; }
     Stored stored() const { return stored_; }
     size_t page_bytes() const { return heads * head_bytes_; }
-    uint8_t* page(int page, int head = 0) const { return memory_ + page * page_bytes() + head * head_bytes_; }
+    uint8_t* page(int page, int head = 0) const {
+        return memory_ + page * page_bytes() + head * head_bytes_;
+    }
 
-    // What a head remembers of the first positions of these pages, [positions][dim]: keys are turned.
+    // What a head remembers of the first positions of these pages, [positions][dim]: keys are
+    // turned.
     void read_keys(const int32_t* pages, int head, int positions, float* to) const;
     void read_values(const int32_t* pages, int head, int positions, float* to) const;
 

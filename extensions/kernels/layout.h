@@ -22,8 +22,8 @@
 //   16 bits: a panel is chunks alone, of 16 lines, for k rounded up to 32. Line j = inputs 2j and 2j + 1 of 16 outputs: bytes
 //   4o .. 4o + 1 are the bfloat16 of input 2j, the next two that of 2j + 1. What lies beyond k is 0.
 //
-// An integer weight w is stored as w + 2^(bits-1), never negative: that is the operand that x86 multiplies by signed
-// activations. Everything has 64-byte alignment and is little endian.
+// An integer weight w is stored as w + 2^(bits-1), never negative: that is the operand that x86
+// multiplies by signed activations. Everything has 64-byte alignment and is little endian.
 #pragma once
 
 #include <cstddef>
@@ -31,8 +31,8 @@
 
 #include "qlinear.h"
 
-// `static`, not `inline`: each path compiles this file for its own CPU, and the linker must never swap one's code for
-// another's.
+// `static`, not `inline`: each path compiles this file for its own CPU, and the linker must never
+// swap one's code for another's.
 namespace mpsplit {
 
 constexpr int panel_rows = 16, chunk_inputs = 32, groups = 8, line = 64;
@@ -44,7 +44,9 @@ static constexpr bool is_float(int bits) { return bits == 16; }
 static constexpr int blocks(const Shape& s) { return s.k / s.block + (s.k % s.block != 0); }
 static constexpr int panels(int n) { return n / panel_rows + (n % panel_rows != 0); }
 
-static constexpr size_t block_bytes(const Shape& s) { return size_t(s.block / chunk_inputs) * chunk_bytes(s.bits); }
+static constexpr size_t block_bytes(const Shape& s) {
+    return size_t(s.block / chunk_inputs) * chunk_bytes(s.bits);
+}
 static constexpr size_t panel_bytes(const Shape& s) {
     size_t count = blocks(s), scales = is_float(s.bits) ? 0 : (count + 1) / 2 * line;
     return scales + count * block_bytes(s);
@@ -54,7 +56,9 @@ static constexpr size_t panel_bytes(const Shape& s) {
 static constexpr size_t scales_at(const Shape& s, int b) {
     return b / 2 * (line + 2 * block_bytes(s)) + b % 2 * (line / 2);
 }
-static constexpr size_t chunks_at(const Shape& s, int b) { return (b / 2 + 1) * size_t(line) + b * block_bytes(s); }
+static constexpr size_t chunks_at(const Shape& s, int b) {
+    return (b / 2 + 1) * size_t(line) + b * block_bytes(s);
+}
 
 using Groups = uint8_t[groups][line];  // a chunk with a byte for each weight
 
@@ -68,7 +72,8 @@ static void encode(const Groups& g, uint8_t* chunk) {
             for (int j = 0; j < 4; j++) at(j)[i] = (g[j][i] & 15) | g[j + 4][i] << 4;
         if constexpr (bits == 6)
             for (int j = 0; j < 4; j += 2)
-                at(4 + j / 2)[i] = g[j][i] >> 4 | g[j + 4][i] >> 4 << 2 | g[j + 1][i] >> 4 << 4 | g[j + 5][i] >> 4 << 6;
+                at(4 + j / 2)[i] = g[j][i] >> 4 | g[j + 4][i] >> 4 << 2 | g[j + 1][i] >> 4 << 4 |
+                                   g[j + 5][i] >> 4 << 6;
     }
 }
 

@@ -1,5 +1,5 @@
-// One parallel region for all products of an x: the threads quantise x together, then each takes its share of the
-// panels. Of a few rows the caller quantises x alone.
+// One parallel region for all products of an x: the threads quantise x together, then each takes
+// its share of the panels. Of a few rows the caller quantises x alone.
 #include <omp.h>
 
 #include <algorithm>
@@ -13,8 +13,8 @@
 namespace mpsplit {
 namespace {
 
-// Tiles of x that a thread walks through for every panel before it takes more rows: what its second cache holds beside
-// a panel.
+// Tiles of x that a thread walks through for every panel before it takes more rows: what its second
+// cache holds beside a panel.
 constexpr size_t rows_in_cache = 384 << 10;
 
 // thread's part of 0 .. count - 1
@@ -36,7 +36,9 @@ struct Work {
     const Path* path;
 
     int blocks() const { return mpsplit::blocks(shape); }
-    size_t tile_block(int width) const { return tile_block_bytes(width, shape.block, is_float(shape.bits)); }
+    size_t tile_block(int width) const {
+        return tile_block_bytes(width, shape.block, is_float(shape.bits));
+    }
     int panels() const {
         int sum = 0;
         for (int i = 0; i < count; i++) sum += mpsplit::panels(products[i].weights.shape.n);
@@ -44,7 +46,9 @@ struct Work {
     }
     int tiles() const { return tile_count(rows, path->widest); }
     Tile tile(int t) const { return tile_at(rows, path->widest, t); }
-    uint8_t* quantised(Tile tile) const { return scratch + size_t(tile.first) * blocks() * tile_block(1); }
+    uint8_t* quantised(Tile tile) const {
+        return scratch + size_t(tile.first) * blocks() * tile_block(1);
+    }
 };
 
 // Blocks begin .. end of x, tile after tile, the rows of a tile side by side
@@ -66,8 +70,9 @@ void quantise_blocks(const Work& work, Share mine) {
     }
 }
 
-// What becomes of the sums [width, 16] of panel p: they are stored with what the product adds; or, of a gate, their silu is
-// stored; or what is stored is multiplied by them. Two straight reads of two matrices are faster than one back and forth.
+// What becomes of the sums [width, 16] of panel p: they are stored with what the product adds; or,
+// of a gate, their silu is stored; or what is stored is multiplied by them. Two straight reads of
+// two matrices are faster than one back and forth.
 enum class Put { sum, silu, times };
 
 template <Put how>
@@ -82,11 +87,13 @@ void put(const Product& product, int p, Tile tile, const float* sums) {
             for (int o = 0; o < count; o++) {
                 if constexpr (how == Put::silu) y[o] = sums[o] / (1 + exponential(-sums[o]));
                 if constexpr (how == Put::times) y[o] *= sums[o];
-                if constexpr (how == Put::sum) y[o] = sums[o] + (bias ? bias[o] : 0) + (residual ? residual[o] : 0);
+                if constexpr (how == Put::sum)
+                    y[o] = sums[o] + (bias ? bias[o] : 0) + (residual ? residual[o] : 0);
             }
         };
         if (n - column >= panel_rows)
-            columns(std::integral_constant<int, panel_rows>());  // a number that the compiler knows: whole vectors
+            columns(std::integral_constant<int, panel_rows>());  // a number that the compiler
+                                                                 // knows: whole vectors
         else
             columns(n - column);
     }
@@ -94,12 +101,14 @@ void put(const Product& product, int p, Tile tile, const float* sums) {
 
 // Panels begin .. end of one matrix, for tiles first .. last of x
 template <Put how>
-void some_panels(const Work& work, const Product& product, const Weights& weights, Share mine, Share tiles) {
+void some_panels(const Work& work, const Product& product, const Weights& weights, Share mine,
+                 Share tiles) {
     float sums[8 * panel_rows];
     for (int p = mine.begin; p < mine.end; p++)
         for (int t = tiles.begin; t < tiles.end; t++) {
             Tile tile = work.tile(t);
-            work.path->panel(weights.shape, weights.data + p * panel_bytes(weights.shape), work.quantised(tile), tile.width, sums);
+            work.path->panel(weights.shape, weights.data + p * panel_bytes(weights.shape),
+                             work.quantised(tile), tile.width, sums);
             put<how>(product, p, tile, sums);
         }
 }
@@ -122,30 +131,39 @@ void panels_of_share(const Work& work, Share mine, Share tiles) {
 
 // Panels begin .. end for all rows, as many rows at a time as a thread's second cache holds
 void all_rows(const Work& work, Share mine) {
-    int step = std::max<int>(1, rows_in_cache / (work.blocks() * work.tile_block(work.path->widest)));
-    for (int t = 0; t < work.tiles(); t += step) panels_of_share(work, mine, {t, std::min(t + step, work.tiles())});
+    int step =
+        std::max<int>(1, rows_in_cache / (work.blocks() * work.tile_block(work.path->widest)));
+    for (int t = 0; t < work.tiles(); t += step)
+        panels_of_share(work, mine, {t, std::min(t + step, work.tiles())});
 }
 
-// Each thread has an equal share of the first three quarters, to read straight on. Of the rest whoever is done takes the next
-// piece: memory does not serve all alike, and the slowest would hold up the others.
+// Each thread has an equal share of the first three quarters, to read straight on. Of the rest
+// whoever is done takes the next piece: memory does not serve all alike, and the slowest would hold
+// up the others.
 void multiply_share(const Work& work, std::atomic<int>& taken) {
-    const int total = work.panels(), threads = omp_get_num_threads(), fixed = threads > 1 ? total / 4 * 3 : total;
+    const int total = work.panels(), threads = omp_get_num_threads(),
+              fixed = threads > 1 ? total / 4 * 3 : total;
     const int piece = std::max(1, total / (threads * 32));
     all_rows(work, share(fixed));
-    for (int p; (p = fixed + taken.fetch_add(piece)) < total;) all_rows(work, {p, std::min(p + piece, total)});
+    for (int p; (p = fixed + taken.fetch_add(piece)) < total;)
+        all_rows(work, {p, std::min(p + piece, total)});
 }
 
 void check(const Product* products, int count, int rows, int threads, const Path* path) {
     if (count < 1 || rows < 1 || threads < 1 || !path)
-        throw std::invalid_argument("multiply wants products, rows, threads and a path that runs here");
+        throw std::invalid_argument(
+            "multiply wants products, rows, threads and a path that runs here");
     const Shape& first = products->weights.shape;
     auto fits = [&](const Shape& s) {
         return s.k == first.k && s.block == first.block && is_float(s.bits) == is_float(first.bits);
     };
     for (int i = 0; i < count; i++) {
         const Product& p = products[i];
-        if (!fits(p.weights.shape) || (p.gate && !(fits(p.gate->shape) && p.gate->shape.n == p.weights.shape.n)))
-            throw std::invalid_argument("products of one x have one k and one block, all in integers or all in bfloat16, and a gate the n of its pair");
+        if (!fits(p.weights.shape) ||
+            (p.gate && !(fits(p.gate->shape) && p.gate->shape.n == p.weights.shape.n)))
+            throw std::invalid_argument(
+                "products of one x have one k and one block, all in integers or all in bfloat16, "
+                "and a gate the n of its pair");
         if (p.gate && (p.bias || p.residual))
             throw std::invalid_argument("a gated product adds neither bias nor residual");
     }
@@ -157,14 +175,14 @@ size_t scratch_bytes(int rows, const Shape& s) {
     return size_t(rows) * blocks(s) * tile_block_bytes(1, s.block, is_float(s.bits));
 }
 
-void multiply(const Product* products, int count, const float* x, int rows, void* scratch, int threads,
-              const Path* path) {
+void multiply(const Product* products, int count, const float* x, int rows, void* scratch,
+              int threads, const Path* path) {
     check(products, count, rows, threads, path);
     const Shape& shape = products->weights.shape;
     Work work = {products, count, x, rows, shape, static_cast<uint8_t*>(scratch), path};
     const int64_t blocks = int64_t(work.tiles()) * work.blocks();
-    const bool few =
-        rows <= 4;  // a few microseconds' work: less than a barrier, much less where another process holds a core
+    const bool few = rows <= 4;  // a few microseconds' work: less than a barrier, much less where
+                                 // another process holds a core
     if (few) quantise_blocks(work, {0, int(blocks)});
     std::atomic<int> taken = 0;  // panels of the part that is not shared out beforehand
 #pragma omp parallel num_threads(threads)

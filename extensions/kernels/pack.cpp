@@ -11,23 +11,28 @@ namespace mpsplit {
 namespace {
 
 std::string text(const Shape& s) {
-    return "n " + std::to_string(s.n) + ", k " + std::to_string(s.k) + ", bits " + std::to_string(s.bits) + ", block " +
-           std::to_string(s.block);
+    return "n " + std::to_string(s.n) + ", k " + std::to_string(s.k) + ", bits " +
+           std::to_string(s.bits) + ", block " + std::to_string(s.block);
 }
 
 void check(const Shape& s) {
     if (is_float(s.bits)) {
         if (s.block != chunk_inputs || s.n < 1 || s.k < 1)
-            throw std::invalid_argument(text(s) + ": 16 bits come in a block of 32, n and k are at least 1");
+            throw std::invalid_argument(text(s) +
+                                        ": 16 bits come in a block of 32, n and k are at least 1");
         return;
     }
-    bool bits = s.bits == 4 || s.bits == 6 || s.bits == 8, block = s.block == 32 || s.block == 64 || s.block == 128;
+    bool bits = s.bits == 4 || s.bits == 6 || s.bits == 8,
+         block = s.block == 32 || s.block == 64 || s.block == 128;
     if (!bits || !block || s.n < 1 || s.k < s.block || s.k % s.block)
-        throw std::invalid_argument(text(s) + ": bits are 4, 6, 8 or 16, block is 32, 64 or 128 and divides k");
+        throw std::invalid_argument(
+            text(s) + ": bits are 4, 6, 8 or 16, block is 32, 64 or 128 and divides k");
 }
 
 void encode(int bits, const Groups& g, uint8_t* chunk) {
-    bits == 4 ? mpsplit::encode<4>(g, chunk) : bits == 6 ? mpsplit::encode<6>(g, chunk) : mpsplit::encode<8>(g, chunk);
+    bits == 4   ? mpsplit::encode<4>(g, chunk)
+    : bits == 6 ? mpsplit::encode<6>(g, chunk)
+                : mpsplit::encode<8>(g, chunk);
 }
 
 // output o alone
@@ -39,13 +44,15 @@ void decode(int bits, const uint8_t* chunk, Groups& g, int o) {
 }
 
 // One block of a panel: values [16, block] and scales [16].
-void write_block(const Shape& s, uint8_t* panel, int b, const int8_t* values, const uint16_t* scales) {
+void write_block(const Shape& s, uint8_t* panel, int b, const int8_t* values,
+                 const uint16_t* scales) {
     std::memcpy(panel + scales_at(s, b), scales, panel_rows * sizeof *scales);
     for (int c = 0; c < s.block / chunk_inputs; c++) {
         Groups g;
         for (int o = 0; o < panel_rows; o++)
             for (int i = 0; i < chunk_inputs; i++)
-                g[i / 4][4 * o + i % 4] = values[o * s.block + c * chunk_inputs + i] + zero_point(s.bits);
+                g[i / 4][4 * o + i % 4] =
+                    values[o * s.block + c * chunk_inputs + i] + zero_point(s.bits);
         encode(s.bits, g, panel + chunks_at(s, b) + c * chunk_bytes(s.bits));
     }
 }
@@ -105,9 +112,11 @@ void each_chunk(const Weights& weights, int row, Take take) {
         uint16_t scale;
         std::memcpy(&scale, panel + scales_at(s, b) + o * sizeof scale, sizeof scale);
         Groups g;
-        decode(s.bits, panel + chunks_at(s, b) + at % s.block / chunk_inputs * chunk_bytes(s.bits), g, o);
+        decode(s.bits, panel + chunks_at(s, b) + at % s.block / chunk_inputs * chunk_bytes(s.bits),
+               g, o);
         int8_t values[chunk_inputs];
-        for (int i = 0; i < chunk_inputs; i++) values[i] = int8_t(g[i / 4][4 * o + i % 4] - zero_point(s.bits));
+        for (int i = 0; i < chunk_inputs; i++)
+            values[i] = int8_t(g[i / 4][4 * o + i % 4] - zero_point(s.bits));
         take(at, values, from_half(scale));
     }
 }
@@ -127,20 +136,24 @@ void pack(const Shape& s, const float* rows, void* packed, int threads, Scales s
     });
 }
 
-void integers(const Shape& s, const float* rows, int8_t* values, float* scales, Scales method, int threads) {
+void integers(const Shape& s, const float* rows, int8_t* values, float* scales, Scales method,
+              int threads) {
     check(s);
-    if (is_float(s.bits)) throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
+    if (is_float(s.bits))
+        throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int row = 0; row < s.n; row++)
         for (int b = 0; b < s.k / s.block; b++) {
             const size_t at = size_t(row) * s.k + size_t(b) * s.block;
-            scales[size_t(row) * (s.k / s.block) + b] = from_half(fit(rows + at, s.block, s.bits, method, values + at));
+            scales[size_t(row) * (s.k / s.block) + b] =
+                from_half(fit(rows + at, s.block, s.bits, method, values + at));
         }
 }
 
 void pack(const Shape& s, const int8_t* values, const float* scales, void* packed, int threads) {
     check(s);
-    if (is_float(s.bits)) throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
+    if (is_float(s.bits))
+        throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
     for (size_t i = 0; i < size_t(s.n) * s.k; i++)
         if (values[i] < -zero_point(s.bits) || values[i] > largest(s.bits))
             throw std::invalid_argument("value " + std::to_string(values[i]) + " does not fit " +
@@ -154,19 +167,22 @@ void pack(const Shape& s, const int8_t* values, const float* scales, void* packe
 void unpack(const Weights& weights, int row, float* y) {
     const Shape& s = weights.shape;
     if (is_float(s.bits))
-        return unpack_bfloats(weights.data + row / panel_rows * panel_bytes(s), row % panel_rows, s.k, y);
+        return unpack_bfloats(weights.data + row / panel_rows * panel_bytes(s), row % panel_rows,
+                              s.k, y);
     each_chunk(weights, row, [&](int at, const int8_t* values, float scale) {
         for (int i = 0; i < chunk_inputs; i++) y[at + i] = values[i] * scale;
     });
 }
 
 void unpack(const Weights& weights, float* rows) {
-    for (int row = 0; row < weights.shape.n; row++) unpack(weights, row, rows + size_t(row) * weights.shape.k);
+    for (int row = 0; row < weights.shape.n; row++)
+        unpack(weights, row, rows + size_t(row) * weights.shape.k);
 }
 
 void integers(const Weights& weights, int8_t* values, float* scales) {
     const Shape& s = weights.shape;
-    if (is_float(s.bits)) throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
+    if (is_float(s.bits))
+        throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
     for (int row = 0; row < s.n; row++)
         each_chunk(weights, row, [&](int at, const int8_t* chunk, float scale) {
             std::memcpy(values + size_t(row) * s.k + at, chunk, chunk_inputs);
@@ -176,8 +192,8 @@ void integers(const Weights& weights, int8_t* values, float* scales) {
 
 Weights view(const Shape& s, const void* packed, size_t bytes) {
     if (bytes < packed_bytes(s))
-        throw std::invalid_argument(text(s) + " takes " + std::to_string(packed_bytes(s)) + " bytes, and there are " +
-                                    std::to_string(bytes));
+        throw std::invalid_argument(text(s) + " takes " + std::to_string(packed_bytes(s)) +
+                                    " bytes, and there are " + std::to_string(bytes));
     if (reinterpret_cast<uintptr_t>(packed) % line)
         throw std::invalid_argument("packed weights start at a multiple of 64 bytes");
     return {s, static_cast<const uint8_t*>(packed)};

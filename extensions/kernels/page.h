@@ -1,4 +1,5 @@
-// One head's part of a page of the cache, and the numbers in it: how they are stored, and read 16 at a time.
+// One head's part of a page of the cache, and the numbers in it: how they are stored, and read 16
+// at a time.
 #pragma once
 
 #include <algorithm>
@@ -69,7 +70,8 @@ struct Page {
         value_scales = key_scales + positions;
     }
     static size_t bytes(const KeyValueCache& cache) {
-        return positions * ((cache.dim + cache.width) * sizeof(T) + (scaled<T> ? 2 * sizeof(float) : 0));
+        return positions *
+               ((cache.dim + cache.width) * sizeof(T) + (scaled<T> ? 2 * sizeof(float) : 0));
     }
 };
 

@@ -23,12 +23,13 @@ struct Path {
     bool (*runs_here)();
     void (*quantise)(const float* x, int block, int width, int row, uint8_t* tile_block);
     // y [width, 16] = tile [width, k] * panel [16, k]^T
-    void (*panel)(const Shape& shape, const uint8_t* panel, const uint8_t* tile, int width, float* y);
+    void (*panel)(const Shape& shape, const uint8_t* panel, const uint8_t* tile, int width,
+                  float* y);
 };
 
-// Far enough that memory answers in time, near enough that the line is still in the first cache when its turn comes. It
-// crosses the ends of panels, which follow each other in memory. (1024: 90 % of the memory speed on a Zen 4, 2560 and
-// more: all of it.)
+// Far enough that memory answers in time, near enough that the line is still in the first cache
+// when its turn comes. It crosses the ends of panels, which follow each other in memory. (1024: 90
+// % of the memory speed on a Zen 4, 2560 and more: all of it.)
 constexpr int prefetch_ahead = 4096;
 
 template <class Isa, int bits, int width>
@@ -60,7 +61,8 @@ static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* til
     for (int r = 0; r < width; r++) Isa::store(y + r * panel_rows, sums[r]);
 }
 
-// Two sums for each row: one alone would wait for itself. They are the same for every width, and so are the results.
+// Two sums for each row: one alone would wait for itself. They are the same for every width, and so
+// are the results.
 template <class Isa, int width>
 static void float_panel(const Shape& shape, const uint8_t* weights, const uint8_t* tile, float* y) {
     typename Isa::Floats even[width], odd[width];
@@ -82,16 +84,19 @@ static void panel_of(const Shape& shape, const uint8_t* weights, const uint8_t* 
 }
 
 template <class Isa, int bits>
-static void panel_of_width(const Shape& shape, const uint8_t* weights, const uint8_t* tile, int width, float* y) {
+static void panel_of_width(const Shape& shape, const uint8_t* weights, const uint8_t* tile,
+                           int width, float* y) {
     if constexpr (Isa::widest >= 8)
         if (width == 8) return panel_of<Isa, bits, 8>(shape, weights, tile, y);
     if constexpr (Isa::widest >= 4)
         if (width == 4) return panel_of<Isa, bits, 4>(shape, weights, tile, y);
-    width == 2 ? panel_of<Isa, bits, 2>(shape, weights, tile, y) : panel_of<Isa, bits, 1>(shape, weights, tile, y);
+    width == 2 ? panel_of<Isa, bits, 2>(shape, weights, tile, y)
+               : panel_of<Isa, bits, 1>(shape, weights, tile, y);
 }
 
 template <class Isa>
-static void any_panel(const Shape& shape, const uint8_t* weights, const uint8_t* tile, int width, float* y) {
+static void any_panel(const Shape& shape, const uint8_t* weights, const uint8_t* tile, int width,
+                      float* y) {
     if (shape.bits == 4) panel_of_width<Isa, 4>(shape, weights, tile, width, y);
     if (shape.bits == 6) panel_of_width<Isa, 6>(shape, weights, tile, width, y);
     if (shape.bits == 8) panel_of_width<Isa, 8>(shape, weights, tile, width, y);
@@ -99,7 +104,8 @@ static void any_panel(const Shape& shape, const uint8_t* weights, const uint8_t*
 }
 
 template <class Isa>
-static constexpr Path path_of(const char* name, bool (*runs_here)(), decltype(&quantise) quantise = mpsplit::quantise) {
+static constexpr Path path_of(const char* name, bool (*runs_here)(),
+                              decltype(&quantise) quantise = mpsplit::quantise) {
     return {name, Isa::widest, runs_here, quantise, any_panel<Isa>};
 }
 

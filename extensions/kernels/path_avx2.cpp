@@ -1,4 +1,5 @@
-// The path of AVX2: pairs of products in 16 bits (maddubs), which 4 and 6 bit weights cannot overflow, widened by madd.
+// The path of AVX2: pairs of products in 16 bits (maddubs), which 4 and 6 bit weights cannot
+// overflow, widened by madd.
 #include <immintrin.h>
 
 #include "path.h"
@@ -12,14 +13,19 @@ struct Pair {
 
 template <int bits>
 Pair pair(const uint8_t* lines, int j) {
-    auto load = [&](int l) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + l * line)); };
-    const __m256i nibble = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30), sign = _mm256_set1_epi8(-128);
-    if constexpr (bits == 8) return {_mm256_xor_si256(load(j), sign), _mm256_xor_si256(load(j + 4), sign)};
+    auto load = [&](int l) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + l * line));
+    };
+    const __m256i nibble = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30),
+                  sign = _mm256_set1_epi8(-128);
+    if constexpr (bits == 8)
+        return {_mm256_xor_si256(load(j), sign), _mm256_xor_si256(load(j + 4), sign)};
     __m256i l = load(j);
     Pair nibbles = {_mm256_and_si256(l, nibble), _mm256_and_si256(_mm256_srli_epi16(l, 4), nibble)};
     if constexpr (bits == 4) return nibbles;
     __m256i h = load(4 + j / 2);
-    __m256i low = j % 2 ? h : _mm256_slli_epi16(h, 4), high = j % 2 ? _mm256_srli_epi16(h, 2) : _mm256_slli_epi16(h, 2);
+    __m256i low = j % 2 ? h : _mm256_slli_epi16(h, 4),
+            high = j % 2 ? _mm256_srli_epi16(h, 2) : _mm256_slli_epi16(h, 2);
     return {_mm256_or_si256(nibbles.low, _mm256_and_si256(low, top)),
             _mm256_or_si256(nibbles.high, _mm256_and_si256(high, top))};
 }
@@ -27,7 +33,9 @@ Pair pair(const uint8_t* lines, int j) {
 __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
 
 // signed 8-bit weights: |w| * (x with the sign of w), at most 2 * 128 * 127
-__m256i signed_pairs(__m256i w, __m256i x) { return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)); }
+__m256i signed_pairs(__m256i w, __m256i x) {
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
 
 struct Avx2 {
     static constexpr int widest = 4;
@@ -42,7 +50,9 @@ struct Avx2 {
     static Dots start(int32_t n) { return {_mm256_set1_epi32(n), _mm256_set1_epi32(n)}; }
     static Floats zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static Floats scales(const uint8_t* halfs) {
-        auto at = [&](int i) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halfs) + i)); };
+        auto at = [&](int i) {
+            return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halfs) + i));
+        };
         return {at(0), at(1)};
     }
     static Floats accumulate(Floats sum, Dots dots, Floats scales, float x) {
@@ -64,7 +74,8 @@ struct Avx2 {
     }
 
     template <int bits, int width>
-    static void half_chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width], int half) {
+    static void half_chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width],
+                           int half) {
         __m256i pairs[width];  // 16 products of 4 bits fit 16 bits: 16 * 15 * 127 < 2^15
         for (auto& p : pairs) p = _mm256_setzero_si256();
 #pragma GCC unroll 4
@@ -76,18 +87,20 @@ struct Avx2 {
                         high = _mm256_set1_epi32(inputs[(j + 4) * width + r]);
                 __m256i& dot = dots[r].half[half];
                 if constexpr (bits == 8) {
-                    __m256i sum = _mm256_add_epi32(widen(signed_pairs(w.low, low)), widen(signed_pairs(w.high, high)));
+                    __m256i sum = _mm256_add_epi32(widen(signed_pairs(w.low, low)),
+                                                   widen(signed_pairs(w.high, high)));
                     dot = _mm256_add_epi32(dot, sum);
                 } else {
-                    __m256i sum =
-                        _mm256_add_epi16(_mm256_maddubs_epi16(w.low, low), _mm256_maddubs_epi16(w.high, high));
+                    __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(w.low, low),
+                                                   _mm256_maddubs_epi16(w.high, high));
                     if constexpr (bits == 4) pairs[r] = _mm256_add_epi16(pairs[r], sum);
                     if constexpr (bits == 6) dot = _mm256_add_epi32(dot, widen(sum));
                 }
             }
         }
         if constexpr (bits == 4)
-            for (int r = 0; r < width; r++) dots[r].half[half] = _mm256_add_epi32(dots[r].half[half], widen(pairs[r]));
+            for (int r = 0; r < width; r++)
+                dots[r].half[half] = _mm256_add_epi32(dots[r].half[half], widen(pairs[r]));
     }
 
     static Floats add(const Floats& a, const Floats& b) {
@@ -96,7 +109,8 @@ struct Avx2 {
 
     // half by half: so the sums of four rows stay in registers
     template <int width>
-    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&evens)[width], Floats (&odds)[width]) {
+    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&evens)[width],
+                      Floats (&odds)[width]) {
         for (int i = 0; i < 2; i++) {
             __m256 even[width], odd[width];
             for (int r = 0; r < width; r++) even[r] = evens[r].half[i], odd[r] = odds[r].half[i];
@@ -112,13 +126,17 @@ struct Avx2 {
     // a bfloat16 is the upper half of a float32
     template <int width>
     static void line_of_pairs(const uint8_t* at, const int32_t* inputs, __m256 (&sums)[width]) {
-        const __m256i upper = _mm256_set1_epi32(int(0xffff0000)), w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-        const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(w, 16)), second = _mm256_castsi256_ps(_mm256_and_si256(w, upper));
+        const __m256i upper = _mm256_set1_epi32(int(0xffff0000)),
+                      w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+        const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(w, 16)),
+                     second = _mm256_castsi256_ps(_mm256_and_si256(w, upper));
 #pragma GCC unroll 4
         for (int r = 0; r < width; r++) {
             __m256i x = _mm256_set1_epi32(inputs[r]);
-            sums[r] = _mm256_fmadd_ps(first, _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), sums[r]);
-            sums[r] = _mm256_fmadd_ps(second, _mm256_castsi256_ps(_mm256_and_si256(x, upper)), sums[r]);
+            sums[r] =
+                _mm256_fmadd_ps(first, _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), sums[r]);
+            sums[r] =
+                _mm256_fmadd_ps(second, _mm256_castsi256_ps(_mm256_and_si256(x, upper)), sums[r]);
         }
     }
 };
@@ -126,7 +144,8 @@ struct Avx2 {
 }  // namespace
 
 extern const Path avx2_path = path_of<Avx2>("avx2", [] {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
 });
 
 }  // namespace mpsplit

@@ -1,4 +1,5 @@
-// The path of AVX-512 BF16: as vnni's for integers; in bfloat16 one instruction multiplies a line of weights by two inputs.
+// The path of AVX-512 BF16: as vnni's for integers; in bfloat16 one instruction multiplies a line
+// of weights by two inputs.
 #include "vnni.h"
 
 namespace mpsplit {
@@ -6,7 +7,8 @@ namespace {
 
 struct Bf16 : Vnni {
     template <int width>
-    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width], Floats (&odd)[width]) {
+    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width],
+                      Floats (&odd)[width]) {
         for (int l = 0; l < 16; l += 2) {
             line_of_pairs<width>(lines + l * line, inputs + l * width, even);
             line_of_pairs<width>(lines + (l + 1) * line, inputs + (l + 1) * width, odd);
@@ -18,12 +20,14 @@ struct Bf16 : Vnni {
         const __m512bh w = std::bit_cast<__m512bh>(_mm512_loadu_si512(at));
 #pragma GCC unroll 8
         for (int r = 0; r < width; r++)
-            sums[r] = _mm512_dpbf16_ps(sums[r], w, std::bit_cast<__m512bh>(_mm512_set1_epi32(inputs[r])));
+            sums[r] =
+                _mm512_dpbf16_ps(sums[r], w, std::bit_cast<__m512bh>(_mm512_set1_epi32(inputs[r])));
     }
 };
 
 }  // namespace
 
-extern const Path bf16_path = path_of<Bf16>("bf16", [] { return runs_vnni() && __builtin_cpu_supports("avx512bf16"); }, quantise_lines);
+extern const Path bf16_path = path_of<Bf16>(
+    "bf16", [] { return runs_vnni() && __builtin_cpu_supports("avx512bf16"); }, quantise_lines);
 
 }  // namespace mpsplit

@@ -19,7 +19,8 @@ Pair pair(const uint8_t* lines, int j) {
     uint8x16_t l = vld1q_u8(lines + j * line);
     if constexpr (bits == 8) {
         const uint8x16_t sign = vdupq_n_u8(128);
-        return {as_signed(veorq_u8(l, sign)), as_signed(veorq_u8(vld1q_u8(lines + (j + 4) * line), sign))};
+        return {as_signed(veorq_u8(l, sign)),
+                as_signed(veorq_u8(vld1q_u8(lines + (j + 4) * line), sign))};
     }
     uint8x16_t low = vandq_u8(l, vdupq_n_u8(15)), high = vshrq_n_u8(l, 4);
     if constexpr (bits == 6) {
@@ -41,8 +42,12 @@ struct Neon {
         float32x4_t quarter[quarters];
     };
 
-    static Dots start(int32_t n) { return {vdupq_n_s32(n), vdupq_n_s32(n), vdupq_n_s32(n), vdupq_n_s32(n)}; }
-    static Floats zero() { return {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)}; }
+    static Dots start(int32_t n) {
+        return {vdupq_n_s32(n), vdupq_n_s32(n), vdupq_n_s32(n), vdupq_n_s32(n)};
+    }
+    static Floats zero() {
+        return {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
+    }
     static Floats scales(const uint8_t* halfs) {
         Floats scales;
         for (int q = 0; q < quarters; q++)
@@ -51,8 +56,8 @@ struct Neon {
     }
     static Floats accumulate(Floats sum, const Dots& dots, const Floats& scales, float x) {
         for (int q = 0; q < quarters; q++)
-            sum.quarter[q] =
-                vfmaq_f32(sum.quarter[q], vcvtq_f32_s32(dots.quarter[q]), vmulq_n_f32(scales.quarter[q], x));
+            sum.quarter[q] = vfmaq_f32(sum.quarter[q], vcvtq_f32_s32(dots.quarter[q]),
+                                       vmulq_n_f32(scales.quarter[q], x));
         return sum;
     }
     static void store(float* y, const Floats& sum) {
@@ -69,8 +74,10 @@ struct Neon {
 #pragma GCC unroll 4
                 for (int r = 0; r < width; r++) {
                     int32x4_t& dot = dots[r].quarter[q];
-                    dot = vdotq_s32(dot, w.low, vreinterpretq_s8_s32(vdupq_n_s32(inputs[j * width + r])));
-                    dot = vdotq_s32(dot, w.high, vreinterpretq_s8_s32(vdupq_n_s32(inputs[(j + 4) * width + r])));
+                    dot = vdotq_s32(dot, w.low,
+                                    vreinterpretq_s8_s32(vdupq_n_s32(inputs[j * width + r])));
+                    dot = vdotq_s32(dot, w.high,
+                                    vreinterpretq_s8_s32(vdupq_n_s32(inputs[(j + 4) * width + r])));
                 }
             }
     }
@@ -81,7 +88,8 @@ struct Neon {
     }
 
     template <int width>
-    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width], Floats (&odd)[width]) {
+    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width],
+                      Floats (&odd)[width]) {
         for (int l = 0; l < 16; l += 2) {
             line_of_pairs<width>(lines + l * line, inputs + l * width, even);
             line_of_pairs<width>(lines + (l + 1) * line, inputs + (l + 1) * width, odd);
@@ -93,8 +101,10 @@ struct Neon {
     static void line_of_pairs(const uint8_t* at, const int32_t* inputs, Floats (&sums)[width]) {
 #pragma GCC unroll 4
         for (int q = 0; q < quarters; q++) {
-            const uint32x4_t w = vreinterpretq_u32_u8(vld1q_u8(at + 16 * q)), upper = vdupq_n_u32(0xffff0000);
-            const float32x4_t first = vreinterpretq_f32_u32(vshlq_n_u32(w, 16)), second = vreinterpretq_f32_u32(vandq_u32(w, upper));
+            const uint32x4_t w = vreinterpretq_u32_u8(vld1q_u8(at + 16 * q)),
+                             upper = vdupq_n_u32(0xffff0000);
+            const float32x4_t first = vreinterpretq_f32_u32(vshlq_n_u32(w, 16)),
+                              second = vreinterpretq_f32_u32(vandq_u32(w, upper));
 #pragma GCC unroll 4
             for (int r = 0; r < width; r++) {
                 const uint32_t x = uint32_t(inputs[r]);
@@ -108,6 +118,7 @@ struct Neon {
 
 }  // namespace
 
-extern const Path neon_path = path_of<Neon>("neon", [] { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; });
+extern const Path neon_path =
+    path_of<Neon>("neon", [] { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; });
 
 }  // namespace mpsplit

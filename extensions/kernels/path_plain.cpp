@@ -25,7 +25,8 @@ struct Plain {
 
     static Floats scales(const uint8_t* halfs) {
         Floats scales;
-        for (int o = 0; o < panel_rows; o++) scales.of[o] = from_half(halfs[2 * o] | halfs[2 * o + 1] << 8);
+        for (int o = 0; o < panel_rows; o++)
+            scales.of[o] = from_half(halfs[2 * o] | halfs[2 * o + 1] << 8);
         return scales;
     }
 
@@ -57,7 +58,8 @@ struct Plain {
     }
 
     template <int width>
-    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width], Floats (&odd)[width]) {
+    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width],
+                      Floats (&odd)[width]) {
         for (int l = 0; l < 16; l++, lines += line, inputs += width)
             for (int r = 0; r < width; r++) {
                 uint16_t x[2], w[2];
@@ -65,7 +67,8 @@ struct Plain {
                 Floats& sum = l % 2 ? odd[r] : even[r];
                 for (int o = 0; o < panel_rows; o++) {
                     std::memcpy(w, lines + 4 * o, 4);
-                    sum.of[o] += from_bfloat(w[0]) * from_bfloat(x[0]) + from_bfloat(w[1]) * from_bfloat(x[1]);
+                    sum.of[o] += from_bfloat(w[0]) * from_bfloat(x[0]) +
+                                 from_bfloat(w[1]) * from_bfloat(x[1]);
                 }
             }
     }

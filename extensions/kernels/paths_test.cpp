@@ -1,4 +1,5 @@
-// Every path of this machine against the plain one, without Python: what runs under an emulator of another machine.
+// Every path of this machine against the plain one, without Python: what runs under an emulator of
+// another machine.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -15,34 +16,39 @@ struct Packed {
     Shape shape;
     void* data;
     explicit Packed(const Shape& s) : shape(s), data(std::aligned_alloc(64, packed_bytes(s))) {
-        pack(s, normal(size_t(s.n) * s.k).data(), data, 1, Scales::mse);  // with scales of both signs
+        pack(s, normal(size_t(s.n) * s.k).data(), data, 1,
+             Scales::mse);  // with scales of both signs
     }
     ~Packed() { std::free(data); }
     Weights weights() const { return view(shape, data, packed_bytes(shape)); }
 };
 
-std::vector<float> run(const Packed& up, const Packed& gate, const std::vector<float>& x, int rows, const Path* path) {
+std::vector<float> run(const Packed& up, const Packed& gate, const std::vector<float>& x, int rows,
+                       const Path* path) {
     const Shape& s = up.shape;
     size_t size = size_t(rows) * s.n;
     std::vector<float> y(2 * size);
     std::vector<uint64_t> scratch(scratch_bytes(rows, s) / 8 + 1);
     Weights g = gate.weights();
-    Product products[] = {{up.weights(), y.data()}, {up.weights(), y.data() + size, nullptr, nullptr, &g}};
+    Product products[] = {{up.weights(), y.data()},
+                          {up.weights(), y.data() + size, nullptr, nullptr, &g}};
     multiply(products, 2, x.data(), rows, scratch.data(), 2, path);
     return y;
 }
 
 bool agree(const Shape& shape, int rows) {
     Packed up(shape), gate(shape);
-    std::vector<float> x = normal(size_t(rows) * shape.k), expected = run(up, gate, x, rows, path_named("plain"));
+    std::vector<float> x = normal(size_t(rows) * shape.k),
+                       expected = run(up, gate, x, rows, path_named("plain"));
     float peak = 0;
     for (float y : expected) peak = std::max(peak, std::fabs(y));
     for (const std::string& name : path_names()) {
         std::vector<float> y = run(up, gate, x, rows, path_named(name));
         for (size_t i = 0; i < y.size(); i++)
             if (!(std::fabs(y[i] - expected[i]) <= 1e-5f * peak)) {
-                std::printf("%s: n %d k %d bits %d block %d rows %d: y[%zu] is %g, plain has %g\n", name.c_str(),
-                            shape.n, shape.k, shape.bits, shape.block, rows, i, y[i], expected[i]);
+                std::printf("%s: n %d k %d bits %d block %d rows %d: y[%zu] is %g, plain has %g\n",
+                            name.c_str(), shape.n, shape.k, shape.bits, shape.block, rows, i, y[i],
+                            expected[i]);
                 return false;
             }
     }
@@ -60,7 +66,8 @@ int main() {
         for (int block : {32, 64, 128})
             for (int rows : {1, 2, 3, 7, 9, 16, 33})
                 for (int n : {1, 15, 17, 64})
-                    for (int blocks : {1, 2, 5}) good = good && agree({n, blocks * block, bits, block}, rows);
+                    for (int blocks : {1, 2, 5})
+                        good = good && agree({n, blocks * block, bits, block}, rows);
     std::printf("%s:", good ? "agree" : "DISAGREE");
     for (const std::string& name : path_names()) std::printf(" %s", name.c_str());
     std::printf("\n");

@@ -1,8 +1,9 @@
-// QLinear: y[rows, n] = x[rows, k] W[n, k]^T with W in blocks of 4, 6 or 8 bit integers, or in bfloat16. This file is the
-// whole interface.
+// QLinear: y[rows, n] = x[rows, k] W[n, k]^T with W in blocks of 4, 6 or 8 bit integers, or in
+// bfloat16. This file is the whole interface.
 //
-// An integer W is symmetric: in every row, every `block` neighbours along k are signed integers times one 16-bit float. x is
-// float32 and becomes int8, block by block, inside a call; for a W in bfloat16 it becomes bfloat16 too. Nothing is allocated by a product: the caller brings the
+// An integer W is symmetric: in every row, every `block` neighbours along k are signed integers
+// times one 16-bit float. x is float32 and becomes int8, block by block, inside a call; for a W in
+// bfloat16 it becomes bfloat16 too. Nothing is allocated by a product: the caller brings the
 // scratch buffer. What cannot be is a std::invalid_argument whose text names the numbers.
 #pragma once
 
@@ -22,16 +23,19 @@ struct Shape {
     int block;  // 32, 64 or 128; 32 with 16 bits
 };
 
-// The packed form (layout.h draws it) is the same on every machine and may be mapped from a file, at a multiple of 64
-// bytes.
+// The packed form (layout.h draws it) is the same on every machine and may be mapped from a file,
+// at a multiple of 64 bytes.
 size_t packed_bytes(const Shape& shape);
 
 // rows [n, k] float32; in 16 bits: to the nearest
-void pack(const Shape& shape, const float* rows, void* packed, int threads = 1, Scales scales = Scales::minmax);
+void pack(const Shape& shape, const float* rows, void* packed, int threads = 1,
+          Scales scales = Scales::minmax);
 // the same, not packed: values [n, k], scales [n, k / block]
-void integers(const Shape& shape, const float* rows, int8_t* values, float* scales, Scales method, int threads = 1);
+void integers(const Shape& shape, const float* rows, int8_t* values, float* scales, Scales method,
+              int threads = 1);
 // values [n, k] within the bits (not 16), scales [n, k / block] rounded to 16 bits
-void pack(const Shape& shape, const int8_t* values, const float* scales, void* packed, int threads = 1);
+void pack(const Shape& shape, const int8_t* values, const float* scales, void* packed,
+          int threads = 1);
 // A packed matrix somewhere in memory that is known to be large enough; only view() makes one.
 struct Weights {
     Shape shape;
@@ -41,19 +45,23 @@ Weights view(const Shape& shape, const void* packed, size_t bytes);
 // back to rows [n, k] float32
 void unpack(const Weights& weights, float* rows);
 void unpack(const Weights& weights, int row, float* y);  // one of them, [k]
-// back to values [n, k] and scales [n, k / block], which pack() makes the same bytes of; not 16 bits
+// back to values [n, k] and scales [n, k / block], which pack() makes the same bytes of; not 16
+// bits
 void integers(const Weights& weights, int8_t* values, float* scales);
 
-// y = x W^T, + bias, + residual, where they are given; or, with a gate, y = silu(x gate^T) * (x W^T) and nothing else.
+// y = x W^T, + bias, + residual, where they are given; or, with a gate, y = silu(x gate^T) * (x
+// W^T) and nothing else.
 struct Product {
     Weights weights;
     float* y;                         // [rows, n]
     const float* bias = nullptr;      // [n]
     const float* residual = nullptr;  // [rows, n], may be y itself
-    const Weights* gate = nullptr;    // of the same n, k and block, in integers or bfloat16 like the weights
+    const Weights* gate =
+        nullptr;  // of the same n, k and block, in integers or bfloat16 like the weights
 };
 
-// One way to compute, for one instruction set: "plain", "avx2", "vnni", "bf16" (vnni, and bfloat16 products) or "neon".
+// One way to compute, for one instruction set: "plain", "avx2", "vnni", "bf16" (vnni, and bfloat16
+// products) or "neon".
 struct Path;
 const Path* path_named(const std::string& name);  // nullptr where this machine cannot run it
 const Path* best_path();
@@ -61,9 +69,10 @@ std::vector<std::string> path_names();  // those that run here, the best one las
 
 size_t scratch_bytes(int rows, const Shape& shape);
 
-// All products of one x [rows, k] in one parallel region, x quantised once. Bits may differ between them, k and block
-// may not, nor may bfloat16 stand beside integers. A row's result depends neither on the threads nor on the other rows.
-void multiply(const Product* products, int count, const float* x, int rows, void* scratch, int threads,
-              const Path* path = best_path());
+// All products of one x [rows, k] in one parallel region, x quantised once. Bits may differ between
+// them, k and block may not, nor may bfloat16 stand beside integers. A row's result depends neither
+// on the threads nor on the other rows.
+void multiply(const Product* products, int count, const float* x, int rows, void* scratch,
+              int threads, const Path* path = best_path());
 
 }  // namespace mpsplit

@@ -1,4 +1,5 @@
-// Vector types of the compiler's, so that the loop is the same on every machine; four sums hide the latency.
+// Vector types of the compiler's, so that the loop is the same on every machine; four sums hide the
+// latency.
 #include "read.h"
 
 #include <omp.h>

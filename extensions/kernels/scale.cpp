@@ -1,4 +1,5 @@
-// Sums are over 16 lanes written out, which the compiler turns into vectors of any width without changing a bit.
+// Sums are over 16 lanes written out, which the compiler turns into vectors of any width without
+// changing a bit.
 #include "scale.h"
 
 #include <algorithm>
@@ -41,7 +42,8 @@ float squared_error(const float* w, int block, float scale, Range range) {
     return total(sums);
 }
 
-// With the integers that a scale gives, the scale that they had better had: sum of w * integer / sum of integer^2
+// With the integers that a scale gives, the scale that they had better had: sum of w * integer /
+// sum of integer^2
 float better_scale(const float* w, int block, float scale, Range range) {
     const float inverse = 1 / scale;
     float products[lanes] = {}, squares[lanes] = {};
@@ -70,13 +72,16 @@ void consider(Best& best, const float* w, int block, float scale, Range range) {
     if (error < best.error) best = {half, error};
 }
 
-// `peak` has its sign: it becomes the lowest integer, or the highest, or a little beyond and is cut off
+// `peak` has its sign: it becomes the lowest integer, or the highest, or a little beyond and is cut
+// off
 uint16_t search(const float* w, int block, int bits, float peak, uint16_t minmax) {
     const Range range = {float(-zero_point(bits)), float(largest(bits))};
     const float step = step_of(bits);
     Best best = {minmax, squared_error(w, block, from_half(minmax), range)};
-    for (int i = -2; i < 10; i++) consider(best, w, block, peak / range.low * (1 - step * i), range);
-    for (int i = -1; i < 9; i++) consider(best, w, block, peak / range.high * (1 - step * i), range);
+    for (int i = -2; i < 10; i++)
+        consider(best, w, block, peak / range.low * (1 - step * i), range);
+    for (int i = -1; i < 9; i++)
+        consider(best, w, block, peak / range.high * (1 - step * i), range);
     consider(best, w, block, better_scale(w, block, from_half(best.half), range), range);
     return best.half;
 }
@@ -94,8 +99,11 @@ uint16_t fit(const float* w, int block, int bits, Scales method, int8_t* values)
     }
     const bool searched = method == Scales::mse && std::isfinite(peak);
     if (searched) half = search(w, block, bits, peak, half);
-    const float scale = from_half(half), low = searched ? -zero_point(bits) : -most;  // the integers fit the scale that is stored
-    for (int i = 0; i < block; i++) values[i] = int8_t(std::lrint(std::clamp(w[i] / scale, low, most)));
+    const float scale = from_half(half),
+                low = searched ? -zero_point(bits)
+                               : -most;  // the integers fit the scale that is stored
+    for (int i = 0; i < block; i++)
+        values[i] = int8_t(std::lrint(std::clamp(w[i] / scale, low, most)));
     return half;
 }
 

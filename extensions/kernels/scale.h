@@ -5,9 +5,9 @@
 
 namespace mpsplit {
 
-// minmax: the largest absolute value becomes the largest integer. mse: the least squared error of some two dozen scales around that
-// one, of both signs, as there is one integer more below zero than above. Either is a function of the block alone, with equal bits on
-// every machine.
+// minmax: the largest absolute value becomes the largest integer. mse: the least squared error of
+// some two dozen scales around that one, of both signs, as there is one integer more below zero
+// than above. Either is a function of the block alone, with equal bits on every machine.
 enum class Scales { minmax, mse };
 
 // w [block] -> values [block] within the bits; gives the scale as float16

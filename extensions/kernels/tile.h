@@ -1,11 +1,13 @@
-// x as the kernels read it: int8 in tiles, a tile being the few rows that share one reading of the weights.
+// x as the kernels read it: int8 in tiles, a tile being the few rows that share one reading of the
+// weights.
 //
 //   tile of w rows:   for each block   scale float [w] | eights int32 [w] | inputs int8 [block / 4][w][4]
 //
 // For weights in bfloat16:  inputs bfloat16 [block / 2][w][2], and 0 beyond k.
 //
-// so that a kernel reads straight on. x = scale * input, |input| <= 127. eights = -8 * (sum of the block's inputs):
-// what weights stored as w + 8 add too much; 6 bits need 4 times that, 8 bits 16 times.
+// so that a kernel reads straight on. x = scale * input, |input| <= 127. eights = -8 * (sum of the
+// block's inputs): what weights stored as w + 8 add too much; 6 bits need 4 times that, 8 bits 16
+// times.
 #pragma once
 
 #include <algorithm>
@@ -34,10 +36,13 @@ static Tile tile_at(int rows, int widest, int index) {
     return {first, int(std::bit_floor(unsigned(rows - first)))};
 }
 
-static int tile_count(int rows, int widest) { return rows / widest + std::popcount(unsigned(rows % widest)); }
+static int tile_count(int rows, int widest) {
+    return rows / widest + std::popcount(unsigned(rows % widest));
+}
 
-// One block of one row, x [block], into column `row` of its tile. Every path compiles this for its own CPU, with equal
-// results: integer maximum and sum, and rounding by adding 1.5 * 2^23, which leaves the integer in the low bits.
+// One block of one row, x [block], into column `row` of its tile. Every path compiles this for its
+// own CPU, with equal results: integer maximum and sum, and rounding by adding 1.5 * 2^23, which
+// leaves the integer in the low bits.
 static void quantise(const float* x, int block, int width, int row, uint8_t* tile_block) {
     uint32_t peak_bits = 0;
     for (int i = 0; i < block; i++) {
@@ -45,7 +50,9 @@ static void quantise(const float* x, int block, int width, int row, uint8_t* til
         peak_bits = bits > peak_bits ? bits : peak_bits;
     }
     float peak = std::bit_cast<float>(peak_bits);
-    bool nothing = peak < 1e-30f;  // 127 / peak would not be finite; a nan or an infinity lives on in the scale
+    bool nothing =
+        peak <
+        1e-30f;  // 127 / peak would not be finite; a nan or an infinity lives on in the scale
     float scale = nothing ? 0 : peak / 127, inverse = nothing ? 0 : 127 / peak;
     int8_t inputs[128];
     int32_t sum = 0;

@@ -1,5 +1,5 @@
-// The Isa of AVX-512 VNNI: one instruction multiplies a line of 64 weights by four inputs. For path_vnni.cpp and path_bf16.cpp,
-// which compile it for their own CPUs.
+// The Isa of AVX-512 VNNI: one instruction multiplies a line of 64 weights by four inputs. For
+// path_vnni.cpp and path_bf16.cpp, which compile it for their own CPUs.
 #pragma once
 
 #include <immintrin.h>
@@ -21,7 +21,8 @@ Pair pair(const uint8_t* lines, int j) {
     Pair nibbles = {_mm512_and_si512(l, nibble), _mm512_and_si512(_mm512_srli_epi16(l, 4), nibble)};
     if constexpr (bits == 4) return nibbles;
     __m512i h = _mm512_loadu_si512(lines + (4 + j / 2) * line);
-    __m512i low = j % 2 ? h : _mm512_slli_epi16(h, 4), high = j % 2 ? _mm512_srli_epi16(h, 2) : _mm512_slli_epi16(h, 2);
+    __m512i low = j % 2 ? h : _mm512_slli_epi16(h, 4),
+            high = j % 2 ? _mm512_srli_epi16(h, 2) : _mm512_slli_epi16(h, 2);
     const int or_and = 0xf8;  // a | (b & c)
     return {_mm512_ternarylogic_epi32(nibbles.low, low, top, or_and),
             _mm512_ternarylogic_epi32(nibbles.high, high, top, or_and)};
@@ -39,7 +40,8 @@ struct Vnni {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halfs)));
     }
     static Floats accumulate(Floats sum, Dots dots, Floats scales, float x) {
-        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(x)), sum);
+        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(x)),
+                               sum);
     }
     static void store(float* y, Floats sum) { _mm512_storeu_ps(y, sum); }
 
@@ -50,16 +52,19 @@ struct Vnni {
             Pair w = pair<bits>(lines, j);
             const int32_t *low = inputs + j * width, *high = inputs + (j + 4) * width;
 #pragma GCC unroll 8
-            for (int r = 0; r < width; r++) dots[r] = _mm512_dpbusd_epi32(dots[r], w.low, _mm512_set1_epi32(low[r]));
+            for (int r = 0; r < width; r++)
+                dots[r] = _mm512_dpbusd_epi32(dots[r], w.low, _mm512_set1_epi32(low[r]));
 #pragma GCC unroll 8
-            for (int r = 0; r < width; r++) dots[r] = _mm512_dpbusd_epi32(dots[r], w.high, _mm512_set1_epi32(high[r]));
+            for (int r = 0; r < width; r++)
+                dots[r] = _mm512_dpbusd_epi32(dots[r], w.high, _mm512_set1_epi32(high[r]));
         }
     }
 
     static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 
     template <int width>
-    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width], Floats (&odd)[width]) {
+    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width],
+                      Floats (&odd)[width]) {
         for (int l = 0; l < 16; l += 2) {
             line_of_pairs<width>(lines + l * line, inputs + l * width, even);
             line_of_pairs<width>(lines + (l + 1) * line, inputs + (l + 1) * width, odd);
@@ -75,8 +80,10 @@ struct Vnni {
 #pragma GCC unroll 8
         for (int r = 0; r < width; r++) {
             __m512i x = _mm512_set1_epi32(inputs[r]);
-            sums[r] = _mm512_fmadd_ps(first, _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)), sums[r]);
-            sums[r] = _mm512_fmadd_ps(second, _mm512_castsi512_ps(_mm512_and_si512(x, upper)), sums[r]);
+            sums[r] =
+                _mm512_fmadd_ps(first, _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)), sums[r]);
+            sums[r] =
+                _mm512_fmadd_ps(second, _mm512_castsi512_ps(_mm512_and_si512(x, upper)), sums[r]);
         }
     }
 };
@@ -107,7 +114,8 @@ void quantise_lines(const float* x, int block, int width, int row, uint8_t* tile
 }  // namespace
 
 static bool runs_vnni() {
-    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl");
 }
 
 }  // namespace mpsplit

@@ -8,11 +8,13 @@ int AllGather::forward(const ncnn::Mat& x, ncnn::Mat& y, const ncnn::Option& opt
     const int ranks = comm->size();
     y.create(x.w * ranks, x.h, sizeof(float), option.blob_allocator);
     if (y.empty()) return -100;
-    auto* blocks = static_cast<float*>(static_cast<Setting*>(userdata)->scratch(ranks * bytes_of(x)));
+    auto* blocks =
+        static_cast<float*>(static_cast<Setting*>(userdata)->scratch(ranks * bytes_of(x)));
     comm->all_gather(x.data, bytes_of(x), blocks);
     for (int rank = 0; rank < ranks; rank++)
         for (int row = 0; row < x.h; row++)
-            std::copy_n(blocks + (size_t(rank) * x.h + row) * x.w, x.w, y.row(row) + size_t(rank) * x.w);
+            std::copy_n(blocks + (size_t(rank) * x.h + row) * x.w, x.w,
+                        y.row(row) + size_t(rank) * x.w);
     return 0;
 }
 

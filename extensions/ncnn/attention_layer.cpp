@@ -18,14 +18,16 @@ int AttentionLayer::load_param(const ncnn::ParamDict& params) {
     return 0;
 }
 
-int AttentionLayer::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out, const ncnn::Option& option) const {
+int AttentionLayer::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out,
+                            const ncnn::Option& option) const {
     Setting& setting = *static_cast<Setting*>(userdata);
     const Strided q = rows_of(in[0]), k = rows_of(in[1]), v = rows_of(in[2]);
     const int rows = in[0].dims == 3 ? in[0].c : in[0].h, width = heads * cache->dim;
     out[0].create(width, rows, sizeof(float), option.blob_allocator);
     if (out[0].empty() || rows != setting.rows()) return -100;
     const Attention attention = {*cache, heads, scale, setting.window, setting.rotation};
-    auto* scratch = static_cast<float*>(setting.scratch(attention_scratch_floats(attention, setting.runs, setting.threads) * sizeof(float)));
+    auto* scratch = static_cast<float*>(setting.scratch(
+        attention_scratch_floats(attention, setting.runs, setting.threads) * sizeof(float)));
     attend(attention, setting.runs, q, k, v, out[0], scratch, setting.threads);
     return 0;
 }

@@ -1,4 +1,5 @@
-// Attention: rotary embedding, the cache of one decoder layer, and the products over it, in one layer.
+// Attention: rotary embedding, the cache of one decoder layer, and the products over it, in one
+// layer.
 //   q, k, v -> y    each [rows, heads * dim] (or [rows][heads, dim] where a norm of each head came before)
 //   0=heads 1=heads of k and v 2=dim 3=scale
 #pragma once
@@ -15,7 +16,8 @@ class AttentionLayer : public ncnn::Layer {
   public:
     AttentionLayer() { one_blob_only = false; }
     int load_param(const ncnn::ParamDict& params) override;
-    int forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out, const ncnn::Option& option) const override;
+    int forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out,
+                const ncnn::Option& option) const override;
 
   private:
     int heads = 0;

@@ -1,4 +1,5 @@
-// What the collectives have in common: parameter 1 is the id of a group, the others follow in the order of the schema.
+// What the collectives have in common: parameter 1 is the id of a group, the others follow in the
+// order of the schema.
 #pragma once
 
 #include <ncnn/layer.h>

@@ -25,9 +25,14 @@ constexpr struct {
     const char* type;
     ncnn::layer_creator_func make;
 } layers[] = {
-    {"AllReduce", make<AllReduce>}, {"AllGather", make<AllGather>},      {"Broadcast", make<Broadcast>},
-    {"Send", make<Send>},           {"Recv", make<Recv>},                {"TopK", make<TopK>},
-    {"QLinear", make<QuantisedLinear>}, {"Attention", make<AttentionLayer>},
+    {"AllReduce", make<AllReduce>},
+    {"AllGather", make<AllGather>},
+    {"Broadcast", make<Broadcast>},
+    {"Send", make<Send>},
+    {"Recv", make<Recv>},
+    {"TopK", make<TopK>},
+    {"QLinear", make<QuantisedLinear>},
+    {"Attention", make<AttentionLayer>},
 };
 
 }  // namespace

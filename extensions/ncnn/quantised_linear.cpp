@@ -13,7 +13,10 @@ int QuantisedLinear::load_param(const ncnn::ParamDict& params) {
         const Shape shape = {param(0), param(1), param(2), param(3)};
         const int bytes = param(5), bias = param(6);
         const uint8_t* packed = setting->packed.at(param(4), bytes);
-        biases[count] = bias < 0 ? nullptr : reinterpret_cast<const float*>(setting->packed.at(bias, 4 * int64_t(shape.n)));
+        biases[count] =
+            bias < 0
+                ? nullptr
+                : reinterpret_cast<const float*>(setting->packed.at(bias, 4 * int64_t(shape.n)));
         if (!packed || (bias >= 0 && !biases[count])) return -1;
         try {
             weights[count] = view(shape, packed, bytes);
@@ -24,7 +27,8 @@ int QuantisedLinear::load_param(const ncnn::ParamDict& params) {
     return count == 0 || (gated && count != 2) || (residual && count != 1) ? -1 : 0;
 }
 
-int QuantisedLinear::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out, const ncnn::Option& option) const {
+int QuantisedLinear::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out,
+                             const ncnn::Option& option) const {
     const ncnn::Mat& x = in[0];
     const int made = gated ? 1 : count, k = weights[0].shape.k;
     if (x.w != k || int(out.size()) != made || int(in.size()) != (residual ? 2 : 1)) return -1;
@@ -36,7 +40,8 @@ int QuantisedLinear::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn:
     }
     if (gated) products[0].gate = &weights[1];
     if (residual) products[0].residual = in[1];
-    multiply(products, made, x, x.h, setting->scratch(scratch_bytes(x.h, weights[0].shape)), setting->threads);
+    multiply(products, made, x, x.h, setting->scratch(scratch_bytes(x.h, weights[0].shape)),
+             setting->threads);
     return 0;
 }
 

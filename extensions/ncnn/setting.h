@@ -1,4 +1,5 @@
-// What the layers of one rank share, and get as userdata: whom they talk to, where weights lie, where in the text they are.
+// What the layers of one rank share, and get as userdata: whom they talk to, where weights lie,
+// where in the text they are.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +25,8 @@ struct Packed {
     const uint8_t* at(int64_t offset, int64_t bytes) const {
         const int64_t begin = offset * 64;
         for (const Piece& piece : pieces)
-            if (begin >= piece.begin && bytes >= 0 && begin + bytes <= piece.begin + piece.bytes) return data + begin;
+            if (begin >= piece.begin && bytes >= 0 && begin + bytes <= piece.begin + piece.bytes)
+                return data + begin;
         return nullptr;
     }
 };
@@ -33,11 +35,12 @@ struct Setting {
     std::map<int, std::shared_ptr<Comm>> groups;  // by the ids of the graph
     Packed packed;
     int threads = 1;
-    int window = 0;               // tokens; 0: none
-    int pages = 0;                // of the caches
+    int window = 0;  // tokens; 0: none
+    int pages = 0;   // of the caches
     Rotation rotation = {};
     std::vector<Run> runs;  // the rows of this step
-    std::vector<KeyValueCache*> caches;  // of the attentions, in the order of the graph; their layers own them
+    std::vector<KeyValueCache*>
+        caches;  // of the attentions, in the order of the graph; their layers own them
 
     int rows() const {
         int rows = 0;
@@ -45,9 +48,11 @@ struct Setting {
         return rows;
     }
 
-    // Memory for a call, 64-byte aligned; calls follow each other, so all layers work in the same. It only grows.
+    // Memory for a call, 64-byte aligned; calls follow each other, so all layers work in the same.
+    // It only grows.
     void* scratch(size_t bytes) {
-        if (bytes > scratch_.size() * sizeof(Line)) scratch_.resize((bytes + sizeof(Line) - 1) / sizeof(Line));
+        if (bytes > scratch_.size() * sizeof(Line))
+            scratch_.resize((bytes + sizeof(Line) - 1) / sizeof(Line));
         return scratch_.data();
     }
 

@@ -1,4 +1,5 @@
-// TopK: the largest of a slice of logits, so that only they travel: [rows, n] -> [2, k], values and ids of the last row.
+// TopK: the largest of a slice of logits, so that only they travel: [rows, n] -> [2, k], values and
+// ids of the last row.
 //   0=k  1=id of the first column
 #pragma once
 

