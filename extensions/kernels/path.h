@@ -6,8 +6,9 @@
 //   accumulate(sum, dots, scales, x)    sum + dots * (scales * x)
 //   chunk<bits>(lines, inputs, dots)    dots[r] += weights of one chunk * inputs [8][width][4]
 //   add(a, b)                   of two Floats
-//   pairs(lines, inputs, even, odd)     even[r] += even lines of a chunk of 16 bits * inputs [16][width][2], odd[r] += odd lines
-//   offset                      false where this Isa subtracts the zero point of 8-bit weights itself
+//   line_of_pairs(line, inputs, sums)   sums[r] += a line of 16 bits * inputs [width][2]
+//   pairs(lines, inputs, even, odd)     pairs_by_lines, where it has an order of its own
+//   offset                      false where it subtracts the zero point of 8-bit weights itself
 #pragma once
 
 #include <type_traits>
@@ -61,6 +62,17 @@ static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* til
     for (int r = 0; r < width; r++) Isa::store(y + r * panel_rows, sums[r]);
 }
 
+// Of a chunk of 16 bits and inputs [16][width][2]: even += its even lines * inputs, odd += its odd
+// ones.
+template <class Isa, class Sum, int width>
+static void pairs_by_lines(const uint8_t* lines, const int32_t* inputs, Sum (&even)[width],
+                           Sum (&odd)[width]) {
+    for (int l = 0; l < 16; l += 2) {
+        Isa::template line_of_pairs<width>(lines + l * line, inputs + l * width, even);
+        Isa::template line_of_pairs<width>(lines + (l + 1) * line, inputs + (l + 1) * width, odd);
+    }
+}
+
 // Two sums for each row: one alone would wait for itself. They are the same for every width, and so
 // are the results.
 template <class Isa, int width>
@@ -69,7 +81,11 @@ static void float_panel(const Shape& shape, const uint8_t* weights, const uint8_
     for (int r = 0; r < width; r++) even[r] = odd[r] = Isa::zero();
     for (int b = 0; b < blocks(shape); b++, weights += chunk_bytes(16)) {
         for (int l = 0; l < 16; l++) __builtin_prefetch(weights + prefetch_ahead + l * line);
-        Isa::template pairs<width>(weights, reinterpret_cast<const int32_t*>(tile), even, odd);
+        const auto* inputs = reinterpret_cast<const int32_t*>(tile);
+        if constexpr (requires { Isa::template pairs<width>(weights, inputs, even, odd); })
+            Isa::template pairs<width>(weights, inputs, even, odd);
+        else
+            pairs_by_lines<Isa>(weights, inputs, even, odd);
         tile += tile_block_bytes(width, shape.block, true);
     }
     for (int r = 0; r < width; r++) Isa::store(y + r * panel_rows, Isa::add(even[r], odd[r]));

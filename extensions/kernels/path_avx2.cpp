@@ -114,11 +114,7 @@ struct Avx2 {
         for (int i = 0; i < 2; i++) {
             __m256 even[width], odd[width];
             for (int r = 0; r < width; r++) even[r] = evens[r].half[i], odd[r] = odds[r].half[i];
-            for (int l = 0; l < 16; l += 2) {
-                const uint8_t* at = lines + l * line + i * (line / 2);
-                line_of_pairs<width>(at, inputs + l * width, even);
-                line_of_pairs<width>(at + line, inputs + (l + 1) * width, odd);
-            }
+            pairs_by_lines<Avx2>(lines + i * (line / 2), inputs, even, odd);
             for (int r = 0; r < width; r++) evens[r].half[i] = even[r], odds[r].half[i] = odd[r];
         }
     }
@@ -143,7 +139,7 @@ struct Avx2 {
 
 }  // namespace
 
-extern const Path avx2_path = path_of<Avx2>("avx2", [] {
+extern constinit const Path avx2_path = path_of<Avx2>("avx2", [] {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("f16c");
 });

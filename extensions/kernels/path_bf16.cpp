@@ -7,15 +7,6 @@ namespace {
 
 struct Bf16 : Vnni {
     template <int width>
-    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width],
-                      Floats (&odd)[width]) {
-        for (int l = 0; l < 16; l += 2) {
-            line_of_pairs<width>(lines + l * line, inputs + l * width, even);
-            line_of_pairs<width>(lines + (l + 1) * line, inputs + (l + 1) * width, odd);
-        }
-    }
-
-    template <int width>
     static void line_of_pairs(const uint8_t* at, const int32_t* inputs, Floats (&sums)[width]) {
         const __m512bh w = std::bit_cast<__m512bh>(_mm512_loadu_si512(at));
 #pragma GCC unroll 8
@@ -27,7 +18,7 @@ struct Bf16 : Vnni {
 
 }  // namespace
 
-extern const Path bf16_path = path_of<Bf16>(
+extern constinit const Path bf16_path = path_of<Bf16>(
     "bf16", [] { return runs_vnni() && __builtin_cpu_supports("avx512bf16"); }, quantise_lines);
 
 }  // namespace mpsplit

@@ -87,15 +87,6 @@ struct Neon {
         return a;
     }
 
-    template <int width>
-    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width],
-                      Floats (&odd)[width]) {
-        for (int l = 0; l < 16; l += 2) {
-            line_of_pairs<width>(lines + l * line, inputs + l * width, even);
-            line_of_pairs<width>(lines + (l + 1) * line, inputs + (l + 1) * width, odd);
-        }
-    }
-
     // a bfloat16 is the upper half of a float32
     template <int width>
     static void line_of_pairs(const uint8_t* at, const int32_t* inputs, Floats (&sums)[width]) {
@@ -118,7 +109,7 @@ struct Neon {
 
 }  // namespace
 
-extern const Path neon_path =
+extern constinit const Path neon_path =
     path_of<Neon>("neon", [] { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; });
 
 }  // namespace mpsplit

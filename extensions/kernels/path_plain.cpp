@@ -58,24 +58,21 @@ struct Plain {
     }
 
     template <int width>
-    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width],
-                      Floats (&odd)[width]) {
-        for (int l = 0; l < 16; l++, lines += line, inputs += width)
-            for (int r = 0; r < width; r++) {
-                uint16_t x[2], w[2];
-                std::memcpy(x, inputs + r, 4);
-                Floats& sum = l % 2 ? odd[r] : even[r];
-                for (int o = 0; o < panel_rows; o++) {
-                    std::memcpy(w, lines + 4 * o, 4);
-                    sum.of[o] += from_bfloat(w[0]) * from_bfloat(x[0]) +
-                                 from_bfloat(w[1]) * from_bfloat(x[1]);
-                }
+    static void line_of_pairs(const uint8_t* at, const int32_t* inputs, Floats (&sums)[width]) {
+        for (int r = 0; r < width; r++) {
+            uint16_t x[2], w[2];
+            std::memcpy(x, inputs + r, 4);
+            for (int o = 0; o < panel_rows; o++) {
+                std::memcpy(w, at + 4 * o, 4);
+                sums[r].of[o] +=
+                    from_bfloat(w[0]) * from_bfloat(x[0]) + from_bfloat(w[1]) * from_bfloat(x[1]);
             }
+        }
     }
 };
 
 }  // namespace
 
-extern const Path plain_path = path_of<Plain>("plain", [] { return true; });
+extern constinit const Path plain_path = path_of<Plain>("plain", [] { return true; });
 
 }  // namespace mpsplit

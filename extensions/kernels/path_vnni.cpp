@@ -3,6 +3,6 @@
 
 namespace mpsplit {
 
-extern const Path vnni_path = path_of<Vnni>("vnni", runs_vnni, quantise_lines);
+extern constinit const Path vnni_path = path_of<Vnni>("vnni", runs_vnni, quantise_lines);
 
 }  // namespace mpsplit

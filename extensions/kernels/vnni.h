@@ -62,15 +62,6 @@ struct Vnni {
 
     static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 
-    template <int width>
-    static void pairs(const uint8_t* lines, const int32_t* inputs, Floats (&even)[width],
-                      Floats (&odd)[width]) {
-        for (int l = 0; l < 16; l += 2) {
-            line_of_pairs<width>(lines + l * line, inputs + l * width, even);
-            line_of_pairs<width>(lines + (l + 1) * line, inputs + (l + 1) * width, odd);
-        }
-    }
-
     // a bfloat16 is the upper half of a float32
     template <int width>
     static void line_of_pairs(const uint8_t* at, const int32_t* inputs, Floats (&sums)[width]) {
