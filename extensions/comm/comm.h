@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "passed.h"
+#include "link_counts.h"
 
 namespace mpsplit {
 

@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "comm.h"
-#include "meet.h"
+#include "meet_on_host.h"
 #include "null_comm.h"
 #ifdef MPSPLIT_GLOO
 #include "gloo_link.h"

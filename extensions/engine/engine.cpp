@@ -200,12 +200,12 @@ std::span<const int32_t> Engine::pages(int slot, int positions) const {
     return table;
 }
 
-Kept Engine::save(int slot, int positions, const std::string& path,
-                  const std::string& whose) const {
+Outcome Engine::save(int slot, int positions, const std::string& path,
+                     const std::string& whose) const {
     return mpsplit::save(path, whose, setting_.caches, pages(slot, positions), positions);
 }
 
-Kept Engine::load(int slot, int positions, const std::string& path, const std::string& whose) {
+Outcome Engine::load(int slot, int positions, const std::string& path, const std::string& whose) {
     return mpsplit::load(path, whose, setting_.caches, pages(slot, positions), positions);
 }
 

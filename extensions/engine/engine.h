@@ -12,14 +12,14 @@
 #include <string>
 #include <vector>
 
+#include "cache_file.h"
 #include "comm.h"
 #include "embedding.h"
 #include "graph.h"
-#include "kept.h"
-#include "mapped.h"
+#include "layer_times.h"
+#include "mapped_files.h"
 #include "rank_facts.h"
 #include "setting.h"
-#include "spent.h"
 
 namespace mpsplit {
 
@@ -52,9 +52,9 @@ class Engine {
     int largest(int row, int count, float* values, int64_t* ids);
 
     // The first positions of a slot, to a file and from it; `whose` names the weights that they
-    // were computed with (kept.h).
-    Kept save(int slot, int positions, const std::string& path, const std::string& whose) const;
-    Kept load(int slot, int positions, const std::string& path, const std::string& whose);
+    // were computed with (cache_file.h).
+    Outcome save(int slot, int positions, const std::string& path, const std::string& whose) const;
+    Outcome load(int slot, int positions, const std::string& path, const std::string& whose);
 
     // To look inside: blobs that stay after a step, until the next one, and what the attentions
     // remember, in the order of the graph. What step leaves of the last hidden state is the last

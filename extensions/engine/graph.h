@@ -13,10 +13,10 @@
 #include <string>
 #include <vector>
 
-#include "mapped.h"
-#include "pool.h"
+#include "blob_pool.h"
+#include "layer_times.h"
+#include "mapped_files.h"
 #include "setting.h"
-#include "spent.h"
 
 namespace mpsplit {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "attention.h"
-#include "normal.h"
+#include "normal_numbers.h"
 
 using namespace mpsplit;
 

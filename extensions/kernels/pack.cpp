@@ -3,9 +3,9 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "block_scale.h"
 #include "half.h"
 #include "layout.h"
-#include "scale.h"
 
 namespace mpsplit {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "normal.h"
+#include "normal_numbers.h"
 #include "qlinear.h"
 
 using namespace mpsplit;

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "scale.h"
+#include "block_scale.h"
 
 namespace mpsplit {
 

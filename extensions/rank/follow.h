@@ -25,7 +25,7 @@ class Slice {
     virtual void place(int64_t slot, int64_t first, std::span<const int64_t> pages) = 0;
     virtual void reserve(int64_t pages, int64_t stored) = 0;
     // The first positions of a slot, to this rank's file of a folder in the package, and from it.
-    // Gives how it went (kept.h).
+    // Gives how it went (cache_file.h).
     virtual int64_t save(int64_t slot, int64_t positions, const std::string& folder,
                          const std::string& whose) = 0;
     virtual int64_t load(int64_t slot, int64_t positions, const std::string& folder,

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "meet.h"
+#include "meet_on_host.h"
 #ifdef MPSPLIT_MPI
 #include "mpi_link.h"
 #endif

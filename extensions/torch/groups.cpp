@@ -7,7 +7,7 @@
 
 #include <c10/util/Exception.h>
 
-#include "meet.h"
+#include "meet_on_host.h"
 #ifdef MPSPLIT_MPI
 #include "mpi_link.h"
 #endif

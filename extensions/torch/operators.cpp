@@ -5,9 +5,9 @@
 // torch.ops.load_library, or give it to a pnnx with customop=.
 #include <torch/library.h>
 
+#include "cpu_operators.h"
 #include "gradients.h"
 #include "groups.h"
-#include "kernels.h"
 
 using namespace mpsplit::torch_operators;
 

@@ -1,4 +1,4 @@
-"""What one rank handed to another, and how long it waited for it, as extensions/comm/passed.h
+"""What one rank handed to another, and how long it waited for it, as extensions/comm/link_counts.h
 counts it. In: counts. Out: Links.
 
 Counts are int64 [ranks, COLUMNS], a row a peer: bytes and messages handed over, nanoseconds waited,

@@ -56,7 +56,7 @@ def opened(package: Path, manifest: Manifest, files: Iterable[File], keys: KeySo
     with tempfile.TemporaryDirectory(prefix="mpsplit-") as name, ExitStack() as descriptors:
         folder = Path(name)
         for file in files:
-            # sealable: engine/mapped.cpp
+            # sealable: engine/mapped_files.cpp
             memory = os.memfd_create(file.path, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             descriptors.callback(os.close, memory)
             _decrypt(package / file.path, vault, file.path, memory)

@@ -5,7 +5,7 @@ In: names. Out: folders in the package.
     PACKAGE/prefixes/NAME/kept.json     on rank 0's host: the tokens, whose they are, and what
                                         the one who kept them wants to know
     PACKAGE/prefixes/NAME/rank-R.kv     on the host of each rank: keys and values
-                                        (extensions/engine/kept.h)
+                                        (extensions/engine/cache_file.h)
 
 Keys and values belong to weights, cut and stored as they are: another package refuses them, one
 that differs in its context takes what it has pages for. Invariant: what is loaded only spares work.
@@ -27,7 +27,7 @@ from mpsplit.package.whole_files import json_text, read_json, write_json
 KEPT = "kept.json"
 PREFIXES, SESSIONS = "prefixes", "sessions"  # kinds of what is kept, and their folders
 REMEDY = "make it again"
-OUTCOMES = {  # of save and load on a rank, as extensions/engine/kept.h counts them
+OUTCOMES = {  # of save and load on a rank, as extensions/engine/cache_file.h counts them
     1: "has no such file",
     2: "finds that it belongs to other weights, or to another --kv",
     3: "finds its file damaged",

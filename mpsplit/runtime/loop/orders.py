@@ -14,7 +14,7 @@ There `rest` is the log of the summed exp of the whole slice at `temperature`, N
 From the start to the first order all ranks do together, in arrays that C++ speaks too:
     under mpirun: MPI_Allreduce MIN of int32 [has the C++ communicator], over MPI_COMM_WORLD
     (mpsplit/comm/world.py)
-    the transport connects; the ranks of a host meet (extensions/comm/meet.cpp)
+    the transport connects; the ranks of a host meet (extensions/comm/meet_on_host.cpp)
     all_gather of the host, 160 bytes padded with 0 (mpsplit/comm/native_comm.py)
     every rank loads; then a barrier without a timeout
     all_gather of int64 [VERSION, first row of the head, last + 1]

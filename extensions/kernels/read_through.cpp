@@ -1,6 +1,6 @@
 // Vector types of the compiler's, so that the loop is the same on every machine; four sums hide the
 // latency.
-#include "read.h"
+#include "read_through.h"
 
 #include <omp.h>
 

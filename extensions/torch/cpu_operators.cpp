@@ -1,4 +1,4 @@
-#include "kernels.h"
+#include "cpu_operators.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>

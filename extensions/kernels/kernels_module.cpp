@@ -13,7 +13,7 @@
 
 #include "attention.h"
 #include "qlinear.h"
-#include "read.h"
+#include "read_through.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -1,6 +1,6 @@
 // Sums are over 16 lanes written out, which the compiler turns into vectors of any width without
 // changing a bit.
-#include "scale.h"
+#include "block_scale.h"
 
 #include <algorithm>
 #include <cmath>

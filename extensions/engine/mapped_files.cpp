@@ -1,4 +1,4 @@
-#include "mapped.h"
+#include "mapped_files.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-#include "kept.h"
+#include "cache_file.h"
 
 #include <cstdio>
 #include <cstring>
@@ -52,8 +52,9 @@ size_t needed_pages(int positions) {
 
 }  // namespace
 
-Kept save(const std::string& path, const std::string& whose, std::span<KeyValueCache* const> caches,
-          std::span<const int32_t> pages, int positions) {
+Outcome save(const std::string& path, const std::string& whose,
+             std::span<KeyValueCache* const> caches, std::span<const int32_t> pages,
+             int positions) {
     const std::string unfinished = path + ".new";
     Checksum checksum;
     auto write = [&](std::FILE* file, const void* data, size_t bytes) {
@@ -75,18 +76,19 @@ Kept save(const std::string& path, const std::string& whose, std::span<KeyValueC
     std::error_code ignored;  // what cannot be made cannot be opened either
     if (positions == 0) {
         std::filesystem::remove(path, ignored);
-        return Kept::done;
+        return Outcome::done;
     }
     std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
-    if (write_all() && std::rename(unfinished.c_str(), path.c_str()) == 0) return Kept::done;
+    if (write_all() && std::rename(unfinished.c_str(), path.c_str()) == 0) return Outcome::done;
     std::remove(unfinished.c_str());
-    return Kept::unwritable;
+    return Outcome::unwritable;
 }
 
-Kept load(const std::string& path, const std::string& whose, std::span<KeyValueCache* const> caches,
-          std::span<const int32_t> pages, int positions) {
+Outcome load(const std::string& path, const std::string& whose,
+             std::span<KeyValueCache* const> caches, std::span<const int32_t> pages,
+             int positions) {
     const File file(std::fopen(path.c_str(), "rb"), &std::fclose);
-    if (!file) return Kept::missing;
+    if (!file) return Outcome::missing;
     Checksum checksum;
     auto read = [&](void* data, size_t bytes) {
         const bool good = std::fread(data, 1, bytes, file.get()) == bytes;
@@ -97,15 +99,15 @@ Kept load(const std::string& path, const std::string& whose, std::span<KeyValueC
     Head head;
     if (!read(&head, sizeof head) ||
         std::memcmp(head.magic, expected.magic, sizeof head.magic) != 0)
-        return Kept::damaged;
-    if (std::memcmp(&head, &expected, sizeof head) != 0) return Kept::other;
+        return Outcome::damaged;
+    if (std::memcmp(&head, &expected, sizeof head) != 0) return Outcome::other;
     for (KeyValueCache* cache : caches)
         for (const int32_t page : pages.first(needed_pages(positions)))
-            if (!read(cache->page(page), cache->page_bytes())) return Kept::damaged;
+            if (!read(cache->page(page), cache->page_bytes())) return Outcome::damaged;
     uint64_t sum;
     const bool whole =
         std::fread(&sum, 1, sizeof sum, file.get()) == sizeof sum && std::fgetc(file.get()) == EOF;
-    return whole && sum == checksum.sum() ? Kept::done : Kept::damaged;
+    return whole && sum == checksum.sum() ? Outcome::done : Outcome::damaged;
 }
 
 }  // namespace mpsplit

@@ -1,4 +1,4 @@
-#include "pool.h"
+#include "blob_pool.h"
 
 #include <bit>
 #include <cstdlib>

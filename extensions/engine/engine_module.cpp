@@ -110,7 +110,7 @@ NB_MODULE(_engine, m) {
                 return int(engine.save(slot, positions, path, whose));
             },
             "slot"_a, "positions"_a, "path"_a, "whose"_a,
-            "The first positions of a slot, to a file: a Kept")
+            "The first positions of a slot, to a file: an Outcome")
         .def(
             "load",
             [](Engine& engine, int slot, int positions, const std::string& path,
@@ -135,5 +135,5 @@ NB_MODULE(_engine, m) {
                 std::copy_n(engine.spent().ns, kinds, result.data());
                 return result;
             },
-            "ns so far, by the kind of layer (spent.h)");
+            "ns so far, by the kind of layer (layer_times.h)");
 }

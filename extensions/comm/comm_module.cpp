@@ -12,7 +12,7 @@
 #include <cstring>
 
 #include "comm.h"
-#include "meet.h"
+#include "meet_on_host.h"
 #include "null_comm.h"
 #ifdef MPSPLIT_MPI
 #include "mpi_link.h"
@@ -122,7 +122,7 @@ void bind_comm(nb::module_& m) {
             "What comes next may take as long as it likes, and is no wait that counts.")
         .def("passed", passed,
              "int64 [ranks of the world, 3 + lengths]: what went to each rank so far, and how long "
-             "it was waited for (passed.h).")
+             "it was waited for (link_counts.h).")
         .def(
             "all_reduce",
             [](Comm& c, const Array& x, const std::string& type) {

@@ -16,15 +16,15 @@
 namespace mpsplit {
 
 // What became of it, as mpsplit/runtime/kept/kept_texts.py tells it.
-enum class Kept : int64_t { done, missing, other, damaged, unwritable };
+enum class Outcome : int64_t { done, missing, other, damaged, unwritable };
 
 // Writes a new file and puts it into the place of an old one; of no positions it removes the old
 // one.
-Kept save(const std::string& path, const std::string& whose, std::span<KeyValueCache* const> caches,
-          std::span<const int32_t> pages, int positions);
+Outcome save(const std::string& path, const std::string& whose,
+             std::span<KeyValueCache* const> caches, std::span<const int32_t> pages, int positions);
 
 // Fills the pages; what is in them after anything but `done` means nothing.
-Kept load(const std::string& path, const std::string& whose, std::span<KeyValueCache* const> caches,
-          std::span<const int32_t> pages, int positions);
+Outcome load(const std::string& path, const std::string& whose,
+             std::span<KeyValueCache* const> caches, std::span<const int32_t> pages, int positions);
 
 }  // namespace mpsplit

@@ -1,4 +1,4 @@
-#include "meet.h"
+#include "meet_on_host.h"
 
 #include <unistd.h>
 #include <algorithm>

@@ -1,4 +1,4 @@
-#include "spent.h"
+#include "layer_times.h"
 
 #include <map>
 
