@@ -1,4 +1,7 @@
-"""Builds of extensions/ beside the one that launch/setup made; a test is skipped with the name of what is missing."""
+"""Builds of extensions/ beside the one that launch/setup made.
+
+A test is skipped with the name of what is missing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights in bfloat16 against numpy in float64, on every instruction path that this machine runs."""
+"""Weights in bfloat16 against numpy in float64, on every instruction path that runs here."""
 
 import numpy as np
 import pytest

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -65,16 +66,23 @@ def test_ranks_meet_without_mpirun(tmp_path, size):
             assert (rank.returncode, out) == (0, "gloo+shm\n"), wrong
 
 
-def test_a_silent_rank_is_named_after_the_timeout(tmp_path):
-    ranks = [start_rank(REDUCE, str(r), "2", str(tmp_path), "alone", MPSPLIT_TIMEOUT="2") for r in range(2)]
+@contextmanager
+def beside_a_silent_rank(store, shared, **environment):
+    """Rank 0 of two, once rank 1 has stopped in the middle."""
+    ranks = [start_rank(REDUCE, str(r), "2", str(store), shared, **environment) for r in range(2)]
     for rank in ranks:
         assert rank.stdout.readline() == "met\n", rank.stderr.read()
     ranks[1].send_signal(signal.SIGSTOP)
     try:
-        assert "rank 1 did not answer for 2 s" in ranks[0].communicate(timeout=15)[1]
+        yield ranks[0]
     finally:
         ranks[1].kill()
         ranks[1].communicate()
+
+
+def test_a_silent_rank_is_named_after_the_timeout(tmp_path):
+    with beside_a_silent_rank(tmp_path, "alone", MPSPLIT_TIMEOUT="2") as rank:
+        assert "rank 1 did not answer for 2 s" in rank.communicate(timeout=15)[1]
 
 
 def test_a_rank_that_never_comes(tmp_path):
@@ -92,17 +100,10 @@ def test_ranks_in_different_collectives(tmp_path):
 
 @pytest.mark.parametrize("shared", ("shared", "alone"))
 def test_ctrl_c_ends_a_wait(tmp_path, shared):
-    ranks = [start_rank(REDUCE, str(r), "2", str(tmp_path), shared) for r in range(2)]
-    for rank in ranks:
-        assert rank.stdout.readline() == "met\n", rank.stderr.read()
-    ranks[1].send_signal(signal.SIGSTOP)
-    time.sleep(0.3)
-    ranks[0].send_signal(signal.SIGINT)
-    try:
-        assert "KeyboardInterrupt" in ranks[0].communicate(timeout=5)[1]
-    finally:
-        ranks[1].kill()
-        ranks[1].communicate()
+    with beside_a_silent_rank(tmp_path, shared) as rank:
+        time.sleep(0.3)
+        rank.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in rank.communicate(timeout=5)[1]
 
 
 def test_building_again_is_quick_and_no_compiler_is_no_failure(tmp_path):

@@ -139,7 +139,9 @@ def test_opcheck_between_ranks(comm, which, grad):
 @pytest.mark.parametrize(
     "dtype, strides", [*((torch.float32, s) for s in STRIDES), *((dtype, "transposed") for dtype in DTYPES[1:])]
 )
-@pytest.mark.parametrize("which, argument", [("all_reduce", ()), ("all_gather", (3,)), *((n, (1,)) for n in ("broadcast", "send", "recv"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "which, argument", [("all_reduce", ()), ("all_gather", (3,)), ("broadcast", (1,)), ("send", (1,)), ("recv", (1,))]
+)
 def test_opcheck(which, argument, dtype, strides):
     x = numbers(0, dtype, strides).requires_grad_(dtype in FLOATS)
     torch.library.opcheck(getattr(ops, which), (x, NULL, *argument))
@@ -208,8 +210,12 @@ def run(program: str, ranks: int = 0) -> subprocess.CompletedProcess:
     start = [find_mpirun(), "-np", str(ranks), "--bind-to", "none", "--oversubscribe"] if ranks else []
     return subprocess.run(
         [*start, sys.executable, "-c", LOAD + program],
-        env={**OPEN_MPI, **rank_environment(OMP_NUM_THREADS="1")}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        env={**OPEN_MPI, **rank_environment(OMP_NUM_THREADS="1")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("ranks, program", [(0, LISTEN), (2, "")])
@@ -237,8 +243,8 @@ def test_ranks_that_were_not_started():
 
 def test_without_the_library_the_schemas_are_the_same(tmp_path):
     program = (
-        "import torch; from mpsplit.export.trace import operators as o; print(o.CONNECTS, *(o.__dict__[n]._schema for n in"
-        " {}), sep='\\n')"
+        "import torch; from mpsplit.export.trace import operators as o; "
+        "print(o.CONNECTS, *(o.__dict__[n]._schema for n in {}), sep='\\n')"
     )
     names = ("all_reduce", "all_gather", "broadcast", "send", "recv")
     without = subprocess.run(
