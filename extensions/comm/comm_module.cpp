@@ -30,7 +30,7 @@ using Input = nb::ndarray<nb::ro, nb::device::cpu>;
 namespace {
 
 template <typename A>
-const A& in_one_piece(const A& x) {
+void check_in_one_piece(const A& x) {
     int64_t expected = 1;
     for (size_t i = x.ndim(); i-- > 0;) {
         if (x.size() > 0 && x.shape(i) > 1 && x.stride(i) != expected)
@@ -40,7 +40,6 @@ const A& in_one_piece(const A& x) {
                                         "); pass np.ascontiguousarray of it");
         expected *= int64_t(x.shape(i));
     }
-    return x;
 }
 
 Type type_of(const Array& x, const std::string& named) {
@@ -126,7 +125,7 @@ void bind_comm(nb::module_& m) {
         .def(
             "all_reduce",
             [](Comm& c, const Array& x, const std::string& type) {
-                in_one_piece(x);
+                check_in_one_piece(x);
                 const Type element = type_of(x, type);
                 const nb::gil_scoped_release released;
                 c.all_reduce(x.data(), x.size(), element);
@@ -135,8 +134,9 @@ void bind_comm(nb::module_& m) {
         .def(
             "all_gather",
             [](Comm& c, const Input& block, const Array& out) {
-                const size_t bytes = in_one_piece(block).nbytes();
-                if (in_one_piece(out).nbytes() != bytes * c.size())
+                check_in_one_piece(block), check_in_one_piece(out);
+                const size_t bytes = block.nbytes();
+                if (out.nbytes() != bytes * c.size())
                     throw std::invalid_argument("out has " + std::to_string(out.nbytes()) +
                                                 " bytes; " + std::to_string(c.size()) +
                                                 " blocks of " + std::to_string(bytes) + " need " +
@@ -148,7 +148,7 @@ void bind_comm(nb::module_& m) {
         .def(
             "broadcast",
             [](Comm& c, const Array& x, int root) {
-                in_one_piece(x);
+                check_in_one_piece(x);
                 const nb::gil_scoped_release released;
                 c.broadcast(x.data(), x.nbytes(), root);
             },
@@ -156,7 +156,7 @@ void bind_comm(nb::module_& m) {
         .def(
             "send",
             [](Comm& c, const Input& x, int peer) {
-                in_one_piece(x);
+                check_in_one_piece(x);
                 const nb::gil_scoped_release released;
                 c.send(x.data(), x.nbytes(), peer);
             },
@@ -164,7 +164,7 @@ void bind_comm(nb::module_& m) {
         .def(
             "recv",
             [](Comm& c, const Array& x, int peer) {
-                in_one_piece(x);
+                check_in_one_piece(x);
                 const nb::gil_scoped_release released;
                 c.recv(x.data(), x.nbytes(), peer);
             },
@@ -172,7 +172,7 @@ void bind_comm(nb::module_& m) {
         .def(
             "exchange",
             [](Comm& c, const Input& x, int to, const Array& y, int from) {
-                in_one_piece(x), in_one_piece(y);
+                check_in_one_piece(x), check_in_one_piece(y);
                 const nb::gil_scoped_release released;
                 c.exchange(x.data(), x.nbytes(), to, y.data(), y.nbytes(), from);
             },
@@ -186,7 +186,8 @@ void bind_comm(nb::module_& m) {
 
 NB_MODULE(_comm, m) {
     nb::set_leak_warnings(false);  // the world lives until the process ends
-    nb::exception<Error>(m, "CommError", nb::module_::import_("mpsplit.errors").attr("RunError"));
+    const nb::exception<Error> error(m, "CommError",
+                                     nb::module_::import_("mpsplit.errors").attr("RunError"));
     while_waiting = look_for_ctrl_c;
     bind_transports(m);
     bind_comm(m);

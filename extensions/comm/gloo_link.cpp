@@ -77,19 +77,17 @@ class Messages final : public gloo::rendezvous::Store {
 
     void set(const std::string& key, const std::vector<char>& data) override {
         int64_t lengths[2] = {int64_t(key.size()), int64_t(data.size())}, longest = 0;
-        std::vector<int64_t> all(2 * meeting_.size());
+        std::vector<int64_t> all(2 * size_t(meeting_.size()));
         meeting_.all_gather(lengths, sizeof lengths, all.data());
-        for (int r = 0; r < meeting_.size(); ++r)
-            longest = std::max(longest, all[2 * r] + all[2 * r + 1]);
+        for (size_t r = 0; r < all.size(); r += 2) longest = std::max(longest, all[r] + all[r + 1]);
         std::vector<char> mine(longest), everybody(longest * meeting_.size());
         std::memcpy(mine.data(), key.data(), key.size());
         std::memcpy(mine.data() + key.size(), data.data(), data.size());
         meeting_.all_gather(mine.data(), longest, everybody.data());
-        for (int r = 0; r < meeting_.size(); ++r) {
-            const char* at = everybody.data() + r * longest;
-            values_[std::string(at, all[2 * r])] =
-                std::vector<char>(at + all[2 * r], at + all[2 * r] + all[2 * r + 1]);
-        }
+        const char* at = everybody.data();
+        for (size_t r = 0; r < all.size(); r += 2, at += longest)
+            values_[std::string(at, all[r])] =
+                std::vector<char>(at + all[r], at + all[r] + all[r + 1]);
     }
 
     std::vector<char> get(const std::string& key) override { return values_.at(key); }
@@ -234,8 +232,8 @@ class Gloo final : public Link {
     void guard(int peer, Act act) {
         try {
             act();
-        } catch (const gloo::Exception&) {  // the connection to `peer` has closed, perhaps because
-                                            // it missed another rank
+        } catch (const gloo::Exception&) {
+            // the connection to `peer` has closed, perhaps because it missed another rank
             if (!watch_) throw;
             const auto began = Clock::now();
             while (watch_->lost() < 0 && Clock::now() < began + word_of_others)

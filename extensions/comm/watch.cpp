@@ -158,6 +158,7 @@ void Watch::connect_all(Comm& comm, const std::string& address, double timeout) 
 void Watch::watch(const std::function<void()>& tick) {
     using Clock = std::chrono::steady_clock;
     std::vector<pollfd> peers;
+    peers.reserve(sockets_.size());
     for (const int socket : sockets_) peers.push_back({socket, POLLIN, 0});
     for (auto next = Clock::now() + watch_tick; !done_;) {
         const auto rest = std::chrono::ceil<std::chrono::milliseconds>(next - Clock::now());

@@ -19,7 +19,7 @@ Pool::~Pool() {
 
 void* Pool::fastMalloc(size_t size) {
     // ncnn's kernels may read a little past the end of a blob
-    const int power = std::bit_width(size + NCNN_MALLOC_OVERREAD - 1);  // at least 64 bytes
+    const int power = int(std::bit_width(size + NCNN_MALLOC_OVERREAD - 1));  // at least 64 bytes
     const std::lock_guard held(busy_);
     Piece*& first = free_[power];
     if (!first) {

@@ -1,6 +1,7 @@
 // Pages of the cache in a file, so that what was computed once is there again after a restart.
 //
-//   char [16] "mpsplit kv 1\n", padded with 0; char [64] whose keys and values these are: the package's weights, as manifest.py names them
+//   char [16] "mpsplit kv 1\n", padded with 0
+//   char [64] whose keys and values these are: the package's weights, as manifest.py names them
 //   int64 positions, Stored, attentions, bytes of a page of one attention
 //   for each attention, its pages, in order
 //   uint64 a checksum of all before

@@ -49,7 +49,7 @@ void EmbeddingFormat::read(const uint8_t* row, float* y) const {
             for (int b = 0; b < hidden_ / block_; b++) {
                 const float scale = from_half(at<uint16_t>(row + hidden_, b));
                 for (int i = b * block_; i < (b + 1) * block_; i++)
-                    y[i] = scale * at<int8_t>(row, i);
+                    y[i] = scale * float(at<int8_t>(row, i));
             }
             break;
     }

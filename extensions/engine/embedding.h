@@ -1,6 +1,6 @@
 // Rows of the embedding, read one by one. As their file has them, one after another:
 //   F32, F16, BF16          [hidden] numbers
-//   Q8-32, Q8-64, Q8-128    int8 [hidden], then float16 [hidden / block]: a scale for every block of so many
+//   Q8-32, Q8-64, Q8-128    int8 [hidden], then float16 [hidden / block]: a scale a block
 // or HEAD: there is no such file, the embedding's rows are those of the head's matrix (graph.h).
 #pragma once
 

@@ -43,8 +43,9 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
         }
     setting_.rotation = {cos_.data(), sin_.data()};
     std::vector<Mapped::Placed> placed;
+    placed.reserve(facts_.packed.size());
     for (const auto& [offset, name] : facts_.packed)
-        placed.push_back({folder + "/" + name, size_t(offset) * 64});
+        placed.push_back({std::string(folder).append("/").append(name), size_t(offset) * 64});
     packed_ = Mapped(placed, Reading::whole);
     setting_.packed.data = packed_.data;
     for (const auto& [begin, bytes] : packed_.pieces)

@@ -30,8 +30,10 @@ nb::ndarray<nb::numpy, T> array(std::initializer_list<size_t> shape) {
 
 using Parts = nb::ndarray<const int64_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 
-nb::ndarray<nb::numpy, float> step(Engine& engine, Tokens tokens, Parts parts, bool every_row) {
+nb::ndarray<nb::numpy, float> step(Engine& engine, const Tokens& tokens, const Parts& parts,
+                                   bool every_row) {
     std::vector<Engine::Part> of;
+    of.reserve(parts.shape(0));
     for (size_t i = 0; i < parts.shape(0); i++)
         of.push_back({int(parts(i, 0)), int(parts(i, 1)), int(parts(i, 2))});
     Engine::Logits logits;
@@ -78,10 +80,11 @@ nb::ndarray<nb::numpy, float> remembered(Engine& engine, size_t attention, int s
 
 }  // namespace
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): the macro's
 NB_MODULE(_engine, m) {
     nb::set_leak_warnings(false);
-    nb::exception<Failure>(m, "EngineError",
-                           nb::module_::import_("mpsplit.errors").attr("PackageError"));
+    const nb::exception<Failure> error(m, "EngineError",
+                                       nb::module_::import_("mpsplit.errors").attr("PackageError"));
     nb::class_<Engine>(m, "Engine")
         .def(
             "__init__",
@@ -94,7 +97,7 @@ NB_MODULE(_engine, m) {
              "stored: 0 for f32, 1 for bf16, 2 for q8")
         .def(
             "place",
-            [](Engine& engine, int slot, int first, Tokens pages) {
+            [](Engine& engine, int slot, int first, const Tokens& pages) {
                 engine.place(slot, first, {pages.data(), pages.shape(0)});
             },
             "slot"_a, "first"_a, "pages"_a)

@@ -149,7 +149,7 @@ void Graph::run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vecto
     if (failed)
         throw Failure("layer " + layer.name + " (" + layer.type + ") failed with " +
                       std::to_string(failed));
-    for (size_t i = 0; i < layer.tops.size(); i++) blobs_[layer.tops[i]] = std::move(out[i]);
+    for (size_t i = 0; i < layer.tops.size(); i++) blobs_[layer.tops[i]] = out[i];
     for (auto* used : {&in, &out})
         for (ncnn::Mat& mat : *used) mat.release();
 }

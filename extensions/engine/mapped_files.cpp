@@ -112,7 +112,8 @@ Mapped::Mapped(const std::vector<Placed>& files, Reading reading) {
     }
     Mapped room;  // gives the addresses back when a file cannot be mapped
     room.bytes = end;
-    if (end && !(room.data = addresses(end)))
+    if (end) room.data = addresses(end);
+    if (end && !room.data)
         throw Failure(files.back().path + " cannot be read: no addresses for " +
                       std::to_string(end) + " bytes");
     for (size_t i = 0; i < files.size(); i++)

@@ -21,9 +21,9 @@ struct RankFacts {
         int offset;  // in units of 64 bytes, a multiple of 2 MB
         std::string name;
     };
-    std::string floats, embedding;  // files beside rank.txt: what ncnn's own layers have, and the
-                                    // embedding of a first stage
-    std::vector<Placed> packed;     // the matrices of QLinear, as they lie one behind the other
+    // files beside rank.txt: what ncnn's own layers have, and the embedding of a first stage
+    std::string floats, embedding;
+    std::vector<Placed> packed;  // the matrices of QLinear, as they lie one behind the other
 
     static RankFacts load(const std::string& path);  // throws a Failure
 };

@@ -78,8 +78,9 @@ bool agree(const Case& c) {
     int at = 0;
     for (int piece : c.pieces) {
         auto twice = [&](const std::vector<float>& x, size_t width) {
-            std::vector<float> found(x.begin() + at * width, x.begin() + (at + piece) * width);
-            found.insert(found.end(), x.begin() + at * width, x.begin() + (at + piece) * width);
+            const float *begin = x.data() + at * width, *end = begin + piece * width;
+            std::vector<float> found(begin, end);
+            found.insert(found.end(), begin, end);
             return found;
         };
         const auto qs = twice(q, wide), ks = twice(k, narrow), vs = twice(v, narrow);
@@ -93,12 +94,12 @@ bool agree(const Case& c) {
         attend(attention, runs, {qs.data(), wide}, {ks.data(), narrow}, {vs.data(), narrow},
                ys.data(), static_cast<float*>(scratch.get()), c.threads);
         const size_t half = ys.size() / 2;
-        if (!std::equal(ys.begin(), ys.begin() + half, ys.begin() + half)) {
+        if (!std::equal(ys.data(), ys.data() + half, ys.data() + half)) {
             std::printf("two runs of the same differ, heads %d/%d dim %d at %d\n", c.heads,
                         c.kv_heads, c.dim, at);
             return false;
         }
-        std::copy_n(ys.begin(), half, y.begin() + at * wide);
+        std::copy_n(ys.data(), half, y.data() + at * wide);
         at += piece;
     }
     const double off = c.stored == Stored::f32 ? 1e-4 : 0.2;

@@ -79,9 +79,9 @@ uint16_t search(const float* w, int block, int bits, float peak, uint16_t minmax
     const float step = step_of(bits);
     Best best = {minmax, squared_error(w, block, from_half(minmax), range)};
     for (int i = -2; i < 10; i++)
-        consider(best, w, block, peak / range.low * (1 - step * i), range);
+        consider(best, w, block, peak / range.low * (1 - step * float(i)), range);
     for (int i = -1; i < 9; i++)
-        consider(best, w, block, peak / range.high * (1 - step * i), range);
+        consider(best, w, block, peak / range.high * (1 - step * float(i)), range);
     consider(best, w, block, better_scale(w, block, from_half(best.half), range), range);
     return best.half;
 }
@@ -89,7 +89,7 @@ uint16_t search(const float* w, int block, int bits, float peak, uint16_t minmax
 }  // namespace
 
 uint16_t fit(const float* w, int block, int bits, Scales method, int8_t* values) {
-    const float most = largest(bits);
+    const float most = float(largest(bits));
     float peak = 0;
     for (int i = 0; i < block; i++) peak = std::fabs(w[i]) > std::fabs(peak) ? w[i] : peak;
     uint16_t half = to_half(std::min(std::fabs(peak) / most, biggest_half));
@@ -99,9 +99,8 @@ uint16_t fit(const float* w, int block, int bits, Scales method, int8_t* values)
     }
     const bool searched = method == Scales::mse && std::isfinite(peak);
     if (searched) half = search(w, block, bits, peak, half);
-    const float scale = from_half(half),
-                low = searched ? -zero_point(bits)
-                               : -most;  // the integers fit the scale that is stored
+    // the integers fit the scale that is stored
+    const float scale = from_half(half), low = searched ? float(-zero_point(bits)) : -most;
     for (int i = 0; i < block; i++)
         values[i] = int8_t(std::lrint(std::clamp(w[i] / scale, low, most)));
     return half;

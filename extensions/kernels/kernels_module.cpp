@@ -50,7 +50,8 @@ Scales scales_named(const std::string& name) {
     return name == "mse" ? Scales::mse : Scales::minmax;
 }
 
-Out<uint8_t> pack_rows(Rows rows, int bits, int block, int threads, const std::string& scales) {
+Out<uint8_t> pack_rows(const Rows& rows, int bits, int block, int threads,
+                       const std::string& scales) {
     Shape shape = shape_of(rows, bits, block);
     auto packed = array<uint8_t>({packed_bytes(shape)});
     Scales method = scales_named(scales);
@@ -59,7 +60,7 @@ Out<uint8_t> pack_rows(Rows rows, int bits, int block, int threads, const std::s
     return packed;
 }
 
-std::pair<Out<int8_t>, Out<float>> integers_of_rows(Rows rows, int bits, int block,
+std::pair<Out<int8_t>, Out<float>> integers_of_rows(const Rows& rows, int bits, int block,
                                                     const std::string& scales, int threads) {
     Shape shape = shape_of(rows, bits, block);
     packed_bytes(shape);  // refuses what cannot be, before anything is divided by it
@@ -69,8 +70,8 @@ std::pair<Out<int8_t>, Out<float>> integers_of_rows(Rows rows, int bits, int blo
     return {values, found};
 }
 
-Out<uint8_t> pack_values(In<int8_t, nb::ndim<2>> values, Rows scales, int bits, int block,
-                         int threads) {
+Out<uint8_t> pack_values(const In<int8_t, nb::ndim<2>>& values, const Rows& scales, int bits,
+                         int block, int threads) {
     Shape shape = shape_of(values, bits, block);
     auto packed = array<uint8_t>({packed_bytes(shape)});
     expect(int(scales.shape(0)) == shape.n && int(scales.shape(1)) == shape.k / block,
@@ -84,7 +85,8 @@ struct Held {
     In<uint8_t, nb::ndim<1>> packed;
     Weights weights;
     Held(In<uint8_t, nb::ndim<1>> array, int n, int k, int bits, int block)
-        : packed(array), weights(view({n, k, bits, block}, array.data(), array.size())) {}
+        : packed(std::move(array)),
+          weights(view({n, k, bits, block}, packed.data(), packed.size())) {}
 };
 
 Out<float> unpack_rows(const Held& held) {
@@ -93,7 +95,7 @@ Out<float> unpack_rows(const Held& held) {
     return rows;
 }
 
-Out<float> unpack_some(const Held& held, In<int64_t, nb::ndim<1>> picked) {
+Out<float> unpack_some(const Held& held, const In<int64_t, nb::ndim<1>>& picked) {
     const Shape& s = held.weights.shape;
     auto rows = array<float>({picked.shape(0), size_t(s.k)});
     for (size_t i = 0; i < picked.shape(0); i++) {
@@ -136,7 +138,7 @@ std::vector<Out<float>> run(std::vector<Product>& products, const Rows& x, int t
     return ys;
 }
 
-Out<float> linear(Rows x, const Held& held, std::optional<In<float, nb::ndim<1>>> bias,
+Out<float> linear(const Rows& x, const Held& held, std::optional<In<float, nb::ndim<1>>> bias,
                   std::optional<Rows> residual, int threads, const std::string& path) {
     size_t n = held.weights.shape.n;
     expect(!bias || bias->shape(0) == n, "bias is [n]");
@@ -147,22 +149,25 @@ Out<float> linear(Rows x, const Held& held, std::optional<In<float, nb::ndim<1>>
     return run(products, x, threads, path)[0];
 }
 
-std::vector<Out<float>> linears(Rows x, std::vector<const Held*> all, int threads,
+std::vector<Out<float>> linears(const Rows& x, const std::vector<const Held*>& all, int threads,
                                 const std::string& path) {
     std::vector<Product> products;
+    products.reserve(all.size());
     for (const Held* held : all) products.push_back({held->weights, nullptr});
     return run(products, x, threads, path);
 }
 
-Out<float> gated(Rows x, const Held& gate, const Held& up, int threads, const std::string& path) {
+Out<float> gated(const Rows& x, const Held& gate, const Held& up, int threads,
+                 const std::string& path) {
     std::vector<Product> products = {{up.weights, nullptr, nullptr, nullptr, &gate.weights}};
     return run(products, x, threads, path)[0];
 }
 
 // runs: [count, position] of each, and its pages: a row of the table
-Out<float> attend_rows(KeyValueCache& cache, Rows q, Rows k, Rows v,
-                       In<int32_t, nb::shape<-1, 2>> runs, In<int32_t, nb::ndim<2>> tables,
-                       float scale, int window, Rows cos, Rows sin, int threads) {
+Out<float> attend_rows(KeyValueCache& cache, const Rows& q, const Rows& k, const Rows& v,
+                       const In<int32_t, nb::shape<-1, 2>>& runs,
+                       const In<int32_t, nb::ndim<2>>& tables, float scale, int window,
+                       const Rows& cos, const Rows& sin, int threads) {
     size_t rows = q.shape(0), heads = q.shape(1) / cache.dim, kv = size_t(cache.heads) * cache.dim,
            half = cache.dim / 2, asked = 0;
     expect(heads * cache.dim == q.shape(1) && heads % cache.heads == 0,
@@ -174,9 +179,9 @@ Out<float> attend_rows(KeyValueCache& cache, Rows q, Rows k, Rows v,
     for (size_t i = 0; i < runs.shape(0); i++) {
         const int count = runs(i, 0), position = runs(i, 1);
         expect(count >= 1 && position >= 0 &&
-                   size_t(position + count) <= tables.shape(1) * KeyValueCache::page_positions,
+                   size_t(position) + count <= tables.shape(1) * KeyValueCache::page_positions,
                "the rows do not fit the pages");
-        expect(cos.shape(0) >= size_t(position + count) && cos.shape(1) == half &&
+        expect(cos.shape(0) >= size_t(position) + count && cos.shape(1) == half &&
                    sin.shape(0) == cos.shape(0) && sin.shape(1) == half,
                "cos and sin are [positions, dim / 2]");
         all.push_back({count, position, tables.data() + i * tables.shape(1)});
@@ -196,8 +201,8 @@ Out<float> attend_rows(KeyValueCache& cache, Rows q, Rows k, Rows v,
 }  // namespace
 
 NB_MODULE(_kernels, m) {
-    nb::set_leak_warnings(
-        false);  // layers live as long as their net, which may be until the process ends
+    // layers live as long as their net, which may be until the process ends
+    nb::set_leak_warnings(false);
     m.doc() = "QLinear of extensions/kernels/qlinear.h on numpy arrays";
     m.def("paths", path_names);
     m.def(
@@ -220,7 +225,7 @@ NB_MODULE(_kernels, m) {
     m.def("gated", gated, "x"_a, "gate"_a, "up"_a, "threads"_a = 1, "path"_a = "");
     m.def(
         "read_through",
-        [](In<uint8_t> data, int threads) {
+        [](const In<uint8_t>& data, int threads) {
             return read_through(data.data(), data.nbytes(), threads);
         },
         "data"_a, "threads"_a);

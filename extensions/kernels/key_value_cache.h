@@ -4,7 +4,8 @@
 // position lies is the caller. A head's part of a page, in a type T that is float, bfloat16 or
 // int8:
 //
-//   keys    T [2 panels of 16 positions][dim][16]   a dot product with 16 keys reads straight on, without sums across lanes
+//   keys    T [2 panels of 16 positions][dim][16]   a dot product with 16 keys reads straight on,
+//                                                   without sums across lanes
 //   values  T [32][width]                           width is dim, rounded up to 16
 //   and of int8 alone: float [32] scales of the keys, float [32] of the values
 //

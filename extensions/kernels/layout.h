@@ -1,9 +1,10 @@
 // Where every bit of a packed matrix is.
 //
-//   matrix   panels of 16 outputs, one after another; n is rounded up, the rows that do not exist have scale 0 (or are 0)
+//   matrix   panels of 16 outputs, one after another; n is rounded up, the rows that do not exist
+//            have scale 0 (or are 0)
 //
-//   panel    | scales 0, 1 | block 0 | block 1 | scales 2, 3 | block 2 | block 3 | ...     one straight read
-//            an odd last block has its line of scales to itself
+//   panel    | scales 0, 1 | block 0 | block 1 | scales 2, 3 | block 2 | block 3 | ...
+//            one straight read; an odd last block has its line of scales to itself
 //
 //   scales   one line of 64 bytes, two blocks x 16 outputs x float16
 //
@@ -13,14 +14,17 @@
 //            6 bits:  | L0 | L1 | L2 | L3 | H0 | H1 |                     6
 //            8 bits:  | G0 | G1 | G2 | G3 | G4 | G5 | G6 | G7 |           8
 //
-//   group Gg = inputs 4g .. 4g + 3 of 16 outputs, output after output: byte 4o + i is the weight of output o,
-//   input 4g + i. A dot-product instruction takes such a line and four activations, and leaves 16 sums.
+//   group Gg = inputs 4g .. 4g + 3 of 16 outputs, output after output: byte 4o + i is the weight
+//   of output o, input 4g + i. A dot-product instruction takes such a line and four activations,
+//   and leaves 16 sums.
 //
 //            Lj:  low nibbles are the low 4 bits of Gj, high nibbles those of G(j+4)
-//            Hj:  the top 2 bits of a 6-bit weight:   bits 0-1 G(2j)   2-3 G(2j+4)   4-5 G(2j+1)   6-7 G(2j+5)
+//            Hj:  the top 2 bits of a 6-bit weight:
+//                 bits 0-1 G(2j)   2-3 G(2j+4)   4-5 G(2j+1)   6-7 G(2j+5)
 //
-//   16 bits: a panel is chunks alone, of 16 lines, for k rounded up to 32. Line j = inputs 2j and 2j + 1 of 16 outputs: bytes
-//   4o .. 4o + 1 are the bfloat16 of input 2j, the next two that of 2j + 1. What lies beyond k is 0.
+//   16 bits: a panel is chunks alone, of 16 lines, for k rounded up to 32. Line j = inputs 2j and
+//   2j + 1 of 16 outputs: bytes 4o .. 4o + 1 are the bfloat16 of input 2j, the next two that of
+//   2j + 1. What lies beyond k is 0.
 //
 // An integer weight w is stored as w + 2^(bits-1), never negative: that is the operand that x86
 // multiplies by signed activations. Everything has 64-byte alignment and is little endian.

@@ -91,9 +91,8 @@ void put(const Product& product, int p, Tile tile, const float* sums) {
                     y[o] = sums[o] + (bias ? bias[o] : 0) + (residual ? residual[o] : 0);
             }
         };
-        if (n - column >= panel_rows)
-            columns(std::integral_constant<int, panel_rows>());  // a number that the compiler
-                                                                 // knows: whole vectors
+        if (n - column >= panel_rows)  // a number that the compiler knows: whole vectors
+            columns(std::integral_constant<int, panel_rows>());
         else
             columns(n - column);
     }
@@ -131,8 +130,8 @@ void panels_of_share(const Work& work, Share mine, Share tiles) {
 
 // Panels begin .. end for all rows, as many rows at a time as a thread's second cache holds
 void all_rows(const Work& work, Share mine) {
-    int step =
-        std::max<int>(1, rows_in_cache / (work.blocks() * work.tile_block(work.path->widest)));
+    const size_t tile = size_t(work.blocks()) * work.tile_block(work.path->widest);
+    const int step = std::max(1, int(rows_in_cache / tile));
     for (int t = 0; t < work.tiles(); t += step)
         panels_of_share(work, mine, {t, std::min(t + step, work.tiles())});
 }
@@ -181,8 +180,8 @@ void multiply(const Product* products, int count, const float* x, int rows, void
     const Shape& shape = products->weights.shape;
     Work work = {products, count, x, rows, shape, static_cast<uint8_t*>(scratch), path};
     const int64_t blocks = int64_t(work.tiles()) * work.blocks();
-    const bool few = rows <= 4;  // a few microseconds' work: less than a barrier, much less where
-                                 // another process holds a core
+    // a few microseconds' work: less than a barrier, much less where another process holds a core
+    const bool few = rows <= 4;
     if (few) quantise_blocks(work, {0, int(blocks)});
     std::atomic<int> taken = 0;  // panels of the part that is not shared out beforehand
 #pragma omp parallel num_threads(threads)

@@ -170,7 +170,7 @@ void unpack(const Weights& weights, int row, float* y) {
         return unpack_bfloats(weights.data + row / panel_rows * panel_bytes(s), row % panel_rows,
                               s.k, y);
     each_chunk(weights, row, [&](int at, const int8_t* values, float scale) {
-        for (int i = 0; i < chunk_inputs; i++) y[at + i] = values[i] * scale;
+        for (int i = 0; i < chunk_inputs; i++) y[at + i] = float(values[i]) * scale;
     });
 }
 

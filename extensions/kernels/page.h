@@ -90,6 +90,7 @@ struct Seen {
 template <class F>
 static inline decltype(auto) with_type(Stored stored, F f) {
     switch (stored) {
+        // NOLINTNEXTLINE(bugprone-branch-clone): each a type of its own
         case Stored::bf16: return f(uint16_t());
         case Stored::q8: return f(int8_t());
         default: return f(float());

@@ -121,7 +121,7 @@ static void any_panel(const Shape& shape, const uint8_t* weights, const uint8_t*
 
 template <class Isa>
 static constexpr Path path_of(const char* name, bool (*runs_here)(),
-                              decltype(&quantise) quantise = mpsplit::quantise) {
+                              decltype(&quantise) quantise = mpsplit::quantise) noexcept {
     return {name, Isa::widest, runs_here, quantise, any_panel<Isa>};
 }
 

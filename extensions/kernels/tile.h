@@ -1,7 +1,8 @@
 // x as the kernels read it: int8 in tiles, a tile being the few rows that share one reading of the
 // weights.
 //
-//   tile of w rows:   for each block   scale float [w] | eights int32 [w] | inputs int8 [block / 4][w][4]
+//   tile of w rows:   for each block
+//                     scale float [w] | eights int32 [w] | inputs int8 [block / 4][w][4]
 //
 // For weights in bfloat16:  inputs bfloat16 [block / 2][w][2], and 0 beyond k.
 //
@@ -32,7 +33,7 @@ static Tile tile_at(int rows, int widest, int index) {
     int whole = rows / widest;
     if (index < whole) return {index * widest, widest};
     int first = whole * widest;
-    for (index -= whole; index > 0; index--) first += std::bit_floor(unsigned(rows - first));
+    for (index -= whole; index > 0; index--) first += int(std::bit_floor(unsigned(rows - first)));
     return {first, int(std::bit_floor(unsigned(rows - first)))};
 }
 
@@ -50,14 +51,14 @@ static void quantise(const float* x, int block, int width, int row, uint8_t* til
         peak_bits = bits > peak_bits ? bits : peak_bits;
     }
     float peak = std::bit_cast<float>(peak_bits);
-    bool nothing =
-        peak <
-        1e-30f;  // 127 / peak would not be finite; a nan or an infinity lives on in the scale
+    // 127 / peak would not be finite; a nan or an infinity lives on in the scale
+    bool nothing = peak < 1e-30f;
     float scale = nothing ? 0 : peak / 127, inverse = nothing ? 0 : 127 / peak;
     int8_t inputs[128];
     int32_t sum = 0;
     for (int i = 0; i < block; i++) {
-        int32_t rounded = std::bit_cast<uint32_t>(x[i] * inverse + 0x1.8p23f) - 0x4b400000u;
+        int32_t rounded =
+            int32_t(std::bit_cast<uint32_t>(x[i] * inverse + 0x1.8p23f) - 0x4b400000u);
         inputs[i] = int8_t(rounded);
         sum += inputs[i];
     }

@@ -104,7 +104,7 @@ void quantise_lines(const float* x, int block, int width, int row, uint8_t* tile
 
 }  // namespace
 
-static bool runs_vnni() {
+static bool runs_vnni() noexcept {
     return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl");
 }

@@ -1,6 +1,6 @@
 // Attention: rotary embedding, the cache of one decoder layer, and the products over it, in one
 // layer.
-//   q, k, v -> y    each [rows, heads * dim] (or [rows][heads, dim] where a norm of each head came before)
+//   q, k, v -> y    each [rows, heads * dim], or [rows][heads, dim] after a norm of each head
 //   0=heads 1=heads of k and v 2=dim 3=scale
 #pragma once
 

@@ -37,7 +37,7 @@ Arguments parse(int count, char** words) {
             found.threads = whole_number("--threads", words[++i]);
         else if (word == "--chunk")
             whole_number("--chunk", words[++i]);  // rank 0's affair
-        else if (word.starts_with("-") || !found.package.empty())
+        else if (word.starts_with('-') || !found.package.empty())
             throw Error("usage: mpsplit-rank PACKAGE [--threads N]; " + word + " is neither");
         else
             found.package = word;

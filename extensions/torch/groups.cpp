@@ -34,7 +34,7 @@ World& world() {
 
 int given(const char* name, int otherwise) {
     const char* text = std::getenv(name);
-    return text ? std::atoi(text) : otherwise;
+    return text ? int(std::strtol(text, nullptr, 10)) : otherwise;
 }
 
 int own_rank() { return given("OMPI_COMM_WORLD_RANK", 0); }

@@ -12,18 +12,20 @@
 using namespace mpsplit::torch_operators;
 
 TORCH_LIBRARY(mpi_extensions, m) {
-    m.def("all_reduce(Tensor x, int group) -> Tensor");  // the sum over the ranks of the group
-    m.def("all_gather(Tensor x, int group, int size) -> Tensor");  // their tensors side by side:
-                                                                   // [..., n] -> [..., size * n]
-    m.def("broadcast(Tensor x, int group, int root) -> Tensor");   // the root's tensor
-    m.def("send(Tensor x, int group, int peer) -> Tensor");     // gives x to the peer; returns x,
-                                                                // which must be used
-    m.def("recv(Tensor like, int group, int peer) -> Tensor");  // what the peer sent, of the shape
-                                                                // and type of `like`
-    // roots and peers are places in the group
-    m.def("set_group(int group, int[] ranks) -> ()",
-          set_group);  // names the ranks of a group, which is null until then
-    m.def("bytes_sent() -> int", bytes_sent);  // what this rank has handed over, in all its groups
+    // the sum over the ranks of the group
+    m.def("all_reduce(Tensor x, int group) -> Tensor");
+    // their tensors side by side: [..., n] -> [..., size * n]
+    m.def("all_gather(Tensor x, int group, int size) -> Tensor");
+    // the root's tensor; roots and peers are places in the group
+    m.def("broadcast(Tensor x, int group, int root) -> Tensor");
+    // gives x to the peer; returns x, which must be used
+    m.def("send(Tensor x, int group, int peer) -> Tensor");
+    // what the peer sent, of the shape and type of `like`
+    m.def("recv(Tensor like, int group, int peer) -> Tensor");
+    // names the ranks of a group, which is null until then
+    m.def("set_group(int group, int[] ranks) -> ()", set_group);
+    // what this rank has handed over, in all its groups
+    m.def("bytes_sent() -> int", bytes_sent);
 }
 
 TORCH_LIBRARY_IMPL(mpi_extensions, CPU, m) {
