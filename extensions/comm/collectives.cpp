@@ -13,8 +13,8 @@
 
 namespace mpsplit {
 
-constexpr size_t short_sum =
-    64 << 10;  // bytes up to which the whole array is exchanged at each step
+// bytes up to which the whole array is exchanged at each step
+constexpr size_t short_sum = 64 << 10;
 
 namespace {
 

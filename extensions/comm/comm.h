@@ -63,8 +63,8 @@ class Link {
 
     const int rank, size;
     double timeout = 30;  // seconds that a silent network peer is waited for; 0 for ever
-    bool resting =
-        false;  // what comes next may take as long as it likes, and is no wait that counts
+    // what comes next may take as long as it likes, and is no wait that counts
+    bool resting = false;
     std::vector<Passed> passed;  // by rank
     std::function<void()> look_around = [] {
     };  // called now and then by long waits; throws when any rank has died
@@ -94,16 +94,16 @@ class Comm {
     Traffic traffic() const { return traffic_; }
 
     void all_reduce(void* x, size_t count, Type type);  // sum, in place
-    void all_gather(const void* block, size_t bytes,
-                    void* all);  // equal blocks, in the order of the ranks
+    // equal blocks, in the order of the ranks
+    void all_gather(const void* block, size_t bytes, void* all);
     void broadcast(void* x, size_t bytes, int root);
     void send(const void* x, size_t bytes, int peer);
     void recv(void* x, size_t bytes, int peer);
-    void exchange(const void* out, size_t out_bytes, int to, void* in, size_t in_bytes,
-                  int from);  // send and recv at once
+    // send and recv at once
+    void exchange(const void* out, size_t out_bytes, int to, void* in, size_t in_bytes, int from);
     void barrier();
-    std::shared_ptr<Comm> group(
-        const std::vector<int>& ranks) const;  // nullptr on ranks that are not in it
+    // nullptr on ranks that are not in it
+    std::shared_ptr<Comm> group(const std::vector<int>& ranks) const;
 
   private:
     void move(Out out, In in);

@@ -55,8 +55,8 @@ void moves(Comm& comm, size_t bytes) {
 void everything(Comm& comm) {
     for (const size_t count : {0, 1, 1000, 70'000}) sums(comm, count);
     for (const size_t bytes : {0, 1, 65, 300'000}) moves(comm, bytes);
-    std::this_thread::sleep_for(std::chrono::milliseconds(
-        250 * (comm.rank() == 0)));  // the others' waits sleep and look around
+    // the others' waits sleep and look around
+    std::this_thread::sleep_for(std::chrono::milliseconds(250 * (comm.rank() == 0)));
     comm.barrier();
     const auto even = comm.group({0, comm.size() - 1});
     if (even) sums(*even, 100);

@@ -29,8 +29,8 @@ constexpr milliseconds for_ever = std::chrono::hours(24 * 365);  // 0 would be g
 constexpr milliseconds last_words{
     5000};  // what a rank sent before it ended may still be on its way
 constexpr size_t short_message = 64 << 10;  // bytes
-constexpr uint64_t ahead =
-    4;  // short messages that a rank is ready to hear from each peer before it asks for them
+// short messages that a rank is ready to hear from each peer before it asks for them
+constexpr uint64_t ahead = 4;
 constexpr milliseconds word_of_others{
     500};  // gloo may see a closed connection before the watch does
 
@@ -152,8 +152,8 @@ class Gloo final : public Link {
     }
 
     void finish() override {
-        const auto most =
-            watch_ ? for_ever : patience(limit());  // gloo's own timeout breaks all its connections
+        // gloo's own timeout breaks all its connections
+        const auto most = watch_ ? for_ever : patience(limit());
         if (coming_)
             wait(in_.peer, *coming_, [&] { return coming_->waitRecv(most); });
         else if (in_.peer >= 0)
@@ -295,8 +295,8 @@ std::shared_ptr<Link> gloo_link(int rank, int size, const std::string& folder,
     return met(rank, size, timeout, [&] {
         std::filesystem::create_directories(folder);
         gloo::rendezvous::FileStore store(folder);
-        auto link =
-            watched(std::make_shared<Gloo>(rank, size, store, interface, timeout));  // all have met
+        // all have met
+        auto link = watched(std::make_shared<Gloo>(rank, size, store, interface, timeout));
         for (const auto& file : store.getAllKeyFilePaths()) std::filesystem::remove(file);
         return link;
     });

@@ -10,8 +10,8 @@
 namespace mpsplit {
 
 struct Passed {
-    static constexpr int lengths =
-        48;  // the i-th are waits below shortest * sqrt(2)^i, the last also what is longer
+    // the i-th are waits below shortest * sqrt(2)^i, the last also what is longer
+    static constexpr int lengths = 48;
     static constexpr int64_t shortest = 500;  // ns
 
     int64_t bytes = 0, messages = 0;  // handed over

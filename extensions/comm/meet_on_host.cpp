@@ -100,8 +100,8 @@ std::shared_ptr<Link> meet(std::shared_ptr<Link> far) {
     if (lead != far->rank && cards[lead].descriptor >= 0)
         memory = open_memory(ranks, cards[lead].cookie, cards[lead].pid, cards[lead].descriptor);
 
-    const auto opened = everybodys<int>(
-        comm, memory != nullptr);  // one of a host that cannot open it, and none uses it
+    // one of a host that cannot open it, and none uses it
+    const auto opened = everybodys<int>(comm, memory != nullptr);
     if (mine.descriptor >= 0) close(mine.descriptor);
     const bool all = std::all_of(neighbours.begin(), neighbours.end(),
                                  [&](const Neighbour& n) { return opened[n.rank]; });

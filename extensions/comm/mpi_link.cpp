@@ -13,9 +13,8 @@ namespace {
 
 constexpr size_t piece = size_t(1) << 30;  // MPI counts in int
 constexpr int tag = 1;
-constexpr int
-    spins = 2000,
-    yields = 20000;  // looks before a wait gives the core away, and before it sleeps between looks
+// looks before a wait gives the core away, and before it sleeps between looks
+constexpr int spins = 2000, yields = 20000;
 
 void check(int code, const char* what) {
     if (code == MPI_SUCCESS) return;

@@ -20,10 +20,10 @@ namespace mpsplit {
 namespace {
 
 constexpr uint32_t ring_bytes = 64 << 10;
-constexpr uint32_t line =
-    64;  // a message begins with a line that holds its length, and ends on a line's end
-constexpr uint32_t portion =
-    4096;  // bytes after which the reader is told, so that both ends copy at once
+// a message begins with a line that holds its length, and ends on a line's end
+constexpr uint32_t line = 64;
+// bytes after which the reader is told, so that both ends copy at once
+constexpr uint32_t portion = 4096;
 constexpr timespec look_after{0, 100'000'000};
 
 struct Ring {
@@ -283,8 +283,8 @@ class Shm final : public Link {
             if (found || !needed || alive(peer)) continue;
             if (advance()) return;  // its last words
             const int gone = 1 + neighbours_[peer].rank;
-            lost.compare_exchange_strong(
-                found, gone);  // the first to be found is the one that all ranks name
+            // the first to be found is the one that all ranks name
+            lost.compare_exchange_strong(found, gone);
             if (!found) found = gone;
         }
         if (found)

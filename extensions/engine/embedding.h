@@ -14,9 +14,8 @@ constexpr char head_rows[] = "HEAD";
 
 class EmbeddingFormat {
   public:
-    EmbeddingFormat(
-        const std::string& dtype,
-        int hidden);  // a Failure where there is no such dtype, or it does not fit hidden
+    // a Failure where there is no such dtype, or it does not fit hidden
+    EmbeddingFormat(const std::string& dtype, int hidden);
 
     size_t row_bytes() const { return row_bytes_; }
     void read(const uint8_t* row, float* y) const;  // y [hidden]

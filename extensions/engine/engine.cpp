@@ -36,8 +36,8 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
     setting_.window = facts_.window;
     for (int position = 0; position < facts_.context; position++)
         for (float frequency : facts_.inverse_frequencies) {
-            const double angle =
-                float(position) * frequency;  // rounded to float, as the model's own tables
+            // rounded to float, as the model's own tables
+            const double angle = float(position) * frequency;
             cos_.push_back(float(std::cos(angle)) * facts_.rope_scaling);
             sin_.push_back(float(std::sin(angle)) * facts_.rope_scaling);
         }

@@ -63,8 +63,8 @@ class Engine {
     const ncnn::Mat& blob(const std::string& name) const;
     const std::vector<KeyValueCache*>& caches() const { return setting_.caches; }
     std::span<const int32_t> pages(int slot) const;
-    std::span<const int32_t> pages(
-        int slot, int positions) const;  // that hold so many positions, or a Failure
+    // that hold so many positions, or a Failure
+    std::span<const int32_t> pages(int slot, int positions) const;
     uint64_t bytes_sent() const;
     double seconds_between_ranks() const;
     Spent spent() const;  // so far

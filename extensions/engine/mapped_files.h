@@ -28,8 +28,8 @@ class Mapped {
     };
 
     Mapped() = default;
-    Mapped(const std::vector<Placed>& files,
-           Reading reading);  // in ascending order; throws a Failure that names the path
+    // in ascending order; throws a Failure that names the path
+    Mapped(const std::vector<Placed>& files, Reading reading);
     Mapped(const std::string& path, Reading reading)
         : Mapped(std::vector<Placed>{{path}}, reading) {}
     ~Mapped();

@@ -15,8 +15,8 @@
 namespace mpsplit {
 namespace {
 
-constexpr char sealed[] =
-    "MPSEALED";                // how an encrypted file begins: mpsplit/package/sealed/vault.py
+// how an encrypted file begins: mpsplit/package/sealed/vault.py
+constexpr char sealed[] = "MPSEALED";
 constexpr int most = 1 << 24;  // of anything that is counted here: what is more is damage
 constexpr int64_t most_angles = int64_t(1) << 26;  // tables of cos and sin of 256 MB each
 
@@ -62,8 +62,8 @@ RankFacts RankFacts::load(const std::string& path) {
                       "--key-file on every rank instead");
     file.clear();
     file.seekg(0);
-    std::map<std::string, std::string>
-        text;  // what stands behind a name; "packed" stands on several lines
+    // what stands behind a name; "packed" stands on several lines
+    std::map<std::string, std::string> text;
     for (std::string name, line; file >> name && std::getline(file, line);) text[name] += line;
     std::map<std::string, std::istringstream> lines;
     for (const auto& [name, words] : text) lines[name] = std::istringstream(words);

@@ -34,8 +34,8 @@ float* score(float* s, int row, int position) {
 // s = q [rows][dim] * keys of positions from .. to, both rounded to whole pages
 template <class T, int rows>
 void scores(const float* q, const Seen& seen, int from, int to, float* s) {
-    constexpr int panels = step / lanes,
-                  abreast = rows > 4 ? 1 : panels;  // enough sums to keep the processor busy
+    // enough sums to keep the processor busy
+    constexpr int panels = step / lanes, abreast = rows > 4 ? 1 : panels;
     const int dim = seen.cache.dim;
     for (int first = from; first < to; first += step) {
         const Page<T> page = seen.page<T>(first);
@@ -207,8 +207,8 @@ void attend(const Attention& attention, std::span<const Run> runs, Strided q, St
     int rows = 0, all = 0;
     for (const Run& run : runs) rows += run.count, all += blocks(run);
     if (positions <= 64)
-        threads =
-            std::min(threads, rows);  // a few microseconds: less than it takes to wake a thread
+        // a few microseconds: less than it takes to wake a thread
+        threads = std::min(threads, rows);
 #pragma omp parallel num_threads(threads)
     {
         const Desk desk(cache, positions, scratch, omp_get_thread_num());

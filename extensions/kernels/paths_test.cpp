@@ -16,8 +16,8 @@ struct Packed {
     Shape shape;
     void* data;
     explicit Packed(const Shape& s) : shape(s), data(std::aligned_alloc(64, packed_bytes(s))) {
-        pack(s, normal(size_t(s.n) * s.k).data(), data, 1,
-             Scales::mse);  // with scales of both signs
+        // with scales of both signs
+        pack(s, normal(size_t(s.n) * s.k).data(), data, 1, Scales::mse);
     }
     ~Packed() { std::free(data); }
     Weights weights() const { return view(shape, data, packed_bytes(shape)); }

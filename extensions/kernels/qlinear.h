@@ -56,8 +56,8 @@ struct Product {
     float* y;                         // [rows, n]
     const float* bias = nullptr;      // [n]
     const float* residual = nullptr;  // [rows, n], may be y itself
-    const Weights* gate =
-        nullptr;  // of the same n, k and block, in integers or bfloat16 like the weights
+    // of the same n, k and block, in integers or bfloat16 like the weights
+    const Weights* gate = nullptr;
 };
 
 // One way to compute, for one instruction set: "plain", "avx2", "vnni", "bf16" (vnni, and bfloat16

@@ -6,7 +6,7 @@
 
 namespace mpsplit {
 
-uint64_t read_through(const void* data, size_t bytes,
-                      int threads);  // the exclusive or of all words
+// the exclusive or of all words
+uint64_t read_through(const void* data, size_t bytes, int threads);
 
 }  // namespace mpsplit

@@ -39,8 +39,8 @@ struct Setting {
     int pages = 0;   // of the caches
     Rotation rotation = {};
     std::vector<Run> runs;  // the rows of this step
-    std::vector<KeyValueCache*>
-        caches;  // of the attentions, in the order of the graph; their layers own them
+    // of the attentions, in the order of the graph; their layers own them
+    std::vector<KeyValueCache*> caches;
 
     int rows() const {
         int rows = 0;

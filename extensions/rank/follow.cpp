@@ -75,8 +75,8 @@ class Counted {
 
     Slice& slice_;
     Comm& world_;
-    int64_t took_[4] =
-        {};  // ns of prompts, of it between ranks; of single tokens, of it between ranks
+    // ns of prompts, of it between ranks; of single tokens, of it between ranks
+    int64_t took_[4] = {};
     std::vector<int64_t> told_;
 };
 

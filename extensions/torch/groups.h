@@ -12,9 +12,8 @@
 
 namespace mpsplit::torch_operators {
 
-void set_group(
-    int64_t group,
-    at::IntArrayRef ranks);  // in the order of their blocks; no ranks: null again. Talks to nobody.
+// in the order of their blocks; no ranks: null again. Talks to nobody.
+void set_group(int64_t group, at::IntArrayRef ranks);
 std::shared_ptr<Comm> named(int64_t group);  // nullptr: null
 int64_t place(int64_t group);  // of this rank in the group, known without MPI; 0 where it is null
 int64_t bytes_sent();          // over all groups
