@@ -101,8 +101,8 @@ Graph::Part Graph::from(const std::string& name) const {
 Graph::Row Graph::matrix_of(const std::string& name, int n, int k) const {
     const int index = blob(name);
     const ncnn::Layer* layer = index < 0 ? nullptr : net_.layers()[net_.blobs()[index].producer];
-    if (layer && layer->type == "BinaryOp" &&
-        layer->bottoms.size() == 1)  // a product with a number
+    // a product with a number
+    if (layer && layer->type == "BinaryOp" && layer->bottoms.size() == 1)
         layer = net_.layers()[net_.blobs()[layer->bottoms[0]].producer];
     if (layer && layer->type == "QLinear") {
         const Weights& matrix = static_cast<const QuantisedLinear*>(layer)->matrix();
