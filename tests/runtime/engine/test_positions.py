@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from mpsplit.export.trace.slicing import build_whole, rope_of
+from mpsplit.families.llama import LLAMA
 from mpsplit.runtime.engine.positions import causal_mask, rope_tables
 
 VARIANTS = {
@@ -30,7 +31,7 @@ def test_tables_are_transformers_own(tmp_path, variant):
     )
     config.save_pretrained(tmp_path)
     cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(128)[None])
-    mine = rope_tables(rope_of(build_whole(tmp_path)), 128)
+    mine = rope_tables(rope_of(build_whole(tmp_path), LLAMA), 128)
     assert np.abs(mine[0] - cos[0].numpy()).max() < 2e-5 and np.abs(mine[1] - sin[0].numpy()).max() < 2e-5
 
 
