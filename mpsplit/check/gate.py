@@ -54,8 +54,12 @@ def failures(found: Agreement, limits: Limits) -> list[str]:
     bounds = (
         ("logits at most {0:.2e} apart, --tolerance allows {1:g} ({2})", found.max_abs, limits.tolerance),
         ("KL {0:.2e}, --max-kl allows {1:g} ({2})", found.kl, limits.max_kl),
-        ("perplexity {0:.4g} times the original's, --max-perplexity-ratio allows {1:g} ({2})", found.perplexity_ratio, limits.max_perplexity_ratio),
-    )  # fmt: skip
+        (
+            "perplexity {0:.4g} times the original's, --max-perplexity-ratio allows {1:g} ({2})",
+            found.perplexity_ratio,
+            limits.max_perplexity_ratio,
+        ),
+    )
     failed = [
         text.format(value, limit, _times(value, limit))
         for text, value, limit in bounds
