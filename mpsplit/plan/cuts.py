@@ -20,10 +20,26 @@ from mpsplit.plan.shards import Plan, Range, Shard
 
 @dataclass(frozen=True)
 class Part:
-    """The part of one weight that one shard owns: `axis` is None for the whole of it."""
+    """The part of one weight that one shard owns: `range` along `axis`, or the whole of it, where
+    both are None."""
 
     axis: int | None
     range: Range | None
+
+    def __post_init__(self) -> None:
+        assert (self.axis is None) == (self.range is None), f"half a part: {self}"
+
+    def along(self, axis: int) -> Range | None:
+        """What it takes of the entries along `axis`; None for all of them."""
+        return self.range if axis == self.axis else None
+
+    def shape_of(self, weight: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the part of a weight of this shape."""
+        taken = map(self.along, range(len(weight)))
+        return tuple(size if entries is None else len(entries) for size, entries in zip(weight, taken, strict=True))
+
+
+WHOLE = Part(None, None)
 
 
 def linears_of(facts: ModelFacts) -> list[str]:
@@ -55,10 +71,17 @@ def part_of(weight: str, shard: Shard, facts: ModelFacts) -> Part | None:
     if layer is not None and not shard.layers.start <= layer < shard.layers.stop:
         return None
     if role.cut.style == "rowwise" and weight.endswith(".bias"):
-        return Part(None, None)
+        return WHOLE
     owned: Range = getattr(shard, role.cut.along).scaled(getattr(facts, role.cut.unit) if role.cut.unit else 1)
     if not len(owned):
         return None
     if role.cut.style == "whole":
-        return Part(None, None)
+        return WHOLE
     return Part({"colwise": 0, "rowwise": 1}[role.cut.style], owned)
+
+
+def owned_part(weight: str, shard: Shard, facts: ModelFacts) -> Part:
+    """What `shard` owns of a weight that is among its own."""
+    part = part_of(weight, shard, facts)
+    assert part is not None, f"rank {shard.rank} owns nothing of {weight}"
+    return part

@@ -20,7 +20,7 @@ import numpy as np
 from mpsplit.errors import ModelError
 from mpsplit.export.model.model_source import header
 from mpsplit.package.whole_files import NUMPY_TYPES, widened
-from mpsplit.plan.cuts import Part, source_of
+from mpsplit.plan.cuts import WHOLE, Part, source_of
 from mpsplit.plan.model_facts import ModelFacts
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -28,7 +28,6 @@ LAYOUTS = (  # index of several files, one file; the first that exists wins
     ("model.safetensors.index.json", "model.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
 )
-WHOLE = Part(None, None)
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,6 @@ class Entry:
     @property
     def itemsize(self) -> int:
         return np.dtype(NUMPY_TYPES[self.dtype]).itemsize
-
-    def cut(self, part: Part) -> tuple[int, ...]:
-        """The shape of a part."""
-        return tuple(len(part.range) if axis == part.axis else size for axis, size in enumerate(self.shape))
 
 
 class Checkpoint:
@@ -139,22 +134,24 @@ class Checkpoint:
 
 def _rows(entry: Entry, part: Part, start: int, stop: int | None) -> tuple[int, tuple[int, ...]]:
     """(row of the tensor, shape) of rows start..stop of its part."""
-    rows, *rest = entry.cut(part)
+    rows, *rest = part.shape_of(entry.shape)
     stop = rows if stop is None else stop
     assert 0 <= start <= stop <= rows, f"rows {start} to {stop} of {rows}"
-    return start + (part.range.start if part.axis == 0 else 0), (stop - start, *rest)
+    owned = part.along(0)
+    return start + (0 if owned is None else owned.start), (stop - start, *rest)
 
 
 def _read_rows(descriptor: int, entry: Entry, part: Part, first: int, into: np.ndarray) -> None:
     """Whole rows in one piece; parts of rows one by one, so that nothing between them is read."""
     width = math.prod(entry.shape[1:]) * entry.itemsize
     at = entry.offset + first * width
-    if part.axis != 1:
-        read_at(descriptor, memoryview(into).cast("B"), at, entry.file)
+    columns = part.along(1)
+    if columns is None:
+        read_at(descriptor, into.data.cast("B"), at, entry.file)
         return
-    at += part.range.start * entry.itemsize
-    for i in range(len(into)):
-        read_at(descriptor, memoryview(into[i]).cast("B"), at + i * width, entry.file)
+    at += columns.start * entry.itemsize
+    for i, row in enumerate(into):
+        read_at(descriptor, row.data.cast("B"), at + i * width, entry.file)
 
 
 def read_at(descriptor: int, into: memoryview, at: int, file: Path) -> None:
@@ -195,8 +192,8 @@ def _mapped_rows(tensor, part: Part, first: int, shape: tuple[int, ...]) -> np.n
     import torch
 
     piece = tensor[first : first + shape[0]]
-    if part.axis == 1:
-        piece = piece[:, part.range.start : part.range.stop]
+    if (columns := part.along(1)) is not None:
+        piece = piece[:, columns.start : columns.stop]
     piece = piece.contiguous()
     return (piece.view(torch.uint16) if piece.dtype == torch.bfloat16 else piece).numpy().copy()
 

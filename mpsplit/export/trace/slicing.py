@@ -25,7 +25,7 @@ from mpsplit.families import Family
 from mpsplit.families.family import ATTENTION_NORM, DOWN, HEAD, MLP_NORM, NORM, OUTPUT, Role
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import Rope
-from mpsplit.plan.cuts import Part, part_of, source_of
+from mpsplit.plan.cuts import Part, owned_part, source_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Shard
 
@@ -229,8 +229,8 @@ def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, fill
     shard = plan.shards[rank]
     stage = Stage(model, plan, rank, facts.family)
     for name, parameter in list(stage.named_parameters()):
-        part = part_of(name, shard, facts)
-        shape = tuple(len(part.range) if axis == part.axis else size for axis, size in enumerate(parameter.shape))
+        part = owned_part(name, shard, facts)
+        shape = part.shape_of(tuple(parameter.shape))
         piece = fill(name, part, shape)
         assert piece.shape == shape, f"{name}: {piece.shape} instead of {shape}"
         module = stage.get_submodule(name.rpartition(".")[0])
@@ -238,7 +238,9 @@ def slice_model(model: nn.Module, plan: Plan, rank: int, facts: ModelFacts, fill
     for path, module in list(stage.named_modules()):
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
-            if facts.family.role_of(f"{path}.weight").cut.style == "rowwise" and not stage.alone:
+            role = facts.family.role_of(f"{path}.weight")
+            assert role, f"{path} is not in the family's table"
+            if role.cut.style == "rowwise" and not stage.alone:
                 parent, _, leaf = path.rpartition(".")
                 setattr(stage.get_submodule(parent), leaf, RowwiseLinear(module))
     return stage.eval()

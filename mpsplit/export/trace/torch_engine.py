@@ -21,7 +21,7 @@ from mpsplit.export.trace.slicing import Fill, build_whole, from_checkpoint, rot
 from mpsplit.families.family import MLP_NORM
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import Manifest
-from mpsplit.plan.cuts import part_of
+from mpsplit.plan.cuts import owned_part
 
 
 class TorchEngine:
@@ -85,7 +85,7 @@ class TorchEngine:
 
     def weight(self, name: str) -> torch.Tensor:
         """This rank's part, in float32, from the checkpoint."""
-        part = part_of(name, self.shard, self.facts)
+        part = owned_part(name, self.shard, self.facts)
         return self._read(name, part, ())
 
     def close(self) -> None:

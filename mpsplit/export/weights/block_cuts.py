@@ -34,21 +34,28 @@ def splits(old: Plan, shards: Iterable[Shard], facts: ModelFacts, recipe: Recipe
     """What the new shards would cut apart."""
     for shard in shards:
         for weight in linears_of(facts):
-            part, how = part_of(weight, shard, facts), recipe.kind_of(weight)
-            if part is None or part.axis != 1 or how.bits in (0, BFLOAT):
+            inputs, how = _inputs(weight, shard, facts), recipe.kind_of(weight)
+            if inputs is None or how.bits in (0, BFLOAT):
                 continue
-            theirs = [held.range for other in old.shards if (held := part_of(weight, other, facts))]
-            for at in (part.range.start, part.range.stop):
-                held = next((held for held in theirs if held.start <= at < held.stop), None)
-                if held and (past := (at - held.start) % how.block):
+            theirs = [before for other in old.shards if (before := _inputs(weight, other, facts))]
+            for at in (inputs.start, inputs.stop):
+                around = next((before for before in theirs if before.start <= at < before.stop), None)
+                if around and (past := (at - around.start) % how.block):
                     yield Split(weight, shard.rank, at, Range(at - past, at - past + how.block))
+
+
+def _inputs(weight: str, shard: Shard, facts: ModelFacts) -> Range | None:
+    """Which a shard has of a weight that is cut along them."""
+    part = part_of(weight, shard, facts)
+    return part.along(1) if part else None
 
 
 def check_blocks(old: Plan, new: Plan, ranks: Iterable[int], facts: ModelFacts, recipe: Recipe) -> None:
     """Of some ranks of the new plan."""
-    first, *others = [*splits(old, (new.shards[rank] for rank in ranks), facts, recipe)] or [None]
-    if first is None:
+    found = [*splits(old, (new.shards[rank] for rank in ranks), facts, recipe)]
+    if not found:
         return
+    first, *others = found
     size = len(first.block)
     more = f", and {len(others)} more like it" if others else ""
     smaller = f" --block {BLOCKS[0]}" if size > BLOCKS[0] else ""
@@ -62,9 +69,9 @@ def check_blocks(old: Plan, new: Plan, ranks: Iterable[int], facts: ModelFacts, 
 def _fitting(old: Plan, ranks: int, facts: ModelFacts, recipe: Recipe) -> str:
     """Even plans of as many ranks that split nothing."""
     shapes = [(ranks // stages, stages) for stages in range(1, min(ranks, facts.layers) + 1) if ranks % stages == 0]
-    found = [
+    fitting = [
         f"--tensor {tensor} --pipeline {pipeline}"
         for tensor, pipeline in shapes
         if not any(splits(old, even_plan(facts, tensor, pipeline).shards, facts, recipe))
     ]
-    return f"use {' or '.join(found)}" if found else "use --plan with cuts between blocks"
+    return f"use {' or '.join(fitting)}" if fitting else "use --plan with cuts between blocks"

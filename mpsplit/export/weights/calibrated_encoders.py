@@ -34,7 +34,7 @@ from mpsplit.package.manifest import Manifest
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
 from mpsplit.package.stored.recipe import Recipe, text_of
-from mpsplit.plan.cuts import part_of, source_of
+from mpsplit.plan.cuts import owned_part, source_of
 
 
 class Calibrated:
@@ -147,8 +147,8 @@ class Calibrated:
 
     def _sample(self, engine: TorchEngine, name: str) -> np.ndarray:
         """Rows of this rank's part, from all over it."""
-        source, part = source_of(name, engine.facts), part_of(name, self.shard, engine.facts)
-        rows = engine.checkpoint.entries[source].cut(part)[0]
+        source, part = source_of(name, engine.facts), owned_part(name, self.shard, engine.facts)
+        rows = part.shape_of(engine.checkpoint.entries[source].shape)[0]
         every = range(0, rows, max(1, rows // awq.SAMPLE))
         return np.concatenate([engine.checkpoint.floats(source, part, i, i + 1) for i in every])
 

@@ -44,12 +44,23 @@ class Slice:
     file: Path
     offset: int
     shape: tuple[int, ...]
-    type: type = np.float32
+    number: type[np.generic] = np.float32  # of numpy
     matrix: QLinear | None = None
 
     @property
     def how(self) -> Quantisation:
         return Quantisation(self.matrix.bits, self.matrix.block) if self.matrix else FLOAT
+
+    @property
+    def packed(self) -> QLinear:
+        assert self.matrix, f"{self} is not packed"
+        return self.matrix
+
+    @property
+    def owned(self) -> Range:
+        """Which rows or columns it is, of a weight that is cut."""
+        assert self.part.range is not None, f"{self} is whole"
+        return self.part.range
 
 
 class Repacked:
@@ -63,14 +74,14 @@ class Repacked:
         self._open: dict[Path, int] = {}
         self._slices: dict[str, list[Slice]] = defaultdict(list)
         for rank in ranks:
-            for name, held in _slices_of(rank_folder(package, rank), manifest, rank):
-                part, shape = held.part, held.shape
-                if part.axis is not None and shape[part.axis] != len(part.range):
+            for name, piece in _slices_of(rank_folder(package, rank), manifest, rank):
+                part, shape = piece.part, piece.shape
+                if part.shape_of(shape) != shape:
                     raise PackageError(
                         f"rank {rank} has {name} of shape {list(shape)}, its plan says {part.range}; convert the model"
                         " again"
                     )
-                self._slices[name].append(held)
+                self._slices[name].append(piece)
         self.embedding = None if manifest.dtype == HEAD_ROWS else manifest.dtype
         family = manifest.facts.family
         if manifest.dtype == HEAD_ROWS and family.head in self._slices:
@@ -87,12 +98,12 @@ class Repacked:
         """How each linear is stored. The embedding is not in it: it stays as it is."""
         kinds: dict[str, Quantisation] = {}
         for name in filter(self._slices.__contains__, linears_of(self._facts)):
-            found = {held.how for held in self._slices[name]}
-            if len(found) > 1:
+            ways = {piece.how for piece in self._slices[name]}
+            if len(ways) > 1:
                 raise PackageError(
-                    f"{name} is stored in {len(found)} ways by the ranks of one package; convert it again"
+                    f"{name} is stored in {len(ways)} ways by the ranks of one package; convert it again"
                 )
-            kinds[name] = found.pop()
+            kinds[name] = ways.pop()
         default = Counter(kinds.values()).most_common(1)[0][0] if kinds else FLOAT
         # which may be tied
         others = {name: how for name, how in kinds.items() if how != default or name == self._facts.family.head}
@@ -104,6 +115,7 @@ class Repacked:
 
     def type_of(self, name: str) -> str:
         if name == self._facts.family.embedding:
+            assert self.embedding, "these ranks have none of the embedding"
             return self.embedding
         how = self._slices[name][0].how
         return text_of(how) if how.bits else "F32"
@@ -120,8 +132,8 @@ class Repacked:
         if how.bits == BFLOAT:  # which float32 holds as they are
             rows = np.concatenate([self._bfloats(*piece) for piece in pieces], axis)
             return _bfloats_of(rows) if is_table else kernels().pack(rows, how.bits, how.block)
-        found = [self._integers(*piece) for piece in pieces]
-        values, scales = (np.concatenate(arrays, axis) for arrays in zip(*found, strict=True))
+        integers = [self._integers(*piece) for piece in pieces]
+        values, scales = (np.concatenate(arrays, axis) for arrays in zip(*integers, strict=True))
         if is_table:
             return joined(values, scales.astype(np.float16))
         return kernels().pack_values(values, scales, how.bits, how.block)
@@ -129,51 +141,48 @@ class Repacked:
     def _pieces(self, name: str, part: Part, start: int, stop: int) -> Iterator[tuple[Slice, Range, Range | None]]:
         """What rows start..stop of a part are put together of: rows and columns of slices, None for
         all columns."""
-        if part.axis is None:
-            yield self._slices[name][0], Range(start, stop), None
-        elif part.axis == 0:
-            first = part.range.start
-            for held, own in self._cover(name, Range(first + start, first + stop)):
-                yield held, own, None
+        if (rows := part.along(0)) is not None:
+            for piece, taken in self._cover(name, Range(rows.start + start, rows.start + stop)):
+                yield piece, taken, None
+        elif (columns := part.along(1)) is not None:
+            for piece, taken in self._cover(name, columns):
+                yield piece, Range(start, stop), taken
         else:
-            for held, own in self._cover(name, part.range):
-                yield held, Range(start, stop), own
+            yield self._slices[name][0], Range(start, stop), None
 
     def _cover(self, name: str, wanted: Range) -> Iterator[tuple[Slice, Range]]:
         """The slices that `wanted` is in, and what is taken of each, counted within it: where
         several have it, of the first."""
         at = wanted.start
         while at < wanted.stop:
-            held = next(
-                (held for held in self._slices[name] if held.part.range.start <= at < held.part.range.stop), None
-            )
-            if held is None:
+            piece = next((piece for piece in self._slices[name] if piece.owned.start <= at < piece.owned.stop), None)
+            if piece is None:
                 raise PackageError(f"{name}: nobody has {at} of {wanted}; is a rank of the package missing here?")
-            own, end = held.part.range, min(held.part.range.stop, wanted.stop)
-            yield held, Range(at - own.start, end - own.start)
+            first, end = piece.owned.start, min(piece.owned.stop, wanted.stop)
+            yield piece, Range(at - first, end - first)
             at = end
 
-    def _rows(self, held: Slice, rows: Range, columns: Range | None) -> np.ndarray:
-        width = math.prod(held.shape[1:]) * np.dtype(held.type).itemsize
-        data = self._read(held.file, held.offset + rows.start * width, len(rows) * width)
-        found = data.view(held.type).reshape(len(rows), *held.shape[1:])
-        return found if columns is None else found[:, columns.start : columns.stop]
+    def _rows(self, piece: Slice, rows: Range, columns: Range | None) -> np.ndarray:
+        width = math.prod(piece.shape[1:]) * np.dtype(piece.number).itemsize
+        data = self._read(piece.file, piece.offset + rows.start * width, len(rows) * width)
+        numbers = data.view(piece.number).reshape(len(rows), *piece.shape[1:])
+        return numbers if columns is None else numbers[:, columns.start : columns.stop]
 
-    def _bfloats(self, held: Slice, rows: Range, columns: Range | None) -> np.ndarray:
-        weights, inside = self._panels(held, rows)
+    def _bfloats(self, piece: Slice, rows: Range, columns: Range | None) -> np.ndarray:
+        weights, inside = self._panels(piece, rows)
         return weights.unpack()[inside, _slice(columns)]
 
-    def _integers(self, held: Slice, rows: Range, columns: Range | None) -> tuple[np.ndarray, np.ndarray]:
-        weights, inside = self._panels(held, rows)
+    def _integers(self, piece: Slice, rows: Range, columns: Range | None) -> tuple[np.ndarray, np.ndarray]:
+        weights, inside = self._panels(piece, rows)
         values, scales = weights.integers()
-        return values[inside, _slice(columns)], scales[inside, _slice(columns, held.matrix.block)]
+        return values[inside, _slice(columns)], scales[inside, _slice(columns, piece.packed.block)]
 
-    def _panels(self, held: Slice, rows: Range):
+    def _panels(self, piece: Slice, rows: Range):
         """The packed panels that hold these rows, and where in them these are."""
-        q = held.matrix
+        q = piece.packed
         first, last = rows.start // PANEL, -(-rows.stop // PANEL)
-        each = kernels().packed_bytes(PANEL, q.k, q.bits, q.block)
-        data = self._read(held.file, held.offset + first * each, (last - first) * each)
+        panel_bytes = kernels().packed_bytes(PANEL, q.k, q.bits, q.block)
+        data = self._read(piece.file, piece.offset + first * panel_bytes, (last - first) * panel_bytes)
         weights = kernels().Weights(data, min(last * PANEL, q.n) - first * PANEL, q.k, q.bits, q.block)
         return weights, slice(rows.start - first * PANEL, rows.stop - first * PANEL)
 
@@ -183,7 +192,7 @@ class Repacked:
             self._open[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         room = np.empty(size + ALIGNMENT, np.uint8)
         data = room[-room.ctypes.data % ALIGNMENT :][:size]
-        read_at(self._open[file], memoryview(data), at, file)
+        read_at(self._open[file], data.data, at, file)
         self.bytes_read += size
         return data
 
@@ -211,6 +220,7 @@ def _slices_of(folder: Path, manifest: Manifest, rank: int) -> Iterator[tuple[st
         if layer.type == QLINEAR:
             q = QLinear.of(layer)
             number = inside(spans, q.offset, q.bytes)
+            assert number is not None, f"{layer.name} lies outside of the packed files, which were looked over"
             first, name = files.packed[number]
             yield from _of_linear(folder / name, first, q, parts)
             continue
@@ -234,7 +244,7 @@ def _of_linear(file: Path, first: int, q: QLinear, parts: dict[str, Part]) -> It
 
 
 def _part(layer: Layer, name: str, shard: Shard, facts: ModelFacts) -> Part:
-    if layer.type == GEMM and Quantisation.of(layer).bits:
+    if layer.type == GEMM and Quantisation.of_gemm(layer).bits:
         raise PackageError(
             f"{layer.name} is stored in ncnn's own layout, which stays as it was cut; partition the model again and"
             " convert it --layout ncnn"

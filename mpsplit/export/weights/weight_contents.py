@@ -29,7 +29,7 @@ from mpsplit.package.stored.quantisation import FLOAT, QLinear, Quantisation
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.whole_files import widened
-from mpsplit.plan.cuts import Part, part_of, source_of
+from mpsplit.plan.cuts import Part, owned_part, source_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Shard
 
@@ -161,7 +161,7 @@ Parts = dict[str, tuple[str, Part]]
 
 def _parts(layer: Layer, shard: Shard, facts: ModelFacts, source: Source) -> Parts:
     """Of what a layer owns."""
-    return {name: (source.tensor_of(name, facts), part_of(name, shard, facts)) for name in weights_of(layer)}
+    return {name: (source.tensor_of(name, facts), owned_part(name, shard, facts)) for name in weights_of(layer)}
 
 
 def _of_linear(layer: Layer, parts: Parts, encoder_of: EncoderOf) -> list[Array]:
