@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from mpsplit.export.model.checkpoint import Checkpoint
 from mpsplit.export.trace.slicing import IGNORABLE, expected_weights, number_of, rotary_of
 from mpsplit.families import Family
-from mpsplit.families.family import EMBEDDING, MLP_NORM, NORM, OUTPUT
+from mpsplit.families.roles import EMBEDDING, MLP_NORM, NORM, OUTPUT
 from mpsplit.plan.cuts import WHOLE, Part, source_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Range

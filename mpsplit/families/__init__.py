@@ -2,7 +2,8 @@
 
 Whoever adds a family adds its file here and nothing elsewhere.
 
-    family    Family: what a family says of itself; the roles of modules and their cuts
+    roles     what modules do, and how their weights are cut for that
+    family    Family: what a family says of itself
     known     all of them, by the architecture that config.json names
     llama     the first of them; the others follow it, a file each
 """

@@ -1,6 +1,7 @@
 """Qwen3: Llama's modules, and a norm of each query and key head."""
 
-from mpsplit.families.family import KEY_NORM, QUERY_NORM, WINDOW_IF_ASKED, Family
+from mpsplit.families import roles
+from mpsplit.families.family import WINDOW_IF_ASKED, Family
 from mpsplit.families.llama import LLAMA
 
 QWEN3 = Family(
@@ -8,8 +9,8 @@ QWEN3 = Family(
     architectures=("Qwen3ForCausalLM",),
     modules={
         **LLAMA.modules,
-        "model.layers.*.self_attn.q_norm": QUERY_NORM,
-        "model.layers.*.self_attn.k_norm": KEY_NORM,
+        "model.layers.*.self_attn.q_norm": roles.QUERY_NORM,
+        "model.layers.*.self_attn.k_norm": roles.KEY_NORM,
     },
     window=WINDOW_IF_ASKED,
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpsplit.families.family import LINEARS
+from mpsplit.families.roles import LINEARS
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Range, Shard
 

@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from mpsplit.errors import ConvertError
 from mpsplit.export.trace.operators import collective_of
-from mpsplit.export.trace.slicing import Stage, neighbours
+from mpsplit.export.trace.slicing import Stage, neighbours, place
 from mpsplit.export.trace.trace_inputs import INPUTS, Example
 from mpsplit.package.collectives import STAGE, WORLD, Call
 from mpsplit.plan.shards import Plan
@@ -109,7 +109,7 @@ def _with_named_weights(stage: Stage, graph_module: fx.GraphModule, inputs: list
         if isinstance(value, torch.SymInt):
             mapped[node] = length
         elif id(value) in names:
-            _place(root, names[id(value)], value)
+            place(root, names[id(value)], value)
             mapped[node] = graph.get_attr(names[id(value)])
         elif node not in mapped:
             raise ConvertError(f"dynamo lifted {node.name} out of the stage; it is neither an input nor a weight")
@@ -119,12 +119,3 @@ def _with_named_weights(stage: Stage, graph_module: fx.GraphModule, inputs: list
     if not length.users:
         graph.erase_node(length)
     return fx.GraphModule(root, graph)
-
-
-def _place(root: nn.Module, name: str, value: nn.Parameter) -> None:
-    *path, leaf = name.split(".")
-    for step in path:
-        if not hasattr(root, step):
-            root.add_module(step, nn.Module())
-        root = getattr(root, step)
-    root.register_parameter(leaf, value)

@@ -22,7 +22,7 @@ from mpsplit.errors import ConvertError
 from mpsplit.export.model.checkpoint import Checkpoint
 from mpsplit.export.trace import operators
 from mpsplit.families import Family
-from mpsplit.families.family import ATTENTION_NORM, DOWN, HEAD, MLP_NORM, NORM, OUTPUT, Role
+from mpsplit.families.roles import ATTENTION_NORM, DOWN, HEAD, MLP_NORM, NORM, OUTPUT, Role
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import Rope
 from mpsplit.plan.cuts import Part, owned_part, source_of
@@ -114,11 +114,11 @@ class Stage(nn.Module):
         self.family = family
         whole = model.get_submodule(family.layers)
         own = {str(i): _without_absent(whole[i], shard, family) for i in shard.layers}
-        _place(self, family.layers, nn.ModuleDict(own))
+        place(self, family.layers, nn.ModuleDict(own))
         self.head = bool(len(shard.head))
         if self.head:
             for role in (NORM, HEAD):
-                _place(self, family.path(role), model.get_submodule(family.path(role)))
+                place(self, family.path(role), model.get_submodule(family.path(role)))
         self.alone = len(plan.group(rank)) == 1
         self.sum_embedding = shard.stage == 0 and not self.alone
         self.source, self.targets = neighbours(plan, rank)
@@ -158,14 +158,14 @@ def number_of(config: PreTrainedConfig, field: str | None) -> float:
     return float(getattr(config, field)) if field else 1.0
 
 
-def _place(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Under the name that it has in the model."""
+def place(root: nn.Module, path: str, what: nn.Module | nn.Parameter) -> None:
+    """Puts it under the name that it has in the model."""
     *names, leaf = path.split(".")
     for name in names:
         if not hasattr(root, name):
             root.add_module(name, nn.Module())
         root = getattr(root, name)
-    root.add_module(leaf, module)
+    setattr(root, leaf, what)
 
 
 def _without_absent(layer: nn.Module, shard: Shard, family: Family) -> nn.Module:

@@ -18,7 +18,7 @@ from mpsplit.comm import Communicator
 from mpsplit.export.model.checkpoint import Checkpoint
 from mpsplit.export.trace import operators
 from mpsplit.export.trace.slicing import Fill, build_whole, from_checkpoint, rotary_of, slice_model
-from mpsplit.families.family import MLP_NORM
+from mpsplit.families.roles import MLP_NORM
 from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import Manifest
 from mpsplit.plan.cuts import owned_part

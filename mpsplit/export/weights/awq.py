@@ -16,20 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mpsplit.export.weights.input_statistics import Statistics
-from mpsplit.families import Family
-from mpsplit.families.family import (
-    ATTENTION_NORM,
-    DOWN,
-    GATE,
-    HEAD,
-    KEY,
-    MLP_NORM,
-    NORM,
-    OUTPUT,
-    QUERY,
-    UP,
-    VALUE,
-)
+from mpsplit.families import Family, roles
 from mpsplit.native.cpp import kernels
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
 
@@ -54,10 +41,10 @@ class Fold:
 # no fold's source comes before it as a reader: what is chosen for columns does not depend on what
 # rows are divided by
 FOLDS = (
-    (ATTENTION_NORM, (QUERY, KEY, VALUE)),
-    (VALUE, (OUTPUT,)),
-    (MLP_NORM, (GATE, UP)),
-    (UP, (DOWN,)),
+    (roles.ATTENTION_NORM, (roles.QUERY, roles.KEY, roles.VALUE)),
+    (roles.VALUE, (roles.OUTPUT,)),
+    (roles.MLP_NORM, (roles.GATE, roles.UP)),
+    (roles.UP, (roles.DOWN,)),
 )
 
 
@@ -68,7 +55,7 @@ def folds_of(family: Family) -> list[Fold]:
             family.inside(source),
             tuple(map(family.inside, readers)),
             sums=source.cut.style == "whole",
-            by_heads=source is VALUE,
+            by_heads=source is roles.VALUE,
         )
         for source, readers in FOLDS
     ]
@@ -76,7 +63,7 @@ def folds_of(family: Family) -> list[Fold]:
 
 def head_fold(family: Family) -> Fold:
     """Outside of the layers, on the last stage."""
-    return Fold(family.path(NORM), (family.path(HEAD),), sums=True)
+    return Fold(family.path(roles.NORM), (family.path(roles.HEAD),), sums=True)
 
 
 def column_scales(mean: np.ndarray, alpha: float) -> np.ndarray:

@@ -28,7 +28,7 @@ from mpsplit.export.weights.calibration_text import Calibration, check_calibrati
 from mpsplit.export.weights.encode import Encoder
 from mpsplit.export.weights.gptq import factor
 from mpsplit.export.weights.input_statistics import Statistics, filled, statistics
-from mpsplit.families.family import HEAD
+from mpsplit.families.roles import HEAD
 from mpsplit.package.collectives import STAGE
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.stored.embedding import HEAD_ROWS

@@ -22,7 +22,7 @@ from torch import nn
 from mpsplit.errors import ConvertError
 from mpsplit.export.trace import operators
 from mpsplit.export.trace.slicing import RowwiseLinear
-from mpsplit.families.family import HEAD, NORM
+from mpsplit.families.roles import HEAD, NORM
 from mpsplit.package.collectives import WORLD
 
 

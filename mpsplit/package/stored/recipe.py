@@ -19,7 +19,7 @@ from typing import Any
 
 from mpsplit.errors import ConvertError
 from mpsplit.families import FAMILIES
-from mpsplit.families.family import EMBEDDING
+from mpsplit.families.roles import EMBEDDING
 from mpsplit.package.stored.quantisation import BFLOAT, KINDS, Quantisation
 from mpsplit.plan.price.sizes import TIED
 
