@@ -1,6 +1,6 @@
-"""Do the ranks' collectives meet? In: every rank's schedule.
+"""Whether the ranks' collectives meet.
 
-Out: nothing, or an error: it would be a deadlock at run time.
+In: every rank's schedule. Out: nothing, or an error: it would be a deadlock at run time.
 """
 
 from __future__ import annotations
@@ -35,5 +35,8 @@ def _group_calls(schedule: tuple[Call, ...], group: int) -> list[Call]:
 
 
 def _difference(who: str, a: list[Call], b: list[Call]) -> str:
-    shown = lambda calls: "[" + ", ".join(map(str, calls)) + "]"  # noqa: E731
-    return f"the collectives of {who} do not meet and would deadlock: {shown(a)} against {shown(b)}"
+    return f"the collectives of {who} do not meet and would deadlock: {_text(a)} against {_text(b)}"
+
+
+def _text(calls: list[Call]) -> str:
+    return f"[{', '.join(map(str, calls))}]"

@@ -39,6 +39,9 @@ class Graph:
     """Layers in order, where a blob may have many readers."""
 
     def __init__(self, layers: list[Layer]):
+        self._take(layers)
+
+    def _take(self, layers: list[Layer]) -> None:
         self.layers = layers
         self.producers: dict[str, Layer] = {blob: layer for layer in layers for blob in layer.tops}
         self.readers: dict[str, list[Layer]] = {}
@@ -57,7 +60,7 @@ class Graph:
         """`new` takes the place of `at`; the others, whose blobs it makes or nobody needs, go."""
         dropped = {layer.name for layer in gone}
         kept = [new if layer.name == at.name else layer for layer in self.layers]
-        self.__init__([layer for layer in kept if layer.name not in dropped])
+        self._take([layer for layer in kept if layer.name not in dropped])
 
     def place(self, layer: Layer) -> int:
         return next(i for i, other in enumerate(self.layers) if other.name == layer.name)
@@ -71,8 +74,8 @@ def _attention(graph: Graph) -> None:
         k, kv_heads, _ = _heads(graph, sdpa.bottoms[1], turned=True)
         v, _, _ = _heads(graph, sdpa.bottoms[2], turned=False)
         permute = graph.only_reader(sdpa.tops[0], "Permute")
-        reshape = permute and graph.only_reader(permute.tops[0], "Reshape")
-        if not reshape:
+        reshape = graph.only_reader(permute.tops[0], "Reshape") if permute else None
+        if not permute or not reshape:
             raise ConvertError(f"{sdpa.name} is not followed by Permute and Reshape ({sdpa})")
         params = {"0": heads, "1": kv_heads, "2": dim, "3": sdpa.params["6"]}
         graph.put(Layer("Attention", sdpa.name, (q, k, v), reshape.tops, params), sdpa, permute, reshape)

@@ -28,18 +28,20 @@ def named_weights(param: Param, path: Path, small: Shapes) -> Param:
     named = Param(
         tuple(_named(layer, arrays[layer.name], known) if layer.name in arrays else layer for layer in param.layers)
     )
-    found = [name for layer in named.layers for name in weights_of(layer)]
-    if lost := sorted(set(small) - set(found)):
+    owned = {name for layer in named.layers for name in weights_of(layer)}
+    if lost := sorted(set(small) - owned):
         raise ConvertError(f"pnnx left {len(lost)} of {len(small)} weights out of its graph: {', '.join(lost[:3])}")
     return named
 
 
 def _named(layer: Layer, arrays: list[np.ndarray], known: dict[bytes, str]) -> Layer:
-    names = [known.get(array.tobytes()) for array in arrays]
-    if None in names:
-        shape = list(arrays[names.index(None)].shape)
-        raise ConvertError(f"{layer.name} has an array of {shape} that is no weight of the model ({layer})")
-    own = names[0] if layer.type == "MemoryData" else names[0].removesuffix(".weight")
-    renamed = replace(layer, name=own)
+    names = []
+    for array in arrays:
+        if (name := known.get(array.tobytes())) is None:
+            raise ConvertError(
+                f"{layer.name} has an array of {list(array.shape)} that is no weight of the model ({layer})"
+            )
+        names.append(name)
+    renamed = replace(layer, name=names[0] if layer.type == "MemoryData" else names[0].removesuffix(".weight"))
     assert list(weights_of(renamed)) == names, f"{layer.name} owns {names}"
     return renamed

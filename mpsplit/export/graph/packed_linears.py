@@ -1,11 +1,11 @@
 """Linears become QLinear: the weights of every Gemm leave the file of floats, packed, for others.
 
-The last rewrite of a graph.
+In: the final Param and how to store. Out: a Param with QLinear layers; it is the last rewrite of a
+graph. Every decoder layer has a file of its own, and so has what stands outside of them. In ncnn's
+own layout a Gemm stays a Gemm, and its weights stay in the file of floats.
 
-In: the final Param and how to store. Out: a Param with QLinear layers. Where each matrix will lie
-follows from the shapes before it, so no weight is needed to know it. Every decoder layer has a file
-of its own, and what stands outside of them. In ncnn's own layout a Gemm stays a Gemm, and its
-weights stay in the file of floats.
+Invariant: where a matrix will lie follows from the shapes before it, so no weight is needed to know
+it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A rank's graphs: its traced miniature through pnnx, then rewritten to the whole slice.
 
-In: a partition. Out: texts, no weights.
+In: a partition. Out: texts, no weights. What was rewritten can be read in rank-R/passes/, one
+.param after each step.
 
-What was rewritten can be read in rank-R/passes/, one .param after each step.
+Invariant: the graph has the collectives of its trace, in their order.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ def _of_fewer_layers(schedule: tuple[Call, ...], layers: int, fewer: int) -> tup
     """The collectives of the same graph with fewer decoder layers, which all have the same: so many
     sums."""
     sums = [i for i, call in enumerate(schedule) if call.operator == "all_reduce"]
-    each = len(sums) // layers if layers else 0  # the sum over the embedding is one more
-    gone = set(sums[len(sums) - each * (layers - fewer) :]) if each else set()
+    of_layer = len(sums) // layers if layers else 0  # the sum over the embedding is one more
+    gone = set(sums[len(sums) - of_layer * (layers - fewer) :]) if of_layer else set()
     return tuple(call for i, call in enumerate(schedule) if i not in gone)
 
 

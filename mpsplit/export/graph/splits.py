@@ -1,5 +1,6 @@
-"""Splits off and on again: without them a blob may have many readers, which is how a graph is best
-changed.
+"""Splits off and on again.
+
+Without them a blob may have many readers, which is how a graph is best changed.
 
 In: layers of a Param. Out: the same graph without its Splits, or with one behind each blob that
 several layers read.

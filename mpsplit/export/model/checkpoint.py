@@ -3,8 +3,9 @@
 In: a Hugging Face directory. Out: arrays, and an account of the bytes read.
 
 safetensors are read with pread, never mapped: what was read does not stay with the process, and the
-account is what the kernel counts. Older pytorch_model*.bin are mapped by torch. Invariant: every
-name is either asked for or listed as unused; nothing but the asked slices is read.
+account is what the kernel counts. Older pytorch_model*.bin are mapped by torch.
+
+Invariant: every name is either needed or listed as unused; nothing but the wanted slices is read.
 """
 
 from __future__ import annotations
@@ -118,18 +119,18 @@ class Checkpoint:
                 )
         try:
             if file.suffix == ".bin":
-                self._open[file], found = _map_with_torch(file)
+                self._open[file], entries = _map_with_torch(file)
             else:
-                found = _safetensors_entries(file)
+                entries = _safetensors_entries(file)
                 self._open[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         except (RuntimeError, EOFError, ValueError, KeyError, TypeError) as wrong:
             raise ModelError(
                 f"{file} ({file.stat().st_size} bytes) cannot be read: {str(wrong).splitlines()[0]}; download it again"
             ) from None
-        for name, entry in found.items():
+        for name, entry in entries.items():
             if entry.dtype not in NUMPY_TYPES:
                 raise ModelError(f"{name} has type {entry.dtype}; weights must be {', '.join(NUMPY_TYPES)}")
-        return found
+        return entries
 
 
 def _rows(entry: Entry, part: Part, start: int, stop: int | None) -> tuple[int, tuple[int, ...]]:
@@ -164,20 +165,19 @@ def read_at(descriptor: int, into: memoryview, at: int, file: Path) -> None:
 
 def _safetensors_entries(file: Path) -> dict[str, Entry]:
     """Of a header whose tensors lie behind it, one after the other up to the end."""
-    size, shown = header(file)
-    found, end = {}, 0
-    for name, told in sorted(
-        ((n, t) for n, t in shown.items() if n != "__metadata__"), key=lambda pair: pair[1]["data_offsets"]
-    ):
-        shape, (start, stop) = tuple(told["shape"]), told["data_offsets"]
-        found[name] = Entry(file, shape, told["dtype"], size + start)
-        wide = math.prod(shape) * found[name].itemsize if told["dtype"] in NUMPY_TYPES else stop - start
-        if start != end or stop - start != wide:
-            raise ValueError(f"{name} of {told['dtype']} {list(shape)} cannot be at {start}..{stop}")
+    size, described = header(file)
+    tensors = {name: tensor for name, tensor in described.items() if name != "__metadata__"}
+    entries, end = {}, 0
+    for name, tensor in sorted(tensors.items(), key=lambda pair: pair[1]["data_offsets"]):
+        dtype, shape, (start, stop) = tensor["dtype"], tuple(tensor["shape"]), tensor["data_offsets"]
+        entries[name] = Entry(file, shape, dtype, size + start)
+        expected = math.prod(shape) * entries[name].itemsize if dtype in NUMPY_TYPES else stop - start
+        if start != end or stop - start != expected:
+            raise ValueError(f"{name} of {dtype} {list(shape)} cannot be at {start}..{stop}")
         end = stop
     if size + end != file.stat().st_size:
         raise ValueError(f"its header accounts for {size + end} bytes")
-    return found
+    return entries
 
 
 def _map_with_torch(file: Path) -> tuple[dict, dict[str, Entry]]:
@@ -201,8 +201,8 @@ def _mapped_rows(tensor, part: Part, first: int, shape: tuple[int, ...]) -> np.n
 def _weight_files(folder: Path) -> list[Path]:
     for index, single in LAYOUTS:
         if (folder / index).is_file():
-            shown = json.loads((folder / index).read_text(encoding="utf-8"))
-            files = sorted({folder / name for name in shown["weight_map"].values()})
+            weight_map = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"]
+            files = sorted({folder / name for name in weight_map.values()})
             for file in files:
                 if not file.is_file():
                     raise ModelError(f"{index} names {file.name}, which is not in {folder}; download it")

@@ -1,10 +1,9 @@
 """Which model a partition was made of: where it is and what its files looked like.
 
-In: a Checkpoint. Out: what partition.json keeps of it.
+In: a Checkpoint. Out: what partition.json keeps of it: the manifest of a package names no place.
 
-The manifest of a package names no place, so this stands in partition.json beside it. Invariant:
-convert reads no weights of another model than the one that was partitioned; where it was moved to,
-the headers of its files tell.
+Invariant: convert reads no weights of another model than the one that was partitioned. Where it was
+moved, the headers of its files tell whether it is.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ class File:
 
     @classmethod
     def of(cls, path: Path) -> File:
-        found, shown = path.stat(), ""
+        status, header_hash = path.stat(), ""
         if path.suffix == ".safetensors":
             with open(path, "rb") as file:
-                shown = hashlib.sha256(file.read(header(path)[0])).hexdigest()
-        return cls(path.name, found.st_size, found.st_mtime_ns, shown)
+                header_hash = hashlib.sha256(file.read(header(path)[0])).hexdigest()
+        return cls(path.name, status.st_size, status.st_mtime_ns, header_hash)
 
     @property
     def content(self) -> tuple[str, int, str]:
@@ -60,27 +59,31 @@ class Origin:
     @classmethod
     def load(cls, package: Path) -> Origin | None:
         """None where partition saw a config alone."""
-        told = read_json(package / PARTITION, f"run `mpsplit partition MODEL --out {package}` first").get(KEY)
-        return told and cls(Path(told["folder"]), tuple(File(**file) for file in told["files"]))
+        data = read_json(package / PARTITION, f"run `mpsplit partition MODEL --out {package}` first").get(KEY)
+        return cls(Path(data["folder"]), tuple(File(**file) for file in data["files"])) if data else None
 
 
 def open_model(origin: Origin | None, moved: Path | None) -> tuple[Checkpoint, Origin]:
-    """The checkpoint that was partitioned, or its copy in `moved`, when it still is what it was."""
-    folder = moved or origin.folder
+    """The checkpoint that was partitioned, or its copy in `moved`, when it still is what it was.
+
+    One of the two is given: a partition of a config alone has no origin.
+    """
+    folder = moved or (origin.folder if origin else None)
+    assert folder, "neither an origin nor a place"
     if not folder.is_dir():
         raise ModelError(f"the model is no longer at {folder}; say where it is with --model DIR")
     checkpoint = Checkpoint(folder)
-    found = Origin.of(folder, checkpoint)
-    if origin and [file.content for file in found.files] != [file.content for file in origin.files]:
-        names = {file.name for file in {*found.files} ^ {*origin.files}}
+    here = Origin.of(folder, checkpoint)
+    if origin and [file.content for file in here.files] != [file.content for file in origin.files]:
+        names = {file.name for file in {*here.files} ^ {*origin.files}}
         raise ModelError(
             f"{folder} is not the model that was partitioned: {len(names)} of its files differ "
             f"({', '.join(sorted(names)[:3])}); give that one with --model DIR, or partition again"
         )
-    if origin and not moved and found != origin:
-        changed = next(now.name for now, then in zip(found.files, origin.files, strict=True) if now != then)
+    if origin and not moved and here != origin:
+        changed = next(now.name for now, then in zip(here.files, origin.files, strict=True) if now != then)
         raise ModelError(
             f"{folder / changed} was written to since it was partitioned; partition again, or vouch for it with --model"
             f" {folder}"
         )
-    return checkpoint, found
+    return checkpoint, here

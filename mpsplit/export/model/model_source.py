@@ -1,9 +1,8 @@
 """Where a model comes from and what its config says.
 
-In: MODEL as the user typed it. Out: a local directory and a dict. No torch.
-
-`find_model` brings the weights, `find_config` does not: a plan needs config.json alone, and says
-what the weights would take.
+In: MODEL as the user typed it. Out: a local directory and a dict. No torch. `find_model` brings the
+weights, `find_config` does not: a plan needs config.json alone, and says what the weights would
+take.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
-"""Models to measure by, by name: sizes without weights. random_package.py gives them weights that
-mean nothing. No torch."""
+"""Models to measure by, by name.
+
+In: a name. Out: its sizes, without weights: random_package.py gives them some that mean nothing. No
+torch.
+"""
 
 from __future__ import annotations
 
@@ -52,9 +55,8 @@ SHAPES = {
     "qwen3-0.6b": Shape("qwen3", 1024, 3072, 28, 16, 8, 151936, head_dim=128, tied=True),
     "llama-1.1b": Shape("llama", 2048, 5632, 22, 32, 4, 32000),
     "vicuna-7b": Shape("llama", 4096, 11008, 32, 32, 32, 32000, context=4096),
-    "llama-70b": Shape(
-        "llama", 8192, 28672, 80, 64, 8, 128256, context=8192
-    ),  # to plan by: nothing makes weights of it unasked
+    # to plan by: nothing makes weights of these unless somebody wants them
+    "llama-70b": Shape("llama", 8192, 28672, 80, 64, 8, 128256, context=8192),
     "llama-405b": Shape("llama", 16384, 53248, 126, 128, 8, 128256, context=8192),
 }
 

@@ -24,7 +24,8 @@ TENSORS_BEGIN = 8  # a header is padded, so that tensors lie at multiples of thi
 
 
 def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str) -> None:
-    header, at = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict[str, object]] = {"__metadata__": {"format": "pt"}}
+    at = 0
     for name, shape in shapes.items():
         size = 2 * math.prod(shape)
         header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [at, at + size]}
@@ -38,7 +39,7 @@ def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str
             numbers = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(min(size, PIECE), np.float32)
             numbers = _narrow(numbers * np.float32(SPREAD) + np.float32(len(shape) == 1), dtype)
             for start in range(0, size, PIECE):
-                file.write(np.roll(numbers, TURN * start // PIECE)[: size - start])
+                file.write(np.roll(numbers, TURN * start // PIECE)[: size - start].data)
 
 
 def _narrow(numbers: np.ndarray, dtype: str) -> np.ndarray:

@@ -24,9 +24,7 @@ def copy_tokenizer(model: Path, package: Path) -> list[Path]:
         there = [name for name in TOKENIZER_FILES if (model / name).is_file()]
         return [Path(shutil.copyfile(model / name, package / name)) for name in there]
     with tempfile.TemporaryDirectory() as scratch:
-        source = model
-        if not (model / TOKENIZER).is_file():
-            source = _made_fast(model, Path(scratch))
+        source = model if (model / TOKENIZER).is_file() else _made_fast(model, Path(scratch))
         if source is None:
             return []
         shutil.copyfile(source / TOKENIZER, package / TOKENIZER)
@@ -43,11 +41,12 @@ def copy_tokenizer(model: Path, package: Path) -> list[Path]:
 def eos_ids(model: Path, config: dict) -> tuple[int, ...]:
     """The ids that end an answer: generation_config.json before config.json, and the end of a turn
     in a template that was guessed."""
-    found = _json(model / "generation_config.json").get("eos_token_id")
-    found = config.get("eos_token_id") if found is None else found
-    ids = found if isinstance(found, list) else [] if found is None else [found]
+    eos = _json(model / "generation_config.json").get("eos_token_id")
+    eos = config.get("eos_token_id") if eos is None else eos
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if not _own_template(model, _settings(model)):
-        end = _added_tokens(model).get(TURN_ENDS.get(_guess(model, model)))
+        template = _guess(model, model)
+        end = _added_tokens(model).get(TURN_ENDS[template]) if template and template in TURN_ENDS else None
         ids = [*ids, *([] if end is None or end in ids else [end])]
     return tuple(ids)
 
@@ -80,10 +79,10 @@ def _own_template(source: Path, settings: dict) -> str | None:
     beside = source / TEMPLATE
     if beside.is_file():
         return beside.read_text(encoding="utf-8")
-    found = settings.get("chat_template")
-    if isinstance(found, list):  # several, by name
-        found = next((entry["template"] for entry in found if entry["name"] == "default"), None)
-    return found
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
+    return template
 
 
 def _guessed_template(model: Path, source: Path) -> str | None:
@@ -109,6 +108,6 @@ def _added_tokens(source: Path) -> dict[str, int]:
     return {token["content"]: token["id"] for token in _json(source / TOKENIZER).get("added_tokens", ())}
 
 
-def _token_text(token: object) -> str:
+def _token_text(token: str | dict[str, str] | None) -> str:
     """A special token is a string or {"content": string}."""
     return token["content"] if isinstance(token, dict) else token or ""

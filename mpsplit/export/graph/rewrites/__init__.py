@@ -1,8 +1,7 @@
-"""The rewrites between pnnx's .param and the package's, read top to bottom: one a file, a text
-artefact after each.
+"""The rewrites between pnnx's .param and the package's, read top to bottom, one a file.
 
 In: the Param that pnnx wrote of a miniature, its layers named by their weights. Out: the Param of
-the whole slice, which the engine runs. Each is a pure function.
+the whole slice, which the engine runs. Each is a pure function, with a text artefact after it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Two decoder layers become all of the rank's: what repeats in the miniature is stamped out, each
-time with the next layer's names.
+"""Two decoder layers become all of the rank's.
 
-    head | one | the other | tail    becomes    head | one | ... as often as there are layers | tail
+What repeats in the miniature is stamped out, each time with the next decoder layer's names:
 
-Where one begins is the first layer that owns a weight of it, or its first collective where it owns
-none, and what both have before that. Invariant: both are equal up to names, each reads of the one
-before a single blob, the hidden state.
+    head | first | second | tail   becomes   head | first | ... as often as there are layers | tail
+
+Where a decoder layer begins is the first layer that owns a weight of it, or its first collective
+where it owns none, and what both have before that.
+
+Invariant: both are equal up to names. Each reads of the one before a single blob, the hidden state.
 """
 
 from __future__ import annotations
@@ -28,20 +30,21 @@ def all_layers(param: Param, context: Context) -> Param:
         return Param(with_splits(without_splits(param.layers)))
     layers = without_splits(param.layers)
     start, length = _period(layers, context)
-    one, other = layers[start : start + length], layers[start + length : start + 2 * length]
-    same = _same(one, other, context)
-    entering = [blob for blob in same if all(blob not in layer.tops for layer in one)]
+    first, second = layers[start : start + length], layers[start + length : start + 2 * length]
+    same = _same(first, second, context)
+    entering = [blob for blob in same if all(blob not in layer.tops for layer in first)]
     if len(entering) != 1:
         raise ConvertError(
             f"a decoder layer reads {len(entering)} blobs of the one before; expected the hidden state alone"
         )
-    out, names = layers[:start], {}
+    out = layers[:start]
+    names: Blobs = {}
     for i in wanted:
         before = {entering[0]: names.get(same[entering[0]], entering[0])}
-        names = _names(one, i)
+        names = _names(first, i)
         if i == wanted.stop - 1:  # what an engine asks for keeps its name
             names |= {blob: same[blob] for blob in names if same[blob] in OUTPUTS}
-        out += _stamped(one, i, context, names | before)
+        out += _stamped(first, i, context, names | before)
     last = {same[blob]: name for blob, name in names.items()}
     return Param(with_splits(out + [layer.rename(last) for layer in layers[start + 2 * length :]]))
 
@@ -83,37 +86,38 @@ def _owners(layers: list[Layer], prefix: str) -> list[int]:
     return [i for i, layer in enumerate(layers) if layer.name.startswith(prefix)]
 
 
-def _same(one: list[Layer], other: list[Layer], context: Context) -> Blobs:
-    """The blobs of one in the other, when they are equal up to names; also that which the first
-    reads of what is before it."""
-    found: Blobs = {}
-    first, second = (_prefix(context, context.layers.start + n) for n in (0, 1))
-    if len(one) != len(other):
-        raise ConvertError(f"two decoder layers became {len(one)} and {len(other)} layers; they must be alike")
-    for a, b in zip(one, other, strict=True):
-        owned = a.name.startswith(first)
-        alike = _kind(a) == _kind(b) and (not owned or a.name.replace(first, second, 1) == b.name)
+def _same(first: list[Layer], second: list[Layer], context: Context) -> Blobs:
+    """The blobs of the first decoder layer in the second, when they are equal up to names; also
+    that which the first reads of what is before it."""
+    same: Blobs = {}
+    prefix, next_prefix = (_prefix(context, context.layers.start + n) for n in (0, 1))
+    if len(first) != len(second):
+        raise ConvertError(f"two decoder layers became {len(first)} and {len(second)} layers; they must be alike")
+    for a, b in zip(first, second, strict=True):
+        owned = a.name.startswith(prefix)
+        alike = _kind(a) == _kind(b) and (not owned or a.name.replace(prefix, next_prefix, 1) == b.name)
         for x, y in zip(a.bottoms, b.bottoms, strict=alike):
-            alike &= found.get(x, y) == y
+            alike &= same.get(x, y) == y
             if x != y:
-                found[x] = y
+                same[x] = y
         if not alike:
             raise ConvertError(f"two decoder layers became different layers: ({a}) and ({b})")
-        found |= dict(zip(a.tops, b.tops, strict=True))
-    return found
+        same |= dict(zip(a.tops, b.tops, strict=True))
+    return same
 
 
-def _names(one: list[Layer], number: int) -> Blobs:
-    blobs = [blob for layer in one for blob in layer.tops]
+def _names(decoder_layer: list[Layer], number: int) -> Blobs:
+    blobs = [blob for layer in decoder_layer for blob in layer.tops]
     return {blob: f"{number}.{i}" for i, blob in enumerate(blobs)}
 
 
-def _stamped(one: list[Layer], number: int, context: Context, names: Blobs) -> list[Layer]:
-    """A decoder layer's layers: those with weights are named for them, the others by number."""
-    first, own = _prefix(context, context.layers.start), _prefix(context, number)
+def _stamped(first: list[Layer], number: int, context: Context, names: Blobs) -> list[Layer]:
+    """The first decoder layer as this one: layers with weights are named for them, the others by
+    number."""
+    prefix, own_prefix = _prefix(context, context.layers.start), _prefix(context, number)
     out = []
-    for i, layer in enumerate(one):
-        owned = layer.name.startswith(first)
-        name = layer.name.replace(first, own, 1) if owned else f"{number}.{layer.type}.{i}"
+    for i, layer in enumerate(first):
+        owned = layer.name.startswith(prefix)
+        name = layer.name.replace(prefix, own_prefix, 1) if owned else f"{number}.{layer.type}.{i}"
         out.append(replace(layer.rename(names), name=name))
     return out

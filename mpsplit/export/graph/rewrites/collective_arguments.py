@@ -1,7 +1,7 @@
-"""Collectives get their arguments: pnnx keeps a leaf module's type but not its numbers, so they
-come from the dynamo graph.
+"""Collectives get their arguments, which pnnx forgets.
 
-A collective whose stand-in pnnx inlined vanishes silently; the types are therefore compared one by
+pnnx keeps a leaf module's type but not its numbers, so they come from the dynamo graph. A
+collective whose stand-in pnnx inlined vanishes silently; the types are therefore compared one by
 one.
 """
 
@@ -11,22 +11,20 @@ from dataclasses import replace
 
 from mpsplit.errors import ConvertError
 from mpsplit.export.graph.rewrites.rewrite import Context
-from mpsplit.package.collectives import BY_LAYER, BY_OPERATOR, NAMESPACE
+from mpsplit.package.collectives import BY_LAYER, BY_OPERATOR, NAMESPACE, Call
 from mpsplit.package.param_text import Layer, Param
 
 
 def collective_arguments(param: Param, context: Context) -> Param:
-    found = [operator for layer in param.layers if (operator := _operator(layer))]
+    kept = [operator for layer in param.layers if (operator := _operator(layer))]
     wanted = [call.operator for call in context.schedule]
-    if found != wanted:
+    if kept != wanted:
         raise ConvertError(
-            f"pnnx kept {len(found)} of {len(wanted)} collectives ({', '.join(found) or 'none'}); the graph has"
+            f"pnnx kept {len(kept)} of {len(wanted)} collectives ({', '.join(kept) or 'none'}); the graph has"
             f" {', '.join(wanted)}"
         )
     schedule = iter(context.schedule)
-    return Param(
-        tuple(_with_arguments(layer, next(schedule).arguments) if _operator(layer) else layer for layer in param.layers)
-    )
+    return Param(tuple(_with_arguments(layer, next(schedule)) if _operator(layer) else layer for layer in param.layers))
 
 
 def _operator(layer: Layer) -> str | None:
@@ -36,6 +34,6 @@ def _operator(layer: Layer) -> str | None:
     return BY_LAYER[name].operator if name in BY_LAYER else name if name in BY_OPERATOR else None
 
 
-def _with_arguments(layer: Layer, arguments: tuple[int, ...]) -> Layer:
-    kind = BY_OPERATOR[_operator(layer)].layer
-    return replace(layer, type=kind, params={str(i): str(value) for i, value in enumerate(arguments, start=1)})
+def _with_arguments(layer: Layer, call: Call) -> Layer:
+    params = {str(i): str(value) for i, value in enumerate(call.arguments, start=1)}
+    return replace(layer, type=BY_OPERATOR[call.operator].layer, params=params)

@@ -1,5 +1,7 @@
-"""Constants stand right before the first layer that reads them: pnnx puts them all at the top, away
-from the decoder layer they belong to."""
+"""Constants stand right before the first layer that reads them.
+
+pnnx puts them all at the top, away from the decoder layer that they belong to.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Nothing may remember the length that was traced: a Reshape to a fixed shape that holds it would
-be right for that length only.
+"""Nothing may remember the length that was traced.
 
-pnnx writes lengths as expressions ("48,0c") when it saw two of them change; this makes sure that it
-did, for every Reshape.
+A Reshape to a fixed shape that holds it would be right for that length only. pnnx writes lengths as
+expressions ("48,0c") when it saw two of them change. This makes sure of it, for every Reshape.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""cos and sin reach RotaryEmbed as they come in: the ExpandDims that torch's broadcasting needed is
-dropped.
+"""cos and sin reach RotaryEmbed as they come in.
 
-cos -> ExpandDims -> Split -> RotaryEmbed becomes cos -> Split -> RotaryEmbed; ncnn reads one row a
-position either way.
+The ExpandDims that torch's broadcasting needed is dropped: cos -> ExpandDims -> Split ->
+RotaryEmbed becomes cos -> Split -> RotaryEmbed. ncnn reads one row a position either way.
 """
 
 from __future__ import annotations

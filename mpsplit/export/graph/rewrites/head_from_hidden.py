@@ -1,8 +1,7 @@
-"""The head starts from hidden_out: the Split between them goes, so that an engine can feed the head
-the rows it wants.
+"""The head starts from hidden_out, so that an engine can feed it the rows it wants.
 
-add -> Split -> (hidden_out, x); norm(x) becomes add -> hidden_out; norm(hidden_out). Only the last
-row of a prompt needs logits.
+The Split between them goes: add -> Split -> (hidden_out, x); norm(x) becomes add -> hidden_out;
+norm(hidden_out). Only the last row of a prompt needs logits.
 """
 
 from __future__ import annotations
@@ -16,5 +15,5 @@ def head_from_hidden(param: Param, context: Context) -> Param:
     if split.type != "Split":
         return param
     assert context.head and len(split.tops) == 2, f"hidden_out has other users than the head: {split}"
-    one = dict.fromkeys((*split.bottoms, *split.tops), "hidden_out")
-    return Param(tuple(layer.rename(one) for layer in param.layers if layer is not split))
+    names = dict.fromkeys((*split.bottoms, *split.tops), "hidden_out")
+    return Param(tuple(layer.rename(names) for layer in param.layers if layer is not split))

@@ -1,8 +1,7 @@
-"""Attention remembers: each SDPA takes the K and V of the past and gives them back longer (ncnn's
-parameter 7=1).
+"""Attention remembers: each SDPA takes the K and V of the past and gives them back longer.
 
-SDPA(q, k, v, mask) -> out becomes SDPA(q, k, v, mask, past_k<i>, past_v<i>) -> out, k<i>, v<i>, i
-counted from 0 in the rank.
+That is ncnn's parameter 7=1: SDPA(q, k, v, mask) -> out becomes SDPA(q, k, v, mask, past_k<i>,
+past_v<i>) -> out, k<i>, v<i>, with i counted from 0 in the rank.
 """
 
 from __future__ import annotations

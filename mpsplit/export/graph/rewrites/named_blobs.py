@@ -1,5 +1,7 @@
-"""Inputs and outputs get their names: in0..in3 -> hidden, cos, sin, mask; out0, out1 -> hidden_out,
-logits."""
+"""Inputs and outputs get their names.
+
+in0..in3 become hidden, cos, sin and mask; out0 and out1 hidden_out and logits.
+"""
 
 from __future__ import annotations
 
