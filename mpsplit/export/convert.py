@@ -3,7 +3,7 @@
 In: a partition. Out: a package.
 
 Invariant: what was there before stays whole until every rank has all of its weights, under names
-that say what is in them, and its texts beside their places; then these take their names, and
+that say what is in them, and its texts beside their places. Then these take their names, and
 manifest.json is the last. Interrupted at any moment and started again, it does what is missing, and
 the bytes are the same. With a key, no plain byte of what is made touches the disk.
 """
@@ -15,12 +15,12 @@ import hashlib
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError
@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does
 FLOAT = Recipe()
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Texts = dict[str, bytes]  # by path in the package, as they will be on the disk
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,12 @@ def convert(
     key: Key | None = None,
     weights: Weights | None = None,
 ) -> Conversion:
-    """Converts the slice of this rank, or of all ranks when there is only this process. `model`:
-    where the checkpoint is by now; `share_with`: a package to take weight files from; `key`: what
-    to encrypt with; `weights`: what is read in the checkpoint's place."""
-    partition = Manifest.load(package, PARTITION)
-    if partition.tools[FORM] != pnnx.form:
-        raise ConvertError(
-            f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form"
-            f" {pnnx.form}"
-        )
-    recipe.check(linears_of(partition.facts), partition.facts.hidden)
-    recipe = recipe.for_tied(partition.facts.family.head) if partition.facts.tied else recipe
+    """Converts the slice of this rank, or of all ranks when there is only this process.
+
+    `model`: where the checkpoint is by now; `share_with`: a package to take weight files from;
+    `key`: what to encrypt with; `weights`: what is read in the checkpoint's place.
+    """
+    partition, recipe = _checked(package, pnnx, recipe)
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
     for rank in mine:
         forget_unfinished(rank_folder(package, rank))
@@ -95,38 +91,78 @@ def convert(
         raise ConvertError(
             f"{package} was partitioned with --structure-only; to calibrate, say where its weights are with --model DIR"
         )
-    stores: dict[int, Store] = {}
-    with _full_disk_is_told(package, stores):
-        graphs = {
-            rank: make_graphs(partition, package, rank, pnnx, recipe, not vault) for rank in track(mine, "graphs")
-        }
-    check_schedules(partition.plan, _of_everybody(comm, {rank: made.schedule for rank, made in graphs.items()}))
+    graphs = _graphs(package, partition, comm, mine, pnnx, recipe, not vault)
     if weights is None:
-        texts = {name: text for rank in mine for name, text in _texts(rank, graphs[rank], vault).items()}
-        with _beside(package, texts):
-            comm.exchange(None)
-        return Conversion(None, (0,) * partition.plan.ranks)
-    source, origin = weights.source, weights.origin
-    calibrated = _calibrated(calibration, recipe, partition, origin, comm) if calibration else None
+        return _without_weights(package, partition, comm, graphs, vault)
+    calibrated = _calibrated(calibration, recipe, partition, weights.origin, comm) if calibration else None
     encoder_of = calibrated.encoder_of if calibrated else weights.encoder_of
     others = _indices_of(share_with) if share_with else weights.unchanged
+    stores: dict[int, Store] = {}
     for rank in mine:
-        shard = partition.plan.shards[rank]
-        files = contents(graphs[rank].param, shard, partition.facts, source, recipe, partition.dtype, encoder_of)
-        stores[rank] = Store(package, rank, files, source, origin, vault, others)
+        shard, param = partition.plan.shards[rank], graphs[rank].param
+        files = contents(param, shard, partition.facts, weights.source, recipe, partition.dtype, encoder_of)
+        stores[rank] = Store(package, rank, files, weights.source, weights.origin, vault, others)
     _check_room(package, comm, stores)
     with _full_disk_is_told(package, stores):
-        begins = calibrated and not all(comm.exchange(all(store.is_whole for store in stores.values())))
-        read = {rank: _fill(rank, store, source, calibrated) for rank, store in stores.items()}
-        if begins:
-            calibrated.finish()
-        source.close()
+        read = _filled(stores, weights.source, calibrated, comm)
         texts = {r: _texts(r, graphs[r], vault, rank_text(partition, r, stores[r].weight_files)) for r in mine}
         made_with = weights.recipe or ", ".join(map(str, filter(None, (recipe, calibration))))
         manifest = _commit(package, comm, partition, made_with, stores, texts, shared, vault)
     for store in stores.values():
         store.forget_others()
     return Conversion(manifest, tuple(_of_everybody(comm, read)))
+
+
+def _checked(package: Path, pnnx: Pnnx, recipe: Recipe) -> tuple[Manifest, Recipe]:
+    """The partition, when this route of pnnx can read it, and the recipe as it holds for its
+    model."""
+    partition = Manifest.load(package, PARTITION)
+    if partition.tools[FORM] != pnnx.form:
+        raise ConvertError(
+            f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form"
+            f" {pnnx.form}"
+        )
+    recipe.check(linears_of(partition.facts), partition.facts.hidden)
+    return partition, recipe.for_tied(partition.facts.family.head) if partition.facts.tied else recipe
+
+
+def _graphs(
+    package: Path,
+    partition: Manifest,
+    comm: Communicator,
+    mine: Sequence[int],
+    pnnx: Pnnx,
+    recipe: Recipe,
+    readable: bool,
+) -> dict[int, Graphs]:
+    """By rank, when the collectives of all ranks meet."""
+    with _full_disk_is_told(package, {}):
+        graphs = {rank: make_graphs(partition, package, rank, pnnx, recipe, readable) for rank in track(mine, "graphs")}
+    check_schedules(partition.plan, _of_everybody(comm, {rank: made.schedule for rank, made in graphs.items()}))
+    return graphs
+
+
+def _without_weights(
+    package: Path, partition: Manifest, comm: Communicator, graphs: dict[int, Graphs], vault: Vault | None
+) -> Conversion:
+    """The graphs alone, of a partition that saw a config alone."""
+    texts = {name: text for rank, made in graphs.items() for name, text in _texts(rank, made, vault).items()}
+    with _beside(package, texts):
+        comm.exchange(None)
+    return Conversion(None, (0,) * partition.plan.ranks)
+
+
+def _filled(
+    stores: dict[int, Store], source: Source, calibrated: Calibrated | None, comm: Communicator
+) -> dict[int, int]:
+    """Makes the weight files whole; the bytes that each rank read for it. Calibration takes all
+    ranks through it, unless nobody has anything to make."""
+    runs_model = calibrated and not all(comm.exchange(all(store.is_whole for store in stores.values())))
+    read = {rank: _fill(rank, store, source, calibrated) for rank, store in stores.items()}
+    if calibrated and runs_model:
+        calibrated.finish()
+    source.close()
+    return read
 
 
 def _of_checkpoint(package: Path, partition: Manifest, recipe: Recipe, model: Path | None) -> Weights | None:
@@ -149,17 +185,17 @@ def _calibrated(
     return Calibrated(calibration, recipe, partition, origin, comm)
 
 
-def _of_everybody(comm: Communicator, own: dict[int, object]) -> list:
+def _of_everybody(comm: Communicator, own: Mapping[int, T]) -> list[T]:
     """What each rank has, in order."""
-    found = {rank: value for shared in comm.exchange(own) for rank, value in shared.items()}
-    return [found[rank] for rank in sorted(found)]
+    by_rank = {rank: value for values in comm.exchange(own) for rank, value in values.items()}
+    return [by_rank[rank] for rank in sorted(by_rank)]
 
 
 def _indices_of(package: Path) -> dict[Path, Index]:
     """By the folders of its ranks."""
-    if not (found := sorted(package.glob("rank-*"))):
+    if not (folders := sorted(package.glob("rank-*"))):
         raise ConvertError(f"{package} has no ranks to share weights with; name a converted package, or leave it out")
-    return {folder: Index.load(folder) for folder in found}
+    return {folder: Index.load(folder) for folder in folders}
 
 
 def _vault(folder: Path, comm: Communicator, key: Key | None) -> Vault | None:
@@ -174,19 +210,19 @@ def _vault(folder: Path, comm: Communicator, key: Key | None) -> Vault | None:
 
 def _shared(package: Path, partition: Manifest, comm: Communicator, vault: Vault | None) -> Texts | None:
     """The files that belong to no rank, sealed; None where they stay what partition made them."""
-    found: Texts = {}
+    shared: Texts = {}
     for path in (package / file.path for file in partition.shared if comm.rank == 0):
         if not path.is_file():
             raise ConvertError(f"{path} is missing; run `mpsplit partition` again")
         name, data = path.relative_to(package).as_posix(), path.read_bytes()
-        if data.startswith(MAGIC) and not vault:
-            raise ConvertError(f"{path} is encrypted; convert with --encrypt and its key, or partition again")
         if data.startswith(MAGIC):
+            if not vault:
+                raise ConvertError(f"{path} is encrypted; convert with --encrypt and its key, or partition again")
             with vault.open(path, name):  # an error where another key sealed it
-                found[name] = data
+                shared[name] = data
         elif vault:
-            found[name] = _sealed(vault, name, data)
-    return comm.exchange(found)[0] if vault else None
+            shared[name] = _sealed(vault, name, data)
+    return comm.exchange(shared)[0] if vault else None
 
 
 def _sealed(vault: Vault, name: str, data: bytes) -> bytes:
@@ -258,8 +294,9 @@ def _commit(
     made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": recipe}
     manifest = partition.with_files(files, made_with)
     if vault:
+        assert shared is not None, "what belongs to no rank is sealed with the rest"
         manifest = manifest.with_shared({name: _file((name, data)) for name, data in shared.items()}).signed(vault)
-    own = {name: data for each in texts.values() for name, data in each.items()}
+    own = {name: data for of_rank in texts.values() for name, data in of_rank.items()}
     with ExitStack() as last, ExitStack() as first:
         if comm.host_lead:
             last.enter_context(_beside(package, {MANIFEST: json_text(manifest.to_json()).encode()}))

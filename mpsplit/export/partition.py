@@ -3,8 +3,10 @@
 In: a model, a plan. Out: rank-R/ folders and partition.json.
 
 No weights are read: the graph of the whole slice is traced by its shapes, and what pnnx is given is
-its miniature. Invariant: partition.json is written last; without it the folder is not a partition.
-A failed run leaves nothing behind.
+its miniature.
+
+Invariant: partition.json is written last; without it the folder is not a partition. A failed run
+leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -86,9 +88,11 @@ def partition(
     placed: Placed | None = None,
     structure_only: bool = False,
 ) -> Manifest:
-    """Cuts and traces the shards of this rank, or of all ranks when there is only this process. The
-    package keeps `placed`, which says on which machines the plan was meant to run.
-    `structure_only`: of config.json alone."""
+    """Cuts and traces the shards of this rank, or of all ranks when there is only this process.
+
+    The package keeps `placed`, which says on which machines the plan was meant to run.
+    `structure_only`: of config.json alone.
+    """
     return partition_model(examine(folder, structure_only), plan, out, comm, form, placed)
 
 
@@ -135,7 +139,7 @@ def examine(folder: Path, structure_only: bool = False) -> Model:
     weights = expected_weights(whole, facts)
     known = folder, folder.resolve().name, facts, rope_of(whole, facts.family), eos_ids(folder, config)
     if structure_only:
-        kind = TYPES.get(config.get("dtype") or config.get("torch_dtype"), "F32")
+        kind = TYPES.get(config.get("dtype") or config.get("torch_dtype", ""), "F32")
         return Model(*known, dict.fromkeys(weights, kind), (), None)
     checkpoint = Checkpoint(folder)
     unused = checkpoint.check(weights, (*IGNORABLE, *([facts.family.head] if facts.tied else [])))

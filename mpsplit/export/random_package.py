@@ -1,9 +1,9 @@
 """Models of a known shape with weights that mean nothing, for measurements.
 
-In: the name of a shape. Out: a package in the cache.
+In: the name of a shape. Out: a package in the cache. The checkpoint goes the way of every other:
+safetensors, partition, convert. Both stay in CACHE/bench, so a second run starts at once.
 
-The checkpoint goes the way of every other: safetensors, partition, convert. Both stay in
-CACHE/bench, so a second run starts at once; a package is made anew when what makes it has changed.
+Invariant: a package is made anew when what makes it has changed.
 """
 
 from __future__ import annotations
@@ -115,17 +115,17 @@ def _write_checkpoint(shape: Shape, name: str, out: Path, dtype: str) -> None:
     config.save_pretrained(out)
     weights = expected_weights(build_whole(out), ModelFacts.from_config(read_config(out)))
     files: dict[str, dict[str, tuple[int, ...]]] = {}
-    for weight, size in weights.items():
+    for weight, weight_shape in weights.items():
         words = weight.split(".")
-        files.setdefault(f"layer-{words[2]}" if words[1] == "layers" else words[-2], {})[weight] = size
-    index = {}
-    for part, sizes in track(list(files.items()), f"weights of {name}"):
+        files.setdefault(f"layer-{words[2]}" if words[1] == "layers" else words[-2], {})[weight] = weight_shape
+    weight_map: dict[str, str] = {}
+    for part, shapes in track(list(files.items()), f"weights of {name}"):
         file = f"model-{part}.safetensors"
-        write_safetensors(out / file, sizes, dtype)
-        index |= dict.fromkeys(sizes, file)
-    size = 2 * sum(math.prod(size) for size in weights.values())
-    shown = {"metadata": {"total_size": size}, "weight_map": index}
-    (out / "model.safetensors.index.json").write_text(json.dumps(shown), encoding="utf-8")
+        write_safetensors(out / file, shapes, dtype)
+        weight_map |= dict.fromkeys(shapes, file)
+    total_size = 2 * sum(math.prod(shape) for shape in weights.values())
+    index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 @contextmanager
@@ -146,9 +146,9 @@ def _whole(path: Path):
 @functools.cache
 def _makers() -> str:
     """Changes when a package made today would not be the one made before."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     root = Path(mpsplit.__file__).parent
     for path in sorted(path for part in MAKERS for path in (root / part).rglob("*.py")):
         if path != Path(__file__):
-            found.update(path.read_bytes())
-    return found.hexdigest()[:8]
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]

@@ -3,8 +3,10 @@
 In: a package, a plan. Out: another package.
 
 The new ranks are traced from the config that the package keeps, and converted with its own files in
-the checkpoint's place. Invariant: the old package is only read. Interrupted and started again it
-goes on, as `convert` does.
+the checkpoint's place.
+
+Invariant: the old package is only read. Interrupted and started again it goes on, as `convert`
+does.
 """
 
 from __future__ import annotations
@@ -120,6 +122,6 @@ def _opened(package: Path, old: Manifest, plan: Plan, mine: Iterable[int]) -> Re
 def _begun(out: Path, old: Manifest, plan: Plan) -> bool:
     """Whether an interrupted repartition has left its traces."""
     with suppress(PackageError):
-        told = Manifest.load(out, PARTITION)
-        return told.repartitioned_from == old.identity and told.plan == plan
+        begun = Manifest.load(out, PARTITION)
+        return begun.repartitioned_from == old.identity and begun.plan == plan
     return False

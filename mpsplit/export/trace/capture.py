@@ -2,9 +2,11 @@
 
 In: a Stage. Out: a GraphModule of torch functions with collectives as operators.
 
-dynamo lifts parameters and symbolic lengths to placeholders; here they become attributes with their
-Hugging Face names and a size of `hidden` again, so that the graph takes exactly hidden, cos, sin
-and mask. Invariant: the collectives in it are those that the plan asks for, in that order.
+dynamo lifts parameters and symbolic lengths to placeholders. Here they become attributes with their
+Hugging Face names, and a size of `hidden`, again. So the graph takes exactly hidden, cos, sin and
+mask.
+
+Invariant: the collectives in it are those that the plan wants, in that order.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ def zeros(example: Example, device: str = "cpu") -> list[torch.Tensor]:
 def capture(stage: Stage, example: Example, device: str = "cpu") -> fx.GraphModule:
     """Traces the stage with TorchDynamo, in one graph, for any length; on "meta" shapes alone, of a
     stage without bytes."""
-    found: list[tuple[fx.GraphModule, list]] = []
+    graphs: list[tuple[fx.GraphModule, list]] = []
 
     def backend(graph_module, inputs):
-        found.append((graph_module, inputs))
+        graphs.append((graph_module, inputs))
         return graph_module.forward
 
     torch._dynamo.reset()
@@ -40,11 +42,11 @@ def capture(stage: Stage, example: Example, device: str = "cpu") -> fx.GraphModu
             torch._dynamo.mark_dynamic(tensor, axis)
     with torch.no_grad():
         torch.compile(stage, fullgraph=True, backend=backend)(*tensors)
-    if len(found) != 1:
+    if len(graphs) != 1:
         raise ConvertError(
-            f"dynamo made {len(found)} graphs of the stage instead of one; this architecture needs a closer look"
+            f"dynamo made {len(graphs)} graphs of the stage instead of one; this architecture needs a closer look"
         )
-    return _with_named_weights(stage, *found[0])
+    return _with_named_weights(stage, *graphs[0])
 
 
 def calls(graph_module: fx.GraphModule) -> tuple[Call, ...]:
@@ -67,22 +69,23 @@ def expected_calls(plan: Plan, rank: int) -> tuple[Call, ...]:
     return received + (summed,) * sums + tuple(Call("send", (WORLD, peer)) for peer in targets)
 
 
-def check_calls(found: tuple[Call, ...], expected: tuple[Call, ...], rank: int) -> None:
-    for i, (have, want) in enumerate(zip([*found, None], [*expected, None], strict=False)):
+def check_calls(schedule: tuple[Call, ...], expected: tuple[Call, ...], rank: int) -> None:
+    for i, (have, want) in enumerate(zip([*schedule, None], [*expected, None], strict=False)):
         if have != want:
             raise ConvertError(
-                f"the graph of rank {rank} has {len(found)} collectives, the plan asks for {len(expected)}; "
+                f"the graph of rank {rank} has {len(schedule)} collectives, the plan asks for {len(expected)}; "
                 f"at {i}: {have or 'nothing'} instead of {want or 'nothing'}"
             )
 
 
 def check_alike(whole: fx.GraphModule, small: fx.GraphModule, layers: int, kept: int) -> None:
     """The operations of the whole graph must be those of the small one with its last decoder layer
-    said again and again."""
+    again and again."""
     a, b = ([str(node.target) for node in g.graph.nodes if node.op.startswith("call")] for g in (whole, small))
-    each, rest = divmod(len(a) - len(b), max(layers - kept, 1))
-    repeats = (b[: at + each] + b[at : at + each] * (layers - kept) + b[at + each :] for at in range(len(b) - each + 1))
-    if rest or each < 0 or a not in repeats:
+    more = layers - kept
+    size, rest = divmod(len(a) - len(b), max(more, 1))  # of a decoder layer
+    repeats = (b[: at + size] + b[at : at + size] * more + b[at + size :] for at in range(len(b) - size + 1))
+    if rest or size < 0 or a not in repeats:
         raise ConvertError(
             f"the {layers} decoder layers are not alike: {len(a)} operations, {len(b)} in {kept} of them; this"
             " architecture needs a closer look"

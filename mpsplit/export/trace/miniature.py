@@ -2,10 +2,12 @@
 
 In: facts, a plan, a rank. Out: a Miniature.
 
-Its hidden size, MLP columns and vocabulary rows are small numbers, its decoder layers at most two;
-heads and their size stay true, so that reshapes, the scale of attention and the rotary layers are
+Its hidden size, MLP columns and vocabulary rows are small numbers, its decoder layers at most two.
+Heads and their size stay true, so that reshapes, the scale of attention and the rotary layers are
 right. Its weights are fingerprints: random numbers that depend on their name alone, by which they
-are known again in what pnnx makes of them. Invariant: a weight has one name in both sizes.
+are known again in what pnnx makes of them.
+
+Invariant: a weight has one name in both sizes.
 """
 
 from __future__ import annotations
@@ -55,5 +57,5 @@ def miniature(facts: ModelFacts, plan: Plan, rank: int) -> Miniature:
 
 
 def fingerprint(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 of this shape, the same whenever it is asked for."""
+    """float32 of this shape, the same at every call."""
     return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)

@@ -1,8 +1,7 @@
-"""The operators of extensions/torch where that library was not built: the same schemas, in a world
-without peers.
+"""The operators of extensions/torch where that library was not built.
 
-True in shape, which is all that tracing needs; each has its fake kernel beside it. Real ranks need
-the library.
+They have the same schemas, in a world without peers, and are true in shape, which is all that
+tracing needs. Each has its fake kernel beside it. Real ranks need the library.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 In: config, Shard. Out: a Stage whose weights have the shapes of the rank's own.
 
-The model is built on the meta device and cut in its modules by the table of cuts; what fills them
-is up to the caller: nothing, to trace; the checkpoint, to compute. Invariant: weights keep their
-Hugging Face names; a group of one rank has no collectives.
+The model is built on the meta device and cut in its modules by the table of cuts. What fills them
+is up to the caller: nothing, to trace; the checkpoint, to compute.
+
+Invariant: weights keep their Hugging Face names; a group of one rank has no collectives.
 """
 
 from __future__ import annotations
@@ -113,8 +114,8 @@ class Stage(nn.Module):
         shard = plan.shards[rank]
         self.family = family
         whole = model.get_submodule(family.layers)
-        own = {str(i): _without_absent(whole[i], shard, family) for i in shard.layers}
-        place(self, family.layers, nn.ModuleDict(own))
+        layers = {str(i): _without_absent(whole[i], shard, family) for i in shard.layers}
+        place(self, family.layers, nn.ModuleDict(layers))
         self.head = bool(len(shard.head))
         if self.head:
             for role in (NORM, HEAD):
@@ -191,7 +192,7 @@ def neighbours(plan: Plan, rank: int) -> tuple[int | None, tuple[int, ...]]:
 
 
 def build_whole(folder, changes: Mapping[str, int] = MappingProxyType({})) -> nn.Module:
-    """The whole model on the meta device: shapes, no bytes; its config changed as asked."""
+    """The whole model on the meta device, with these changes to its config: shapes, no bytes."""
     config = AutoConfig.from_pretrained(folder)
     for name, value in changes.items():
         setattr(config, name, value)

@@ -1,9 +1,10 @@
-"""One rank's sliced modules as an engine that `mpsplit verify` can step: the split alone, before it
-is traced and converted.
+"""One rank's sliced modules as an engine that `mpsplit verify` can step.
 
-In: a partition, the model's directory, a communicator. Out: what runtime's Engine promises. Every
-step computes the whole prefix again, which needs no cache and is right by construction; for
-comparing, not for talking. Rows of the embedding are read as they are asked for.
+In: a partition, the model's directory, a communicator. Out: what runtime's Engine promises, of the
+split alone, before it is traced and converted. It is for comparing, not for talking.
+
+Invariant: every step computes the whole prefix again, which needs no cache and is right by
+construction. Rows of the embedding are read when they are needed.
 """
 
 from __future__ import annotations

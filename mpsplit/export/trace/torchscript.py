@@ -1,4 +1,6 @@
-"""The captured graph as the TorchScript file that pnnx reads. In: a GraphModule. Out: NAME-R.pt.
+"""The captured graph as the TorchScript file that pnnx reads.
+
+In: a GraphModule. Out: NAME-R.pt.
 
 Two forms, for two kinds of pnnx. *module*: each collective becomes a leaf module, which the pnnx of
 PyPI keeps whole when its class is named in `moduleop=`. *operator*: they stay mpi_extensions
@@ -54,8 +56,8 @@ def with_leaf_modules(graph_module: fx.GraphModule) -> fx.GraphModule:
             mapped[node] = graph.node_copy(node, mapped.__getitem__)
             continue
         name = f"{operator}_{len(list(root.children()))}"
-        given = dict(zip(BY_OPERATOR[operator].arguments, node.args[1:], strict=True))
-        root.add_module(name, STAND_INS[operator](given.get("size", 1)))
+        arguments = dict(zip(BY_OPERATOR[operator].arguments, node.args[1:], strict=True))
+        root.add_module(name, STAND_INS[operator](arguments.get("size", 1)))
         mapped[node] = graph.call_module(name, (mapped[node.args[0]],))
     return fx.GraphModule(root, graph)
 

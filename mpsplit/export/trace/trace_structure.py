@@ -1,9 +1,7 @@
 """structure.json: what convert must know of a rank's trace besides its graph.
 
-In: a Stage's weights by name. Out: their shapes.
-
-`shapes` are those of the slices that the rank owns, `small` those of the miniature that was traced
-(miniature.py).
+In: a Stage's weights by name. Out: their shapes: `shapes` of the slices that the rank owns, `small`
+of the miniature that was traced (miniature.py).
 """
 
 from __future__ import annotations

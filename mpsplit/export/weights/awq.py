@@ -1,11 +1,12 @@
-"""AWQ: input columns that carry large activations are scaled up before rounding, and what makes the
-input is scaled down. In: weights that share an input, statistics of it. Out: a scale for each
-column.
+"""AWQ: input columns that carry large activations are scaled up before rounding.
+
+In: weights that share an input, statistics of it. Out: a scale for each column.
 
 With s = (mean |x|)^alpha, Q(W s) (x / s) loses less than Q(W) x for the alpha that a search finds
-(Lin et al., arXiv 2306.00978). Dividing x costs nothing where it folds into what was there before:
-FOLDS. Invariant: folding alone changes the model by no more than float rounding, and ranks that add
-up their losses choose the same scales.
+(Lin et al., arXiv 2306.00978). Dividing x costs nothing where it folds into what makes x: FOLDS.
+
+Invariant: folding alone changes the model by no more than float rounding, and ranks that add up
+their losses choose the same scales.
 """
 
 from __future__ import annotations
@@ -82,11 +83,11 @@ def losses(
 ) -> np.ndarray:
     """float64 [alphas]: the output error of rows [n, k] for each; a sample of a weight's rows will
     do."""
-    found = []
+    errors = []
     for alpha in alphas:
         s = column_scales(of.mean, alpha)
-        found.append(output_error(rounded(rows * s, how, scales) / s - rows, of.hessian))
-    return np.array(found)
+        errors.append(output_error(rounded(rows * s, how, scales) / s - rows, of.hessian))
+    return np.array(errors)
 
 
 def rounded(rows: np.ndarray, how: Quantisation, scales: str) -> np.ndarray:
@@ -147,37 +148,39 @@ def scalings(
     folds: Sequence[Fold],
     how: Callable[[str], Quantisation],
     scales: str,
-    total: Callable[[np.ndarray], np.ndarray] = lambda own: own,
+    total: Callable[[np.ndarray], np.ndarray] = lambda losses: losses,
 ) -> dict[str, Scaling]:
     """Scaling by name within the layer, for what changes. `total` sums losses over the ranks of the
     stage; each calls it once for every norm."""
-    found: dict[str, Scaling] = {}
+    by_name: dict[str, Scaling] = {}
     for fold in folds:
-        s = _scales_of(layer, fold, how, scales, total if fold.sums else lambda own: own)
+        s = _scales_of(layer, fold, how, scales, total if fold.sums else lambda losses: losses)
         if s is None:
             continue
-        for name in fold.readers:
-            found[f"{name}.weight"] = replace(found.get(f"{name}.weight", Scaling()), times=s)
+        for name in (f"{reader}.weight" for reader in fold.readers):
+            by_name[name] = replace(by_name.get(name, Scaling()), times=s)
         if fold.by_heads:  # a row of v for all the heads that read it
             s = s.reshape(layer.kv_heads, layer.heads // layer.kv_heads, -1)[:, 0].reshape(-1)
         for name in (f"{fold.source}.weight", f"{fold.source}.bias"):
-            found[name] = replace(found.get(name, Scaling()), over=s)
-    return found
+            by_name[name] = replace(by_name.get(name, Scaling()), over=s)
+    return by_name
 
 
 def _scales_of(layer: Layer, fold: Fold, how, scales: str, total) -> np.ndarray | None:
     """Of the readers' columns; None where nothing is rounded, and for a rank without readers, which
     only takes part in the sum."""
     readers = [name for name in (f"{reader}.weight" for reader in fold.readers) if name in layer.rows]
-    own, of = np.zeros(len(ALPHAS)), None
-    if readers:
-        of = layer.of[readers[0]]
-        if fold.by_heads:
-            shared = to_heads(of_heads(of.mean, layer.heads, layer.kv_heads), layer.heads, layer.kv_heads)
-            of = replace(of, mean=shared)
+    if not readers:
+        total(np.zeros(len(ALPHAS)))
+        return None
+    of = layer.of[readers[0]]
+    if fold.by_heads:
+        shared = to_heads(of_heads(of.mean, layer.heads, layer.kv_heads), layer.heads, layer.kv_heads)
+        of = replace(of, mean=shared)
+    own_losses = np.zeros(len(ALPHAS))
     for name in readers:
         if how(name).bits not in (0, BFLOAT):
             rows = layer.rows[name]
-            own = own + losses(rows[:: max(1, len(rows) // SAMPLE)], how(name), of, scales)
-    summed = total(own)
-    return best_scales(of.mean, summed) if of and summed.any() else None
+            own_losses = own_losses + losses(rows[:: max(1, len(rows) // SAMPLE)], how(name), of, scales)
+    all_losses = total(own_losses)
+    return best_scales(of.mean, all_losses) if all_losses.any() else None

@@ -2,12 +2,13 @@
 
 In: a Calibration, every rank of a partition. Out: encoders of weights, by name.
 
-A rank writes its matrices in the order of its layers. When the first one of a layer is asked for,
-that layer's weights come from the checkpoint, the tokens go through it in float32 on all ranks of
-its stage, and AWQ's scales are chosen; then its weights leave again and its matrices are encoded.
-What AWQ does to norms and biases is remembered: they are written last. Invariant: one layer's
-weights or second moments are held, never the model's; all ranks go through all of their layers,
-whatever is on their disks already.
+A rank writes its matrices in the order of its layers. When the first one of a layer is needed, that
+layer's weights come from the checkpoint, and the tokens go through it in float32 on all ranks of
+its stage. AWQ's scales are chosen; then its weights leave again, and its matrices are encoded. What
+AWQ does to norms and biases is remembered: they are written last.
+
+Invariant: one layer's weights or second moments are in memory, never the model's. All ranks go
+through all of their layers, whatever is on their disks already.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ class Calibrated:
         self._scalings: dict[str, awq.Scaling] = {}
         self._of: dict[str, Statistics] = {}  # of the layer where we are
         self._passed: set[str] = set()
+        self._encoders: dict[str, Encoder] = {}  # the last one alone
+        self._last_factor: tuple[Statistics, np.ndarray] | None = None
         self._layers = self._calibrate()
-        self._forget()
 
     def encoder_of(self, name: str, how: Quantisation) -> Awaited:
         return Awaited(name, how, self)
@@ -63,12 +65,12 @@ class Calibrated:
     def encoder(self, name: str, how: Quantisation) -> Encoder:
         """Of a weight of a layer not earlier than the last one; of what is not rounded, at any
         time."""
-        if self._encoder[0] != name:
+        if name not in self._encoders:
             self._reach(self._module_of(name))
             rounded = how.bits not in (0, BFLOAT) and "gptq" in self.calibration.method
-            scaling = self._scalings.get(name)
-            self._encoder = name, Encoder(how, self.recipe.scales, scaling, self._factor(name) if rounded else None)
-        return self._encoder[1]
+            u = self._factor(name) if rounded else None
+            self._encoders = {name: Encoder(how, self.recipe.scales, self._scalings.get(name), u)}
+        return self._encoders[name]
 
     def _module_of(self, weight: str) -> str:
         """As statistics() names them; the last norm goes with the head."""
@@ -88,16 +90,17 @@ class Calibrated:
 
     def _forget(self) -> None:
         """What is of one layer alone, before the next one takes its room."""
-        self._of, self._encoder, self._last_factor = {}, (None, None), (None, None)
+        self._of, self._encoders, self._last_factor = {}, {}, None
 
     def _factor(self, name: str) -> np.ndarray:
         """GPTQ's, the same for all weights that read one tensor."""
         of = self._of[name]
-        if self._last_factor[0] is not of:
-            self._last_factor = None, None
-            scaled = self._scalings.get(name, awq.Scaling()).statistics(of)
-            self._last_factor = of, factor(scaled.hessian)
-        return self._last_factor[1]
+        if self._last_factor and self._last_factor[0] is of:
+            return self._last_factor[1]
+        self._last_factor = None  # before the next one takes its room
+        u = factor(self._scalings.get(name, awq.Scaling()).statistics(of).hessian)
+        self._last_factor = of, u
+        return u
 
     def _calibrate(self) -> Iterator[str]:
         """The names of this rank's layers and of the head, once their Statistics are here and their
@@ -111,7 +114,7 @@ class Calibrated:
         try:
             for layer, of in statistics(engine, self.calibration.sequences, around):
                 self._of = of
-                del of  # held by nobody else when the next layer runs
+                del of  # nobody else has it when the next layer runs
                 self._scale(engine, layer)
                 yield layer
             if not len(self.shard.head) and self.shard.stage == self.partition.plan.shards[-1].stage:
@@ -125,20 +128,20 @@ class Calibrated:
             return
         of_layer = layer != self.family.path(HEAD)
         prefix, folds = (f"{layer}.", awq.folds_of(self.family)) if of_layer else ("", self._head_folds)
-        inside = {name.removeprefix(prefix): name for name in self._of}
-        found = awq.scalings(
+        names = {name.removeprefix(prefix): name for name in self._of}  # by that within the layer
+        scalings = awq.scalings(
             awq.Layer(
-                {own: self._sample(engine, name) for own, name in inside.items()},
-                {own: self._of[name] for own, name in inside.items()},
+                {inside: self._sample(engine, name) for inside, name in names.items()},
+                {inside: self._of[name] for inside, name in names.items()},
                 len(self.shard.heads),
                 len(self.shard.kv_heads),
             ),
             folds,
-            lambda own: self.recipe.kind_of(prefix + own),
+            lambda inside: self.recipe.kind_of(prefix + inside),
             self.recipe.scales,
             _sum_over_stage,
         )
-        self._scalings |= {prefix + own: scaling for own, scaling in found.items()}
+        self._scalings |= {prefix + inside: scaling for inside, scaling in scalings.items()}
 
     @property
     def _head_folds(self) -> list[awq.Fold]:
@@ -149,8 +152,8 @@ class Calibrated:
         """Rows of this rank's part, from all over it."""
         source, part = source_of(name, engine.facts), owned_part(name, self.shard, engine.facts)
         rows = part.shape_of(engine.checkpoint.entries[source].shape)[0]
-        every = range(0, rows, max(1, rows // awq.SAMPLE))
-        return np.concatenate([engine.checkpoint.floats(source, part, i, i + 1) for i in every])
+        sampled = range(0, rows, max(1, rows // awq.SAMPLE))
+        return np.concatenate([engine.checkpoint.floats(source, part, i, i + 1) for i in sampled])
 
 
 @dataclass(frozen=True)

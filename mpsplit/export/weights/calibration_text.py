@@ -41,8 +41,8 @@ class Calibration:
                 f"--calibrate {text}: {package} has no tokenizer to read it with; "
                 "put tokenizer.json into the model's directory and partition again"
             )
-        found = sequences(text, package / TOKENIZER, partition.facts.context, most=most)
-        return cls(method, found, hashlib.sha256(text.read_bytes()).hexdigest())
+        tokens = sequences(text, package / TOKENIZER, partition.facts.context, most=most)
+        return cls(method, tokens, hashlib.sha256(text.read_bytes()).hexdigest())
 
     def __str__(self) -> str:
         return f"{self.method} over {sum(map(len, self.sequences)):,} tokens of the text {self.text[:16]}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -22,10 +22,28 @@ if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does
     from mpsplit.export.weights.awq import Scaling
 
 
+class WeightEncoder(Protocol):
+    """How one weight is stored: an Encoder, or what becomes one later (calibrated_encoders.py)."""
+
+    @property
+    def how(self) -> Quantisation: ...
+
+    @property
+    def text(self) -> str:
+        """All that decides the bytes, but for the rows."""
+
+    def __call__(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
+        """uint8, of rows `first` and following of the rank's slice; float32 where nothing
+        is packed"""
+
+    def integers(self, rows: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The same before they are packed: int8 [rows, k] and float32 scales [rows, k / block]."""
+
+
 @dataclass(frozen=True)
 class Encoder:
-    """How one weight is stored. `scales` is one of recipe.SCALES; `scaling` is AWQ's; `u` makes it
-    GPTQ: gptq.factor of the inputs' second moments, after the scaling."""
+    """`scales` is one of recipe.SCALES; `scaling` is AWQ's; `u` makes it GPTQ: gptq.factor of the
+    inputs' second moments, after the scaling."""
 
     how: Quantisation
     scales: str = "minmax"
@@ -34,17 +52,13 @@ class Encoder:
 
     @property
     def text(self) -> str:
-        """All that decides the bytes, but for the rows."""
         assert self.scaling is None and self.u is None, "what was calibrated is told by who calibrated it"
         return f"{text_of(self.how)} {self.scales}"
 
     def __call__(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
-        """uint8, of rows `first` and following of the rank's slice; float32 where nothing
-        is packed"""
         return encoded(self._scaled(rows, first), self.how, self.scales, self.u)
 
     def integers(self, rows: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The same before they are packed: int8 [rows, k] and float32 scales [rows, k / block]."""
         return integers(self._scaled(rows, first), self.how, self.scales, self.u)
 
     def _scaled(self, rows: np.ndarray, first: int) -> np.ndarray:
@@ -52,7 +66,7 @@ class Encoder:
 
 
 # of the weight of this name, or what is called like one; None for what stays as it is
-EncoderOf = Callable[[str, Quantisation], Encoder | None]
+EncoderOf = Callable[[str, Quantisation], WeightEncoder | None]
 
 
 def encoded(rows: np.ndarray, how: Quantisation, scales: str = "minmax", u: np.ndarray | None = None) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""A matrix as ncnn's block-quantised Gemm reads it: all its integers, and after its bias all its
-scales. In: its rows, piece by piece. Out: bytes of the file of floats.
+"""A matrix as ncnn's block-quantised Gemm reads it.
 
-A row of integers is one string of bits, the first weight in the lowest, each in two's complement. A
-scale is what ncnn divides by, in float32: 1 over ours. Invariant: a piece is read and rounded once;
-its scales are held until they are written, as the 16-bit numbers that they are. After an
-interruption between the two they are made again, and are the same.
+In: its rows, piece by piece. Out: bytes of the file of floats: all its integers, and after its bias
+all its scales. A row of integers is one string of bits, the first weight in the lowest, each in
+two's complement. A scale is what ncnn divides by, in float32: 1 over ours.
+
+Invariant: a piece is read and rounded once. Its scales wait until they are written, as the 16-bit
+numbers that they are. After an interruption between the two they are made again, and are the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mpsplit.export.weights.encode import Encoder
+from mpsplit.export.weights.encode import WeightEncoder
 
 TOGETHER = 4  # weights that fill bits / 2 bytes
 
@@ -21,27 +22,27 @@ TOGETHER = 4  # weights that fill bits / 2 bytes
 class GemmBlocks:
     """Of one matrix."""
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: WeightEncoder):
         self.encoder = encoder
-        self.held: dict[int, np.ndarray] = {}  # first row of a piece -> its scales
+        self.waiting: dict[int, np.ndarray] = {}  # first row of a piece -> its scales
 
     def integers(self, read: Callable[[], np.ndarray], first: int) -> np.ndarray:
         """`read` gives the rows from `first` on."""
         values, scales = self.encoder.integers(read(), first)
-        self.held[first] = scales.astype(np.float16)
+        self.waiting[first] = scales.astype(np.float16)
         return bit_strings(values, self.encoder.how.bits)
 
     def scales(self, read: Callable[[], np.ndarray], first: int) -> np.ndarray:
-        if first not in self.held:
+        if first not in self.waiting:
             self.integers(read, first)
-        return divisors(self.held.pop(first).astype(np.float32))
+        return divisors(self.waiting.pop(first).astype(np.float32))
 
 
 def bit_strings(values: np.ndarray, bits: int) -> np.ndarray:
     """int8 [n, k] -> uint8 [n, k * bits / 8]"""
     n, k = values.shape
-    each = (values.view(np.uint8) & (2**bits - 1)).reshape(-1, TOGETHER).astype("<u4")
-    words = each[:, 0] | each[:, 1] << bits | each[:, 2] << 2 * bits | each[:, 3] << 3 * bits
+    fours = (values.view(np.uint8) & (2**bits - 1)).reshape(-1, TOGETHER).astype("<u4")
+    words = fours[:, 0] | fours[:, 1] << bits | fours[:, 2] << 2 * bits | fours[:, 3] << 3 * bits
     return np.ascontiguousarray(words.view(np.uint8).reshape(-1, TOGETHER)[:, : bits // 2]).reshape(n, k * bits // 8)
 
 

@@ -5,8 +5,10 @@ In: rows of W, the inputs' second moments. Out: integers and scales.
 The error that counts is |(W - Q) x|^2 over the calibration's inputs, which is tr (W - Q) H (W -
 Q)^T with H = mean of x x^T. Columns are rounded from the first to the last; the error e of column
 j, over U[j, j], is taken off the others in proportion to U[j], where H^-1 = U^T U, U upper
-triangular (Frantar et al., arXiv 2210.17323). Invariant: a row of Q depends on its row of W and on
-H alone, so that a weight may come in any pieces of rows.
+triangular (Frantar et al., arXiv 2210.17323).
+
+Invariant: a row of Q depends on its row of W and on H alone. So a weight may come in any pieces of
+rows.
 """
 
 from __future__ import annotations
@@ -55,14 +57,14 @@ def gptq(rows: np.ndarray, u: np.ndarray, how: Quantisation, scales: str = "mse"
     n, k = rows.shape
     assert u.shape == (k, k) and k % how.block == 0, f"{rows.shape} rows, factor {u.shape}, block {how.block}"
     w = rows.T.astype(np.float32)  # [k, n]: a column of W is one straight run
-    values, found = np.empty((k, n), np.int8), np.empty((k // how.block, n), np.float32)
+    values, all_scales = np.empty((k, n), np.int8), np.empty((k // how.block, n), np.float32)
     for b in range(k // how.block):
         here, rest = slice(b * how.block, (b + 1) * how.block), slice((b + 1) * how.block, None)
         scale = kernels().integers(np.ascontiguousarray(w[here].T), how.bits, how.block, scales)[1][:, 0]
         values[here], errors = _one_block(w[here], u[here, here], scale, how.bits)
-        found[b] = scale
+        all_scales[b] = scale
         w[rest] -= u[here, rest].T @ errors
-    return np.ascontiguousarray(values.T), np.ascontiguousarray(found.T)
+    return np.ascontiguousarray(values.T), np.ascontiguousarray(all_scales.T)
 
 
 def _one_block(w: np.ndarray, u: np.ndarray, scale: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,10 @@
 """What the linears of the split model are fed: means and second moments of their inputs.
 
 In: a TorchEngine on every rank, calibration tokens. Out: Statistics by weight name, layer after
-layer.
-
-Slices run with their real collectives, so that a column-wise linear sees the whole input on every
+layer. Slices run with their real collectives. So a column-wise linear sees the whole input on every
 rank, and a row-wise one (o_proj, down_proj) its rank's columns, which are those of its slice.
-Invariant: only one layer's statistics are held at a time; linears that read one tensor share one
+
+Invariant: only one layer's statistics are there at a time; linears that read one tensor share one
 Statistics.
 """
 
@@ -67,13 +66,15 @@ class _Sums:
 def gathering(module: nn.Module, prefix: str) -> Iterator[dict[str, _Sums]]:
     """Counts what the linears in `module` are fed while the block runs; keys are weight names."""
     sums: dict[str, _Sums] = {}
-    last: list = [None, None]  # the tensor that was counted last, and its sums
+    last: torch.Tensor | None = None  # the tensor that was counted last, and its sums
+    its_sums: _Sums | None = None
 
     def count(name: str, x: torch.Tensor) -> None:
-        if last[0] is not x:
-            last[:] = x, sums.get(name) or _Sums(x.shape[-1])
-            last[1].add(x.reshape(-1, x.shape[-1]))
-        sums[name] = last[1]
+        nonlocal last, its_sums
+        if its_sums is None or last is not x:
+            last, its_sums = x, sums.get(name) or _Sums(x.shape[-1])
+            its_sums.add(x.reshape(-1, x.shape[-1]))
+        sums[name] = its_sums
 
     linears = {p: m for p, m in module.named_modules() if isinstance(m, nn.Linear | RowwiseLinear)}
     hooks = [
@@ -91,15 +92,20 @@ def gathering(module: nn.Module, prefix: str) -> Iterator[dict[str, _Sums]]:
 def filled(module: nn.Module, prefix: str, fill: Callable[[str], torch.Tensor]) -> Iterator[None]:
     """The module's parameters hold fill(weight name) while the block runs, and only shapes
     afterwards: so a slice larger than memory is run layer by layer."""
-    places = [(module.get_submodule(n.rpartition(".")[0]), n) for n, _ in module.named_parameters()]
-    put = lambda at, name, tensor: setattr(at, name.rpartition(".")[2], nn.Parameter(tensor, requires_grad=False))  # noqa: E731
+    names = [name for name, _ in module.named_parameters()]
     try:
-        for at, name in places:
-            put(at, name, fill(f"{prefix}.{name}"))
+        for name in names:
+            _put(module, name, fill(f"{prefix}.{name}"))
         yield
     finally:
-        for at, name in places:
-            put(at, name, getattr(at, name.rpartition(".")[2]).to("meta"))
+        for name in names:
+            _put(module, name, module.get_parameter(name).to("meta"))
+
+
+def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """In the place of a parameter."""
+    owner, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 Around = Callable[[nn.Module, str], AbstractContextManager]
@@ -108,9 +114,11 @@ Around = Callable[[nn.Module, str], AbstractContextManager]
 def statistics(
     engine, sequences: Sequence[Sequence[int]], around: Around = lambda module, prefix: nullcontext()
 ) -> Iterator[tuple[str, dict[str, Statistics]]]:
-    """(module, its linears' Statistics) for each decoder layer of this rank and for the head; all
-    ranks call it, and go through it to the end. Each layer, and the last norm, runs
-    within `around`, which may fill in its weights; the head itself need not run."""
+    """(module, its linears' Statistics) for each decoder layer of this rank and for the head.
+
+    All ranks call it, and go through it to the end. Each layer, and the last norm, runs within
+    `around`, which may fill in its weights; the head itself need not run.
+    """
     if not sum(map(len, sequences)):
         raise ConvertError("the calibration text has no tokens; give --calibrate a file with some pages of text")
     stage = engine.stage

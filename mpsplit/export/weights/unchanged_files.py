@@ -4,8 +4,8 @@ In: a package, what is read of it. Out: an Index of each of its ranks, as though
 made out of the package itself.
 
 Invariant: what a file holds follows from its arrays and their source. So where a new rank's file
-has the outline of an old one (a layer that only moved to another stage), the Store takes that one,
-and nothing is read or written.
+has the outline of an old one, the Store takes that one, and nothing is read or written: as of a
+layer that only moved to another stage.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def unchanged(package: Path, old: Manifest, ranks: list[int], weights: Weights) 
 def _entries(package: Path, old: Manifest, rank: int, weights: Weights) -> Iterator[tuple[str, Entry]]:
     folder = rank_folder(package, rank)
     files, listed = WeightFiles.load(folder), {file.path: file for file in old.ranks[rank].files}
-    names = {"floats": files.floats, "embedding": files.embedding, **dict(files.packed)}
+    packed = dict(files.packed)
     param, shard = Param.load(folder / GRAPH), old.plan.shards[rank]
     for file in contents(param, shard, old.facts, weights.source, Recipe(), old.dtype, weights.encoder_of):
-        name = names[file.offset if file.role == "packed" else file.role]
-        told = listed[f"{folder.name}/{name}"]
-        entry = Entry(file.outline, Path(name).stem, name, told.size, told.sha256)
+        name = {"floats": files.floats, "embedding": files.embedding}.get(file.role) or packed[file.offset]
+        file_of_name = listed[f"{folder.name}/{name}"]
+        entry = Entry(file.outline, Path(name).stem, name, file_of_name.size, file_of_name.sha256)
         yield key_of(file, weights.source, weights.origin), entry

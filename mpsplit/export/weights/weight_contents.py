@@ -2,10 +2,11 @@
 
 In: the final Param. Out: each file as Arrays.
 
-Packed files hold the matrices of a decoder layer's QLinear layers and their biases, one has rows of
-the embedding as their source has them, one what other layers own, as ncnn reads it. Invariant: the
-bytes of a file follow from its arrays' names, cuts and encodings and from the source alone, and any
-of its pieces can be made without the others.
+A packed file holds the matrices of a decoder layer's QLinear layers and their biases. One file has
+rows of the embedding as their source has them, one what other layers own, as ncnn reads it.
+
+Invariant: the bytes of a file follow from its arrays' names, cuts and encodings and from the source
+alone. Any of its pieces can be made without the others.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from itertools import groupby
 
 import numpy as np
 
-from mpsplit.export.weights.encode import Encoder, EncoderOf
+from mpsplit.export.weights.encode import Encoder, EncoderOf, WeightEncoder
 from mpsplit.export.weights.gemm_blocks import GemmBlocks
 from mpsplit.export.weights.weight_source import Source
 from mpsplit.package.param_text import Layer, Param
@@ -40,23 +41,23 @@ LAYOUT = 1  # another number where the same arrays give other bytes than before
 
 @dataclass(frozen=True)
 class Array:
-    """A slice of a source's tensor as it is written. `kind`: "packed", by an Encoder where it is
-    not already, "integers" or "scales" of GemmBlocks, "rows" of an embedding in 8 bits, "float", or
-    "own" as it is stored. `before` and `after`: bytes that stand around it."""
+    """A slice of a source's tensor as it is written, in `size` bytes. `kind`: "packed", by an
+    encoder where it is not already, "integers" or "scales" of GemmBlocks, "rows" of an embedding in
+    8 bits, "float", or "own" as it is stored. `before` and `after`: bytes that stand around it."""
 
     name: str
     part: Part
     shape: tuple[int, ...]
     kind: str
-    bytes: int
-    encoder: Encoder | None = None
+    size: int
+    encoder: WeightEncoder | None = None
     before: bytes = b""
     after: int = 0
     blocks: GemmBlocks | None = None
 
     @property
     def total(self) -> int:
-        return len(self.before) + self.bytes + self.after
+        return len(self.before) + self.size + self.after
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
         """(first row, last row + 1, bytes) of what is read and written at a time."""
@@ -65,7 +66,7 @@ class Array:
         unit = PANEL if self.kind == "packed" else 1
         for start in range(0, rows, step):
             stop = min(start + step, rows)
-            yield start, stop, self.bytes // -(-rows // unit) * -(-(stop - start) // unit)
+            yield start, stop, self.size // -(-rows // unit) * -(-(stop - start) // unit)
 
     @property
     def outline(self) -> str:
@@ -92,6 +93,7 @@ class Array:
             return make(lambda: widened(read(), dtype), start)
         rows = widened(read(), dtype)
         if self.kind == "rows":
+            assert self.encoder, "rows in 8 bits are encoded"
             return embedding.stored(rows, self.encoder.how.block)
         return self.encoder(rows, start) if self.encoder else rows
 
@@ -179,7 +181,9 @@ def _of_ncnn(layer: Layer, parts: Parts, encoder_of: EncoderOf) -> list[Array]:
     if not (how and how.bits):
         return _floats(list(parts), parts, owned, encoder_of)
     (name, *biases), (integers, *bias, divisors) = parts, owned
-    blocks = GemmBlocks(encoder_of(name, how))
+    encoder = encoder_of(name, how)
+    assert encoder, f"{name} is no float, and nothing encodes it"
+    blocks = GemmBlocks(encoder)
     first, last = (
         Array(*parts[name], gemm_shape(layer), kind, own.bytes, blocks=blocks)
         for kind, own in (("integers", integers), ("scales", divisors))

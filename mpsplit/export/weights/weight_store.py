@@ -3,10 +3,11 @@
 In: WeightFiles to be, their source. Out: the files, whole, under names that say what is in them.
 
 A plain file is called by its address (weight_stream.py), a sealed one by chance.
-rank-R/weights/index.json knows the whole ones by two keys: one that is had without reading
-(outline, and what the source's files look like from outside), and the address. Invariant: a file
-that has its name never changes, so what is whole is neither read nor written again, whoever else
-names it.
+rank-R/weights/index.json knows the whole ones by two keys. One is had without reading: the outline,
+and what the source's files look like from outside. The other is the address.
+
+Invariant: a file that has its name never changes. So what is whole is neither read nor written
+again, whoever else names it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,6 +30,7 @@ from mpsplit.export.weights.weight_contents import WeightFile
 from mpsplit.export.weights.weight_source import Source
 from mpsplit.package.manifest import File, rank_folder
 from mpsplit.package.sealed.vault import Vault
+from mpsplit.package.stored.float_weights import Create
 from mpsplit.package.stored.weight_files import FOLDER, NAME, WeightFiles
 from mpsplit.package.verified_files import read_sha256, remembered_sha256
 from mpsplit.package.whole_files import write_json
@@ -66,10 +69,10 @@ class Index:
     def load(cls, folder: Path) -> Index:
         """What cannot be read is not known."""
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            told = json.loads((folder / FOLDER / INDEX).read_text(encoding="utf-8"))
-            entries = {key: Entry(**entry) for key, entry in told["files"].items()}
+            index = json.loads((folder / FOLDER / INDEX).read_text(encoding="utf-8"))
+            entries = {key: Entry(**entry) for key, entry in index["files"].items()}
             if all(NAME.fullmatch(entry.name) for entry in entries.values()):
-                return cls(tuple(told["seal"]), entries)
+                return cls(tuple(index["seal"]), entries)
         return cls((), {})
 
     def save(self, folder: Path) -> None:
@@ -100,9 +103,9 @@ class Store:
         self.known = {folder: index.entries for folder, index in known.items() if index.seal == self.seal}
         self.entries = self.known.setdefault(self.folder, {})
         (self.folder / FOLDER).mkdir(exist_ok=True)
-        for partial in (self.folder / FOLDER).glob(".*.partial"):
-            if vault or partial not in map(self._partial, self.files):
-                partial.unlink()
+        for unfinished in (self.folder / FOLDER).glob(".*.partial"):
+            if vault or unfinished not in map(self._partial, self.files):
+                unfinished.unlink()
 
     @property
     def is_whole(self) -> bool:
@@ -126,9 +129,13 @@ class Store:
 
     @property
     def weight_files(self) -> WeightFiles:
-        names = [(file.role, file.offset, self.entries[key].name) for key, file in self.files.items()]
-        of = lambda role: [(offset, name) for kind, offset, name in names if kind == role]  # noqa: E731
-        return WeightFiles(of("floats")[0][1], next((name for _, name in of("embedding")), None), tuple(of("packed")))
+        _, floats = self._named("floats")[0]
+        embedding = next((name for _, name in self._named("embedding")), None)
+        return WeightFiles(floats, embedding, tuple(self._named("packed")))
+
+    def _named(self, role: str) -> list[tuple[int, str]]:
+        """Offset and name of each file that has this role."""
+        return [(file.offset, self.entries[key].name) for key, file in self.files.items() if file.role == role]
 
     @property
     def listed(self) -> tuple[File, ...]:
@@ -172,24 +179,25 @@ class Store:
 
     def _share(self, source: Path, target: Path) -> None:
         """One copy on the disk, where both are on the same one."""
-        partial = target.with_name(f".{target.name}.partial")
-        partial.unlink(missing_ok=True)
+        copy = target.with_name(f".{target.name}.partial")
+        copy.unlink(missing_ok=True)
         try:
-            os.link(source, partial)
+            os.link(source, copy)
         except OSError:  # another file system, or one without links
-            shutil.copyfile(source, partial)
-        os.replace(partial, target)
-        partial.unlink(missing_ok=True)  # of two links to one file, replace keeps both
+            shutil.copyfile(source, copy)
+        os.replace(copy, target)
+        copy.unlink(missing_ok=True)  # of two links to one file, replace keeps both
 
     def _make(self, key: str, file: WeightFile, tell: weight_stream.Tell) -> Entry:
-        partial, name, create = self._partial(key), "", None
+        unfinished, name = self._partial(key), ""
+        create: Create | None = None
         if self.vault:  # who seals a file must know its name, and the address is known at its end
             name = f"{FOLDER}/{secrets.token_hex(16)}.bin"
-            create = lambda path: self.vault.create(path, f"{self.folder.name}/{name}")  # noqa: E731
-        address = weight_stream.write(partial, file.arrays, self.source, tell, create, self.salt)
+            create = partial(self.vault.create, name=f"{self.folder.name}/{name}")
+        address = weight_stream.write(unfinished, file.arrays, self.source, tell, create, self.salt)
         name = name or f"{FOLDER}/{address}.bin"
         path = self.folder / name
-        os.replace(partial, path)
+        os.replace(unfinished, path)
         return Entry(file.outline, address, name, path.stat().st_size, read_sha256(path))
 
     def _partial(self, key: str) -> Path:

@@ -119,7 +119,7 @@ def test_pieces_are_read_once_and_after_an_interruption_are_the_same(tmp_path, m
         arrays = [Array(name, part, rows.shape, kind, of.nbytes, blocks=blocks) for kind, of in kinds.items()]
         assert len(list(arrays[0].pieces())) > 3
         weight_stream.write(made, arrays, checkpoint, lambda name, count: None)
-        assert made.read_bytes() == expected and not blocks.held
+        assert made.read_bytes() == expected and not blocks.waiting
         return checkpoint.bytes_read - before
 
     assert write() == rows.nbytes
