@@ -1,9 +1,9 @@
-"""What `mpsplit verify` asks of an Agreement before it calls two models the same.
+"""What an Agreement must hold before `mpsplit verify` calls two models the same.
 
 In: measured numbers, limits. Out: what failed, as text.
 
-Quantised weights cannot give the original's logits, so each kind has limits of its own: a few times
-what a sound package of a small model shows, far below what a damaged one does.
+Invariant: quantised weights cannot give the original's logits, so each kind has limits of its own.
+They are a few times what a sound package of a small model shows, far below what a damaged one does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mpsplit.progress import console
 
 @dataclass(frozen=True)
 class Limits:
-    """None asks for nothing. `own` is how wrong a part of a layer may be by itself (PartAgreement),
+    """None is no limit. `own` is how wrong a part of a layer may be by itself (PartAgreement),
     for --layers."""
 
     tolerance: float | None
@@ -49,14 +49,14 @@ LIMITS = {
 }
 
 
-def failures(found: Agreement, limits: Limits) -> list[str]:
+def failures(agreement: Agreement, limits: Limits) -> list[str]:
     """One text for each limit that does not hold; what is not finite holds none."""
     bounds = (
-        ("logits at most {0:.2e} apart, --tolerance allows {1:g} ({2})", found.max_abs, limits.tolerance),
-        ("KL {0:.2e}, --max-kl allows {1:g} ({2})", found.kl, limits.max_kl),
+        ("logits at most {0:.2e} apart, --tolerance allows {1:g} ({2})", agreement.max_abs, limits.tolerance),
+        ("KL {0:.2e}, --max-kl allows {1:g} ({2})", agreement.kl, limits.max_kl),
         (
             "perplexity {0:.4g} times the original's, --max-perplexity-ratio allows {1:g} ({2})",
-            found.perplexity_ratio,
+            agreement.perplexity_ratio,
             limits.max_perplexity_ratio,
         ),
     )
@@ -65,14 +65,15 @@ def failures(found: Agreement, limits: Limits) -> list[str]:
         for text, value, limit in bounds
         if limit is not None and not value <= limit
     ]
-    if not found.top1 >= limits.min_top1:
-        missing = 100 * (limits.min_top1 - found.top1)
+    if not agreement.top1 >= limits.min_top1:
+        missing = 100 * (limits.min_top1 - agreement.top1)
         failed.append(
-            f"top-1 {found.top1:.1%}, --min-top1 asks for {limits.min_top1:.1%} ({missing:.1f} points are missing)"
+            f"top-1 {agreement.top1:.1%}, --min-top1 asks for {limits.min_top1:.1%} ({missing:.1f} points are missing)"
         )
-    if part := first_parting(found.parts, limits.own):
+    if part := first_parting(agreement.parts, limits.own):
         failed.append(
-            f"first parts at {part.where}, which by itself is {part.own:.2g} off, {found.kind} allows {limits.own:g}"
+            f"first parts at {part.where}, which by itself is {part.own:.2g} off,"
+            f" {agreement.kind} allows {limits.own:g}"
         )
     return failed
 
@@ -81,20 +82,20 @@ def _times(value: float, limit: float) -> str:
     return f"{value / limit:.3g} times as much" if limit else "nothing"
 
 
-def store(package: Path, found: Agreement) -> None:
+def store(package: Path, agreement: Agreement) -> None:
     try:
-        replace(Manifest.load(package), verified=found).save(package)
+        replace(Manifest.load(package), verified=agreement).save(package)
     except OSError as wrong:  # it was measured all the same
         why = f"{package / MANIFEST} cannot be written ({wrong.strerror})"
         print(f"mpsplit: {why}: what was found is told, not kept", file=sys.stderr)
 
 
-def show(found: Agreement, limits: Limits, failed: list[str]) -> None:
-    if found.parts:
-        show_parts(found.parts, limits.own)
-    print(("DIFFERENT: " + "; ".join(failed)) if failed else f"the same: {found}")
+def show(agreement: Agreement, limits: Limits, failed: list[str]) -> None:
+    if agreement.parts:
+        show_parts(agreement.parts, limits.own)
+    print(("DIFFERENT: " + "; ".join(failed)) if failed else f"the same: {agreement}")
     if failed:
-        print(found)
+        print(agreement)
 
 
 def show_parts(parts: tuple[PartAgreement, ...], limit: float) -> None:
@@ -110,10 +111,10 @@ def show_parts(parts: tuple[PartAgreement, ...], limit: float) -> None:
     console().print(table)
 
 
-def told(found: Agreement, limits: Limits, failed: list[str]) -> dict:
+def as_json(agreement: Agreement, limits: Limits, failed: list[str]) -> dict:
     """For --json."""
-    parted = first_parting(found.parts, limits.own)
-    return found.to_json() | {
+    parted = first_parting(agreement.parts, limits.own)
+    return agreement.to_json() | {
         "same": not failed,
         "failed": failed,
         "limits": asdict(limits),

@@ -2,9 +2,10 @@
 
 In: what the package has after each half of a layer. Out: a PartAgreement for each part.
 
-An early error makes all that follows differ, so each part is also judged by itself: the original's
-part is given the package's own input. Invariant: what the ranks of a stage have in common is taken
-from its first rank.
+An early error makes all that follows differ. So each part is also judged by itself: the original's
+part is given the package's own input.
+
+Invariant: what the ranks of a stage have in common is taken from its first rank.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from mpsplit.package.agreement import PartAgreement
 from mpsplit.package.inside.anatomy import anatomy
 from mpsplit.package.manifest import FUSED, rank_folder
 from mpsplit.package.param_text import Param
-from mpsplit.runtime.engine.dump import InspectableEngine
+from mpsplit.runtime.engine.engine_protocol import Engine
 from mpsplit.runtime.loop.all_logits import all_logits
 from mpsplit.runtime.loop.orders import LEAD
 
@@ -40,11 +41,27 @@ class States:
     logits: np.ndarray
 
 
-def package_states(
-    engine: InspectableEngine, comm: Communicator, package: Path, tokens: tuple[int, ...]
-) -> States | None:
+@runtime_checkable
+class KeepsStates(Protocol):
+    """An engine that shows what is between its layers: the native one, and the torch one."""
+
+    def keep(self, blobs: Sequence[str]) -> None:
+        """From now on these blobs stay after a step."""
+
+    def blob(self, name: str) -> np.ndarray:
+        """float32 [rows, columns] of one that was kept, since the last step."""
+
+
+@runtime_checkable
+class NamesStates(Protocol):
+    """An engine without a graph that would say what its hidden states are called: the torch one."""
+
+    stream: Sequence[str]
+
+
+def package_states(engine: Engine, comm: Communicator, package: Path, tokens: tuple[int, ...]) -> States | None:
     """On rank 0, with the help of all; None on the others."""
-    if not hasattr(engine, "keep"):
+    if not isinstance(engine, KeepsStates):
         raise RunError(
             f"--layers needs the native engine or the torch engine, the {engine.name} engine does not show what is"
             " between its layers; leave --engine out, or run python -m mpsplit.native where it is not built"
@@ -58,13 +75,14 @@ def package_states(
         )
     engine.keep(blobs)
     logits = all_logits(engine, comm, tokens)
-    own = np.stack([engine.blob(name) for name in blobs])
+    states = np.stack([engine.blob(name) for name in blobs])
     leads = [group[0] for group in plan.stages]
     if comm.rank != LEAD:
         if comm.rank in leads and len(shard.layers):
-            comm.send(np.ascontiguousarray(own[1:]), LEAD)
+            comm.send(np.ascontiguousarray(states[1:]), LEAD)
         return None
-    stream = [own]
+    assert logits is not None, "rank 0 puts them together"
+    stream = [states]
     for rank in leads[1:]:
         if count := len(plan.shards[rank].layers):
             stream.append(np.empty((2 * count, len(tokens), facts.hidden), np.float32))
@@ -72,9 +90,9 @@ def package_states(
     return States(tokens, np.concatenate(stream), logits)
 
 
-def _stream(engine: InspectableEngine, package: Path, rank: int) -> Sequence[str]:
+def _stream(engine: Engine, package: Path, rank: int) -> Sequence[str]:
     """The names of the hidden states: what enters the rank's first layer, then two a layer."""
-    if engine.name == "torch":
+    if isinstance(engine, NamesStates):
         return engine.stream
     graph = Param.load(rank_folder(package, rank) / FUSED)
     return anatomy(graph, engine.manifest.plan.shards[rank].layers.start).stream
@@ -93,33 +111,33 @@ class Witness:
         before, between, after = map(_tensor, self.states.stream[2 * index : 2 * index + 3])
         step = layer(self.hidden)
         # what the package should have made of what it had
-        own = layer(before).attention, layer.mlp(between)
+        attention, mlp = layer(before).attention, layer.mlp(between)
         self.seen += [
-            _part(index, "attention", between, step.attention, own[0], before),
-            _part(index, "mlp", after, step.mlp, own[1], between),
+            _part(index, "attention", between, step.attention, attention, before),
+            _part(index, "mlp", after, step.mlp, mlp, between),
         ]
         self.hidden = step.mlp
 
     def parts(self) -> tuple[PartAgreement, ...]:
         """All of them, once every layer has passed."""
-        own = self.original.logits(_tensor(self.states.stream[-1]))
-        head = _part(None, "head", self.states.logits, self.original.logits(self.hidden), own, 0)
+        due = self.original.logits(_tensor(self.states.stream[-1]))
+        head = _part(None, "head", self.states.logits, self.original.logits(self.hidden), due, 0)
         return (*self.seen, head)
 
 
-def _part(layer: int | None, name: str, package, original, own, before, over=np.median) -> PartAgreement:
+def _part(layer: int | None, name: str, package, original, due, before, over=np.median) -> PartAgreement:
     """All [length, n]: what the package has, the original has, the package should have, and had
     before.
 
     A token that a model gives much larger states than all others does not speak for them: the
     median position does. Rows of the embedding are damaged one by one.
     """
-    package, original, own, before = (np.asarray(x, np.float64) for x in (package, original, own, before))
+    package, original, due, before = (np.asarray(x, np.float64) for x in (package, original, due, before))
     if not np.isfinite(package).all():
         return PartAgreement(layer, name, np.inf, np.inf, np.inf)
     norm = np.linalg.norm
     cosine = (package * original).sum(-1) / np.maximum(norm(package, axis=-1) * norm(original, axis=-1), TINY)
-    off = norm(package - own, axis=-1) / np.maximum(norm(own - before, axis=-1), TINY)
+    off = norm(package - due, axis=-1) / np.maximum(norm(due - before, axis=-1), TINY)
     return PartAgreement(layer, name, float(np.abs(package - original).max()), float(cosine.mean()), float(over(off)))
 
 

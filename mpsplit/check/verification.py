@@ -3,9 +3,11 @@
 In: a package, its model. Out: an Agreement.
 
 Every rank runs its engine, which may also be the sliced modules before conversion
-(export/trace/torch_engine.py); rank 0 runs the original beside it, in float32 and a layer at a time
-(check/original_model.py), over the same tokens. The original generates nothing: where its best
-token is the package's at every place of an answer, it would have given the same answer.
+(export/trace/torch_engine.py). Rank 0 runs the original beside it, in float32 and a layer at a time
+(check/original_model.py).
+
+Invariant: both see the same tokens. The original generates nothing: where its best token is the
+package's at every place of an answer, it would have given the same answer.
 """
 
 from __future__ import annotations
@@ -89,8 +91,8 @@ def read_texts(path: Path) -> tuple[str, ...]:
 def stored_kind(manifest: Manifest, trial: Trial, comm: Communicator) -> str:
     """The coarsest kind in which any rank stores a linear."""
     graph = graph_of(trial.package, manifest, comm.rank, trial.keys)
-    own = {how.bits for how in map(Quantisation.of, graph.layers) if how and how.bits}
-    bits = min(set().union(*comm.exchange(own)), default=0)
+    bits_here = {how.bits for how in map(Quantisation.of, graph.layers) if how and how.bits}
+    bits = min(set().union(*comm.exchange(bits_here)), default=0)
     return next(kind for kind, number in KINDS.items() if number == bits)
 
 
@@ -112,7 +114,7 @@ def sliced(manifest: Manifest, folder: Path, comm: Communicator) -> Engine:
 
 
 def verify(loop: TokenLoop, comm: Communicator, trial: Trial) -> Agreement | None:
-    """What all ranks find together, on rank 0; None on the others."""
+    """What all ranks find out together, on rank 0; None on the others."""
     prompts = comm.exchange(_prompts(loop.engine.manifest, trial) if comm.rank == LEAD else None)[0]
     states = None
     if trial.layers:
@@ -123,17 +125,19 @@ def verify(loop: TokenLoop, comm: Communicator, trial: Trial) -> Agreement | Non
     if comm.rank == LEAD:
         original = _Reference(trial.folder, sequences, states)
     comm.wait()  # as long as the original takes
-    found = []
+    rows = []
     for number, tokens in enumerate(track(sequences, "package")):
-        pieces = [
-            _compared(split, original.logits(number, start), tokens[start + 1 : start + 1 + CHUNK])
-            for start, split in _pieces(loop.engine, comm, tokens)
-            if original
-        ]
-        found.append(Rows(*map(np.concatenate, zip(*map(astuple, pieces), strict=True))) if pieces else None)
+        pieces = []
+        for start, split in _pieces(loop.engine, comm, tokens):
+            if original:
+                assert split is not None, "rank 0 puts the logits together"
+                whole = original.logits(number, start)
+                pieces.append(_compared(split, whole, tokens[start + 1 : start + 1 + CHUNK]))
+        if pieces:
+            rows.append(Rows(*map(np.concatenate, zip(*map(astuple, pieces), strict=True))))
     if not original:
         return None
-    return _agreement(loop.engine.name, trial.kind, prompts, sequences, found, original.parts)
+    return _agreement(loop.engine.name, trial.kind, prompts, sequences, rows, original.parts)
 
 
 @dataclass(frozen=True)
@@ -150,8 +154,8 @@ class Rows:
 
 
 class _Reference:
-    """The original's last hidden state of every sequence, and its logits of some positions; of
-    layers what `states` ask for."""
+    """The original's last hidden state of every sequence, and its logits of some positions; where
+    there are `states`, also how each part agrees with them."""
 
     def __init__(self, folder: Path, sequences: Sequence[tuple[int, ...]], states: States | None):
         from mpsplit.check.original_model import Original
@@ -227,19 +231,19 @@ def _agreement(
     kind: str,
     prompts: tuple[Prompt, ...],
     sequences: list[tuple[int, ...]],
-    found: list[Rows],
+    rows_of: list[Rows],
     parts: tuple[PartAgreement, ...],
 ) -> Agreement:
     texts = any(prompt.is_text for prompt in prompts)
-    counted, greedy = [], []
-    for prompt, tokens, rows in zip(prompts, sequences, found, strict=True):
-        said = len(prompt.tokens) - 1  # the position that gives the first token of the answer
-        greedy.append(rows.whole_best[said:-1] == np.array(tokens[said + 1 :]))
+    surpluses, greedy = [], []
+    for prompt, tokens, rows in zip(prompts, sequences, rows_of, strict=True):
+        answer = len(prompt.tokens) - 1  # the position that gives the first token of the answer
+        greedy.append(rows.whole_best[answer:-1] == np.array(tokens[answer + 1 :]))
         # nobody is expected to know what follows in a random prompt
         if prompt.is_text or not texts:
-            counted.append((rows.split_surprise - rows.whole_surprise)[:said])
-    surplus = np.concatenate(counted)
-    kl = np.concatenate([rows.kl for rows in found])
+            surpluses.append((rows.split_surprise - rows.whole_surprise)[:answer])
+    surplus = np.concatenate(surpluses)
+    kl = np.concatenate([rows.kl for rows in rows_of])
     with np.errstate(over="ignore"):
         ratio = float(np.exp(surplus.mean())) if len(surplus) else 1.0
     return Agreement(
@@ -247,10 +251,10 @@ def _agreement(
         kind=kind,
         prompts=hashlib.sha256(json.dumps([prompt.tokens for prompt in prompts]).encode()).hexdigest(),
         positions=len(kl),
-        max_abs=float(max(rows.apart.max() for rows in found)),
+        max_abs=float(max(rows.apart.max() for rows in rows_of)),
         kl=float(kl.mean()),
         max_kl=float(kl.max()),
-        top1=float(np.mean(np.concatenate([rows.split_best == rows.whole_best for rows in found]))),
+        top1=float(np.mean(np.concatenate([rows.split_best == rows.whole_best for rows in rows_of]))),
         greedy=float(np.mean(np.concatenate(greedy))),
         perplexity_ratio=ratio,
         parts=parts,

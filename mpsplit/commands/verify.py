@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from mpsplit.check.gate import LIMITS, failures, show, store, told
+from mpsplit.check.gate import LIMITS, as_json, failures, show, store
 from mpsplit.comm import world
 from mpsplit.options.loop_options import ENGINES, add_engine
 from mpsplit.options.model_argument import add_model
@@ -61,7 +61,7 @@ def verify_command(args: argparse.Namespace) -> int:
     agreement = comm.exchange(verify(loop_of(args.engine, manifest, trial, comm), comm, trial))[0]
     failed = failures(agreement, limits)
     if comm.rank == 0:
-        print(json.dumps(told(agreement, limits, failed))) if args.json else show(agreement, limits, failed)
+        print(json.dumps(as_json(agreement, limits, failed))) if args.json else show(agreement, limits, failed)
     # whoever changes a sealed one signs it again
     if comm.host_lead and not sliced and not manifest.sealed:
         store(package, agreement)

@@ -16,15 +16,23 @@ from mpsplit.runtime.talk.text import Text
 
 
 class Facts(Protocol):
-    context: int
-    vocabulary: int
+    @property
+    def context(self) -> int: ...
+
+    @property
+    def vocabulary(self) -> int: ...
 
 
 class ServedLoop(Protocol):
     text: Text | None
-    facts: Facts
     eos: tuple[int, ...]
-    package: Path  # where prefixes and sessions are kept
+
+    @property
+    def facts(self) -> Facts: ...
+
+    @property
+    def package(self) -> Path | None:
+        """Where prefixes and sessions are kept."""
 
     def submit(self, request: Request, listener: Listener) -> Ticket:
         """Raises Full, Ending, or a RunError that says what is wrong with the request."""
