@@ -4,6 +4,7 @@ May import torch; imports nothing of the runtime.
 
 partition           every rank cuts and traces its own slice
 convert             every rank turns its trace into graphs and streams its weights beside them
+package_texts       graphs and facts of the ranks, which take their names last and all together
 repartition         a package for another plan, without the model that it was made of
 random_package      packages of a known shape whose weights mean nothing, for measurements
 unfinished_folders  where ranks write until a partition is whole

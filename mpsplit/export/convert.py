@@ -11,12 +11,10 @@ the bytes are the same. With a key, no plain byte of what is made touches the di
 from __future__ import annotations
 
 import errno
-import hashlib
 import platform
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,17 +26,18 @@ from mpsplit.export.graph.collective_schedule import check_schedules
 from mpsplit.export.graph.pnnx import Pnnx
 from mpsplit.export.graph.rank_graphs import Graphs, make_graphs
 from mpsplit.export.model.model_origin import Origin, open_model
+from mpsplit.export.package_texts import Texts, commit, listed, rank_texts, shared_texts, texts_beside
 from mpsplit.export.weights.conversion_weights import Weights
 from mpsplit.export.weights.weight_contents import contents
 from mpsplit.export.weights.weight_source import Source
 from mpsplit.export.weights.weight_store import Index, Store
-from mpsplit.package.manifest import FORM, FUSED, GRAPH, MANIFEST, PARTITION, RANK_TEXT, File, Manifest, rank_folder
+from mpsplit.package.manifest import FORM, PARTITION, Manifest, rank_folder
 from mpsplit.package.rank_text import rank_text
 from mpsplit.package.sealed.keys import Key
-from mpsplit.package.sealed.vault import MAGIC, Vault
+from mpsplit.package.sealed.vault import Vault
 from mpsplit.package.stored.embedding import HEAD_ROWS, dtype_of
 from mpsplit.package.stored.recipe import Recipe
-from mpsplit.package.whole_files import beside, forget_unfinished, json_text
+from mpsplit.package.whole_files import forget_unfinished
 from mpsplit.plan.cuts import linears_of, one_matrix
 from mpsplit.progress import bytes_bar, track
 
@@ -48,7 +47,6 @@ if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does
 
 FLOAT = Recipe()
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-Texts = dict[str, bytes]  # by path in the package, as they will be on the disk
 T = TypeVar("T")
 
 
@@ -83,7 +81,7 @@ def convert(
     for rank in mine:
         forget_unfinished(rank_folder(package, rank))
     vault = _vault(rank_folder(package, mine[0]), comm, key)
-    shared = _shared(package, partition, comm, vault)
+    shared = shared_texts(package, partition, comm, vault)
     weights = weights or _of_checkpoint(package, partition, recipe, model)
     if weights:
         partition = replace(partition, dtype=weights.embedding, repartitioned_from=weights.identity)
@@ -105,9 +103,10 @@ def convert(
     _check_room(package, comm, stores)
     with _full_disk_is_told(package, stores):
         read = _filled(stores, weights.source, calibrated, comm)
-        texts = {r: _texts(r, graphs[r], vault, rank_text(partition, r, stores[r].weight_files)) for r in mine}
+        texts = {r: rank_texts(r, graphs[r], vault, rank_text(partition, r, stores[r].weight_files)) for r in mine}
         made_with = weights.recipe or ", ".join(map(str, filter(None, (recipe, calibration))))
-        manifest = _commit(package, comm, partition, made_with, stores, texts, shared, vault)
+        manifest = _manifest(partition, comm, made_with, stores, texts, shared, vault)
+        commit(package, comm, manifest, _joined(texts), shared)
     for store in stores.values():
         store.forget_others()
     return Conversion(manifest, tuple(_of_everybody(comm, read)))
@@ -138,7 +137,7 @@ def _graphs(
     """By rank, when the collectives of all ranks meet."""
     with _full_disk_is_told(package, {}):
         graphs = {rank: make_graphs(partition, package, rank, pnnx, recipe, readable) for rank in track(mine, "graphs")}
-    check_schedules(partition.plan, _of_everybody(comm, {rank: made.schedule for rank, made in graphs.items()}))
+    check_schedules(partition.plan, _of_everybody(comm, {rank: of_rank.schedule for rank, of_rank in graphs.items()}))
     return graphs
 
 
@@ -146,8 +145,8 @@ def _without_weights(
     package: Path, partition: Manifest, comm: Communicator, graphs: dict[int, Graphs], vault: Vault | None
 ) -> Conversion:
     """The graphs alone, of a partition that saw a config alone."""
-    texts = {name: text for rank, made in graphs.items() for name, text in _texts(rank, made, vault).items()}
-    with _beside(package, texts):
+    texts = _joined({rank: rank_texts(rank, of_rank, vault) for rank, of_rank in graphs.items()})
+    with texts_beside(package, texts):
         comm.exchange(None)
     return Conversion(None, (0,) * partition.plan.ranks)
 
@@ -185,9 +184,13 @@ def _calibrated(
     return Calibrated(calibration, recipe, partition, origin, comm)
 
 
-def _of_everybody(comm: Communicator, own: Mapping[int, T]) -> list[T]:
+def _joined(texts: dict[int, Texts]) -> Texts:
+    return {name: data for of_rank in texts.values() for name, data in of_rank.items()}
+
+
+def _of_everybody(comm: Communicator, of_mine: Mapping[int, T]) -> list[T]:
     """What each rank has, in order."""
-    by_rank = {rank: value for values in comm.exchange(own) for rank, value in values.items()}
+    by_rank = {rank: value for values in comm.exchange(of_mine) for rank, value in values.items()}
     return [by_rank[rank] for rank in sorted(by_rank)]
 
 
@@ -206,37 +209,6 @@ def _vault(folder: Path, comm: Communicator, key: Key | None) -> Vault | None:
     package, name = Index.load(folder).seal or ("", "")
     vault = Vault(key, package) if name == key.name else Vault.new(key)
     return Vault(key, comm.exchange(vault.package)[0])
-
-
-def _shared(package: Path, partition: Manifest, comm: Communicator, vault: Vault | None) -> Texts | None:
-    """The files that belong to no rank, sealed; None where they stay what partition made them."""
-    shared: Texts = {}
-    for path in (package / file.path for file in partition.shared if comm.rank == 0):
-        if not path.is_file():
-            raise ConvertError(f"{path} is missing; run `mpsplit partition` again")
-        name, data = path.relative_to(package).as_posix(), path.read_bytes()
-        if data.startswith(MAGIC):
-            if not vault:
-                raise ConvertError(f"{path} is encrypted; convert with --encrypt and its key, or partition again")
-            with vault.open(path, name):  # an error where another key sealed it
-                shared[name] = data
-        elif vault:
-            shared[name] = _sealed(vault, name, data)
-    return comm.exchange(shared)[0] if vault else None
-
-
-def _sealed(vault: Vault, name: str, data: bytes) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "sealed")
-        with vault.create(path, name) as file:
-            file.write(data)
-        return path.read_bytes()
-
-
-def _texts(rank: int, graphs: Graphs, vault: Vault | None, facts: str | None = None) -> Texts:
-    texts = {GRAPH: str(graphs.param), FUSED: str(graphs.fused)} | ({RANK_TEXT: facts} if facts else {})
-    paths = {(rank_folder(Path(), rank) / name).as_posix(): text.encode() for name, text in texts.items()}
-    return {name: _sealed(vault, name, data) for name, data in paths.items()} if vault else paths
 
 
 def _check_room(package: Path, comm: Communicator, stores: dict[int, Store]) -> None:
@@ -279,47 +251,20 @@ def _fill(rank: int, store: Store, source: Source, calibrated: Calibrated | None
     return source.bytes_read - before
 
 
-def _commit(
-    package: Path,
-    comm: Communicator,
+def _manifest(
     partition: Manifest,
+    comm: Communicator,
     recipe: str,
     stores: dict[int, Store],
     texts: dict[int, Texts],
     shared: Texts | None,
     vault: Vault | None,
 ) -> Manifest:
-    """The texts take their names, then the manifest, on each host."""
-    files = _of_everybody(comm, {rank: (*map(_file, texts[rank].items()), *stores[rank].listed) for rank in stores})
+    """With the files of all ranks, signed where they are sealed."""
+    files = _of_everybody(comm, {rank: (*listed(texts[rank]), *stores[rank].listed) for rank in stores})
     made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": recipe}
     manifest = partition.with_files(files, made_with)
-    if vault:
-        assert shared is not None, "what belongs to no rank is sealed with the rest"
-        manifest = manifest.with_shared({name: _file((name, data)) for name, data in shared.items()}).signed(vault)
-    own = {name: data for of_rank in texts.values() for name, data in of_rank.items()}
-    with ExitStack() as last, ExitStack() as first:
-        if comm.host_lead:
-            last.enter_context(_beside(package, {MANIFEST: json_text(manifest.to_json()).encode()}))
-            own |= shared or {}
-        first.enter_context(_beside(package, own))
-        comm.exchange(None)  # everybody has everything
-        if comm.host_lead:
-            (package / MANIFEST).unlink(missing_ok=True)
-        comm.exchange(None)
-        first.close()
-        comm.exchange(None)
-    return manifest
-
-
-@contextmanager
-def _beside(package: Path, texts: Texts) -> Iterator[None]:
-    """They lie beside their places, and take them when the block ends well."""
-    with ExitStack() as places:
-        for name, data in texts.items():
-            places.enter_context(beside(package / name)).write_bytes(data)
-        yield
-
-
-def _file(named: tuple[str, bytes]) -> File:
-    name, data = named
-    return File(name, len(data), hashlib.sha256(data).hexdigest())
+    if vault is None:
+        return manifest
+    assert shared is not None, "what belongs to no rank is sealed with the rest"
+    return manifest.with_shared({file.path: file for file in listed(shared)}).signed(vault)

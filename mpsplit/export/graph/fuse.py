@@ -1,10 +1,10 @@
 """The graph of the native engine: fewer, larger layers.
 
-In: a rank's final Param. Out: the same graph with fused layers.
+In: a rank's final Param. Out: the same graph with fused layers. model.param stays what any ncnn can
+run, with layers in Python for the rest; fused.param has the layers of extensions/ncnn.
 
-model.param stays what any ncnn can run, with layers in Python for the rest; fused.param has the
-layers of extensions/ncnn. The weights are the same two files: no fusion may change which layers own
-arrays in the file of floats, or their order.
+Invariant: the weights are the same files. No fusion changes which layers own arrays in the file of
+floats, or their order.
 """
 
 from __future__ import annotations

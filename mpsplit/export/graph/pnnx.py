@@ -34,15 +34,15 @@ class Pnnx:
 
 def find_pnnx(program: str | None = None, customop: str | None = None) -> Pnnx:
     beside = Path(sys.executable).with_name("pnnx")
-    found = shutil.which(program) if program else str(beside) if beside.exists() else shutil.which("pnnx")
-    if not found:
+    path = shutil.which(program) if program else str(beside) if beside.exists() else shutil.which("pnnx")
+    if not path:
         raise ConvertError(
             f"pnnx was not found{f' at {program}' if program else ''}; install it with `pip install pnnx` or give"
             " --pnnx PATH"
         )
     if customop and not Path(customop).is_file():
         raise ConvertError(f"--customop {customop}: there is no such library")
-    return Pnnx(found, str(Path(customop).resolve()) if customop else "")
+    return Pnnx(path, str(Path(customop).resolve()) if customop else "")
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """safetensors files full of random numbers, of any size.
 
-In: names and shapes. Out: a file; memory of a piece of a tensor. No torch.
+In: names and shapes. Out: a file; memory of a piece of a tensor. No torch. Norms are near 1,
+everything else is small. Numbers come again after a piece, each time turned by a prime: to draw
+billions would take longer than anything that they are made for.
 
-The same names and shapes give the same bytes. Norms are near 1, everything else is small. Numbers
-come again after a piece, each time turned by a prime: to draw billions would take longer than
-anything that they are made for.
+Invariant: the same names and shapes give the same bytes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """torch.ops.mpi_extensions: the collectives as operators that dynamo keeps in the graph.
 
-They come from the library of extensions/torch where it was built, else from null_operators.py. A
-group is null, true in shape and without peers, until `connect` names its ranks: tracing talks to
-nobody, also under mpirun.
+They come from the library of extensions/torch where it was built, else from null_operators.py.
+
+Invariant: a group is null, true in shape and without peers, until `connect` names its ranks. So
+tracing talks to nobody, also under mpirun.
 """
 
 from __future__ import annotations

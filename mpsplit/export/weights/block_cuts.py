@@ -52,10 +52,10 @@ def _inputs(weight: str, shard: Shard, facts: ModelFacts) -> Range | None:
 
 def check_blocks(old: Plan, new: Plan, ranks: Iterable[int], facts: ModelFacts, recipe: Recipe) -> None:
     """Of some ranks of the new plan."""
-    found = [*splits(old, (new.shards[rank] for rank in ranks), facts, recipe)]
-    if not found:
+    cut_apart = [*splits(old, (new.shards[rank] for rank in ranks), facts, recipe)]
+    if not cut_apart:
         return
-    first, *others = found
+    first, *others = cut_apart
     size = len(first.block)
     more = f", and {len(others)} more like it" if others else ""
     smaller = f" --block {BLOCKS[0]}" if size > BLOCKS[0] else ""

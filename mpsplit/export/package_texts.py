@@ -1,0 +1,86 @@
+"""What a conversion writes beside the weights: graphs and facts of the ranks, and what all share.
+
+In: a rank's graphs, a partition, maybe a Vault. Out: texts as bytes, and with `commit` the files.
+
+Invariant: they lie beside their places until every rank has everything. Then they take their names,
+and manifest.json is the last. With a Vault no plain byte of them touches the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from mpsplit.comm import Communicator
+from mpsplit.errors import ConvertError
+from mpsplit.export.graph.rank_graphs import Graphs
+from mpsplit.package.manifest import FUSED, GRAPH, MANIFEST, RANK_TEXT, File, Manifest, rank_folder
+from mpsplit.package.sealed.vault import MAGIC, Vault
+from mpsplit.package.whole_files import beside, json_text
+
+Texts = dict[str, bytes]  # by path in the package, as they will be on the disk
+
+
+def rank_texts(rank: int, graphs: Graphs, vault: Vault | None, facts: str | None = None) -> Texts:
+    """`facts`: what a rank without Python must know (rank_text.py); None where there are no
+    weights."""
+    texts = {GRAPH: str(graphs.param), FUSED: str(graphs.fused)} | ({RANK_TEXT: facts} if facts else {})
+    paths = {(rank_folder(Path(), rank) / name).as_posix(): text.encode() for name, text in texts.items()}
+    return {name: _sealed(vault, name, data) for name, data in paths.items()} if vault else paths
+
+
+def shared_texts(package: Path, partition: Manifest, comm: Communicator, vault: Vault | None) -> Texts | None:
+    """The files that belong to no rank, sealed; None where they stay what partition made them."""
+    shared: Texts = {}
+    for path in (package / file.path for file in partition.shared if comm.rank == 0):
+        if not path.is_file():
+            raise ConvertError(f"{path} is missing; run `mpsplit partition` again")
+        name, data = path.relative_to(package).as_posix(), path.read_bytes()
+        if data.startswith(MAGIC):
+            if not vault:
+                raise ConvertError(f"{path} is encrypted; convert with --encrypt and its key, or partition again")
+            with vault.open(path, name):  # an error where another key sealed it
+                shared[name] = data
+        elif vault:
+            shared[name] = _sealed(vault, name, data)
+    return comm.exchange(shared)[0] if vault else None
+
+
+def listed(texts: Texts) -> tuple[File, ...]:
+    """For the manifest."""
+    return tuple(File(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in texts.items())
+
+
+def commit(package: Path, comm: Communicator, manifest: Manifest, texts: Texts, shared: Texts | None) -> None:
+    """The texts of this process's ranks take their names, then the manifest, on each host."""
+    with ExitStack() as last, ExitStack() as first:
+        if comm.host_lead:
+            last.enter_context(texts_beside(package, {MANIFEST: json_text(manifest.to_json()).encode()}))
+            texts = texts | (shared or {})
+        first.enter_context(texts_beside(package, texts))
+        comm.exchange(None)  # everybody has everything
+        if comm.host_lead:
+            (package / MANIFEST).unlink(missing_ok=True)
+        comm.exchange(None)
+        first.close()
+        comm.exchange(None)
+
+
+@contextmanager
+def texts_beside(package: Path, texts: Texts) -> Iterator[None]:
+    """They lie beside their places, and take them when the block ends well."""
+    with ExitStack() as places:
+        for name, data in texts.items():
+            places.enter_context(beside(package / name)).write_bytes(data)
+        yield
+
+
+def _sealed(vault: Vault, name: str, data: bytes) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "sealed")
+        with vault.create(path, name) as file:
+            file.write(data)
+        return path.read_bytes()
