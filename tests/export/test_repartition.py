@@ -218,7 +218,7 @@ def test_killed_at_any_moment_and_started_again(made, moved, monkeypatch):
     monkeypatch.setattr(weight_stream._Continued, "write", lambda *given: (write(*given), time.sleep(0.003)))
     old = made("llama-bias", "2", MIXED, "old")
     direct = made("llama-bias", "3", MIXED, "direct")
-    killed = sum(killed_after(0.2 * i, lambda: moved("llama-bias", old, "3")) for i in range(1, 4))
+    killed = sum(killed_after(delay, lambda: moved("llama-bias", old, "3")) for delay in (0.05, 0.1, 0.2, 0.4))
     new, told = moved("llama-bias", old, "3")
     check_same(new, direct, old)
     assert not list(new.glob("rank-*/weights/.*.partial")) and killed
