@@ -46,6 +46,7 @@ MODELS: dict[str, dict] = {
     "mistral-window": dict(model_type="mistral", sliding_window=11),
     "qwen2-tied": dict(model_type="qwen2", tie_word_embeddings=True),
     "qwen3": dict(model_type="qwen3", head_dim=16),
+    "granite": dict(model_type="granite", embedding_multiplier=6.0, logits_scaling=4.0, residual_multiplier=0.3),
 }
 FAMILIES = tuple(MODELS)
 
