@@ -25,6 +25,7 @@ from mpsplit.progress import TERMINAL
 END_OF_INPUT = b"\x04\n"
 FAILURE = b"mpsplit: rank "  # how the command line and mpsplit-rank begin
 NOISE = b"PMIX ERROR: PMIX_ERR_UNREACH"  # of an mpirun whose ranks were quicker to end
+MOST_RANKS = 32  # a core: a rank that splits a model takes half a gigabyte
 RULE = "-" * 20  # mpirun draws its notices between lines of dashes
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -57,9 +58,15 @@ def start(
     mpirun = find_mpirun()
     if hostfile and not Path(hostfile).is_file():
         raise LaunchError(f"there is no hostfile {hostfile}; write one line a machine, such as 'board-1 slots=1'")
+    cores = os.cpu_count() or 1
+    if not hostfile and ranks > MOST_RANKS * cores:
+        raise LaunchError(
+            f"{ranks} ranks on this machine of {cores} cores would only wait for each other; "
+            f"{MOST_RANKS * cores} can be started here, and more on other machines with --hostfile FILE"
+        )
     hosts = ["--hostfile", hostfile] if hostfile else []
     command = [mpirun, "-np", str(ranks), *hosts, sys.executable, "-m", "mpsplit", *arguments]
-    threads = str(max(1, (os.cpu_count() or 1) // ranks))
+    threads = str(max(1, cores // ranks))
     environment = {**OPEN_MPI, "OMP_NUM_THREADS": threads, TERMINAL: "1" if sys.stderr.isatty() else "0"}
     environment |= PASS_SIGNALS if ends_itself else {}
     child = subprocess.Popen(

@@ -13,9 +13,9 @@ import pytest
 
 from mpsplit import mpirun
 from mpsplit.errors import LaunchError
-from mpsplit.mpirun import OPEN_MPI, explain
+from mpsplit.mpirun import MOST_RANKS, OPEN_MPI, explain
 from mpsplit.package.manifest import FORMAT_VERSION
-from tests.models import make_model
+from tests.models import EXAMPLE, make_model
 from tests.packages import weight_path
 from tests.running import CLEAN, MPSPLIT, completed, descendants, gone, hear_interrupts, refused
 
@@ -119,6 +119,12 @@ def test_no_mpirun(monkeypatch, tmp_path):
         mpirun.start(2, ["run"])
 
 
+def test_more_ranks_than_this_machine_can_have(tmp_path):
+    ranks = MOST_RANKS * os.cpu_count() + 1
+    line = refused("partition", EXAMPLE, "--tensor", ranks, "--out", tmp_path / "out")
+    assert f"{ranks} ranks on this machine of" in line and "--hostfile FILE" in line
+
+
 def test_a_hostfile_that_is_not_there(package):
     assert "there is no hostfile /no/hosts" in refused("run", package, "--prompt-ids", "1", "--hostfile", "/no/hosts")
 
@@ -200,8 +206,6 @@ def started(package) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def talking_package(package_of):
-    from tests.models import EXAMPLE
-
     return package_of(EXAMPLE, 2, 1)
 
 

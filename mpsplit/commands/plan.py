@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,17 +175,28 @@ def _write(chosen: ChosenPlan, facts: ModelFacts, args: argparse.Namespace) -> N
     placed, name = chosen.placed, _name(args.model)
     package = f"build/{name}"
     if args.out:
-        placed.save(Path(args.out))
+        with _told_if_not_written("--out"):
+            placed.save(Path(args.out))
         next_step = f"mpsplit partition {args.model} --plan {args.out} --out {package}"
         print(f"written to {args.out}; next: {next_step}", file=sys.stderr)
     if args.draw:
         picture = svg(facts, placed.plan, placed.cluster, placed.job, chosen.cost, name)
-        Path(args.draw).write_text(picture, encoding="utf-8")
+        with _told_if_not_written("--draw"):
+            Path(args.draw).write_text(picture, encoding="utf-8")
         print(f"drawn in {args.draw}", file=sys.stderr)
     if args.hosts:
         program = ("mpsplit", "run", package, "--prompt", "Hello")
-        started = host_files.write(placed.plan, placed.cluster, Path(args.hosts), program)
+        with _told_if_not_written("--hosts"):
+            started = host_files.write(placed.plan, placed.cluster, Path(args.hosts), program)
         print(f"{started.hostfile} and {started.rankfile} are for:\n{started.command}", file=sys.stderr)
+
+
+@contextmanager
+def _told_if_not_written(option: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as wrong:
+        raise PlanError(f"{option}: {wrong.filename} cannot be written ({wrong.strerror}); name another") from None
 
 
 def _name(model: str) -> str:

@@ -119,3 +119,10 @@ def test_a_cluster_that_contradicts_itself(tmp_path, capsys):
     assert "has 2 devices, 3 ranks were asked for" in streams(capsys)[1]
     assert plan("--cluster", str(save(tmp_path, 2)), "--memory", "4G") == 2
     assert "has measured what --memory would say" in streams(capsys)[1]
+
+
+@pytest.mark.parametrize("option", ["--out", "--draw"])
+def test_a_file_that_cannot_be_written(capsys, option):
+    assert plan(*THREE, option, "/no/where/file") == 2
+    _, err = streams(capsys)
+    assert f"{option}: /no/where/file cannot be written (No such file or directory)" in err
