@@ -28,9 +28,10 @@ BUSY = 0.2  # of a machine's cores, above which others are in the way
 # seconds before a sample: OpenMP's threads spin for a while after their work, and ncnn's are not
 # the engine's
 REST = 0.005
+USUAL = Effort()
 
 
-def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Effort = Effort()) -> Cluster:  # noqa: B008 (frozen)
+def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Effort = USUAL) -> Cluster:
     cpp.load("_engine")  # belongs to what a process takes before any weight is there
     process = process_bytes()
     hosts = host_names(comm)

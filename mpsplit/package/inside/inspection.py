@@ -195,12 +195,16 @@ def folded(parts: tuple[PartSizes, ...]) -> list[PartSizes]:
     """Parts of equal sizes under one name: "layer 0 .. 31, each"; graphs may differ by the digits
     of their names."""
     lines = []
-    alike = lambda part: replace(part, name="" if part.name.startswith("layer") else part.name, graph_bytes=0)  # noqa: E731
-    for _, group in groupby(parts, alike):
+    for _, group in groupby(parts, _without_number):
         same = list(group)
         name = same[0].name if len(same) == 1 else f"{same[0].name} .. {same[-1].name.split()[1]}, each"
         lines.append(replace(same[0], name=name, graph_bytes=max(part.graph_bytes for part in same)))
     return lines
+
+
+def _without_number(part: PartSizes) -> PartSizes:
+    """The same for all decoder layers of equal sizes."""
+    return replace(part, name="" if part.name.startswith("layer") else part.name, graph_bytes=0)
 
 
 def show_difference(a: Path, b: Path, as_json: bool) -> int:
