@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mpsplit.export.model.checkpoint import Checkpoint
-from mpsplit.export.trace.slicing import IGNORABLE, expected_weights, number_of, rotary_of
+from mpsplit.export.trace.slicing import expected_weights, ignorable, number_of, rotary_of
 from mpsplit.families import Family
 from mpsplit.families.roles import EMBEDDING, MLP_NORM, NORM, OUTPUT
 from mpsplit.plan.cuts import WHOLE, Part, source_of
@@ -93,9 +93,8 @@ class Original:
         self.checkpoint = Checkpoint(folder)
         facts = ModelFacts.from_config(config.to_dict())
         self.family = family = facts.family
-        self.checkpoint.check(
-            expected_weights(model, facts), (*IGNORABLE, *([family.head] if facts.tied else []))
-        )  # before hours of work, not after them
+        # before hours of work, not after them
+        self.checkpoint.check(expected_weights(model, facts), ignorable(facts))
         self._head = source_of(family.head, facts)
         self._vocabulary = facts.vocabulary
         self._layers, self._norm = model.get_submodule(family.layers), model.get_submodule(family.path(NORM))

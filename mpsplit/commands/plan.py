@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from mpsplit.options.model_argument import add_model, facts_of
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.plan_options import add_factors, factors
 from mpsplit.package.stored.quantisation import BLOCKS, KINDS
+from mpsplit.package.whole_files import told_if_not_written
 from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.pin import pinned
@@ -175,28 +175,20 @@ def _write(chosen: ChosenPlan, facts: ModelFacts, args: argparse.Namespace) -> N
     placed, name = chosen.placed, _name(args.model)
     package = f"build/{name}"
     if args.out:
-        with _told_if_not_written("--out"):
+        with told_if_not_written("--out", args.out):
             placed.save(Path(args.out))
         next_step = f"mpsplit partition {args.model} --plan {args.out} --out {package}"
         print(f"written to {args.out}; next: {next_step}", file=sys.stderr)
     if args.draw:
         picture = svg(facts, placed.plan, placed.cluster, placed.job, chosen.cost, name)
-        with _told_if_not_written("--draw"):
+        with told_if_not_written("--draw", args.draw):
             Path(args.draw).write_text(picture, encoding="utf-8")
         print(f"drawn in {args.draw}", file=sys.stderr)
     if args.hosts:
         program = ("mpsplit", "run", package, "--prompt", "Hello")
-        with _told_if_not_written("--hosts"):
+        with told_if_not_written("--hosts", args.hosts, "folder"):
             started = host_files.write(placed.plan, placed.cluster, Path(args.hosts), program)
         print(f"{started.hostfile} and {started.rankfile} are for:\n{started.command}", file=sys.stderr)
-
-
-@contextmanager
-def _told_if_not_written(option: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as wrong:
-        raise PlanError(f"{option}: {wrong.filename} cannot be written ({wrong.strerror}); name another") from None
 
 
 def _name(model: str) -> str:

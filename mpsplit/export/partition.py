@@ -33,7 +33,7 @@ from mpsplit.export.model.tokenizer_files import copy_tokenizer, eos_ids
 from mpsplit.export.trace import torchscript
 from mpsplit.export.trace.capture import as_text, calls, capture, check_alike, check_calls, expected_calls
 from mpsplit.export.trace.miniature import fingerprint, miniature
-from mpsplit.export.trace.slicing import IGNORABLE, build_whole, expected_weights, rope_of, shapes_alone, slice_model
+from mpsplit.export.trace.slicing import build_whole, expected_weights, ignorable, rope_of, shapes_alone, slice_model
 from mpsplit.export.trace.trace_inputs import examples
 from mpsplit.export.trace.trace_structure import Shapes, Structure
 from mpsplit.export.unfinished_folders import forget, partial_folder
@@ -142,7 +142,7 @@ def examine(folder: Path, structure_only: bool = False) -> Model:
         kind = TYPES.get(config.get("dtype") or config.get("torch_dtype", ""), "F32")
         return Model(*known, dict.fromkeys(weights, kind), (), None)
     checkpoint = Checkpoint(folder)
-    unused = checkpoint.check(weights, (*IGNORABLE, *([facts.family.head] if facts.tied else [])))
+    unused = checkpoint.check(weights, ignorable(facts))
     types = {name: entry.dtype for name, entry in checkpoint.entries.items()}
     checkpoint.close()
     return Model(*known, types, unused, Origin.of(folder, checkpoint))

@@ -78,9 +78,6 @@ class Family:
         """The module of a decoder layer that a role belongs to: "self_attn", "mlp"."""
         return self.inside(role).partition(".")[0]
 
-    def has(self, role: Role) -> bool:
-        return role in self._paths
-
     def layer(self, number: int | str) -> str:
         """The path of a decoder layer."""
         return f"{self.layers}.{number}"

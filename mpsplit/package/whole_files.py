@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mpsplit.errors import PackageError
+from mpsplit.errors import PackageError, RunError
 
 # dtype names as safetensors spells them; BF16 has no numpy type and is kept as its 16 bits
 NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -67,6 +67,15 @@ def beside(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_if_not_written(option: str, path: str, kind: str = "file") -> Iterator[None]:
+    """`path`: what the user named in an option, and the block writes."""
+    try:
+        yield
+    except OSError as wrong:
+        raise RunError(f"{option} {path} cannot be written ({wrong.strerror}); name another {kind}") from None
 
 
 def json_text(data: object) -> str:

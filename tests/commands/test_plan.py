@@ -125,4 +125,4 @@ def test_a_cluster_that_contradicts_itself(tmp_path, capsys):
 def test_a_file_that_cannot_be_written(capsys, option):
     assert plan(*THREE, option, "/no/where/file") == 2
     _, err = streams(capsys)
-    assert f"{option}: /no/where/file cannot be written (No such file or directory)" in err
+    assert f"{option} /no/where/file cannot be written (No such file or directory); name another file" in err

@@ -209,6 +209,11 @@ def expected_weights(model: nn.Module, facts: ModelFacts) -> dict[str, tuple[int
     }
 
 
+def ignorable(facts: ModelFacts) -> tuple[str, ...]:
+    """What a checkpoint may hold besides: old buffers, and the copy of a tied head."""
+    return (*IGNORABLE, *([facts.family.head] if facts.tied else []))
+
+
 def rotary_of(model: nn.Module, family: Family) -> nn.Module:
     """The module that makes the angles, with its numbers."""
     return type(model.get_submodule(family.rotary))(config=model.config)

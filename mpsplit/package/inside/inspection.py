@@ -24,6 +24,7 @@ from mpsplit.package.picture.chart import chart
 from mpsplit.package.picture.chart_dot import dot
 from mpsplit.package.picture.chart_svg import svg
 from mpsplit.package.stored.embedding import HEAD_ROWS
+from mpsplit.package.whole_files import told_if_not_written
 from mpsplit.plan.cuts import one_matrix
 from mpsplit.plan.placed_plan import PLAN, Placed
 
@@ -227,7 +228,5 @@ def draw(package: Path, manifest: Manifest, rank: int, unfold: bool, files: dict
     title = f"{manifest.model}: rank {rank} of {manifest.plan.ranks}, stage {shard.stage}, layers {shard.layers}"
     for form, file in files.items():
         if file:
-            try:
+            with told_if_not_written(f"--{form}", file):
                 Path(file).write_text(FORMS[form](picture, title), encoding="utf-8")
-            except OSError as wrong:
-                raise RunError(f"--{form} {file} cannot be written ({wrong.strerror}); name another file") from None

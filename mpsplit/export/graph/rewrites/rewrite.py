@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mpsplit.families.llama import LLAMA
 from mpsplit.package.collectives import Call
 from mpsplit.plan.shards import Range
 
@@ -21,4 +22,4 @@ class Context:
     head: bool
     layers: Range = Range(0, 0)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    path: str = "model.layers"
+    path: str = LLAMA.layers
