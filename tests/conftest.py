@@ -25,6 +25,8 @@ from mpsplit.comm import mpi_rank, mpi_size
 from mpsplit.comm import world as mpi_world
 from mpsplit.native import cpp
 from tests import running
+from tests.again import check_again
+from tests.missing import check_required, need
 from tests.models import EXAMPLE, make_model
 from tests.packages import partition_evenly
 
@@ -33,6 +35,7 @@ from tests.packages import partition_evenly
 def pytest_configure(config):
     """Under mpirun rank 0 reports; the others keep their report to themselves unless something
     failed."""
+    check_required()
     if mpi_rank():
         config.pluginmanager.getplugin("terminalreporter")._tw._file = io.StringIO()
 
@@ -59,6 +62,7 @@ def pytest_sessionfinish(session):
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="also the cases that look for the same thing once more")
     parser.addoption("--quick", action="store_true", help="only what makes no package and starts no command")
+    parser.addoption("--again", metavar="FILE", help="with --last-failed: what looks at the clock; FILE tells of it")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -78,6 +82,13 @@ def pytest_collection_modifyitems(config, items):
         marker = item.get_closest_marker("seconds")
         limits[item.path] += marker.args[0] if marker else 0
     items.sort(key=lambda item: -limits[item.path])  # the order within a file stays
+
+
+def pytest_collection_finish(session):
+    if session.config.option.again:
+        failed = [item.nodeid for item in session.items]
+        check_again(failed, [item.nodeid for item in session.items if item.get_closest_marker("clock")])
+        Path(session.config.option.again).write_text("".join(f"{test}\n" for test in failed))
 
 
 def is_quick(item) -> bool:
@@ -217,10 +228,8 @@ def package_of(world, shared_folder, made_folder, model_of):
 @pytest.fixture(scope="session")
 def kernels():
     """As launch/setup built them."""
-    built = cpp.kernels(required=False)
-    if built is None:
-        pytest.skip("the kernels are not built: no C++ compiler, cmake or nanobind")
-    return built
+    need("the kernels")
+    return cpp.kernels()
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ import pytest
 
 from mpsplit import __version__
 from mpsplit.cli import COMMANDS, build_parser
-from mpsplit.native import cpp
 from mpsplit.package.inside.inspection import describe, inspect
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.plan.shards import Plan
+from tests.missing import need, skip
 from tests.models import EXAMPLE, make_model
 from tests.running import CLEAN, completed, mpsplit, refused
 
@@ -135,8 +135,7 @@ def test_inspect_draws_a_rank(package, tmp_path):
 def test_run_dumps_every_step(package, tmp_path):
     import numpy as np
 
-    if cpp.load("_engine") is None:
-        pytest.skip("the native engine is not built; python -m mpsplit.native builds it")
+    need("the engine")
     words = ["run", package, "--prompt-ids", "1,35,334", "--max-new-tokens", 3, "--ignore-eos"]
     words += ["--dump", tmp_path / "in"]
     mpsplit(*words)
@@ -167,8 +166,7 @@ def test_verify_tells_the_same_from_the_different(package, package_of, tmp_path)
 
 
 def test_verify_runs_the_sliced_modules_themselves(package):
-    if cpp.torch_library() is None:
-        pytest.skip("the torch operators are not built; python -m mpsplit.native builds them")
+    need("the torch operators")
     assert mpsplit("verify", package, EXAMPLE, "--engine", "torch").startswith(
         "the same: f32 on torch: logits at most "
     )
@@ -221,7 +219,7 @@ def test_the_local_launcher(package):
 
     script = Path(__file__).parents[1] / "launch" / "local"
     if not (script.parents[1] / ".venv" / "bin" / "mpirun").exists():
-        pytest.skip("launch/local starts from .venv, which launch/setup has not made")
+        skip("setup", "launch/local starts from .venv, which launch/setup has not made")
     done = subprocess.run(
         [script, "2", "run", package, "--prompt", "What is 57+86?"],
         capture_output=True,

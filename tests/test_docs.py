@@ -19,7 +19,7 @@ import pytest
 from mpsplit import __version__
 from mpsplit.cli import build_parser
 from mpsplit.mpirun import OPEN_MPI
-from mpsplit.native import cpp
+from tests.missing import need
 from tests.models import EXAMPLE
 from tests.running import CLEAN
 
@@ -102,8 +102,8 @@ def package(run):
 @pytest.mark.seconds(600)
 @pytest.mark.parametrize("page, language, block, output", commands_to_run())
 def test_the_commands_work_and_print_what_the_page_says(package, run, page, language, block, output):
-    if re.search("gloo|MPSPLIT_STORE", block) and not hasattr(cpp.load(), "gloo"):
-        pytest.skip("gloo is not built here; python -m mpsplit.native says why")
+    if re.search("gloo|MPSPLIT_STORE", block):
+        need("gloo")
     printed = run(language, block)
     words = " ".join(printed.split())
     for line in output.splitlines():

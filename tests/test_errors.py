@@ -164,6 +164,7 @@ def test_more_or_fewer_ranks_than_the_package_has(package, started):
     "harm, message",
     [("change", "was changed: its sha256 differs"), ("cut", "bytes, the manifest says"), ("unlink", "is missing")],
 )
+@pytest.mark.clock
 def test_one_rank_with_a_damaged_file_ends_all(package, harm, message):
     path = weight_path(package / "rank-1")
     data = path.read_bytes()

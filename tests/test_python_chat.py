@@ -7,7 +7,7 @@ import pytest
 
 from mpsplit.errors import RunError
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
-from mpsplit.native import cpp
+from tests.missing import need
 from tests.models import EXAMPLE
 from tests.running import CLEAN
 
@@ -41,8 +41,8 @@ def answer(*command):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_it_answers_over_ranks_of_its_own(package_of, ranks):
-    if ranks > 1 and not hasattr(cpp.load(), "gloo"):
-        pytest.skip("the C++ communicator is not built, or without gloo")
+    if ranks > 1:
+        need("gloo")
     assert (
         answer(sys.executable, "-c", PROGRAM, package_of(EXAMPLE, ranks, 1), ranks) == "The capital of France is Paris."
     )

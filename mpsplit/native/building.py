@@ -118,14 +118,16 @@ def _install(tree: Path, target: Path) -> None:
 
 
 def main() -> int:
-    """No compiler is no failure: mpsplit works without."""
+    """0 the engine is there, 1 mpsplit must do without, 2 something is wrong."""
     began, there = time.perf_counter(), cpp.is_built()
     try:
         target = build()
     except BuildError as wrong:
         print(wrong)
-        return 0 if str(wrong).startswith("not built") else 2
+        return 1 if str(wrong).startswith("not built") else 2
     done = "was built before" if there else f"built in {time.perf_counter() - began:.0f} s"
     parts = cpp.built()
     print(f"{target} {done}: {'; '.join(parts)}")
-    return 0 if parts else 2
+    if not parts:
+        return 2
+    return 0 if cpp.load("_engine") else 1

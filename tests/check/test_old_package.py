@@ -12,13 +12,13 @@ from mpsplit.comm import Alone
 from mpsplit.export.convert import convert
 from mpsplit.export.graph.pnnx import find_pnnx
 from mpsplit.export.partition import partition
-from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.stored.quantisation import Quantisation
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
 from tests.loops import ENGINES, lead
+from tests.missing import needs
 from tests.models import EXAMPLE
 from tests.packages import digests
 from tests.running import mpsplit
@@ -60,7 +60,7 @@ def test_it_is_inspected_and_verified(tmp_path):
     assert mpsplit("verify", package, EXAMPLE).startswith(f"the same: q4 on {ENGINES[0]}: logits at most 4.")
 
 
-@pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built")
+@needs("the kernels")
 def test_today_makes_the_same_bytes(tmp_path):
     then, out = Manifest.load(OLD), tmp_path / "package"
     partition(EXAMPLE, then.plan, out, Alone())

@@ -2,7 +2,6 @@
 named."""
 
 import json
-import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -14,7 +13,6 @@ from mpsplit.check.gate import LIMITS, failures
 from mpsplit.check.parting import first_parting
 from mpsplit.check.verification import Trial, stored_kind, verify
 from mpsplit.comm import Alone
-from mpsplit.native import cpp
 from mpsplit.package.agreement import Agreement, PartAgreement
 from mpsplit.package.inside.anatomy import anatomy
 from mpsplit.package.manifest import GRAPH, File, Manifest, rank_folder
@@ -25,10 +23,11 @@ from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles, inside
 from mpsplit.runtime.load import load_loop
 from tests.cases import splits
+from tests.missing import needs
 from tests.models import EXAMPLE
 from tests.running import CLEAN, MPSPLIT, mpsplit, refused
 
-needs_the_engine = pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
+needs_the_engine = needs("the engine")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")  # of a layer, along the data flow
 WHERE = [None, *(n for n in range(3) for _ in "am"), None]
 
@@ -245,7 +244,7 @@ def test_convert_verifies_what_it_made_here_or_on_ranks_of_its_own(package_of, m
 
 
 @needs_the_engine
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write anything")
+@needs("a user who may not write everything")
 def test_a_package_that_cannot_be_written_is_verified_all_the_same(package_of, model_of, tmp_path):
     package = shutil.copytree(package_of("llama", 1, 1), tmp_path / "package")
     package.chmod(0o500)

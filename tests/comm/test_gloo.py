@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from mpsplit.comm import gloo
-from mpsplit.native import cpp
+from tests.missing import need
 from tests.running import start_rank
 
-if not hasattr(cpp.load(), "gloo"):
-    pytest.skip("the C++ communicator is not built with gloo", allow_module_level=True)
+need("gloo", module=True)
 
 TALK = """
 import sys, numpy as np

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from mpsplit.native import cpp
+from tests.missing import needs
 from tests.models import EXAMPLE
 from tests.running import CLEAN
 
-pytestmark = pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
+pytestmark = needs("the engine")
 QUESTION = ["--prompt", "What is the capital of France?", "--json"]
 SYSTEM = "You are asked about capitals, and you answer in one sentence. "
 

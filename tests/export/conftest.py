@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mpsplit.check.verification import Trial, sliced
-from mpsplit.export.trace import operators
 from mpsplit.package.manifest import PARTITION, Manifest
 from mpsplit.runtime.loop.token_loop import TokenLoop
+from tests.missing import need
 from tests.packages import partition_evenly
 
 
@@ -27,8 +27,8 @@ def partition_of(world, shared_folder, model_of):
 
 @pytest.fixture
 def loop_of(world, partition_of):
-    if world.size > 1 and not operators.CONNECTS:
-        pytest.skip("the torch operators are not built; python -m mpsplit.native builds them")
+    if world.size > 1:
+        need("the torch operators")
     engines = []
 
     def make(family, tensor, pipeline):

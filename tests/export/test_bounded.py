@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpsplit.native import cpp
+from tests.missing import needs
 from tests.running import CLEAN
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +17,7 @@ CEILING = 700e6
 
 
 @pytest.mark.seconds(400)
-@pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built")
+@needs("the kernels")
 def test_a_checkpoint_of_one_gigabyte(tmp_path):
     command = [sys.executable, ROOT / "bench" / "conversion.py", "--shape", "llama-1.1b", "--layers", "8"]
     done = subprocess.run(

@@ -23,7 +23,6 @@ from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
 from mpsplit.export.repartition import needed, repartition
 from mpsplit.export.weights import weight_stream
-from mpsplit.native import cpp
 from mpsplit.package.manifest import FUSED, GRAPH, PARTITION, Manifest, Seal
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.stored.embedding_rows import embedding_rows
@@ -33,13 +32,14 @@ from mpsplit.package.whole_files import read_json, sha256, write_json
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
 from tests.cases import thorough
+from tests.missing import needs
 from tests.models import EXAMPLE, make_model
 from tests.packages import weight_path
 from tests.running import killed_after, mpsplit
 
 pytestmark = [
     pytest.mark.seconds(400),
-    pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built"),
+    needs("the kernels"),
 ]
 # heads of 32 inputs on half as many KV heads; MLP columns that 2 and 3 ranks divide into whole
 # blocks of 64, 3 of 128

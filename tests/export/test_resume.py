@@ -30,6 +30,7 @@ from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.cuts import Part
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Range, even_plan
+from tests.missing import need
 from tests.models import make_model
 from tests.packages import digests, partition_evenly, weight_path
 from tests.running import killed_after
@@ -118,8 +119,8 @@ def test_what_is_there_is_not_read_again(whole, partitioned, made_graphs, monkey
 
 @pytest.mark.parametrize("kind, bits", [("packed", 4), ("packed", 8), ("float", 0), ("own", 0)])
 def test_every_piece_can_be_made_alone(model, tmp_path, monkeypatch, kind, bits):
-    if bits and not QUANTISED:
-        pytest.skip("the kernels are not built")
+    if bits:
+        need("the kernels")
     monkeypatch.setattr(weight_stream, "PIECE", 1 << 10)
     monkeypatch.setattr("mpsplit.export.weights.weight_contents.ROWS_AT_ONCE", 32 * 64 * 4)
     checkpoint = Checkpoint(model)

@@ -1,23 +1,11 @@
-"""Builds of extensions/ beside the one that launch/setup made.
-
-A test is skipped with the name of what is missing.
-"""
+"""Builds of extensions/ beside the one that launch/setup made."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 EXTENSIONS = Path(__file__).parents[2] / "extensions"
-
-
-def need(*programs: str) -> None:
-    for program in programs:
-        if not shutil.which(program):
-            pytest.skip(f"{program} is not installed")
 
 
 def build(folder: Path, target: str, *options: str) -> Path:

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.extensions.kernel_cases import PATHS
+from tests.missing import skip
 
 
 @pytest.fixture(scope="session")
@@ -13,5 +14,5 @@ def build_folder(tmp_path_factory):
 @pytest.fixture(params=PATHS)
 def path(request, kernels):
     if request.param not in kernels.paths():
-        pytest.skip(f"this CPU does not run {request.param}, only {', '.join(kernels.paths())}")
+        skip("cpu", f"this CPU does not run {request.param}, only {', '.join(kernels.paths())}")
     return request.param

@@ -9,10 +9,10 @@ import pytest
 
 from mpsplit.native import cpp
 from tests.extensions.trees import add_bf16, add_f16, add_i8, to_bf16, tree_sum
+from tests.missing import need
 
 _comm = cpp.load()
-if _comm is None:
-    pytest.skip("the C++ communicator is not built; python -m mpsplit.native builds it", allow_module_level=True)
+need("the communicator", module=True)
 
 pytestmark = pytest.mark.mpi
 SHARED = {"mpi": False, "mpi+shm": True, "gloo": False, "gloo+shm": True}
@@ -23,9 +23,7 @@ MB = 1 << 20
 @pytest.fixture(scope="module", params=SHARED)
 def comm(request):
     name, shared = request.param.split("+")[0], SHARED[request.param]
-    for needed in {name, "mpi"}:
-        if not hasattr(_comm, needed):
-            pytest.skip(f"the C++ communicator was built without {needed}")
+    need("mpi", *({name} - {"mpi"}))
     made = _comm.mpi(shared) if name == "mpi" else _comm.gloo_over(_comm.mpi(False), shared=shared)
     assert made.transport == (request.param if made.size > 1 else name)
     return made

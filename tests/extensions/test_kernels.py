@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.extensions.builds import build, need
+from tests.extensions.builds import build
 from tests.extensions.kernel_cases import (
     BITS,
     BLOCKS,
@@ -22,6 +22,7 @@ from tests.extensions.kernel_cases import (
     shapes,
     silu,
 )
+from tests.missing import need
 
 
 @bounded

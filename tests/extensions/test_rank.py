@@ -11,8 +11,9 @@ from mpsplit.comm import Alone
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
 from mpsplit.native import cpp
 from mpsplit.plan.shards import even_plan
-from tests.extensions.builds import build, need
+from tests.extensions.builds import build
 from tests.extensions.formula import Formula, answers
+from tests.missing import need
 from tests.models import facts
 from tests.running import rank_environment
 
@@ -28,9 +29,7 @@ print(answers(Formula(world().size), world()))
 
 @pytest.fixture(scope="module")
 def follower(build_folder):
-    if not hasattr(cpp.load(), "gloo"):
-        pytest.skip("the C++ communicator is not built, or without gloo")
-    need("cmake")
+    need("gloo", "cmake")
     target = build(build_folder / "rank", "follow_test", f"-DPython_EXECUTABLE={sys.executable}")
     return target / "rank" / "follow_test"
 
@@ -59,9 +58,8 @@ def test_followers_without_python_give_the_same_tokens(follower, tmp_path, ranks
 @pytest.mark.seconds(300)
 @pytest.mark.parametrize("meet", ("mpirun", "folder"))
 def test_a_package_runs_with_a_worker_without_python(package_of, tmp_path, meet):
+    need("mpsplit-rank")
     program = cpp.folder() / "mpsplit-rank"
-    if not program.exists():
-        pytest.skip("mpsplit-rank is not built: it needs ncnn")
     package = package_of("llama", 2, 1)
     lead = [sys.executable, "-m", "mpsplit", "run", package, "--prompt-ids", "5,6,7,8,9", "--json", "--chunk", "3"]
     lead += ["--temperature", "0.8", "--top-p", "0.9", "--max-new-tokens", "30"]

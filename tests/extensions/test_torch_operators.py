@@ -12,11 +12,11 @@ import pytest
 
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
 from mpsplit.native import cpp
+from tests.missing import need
 from tests.running import rank_environment
 
 LIBRARY = cpp.torch_library()
-if LIBRARY is None:
-    pytest.skip("the torch operators are not built; python -m mpsplit.native builds them", allow_module_level=True)
+need("the torch operators", module=True)
 
 import torch  # noqa: E402
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
-from mpsplit.native import cpp
+from tests.missing import need
 from tests.running import CLEAN
 
 ROOT = Path(__file__).parents[2]
@@ -66,8 +66,7 @@ def repeated(noise, shape):
 
 @pytest.mark.seconds(400)
 def test_peak_memory_stays_under_what_was_predicted(package, tmp_path):
-    if cpp.load("_engine") is None:
-        pytest.skip("the native engine is not built")
+    need("the engine")
     program = [sys.executable, "-m", "tests.measure.predicted_ranks", package, tmp_path / "cluster.json"]
     for _ in ("probe", "run"):
         done = subprocess.run(

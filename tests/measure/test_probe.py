@@ -6,7 +6,6 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mpsplit.comm import Alone
 from mpsplit.measure.probe import _bytes, probe, show
 from mpsplit.measure.probe_engine import Effort, EngineProbe, Stack, difference, kinds_here
 from mpsplit.measure.probe_links import FEW, group_sizes, tournament
@@ -14,9 +13,10 @@ from mpsplit.measure.probe_machine import PARTS, DiskProbe, available_bytes, hos
 from mpsplit.measure.probe_package import facts_of, stored_bytes, write_package
 from mpsplit.plan.cluster import MESSAGES, Measured
 from mpsplit.plan.cluster_json import load_cluster, save_cluster
-from mpsplit.runtime.engine.native_engine import NativeEngine, missing
+from mpsplit.runtime.engine.native_engine import NativeEngine
 from mpsplit.runtime.engine.stock_engine import StockEngine
 from tests.measure.efforts import TINY
+from tests.missing import need
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 9, 12, 17])
@@ -85,8 +85,8 @@ def test_the_disk_is_read_part_by_part(tmp_path):
 @pytest.mark.parametrize("engine", [NativeEngine, StockEngine])
 @pytest.mark.parametrize("kind", [kind for kind in kinds_here() if kind != "bf16"])
 def test_a_package_of_noise_runs_in_both_engines(engine, kind):
-    if engine is NativeEngine and (why := missing(Alone())):
-        pytest.skip(why)
+    if engine is NativeEngine:
+        need("the engine")
     stack = Stack(engine, facts_of(64, 96, 8, 4, 8, layers=2, context=32), kind, 1)
     both = stack.engine.step([1, 2, 3], 0, every_row=True)
     assert both.shape == (3, 64) and np.isfinite(both).all() and both.std() > 0.01

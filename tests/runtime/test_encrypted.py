@@ -10,6 +10,7 @@ from mpsplit.package.sealed.keys import Key, KeySource
 from mpsplit.runtime.load import ENGINES, load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
 from tests.cases import splits
+from tests.missing import need
 from tests.models import EXAMPLE
 from tests.running import CLEAN, MPSPLIT, refused
 
@@ -31,8 +32,8 @@ def tokens(world, *given, **more) -> tuple[int, ...]:
 @pytest.mark.mpi
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_same_tokens(world, package_of, shared_folder, engine):
-    if engine == "native" and cpp.load("_engine") is None:
-        pytest.skip("the native engine is not built")
+    if engine == "native":
+        need("the engine")
     plain, key = package_of("llama", *splits(world.size)[0]), shared_folder / "key"
     sealed = shared_folder / f"sealed-{engine}"
     if world.rank == 0:
@@ -66,9 +67,8 @@ def test_the_command_line(sealed):
 
 
 def test_a_rank_without_python_says_that_it_has_no_keys(sealed):
+    need("mpsplit-rank")
     program = cpp.folder() / "mpsplit-rank"
-    if not program.exists():
-        pytest.skip("mpsplit-rank is not built")
     from mpsplit.mpirun import OPEN_MPI, find_mpirun
 
     lead = [*MPSPLIT, "run", sealed / "package", "--prompt", "x", "--key-file", sealed / "key"]

@@ -6,20 +6,18 @@ import sys
 
 import pytest
 
-from mpsplit.native import cpp
 from tests.cases import thorough
-from tests.namespaces import hosts, run_ranks, why_not
+from tests.missing import need
+from tests.namespaces import hosts, run_ranks
 
 
 @pytest.fixture(scope="module")
 def needed():
-    if not hasattr(cpp.load(), "gloo"):
-        pytest.skip("the C++ communicator is not built, or without gloo")
-    if reason := why_not():
-        pytest.skip(reason)
+    need("gloo", "a network of one's own")
 
 
 @pytest.mark.alone
+@pytest.mark.clock
 @pytest.mark.seconds(200)
 @pytest.mark.parametrize("tensor, pipeline", [(2, 1), (1, 2)])
 @pytest.mark.parametrize("delay_ms", [1, *thorough(5)])

@@ -25,6 +25,7 @@ from mpsplit.package.manifest import Manifest
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
 from tests.cases import thorough
+from tests.missing import needs
 from tests.models import make_model, transformers_answer
 from tests.running import CLEAN, MPSPLIT
 
@@ -119,7 +120,7 @@ def test_verify_on_three_ranks(model_of, package_of):
     assert agreement["same"] and agreement["max_abs"] < 1e-4
 
 
-@pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
+@needs("the engine")
 @pytest.mark.parametrize("case", SOME)
 def test_the_dump_is_transformers(model_of, package_of, case, tmp_path):
     """Whoever has the heads, and whether the first rank of a stage has any: transformers' names,

@@ -23,14 +23,13 @@ from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
 from tests.cases import splits
 from tests.loops import lead
+from tests.missing import needs
 from tests.models import EXAMPLE
 from tests.packages import weight_path
 
 pytestmark = [
     pytest.mark.mpi,
-    pytest.mark.skipif(
-        cpp.kernels(required=False) is None, reason="the kernels are not built: no C++ compiler or cmake"
-    ),
+    needs("the kernels"),
 ]
 
 

@@ -16,10 +16,8 @@ from mpsplit.export.graph.pnnx import find_pnnx
 from mpsplit.export.graph.rank_graphs import make_graphs
 from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
-from mpsplit.export.trace import operators
 from mpsplit.export.weights import weight_stream
 from mpsplit.export.weights.calibration_text import Calibration
-from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest, rank_folder
 from mpsplit.package.stored.quantisation import Quantisation
 from mpsplit.package.stored.recipe import Recipe
@@ -27,13 +25,12 @@ from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Share, even_plan, lay_out
 from mpsplit.runtime.load import load_loop
 from tests.cases import splits, thorough
+from tests.missing import needs
 from tests.models import EXAMPLE
 from tests.packages import digests, weight_path
 from tests.running import refused
 
-pytestmark = pytest.mark.skipif(
-    cpp.kernels(required=False) is None or not operators.CONNECTS, reason="kernels and operators are not built"
-)
+pytestmark = [needs("the kernels"), needs("the torch operators")]
 Q4 = Recipe(Quantisation(4, 32), scales="mse")
 TOKENS = tuple(tuple((i * 7 + j * j) % 131 for j in range(40)) for i in range(8))
 

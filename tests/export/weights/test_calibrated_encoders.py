@@ -27,8 +27,9 @@ from mpsplit.export.weights.input_statistics import Statistics
 from mpsplit.families.llama import LLAMA
 from mpsplit.native import cpp
 from mpsplit.package.stored.quantisation import Quantisation
+from tests.missing import needs
 
-pytestmark = pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built")
+pytestmark = needs("the kernels")
 Q4 = Quantisation(4, 32)
 N, K, TOKENS = 80, 256, 600
 

@@ -29,11 +29,10 @@ from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
 from tests.cases import splits, thorough
 from tests.loops import lead
+from tests.missing import needs
 from tests.models import EXAMPLE, make_model
 
-needs_the_kernels = pytest.mark.skipif(
-    cpp.kernels(required=False) is None, reason="the kernels are not built: no C++ compiler or cmake"
-)
+needs_the_kernels = needs("the kernels")
 bounded = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 BITS = (8, 6, 4)
 

@@ -16,17 +16,17 @@ from mpsplit.comm import Alone
 from mpsplit.errors import ConvertError, PackageError
 from mpsplit.export.convert import convert
 from mpsplit.export.graph.pnnx import find_pnnx
-from mpsplit.native import cpp
 from mpsplit.package.manifest import MANIFEST, Manifest
 from mpsplit.package.sealed.encryption import decrypt
 from mpsplit.package.sealed.keys import Key, KeySource
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.runtime.load import load_engine
+from tests.missing import needs, skip
 from tests.models import EXAMPLE
 from tests.packages import digests, partition_evenly, weight_path
 
-pytestmark = pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built")
+pytestmark = needs("the kernels")
 ROOM = 360_000  # bytes: for graphs, not for float32
 Q4, KEY = Recipe.parse("q4", 32), Key(b"\x07" * 32)
 
@@ -139,7 +139,7 @@ def small_disk(tmp_path):
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True, check=False)
     if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
+        skip("mount", f"no file system can be mounted here: {done.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 

@@ -27,9 +27,10 @@ from mpsplit.plan.cuts import one_matrix
 from mpsplit.plan.price.sizes import Job, head_bytes
 from mpsplit.plan.shards import Plan, Range
 from mpsplit.runtime.load import load_engine
+from tests.missing import needs
 from tests.packages import edit_manifest, put
 
-pytestmark = pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built")
+pytestmark = needs("the kernels")
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def test_who_says_so_falsely(converted):
     refused(lambda data: data["ranks"][0]["files"].append(listed), "the embedding of rank 0 has 64 bytes")
 
 
-@pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
+@needs("the engine")
 @pytest.mark.parametrize("kind", ["f32", "q8"])
 @pytest.mark.parametrize(
     "name, old, new",

@@ -14,6 +14,7 @@ from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.message_times import all_reduce_rounds, all_reduce_seconds, handover_seconds, order_seconds
 from mpsplit.plan.price.sizes import Job, cache_bytes, matrix_bytes, memory
 from mpsplit.plan.shards import Range, even_plan
+from tests.missing import need
 from tests.models import facts
 
 JOB = Job(context=128, prompt=32, new=16, chunk=32)
@@ -22,9 +23,8 @@ WIDE = dict(hidden=512, heads=16, kv_heads=8, head_dim=32, mlp=1536, vocabulary=
 
 @given(st.integers(1, 200), st.integers(1, 9), st.sampled_from([4, 6, 8, 16]), st.sampled_from([32, 64, 128]))
 def test_matrices_are_as_large_as_the_kernels_pack_them(rows, blocks, bits, block):
-    kernels = cpp.kernels(required=False)
-    if kernels is None:
-        pytest.skip("the C++ kernels are not built")
+    need("the kernels")
+    kernels = cpp.kernels()
     quantisation = Quantisation(bits, 32 if bits == 16 else block)
     job = Job(kind=quantisation.kind, block=block)
     packed = kernels.packed_bytes(rows, blocks * block, bits, quantisation.block)

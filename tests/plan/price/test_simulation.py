@@ -176,6 +176,7 @@ def test_the_same_seed_is_the_same_weather_and_jitter_costs():
 
 
 @pytest.mark.seconds(60)
+@pytest.mark.clock
 def test_4096_ranks_need_no_links_of_their_own_and_little_time():
     f = ModelFacts("LlamaForCausalLM", 16384, 126, 128, 8, 128, 53248, 128256, 4096, False)
     plan, cluster = even_plan(f, 64, 64), alike(4096)

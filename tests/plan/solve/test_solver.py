@@ -215,6 +215,7 @@ def sixty_four(kind: str, memory_bytes: int) -> Cluster:
     "kind, facts", [("alike", LARGE), ("two kinds", VICUNA), ("all different", VICUNA), ("hosts of 4", LARGE)]
 )
 @pytest.mark.alone
+@pytest.mark.clock
 def test_sixty_four_ranks(kind, facts):
     cluster = sixty_four(kind, GIB)
     for goal in GOALS:

@@ -29,6 +29,7 @@ from mpsplit.runtime.load import load_engine, load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
 from tests.cases import splits
 from tests.loops import ENGINES, lead
+from tests.missing import need
 
 LATE = 0.004  # seconds a step
 REQUEST = Request(tuple(range(40)), 12, ignore_eos=True)
@@ -120,8 +121,7 @@ def test_layers_and_links_of_a_request(world, package_of, index):
     cuts = splits(world.size)
     if index >= len(cuts):
         return  # one rank has one way to cut
-    if "native" not in ENGINES:
-        pytest.skip("the native engine is not built here")
+    need("the engine")
     loop = load_loop(package_of("llama", *cuts[index]), world, chunk=9, engine="native")
     ends = []
     lead(loop, world, lambda: ends.append(loop.generate(REQUEST)))

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from mpsplit.errors import RunError
-from mpsplit.native import cpp
 from mpsplit.runtime.engine.dump import Dump, Dumping, own_heads, sent_by
 from mpsplit.runtime.load import load_engine, load_loop
 from tests.cases import splits, thorough
+from tests.missing import needs
 from tests.runtime.originals import once_a_family
 
-needs_native = pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
+needs_native = needs("the engine")
 TOKENS = tuple(np.random.default_rng(2).integers(0, 131, 19).tolist())
 STEPS = ((0, 9), (9, 10), (10, 11), (11, 19))
 LAYERS = 3

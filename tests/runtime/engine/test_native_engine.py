@@ -11,7 +11,6 @@ import pytest
 
 from mpsplit.comm import Alone
 from mpsplit.errors import PackageError
-from mpsplit.native import cpp
 from mpsplit.package.manifest import File, Manifest
 from mpsplit.package.rank_text import rank_text
 from mpsplit.package.stored import embedding
@@ -19,11 +18,10 @@ from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.runtime.load import ENGINES, load_engine
 from tests.cases import splits
+from tests.missing import needs
 from tests.packages import weight_path
 
-pytestmark = pytest.mark.skipif(
-    cpp.load("_engine") is None, reason="the native engine is not built: no C++ compiler, cmake or ncnn's sources"
-)
+pytestmark = needs("the engine")
 PROMPT = np.random.default_rng(3).integers(0, 131, 37).tolist()
 
 

@@ -20,6 +20,7 @@ from mpsplit.package.stored.embedding_rows import embedding_rows, head_of
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.runtime.load import load_engine
+from tests.missing import needs
 
 ENGINES = ("native", "stock") if cpp.load("_engine") else ("stock",)
 PROMPT = np.random.default_rng(5).integers(0, 131, 29)
@@ -37,7 +38,7 @@ BITS_OF_HEAD = {
 pytestmark = [
     pytest.mark.mpi,
     pytest.mark.most(2),  # a rank of four has fewer inputs than a block
-    pytest.mark.skipif(cpp.kernels(required=False) is None, reason="the kernels are not built"),
+    needs("the kernels"),
 ]
 
 

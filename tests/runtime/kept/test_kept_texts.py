@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mpsplit.errors import RunError
-from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.engine.pages import PAGE, Pages
 from mpsplit.runtime.kept.kept_texts import KEPT, PREFIXES, SESSIONS, KeptText, folder_of, names, weights_id
@@ -18,10 +17,11 @@ from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
 from tests.cases import splits
 from tests.loops import finished, lead
+from tests.missing import needs
 
 pytestmark = [
     pytest.mark.mpi,
-    pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built"),
+    needs("the engine"),
 ]
 TOKENS = tuple(np.random.default_rng(8).integers(0, 131, 80).tolist())
 REST = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5)

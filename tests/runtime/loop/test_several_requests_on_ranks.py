@@ -14,6 +14,7 @@ from mpsplit.runtime.load import load_engine, load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
 from tests.cases import splits, thorough
 from tests.loops import ENGINES, finished, lead
+from tests.missing import need
 
 pytestmark = pytest.mark.mpi
 RANDOM = np.random.default_rng(6)
@@ -68,8 +69,7 @@ def stored_as(world, package_of, shared_folder):
 @pytest.mark.most(2)
 @pytest.mark.parametrize("kind", ["f32", "q4", *thorough("q8", "bf16", ranks=2)])
 def test_logits_do_not_depend_on_who_else_is_there(world, stored_as, kind):
-    if "native" not in ENGINES:
-        pytest.skip("the native engine is not built here")
+    need("the engine")
     engine = load_engine(stored_as(kind), world, "native")
     tokens = [RANDOM.integers(0, 131, n).tolist() for n in (37, 1, 8, 64)]
     alone = [engine.step(prompt, 0)[0] for prompt in tokens]

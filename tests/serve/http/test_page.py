@@ -2,11 +2,12 @@
 
 import pytest
 
-from tests.serve.browser import CHROMIUM, Browser
+from tests.missing import needs
+from tests.serve.browser import Browser
 from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import served
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium here; on Debian: apt install chromium")
+pytestmark = needs("chromium")
 ENTER, ESCAPE = 13, 27
 SAID = "(document.querySelector('.assistant:last-child .said')?.textContent ?? '')"
 ENDED = "document.querySelector('.assistant:last-child.ended') !== null"

@@ -17,7 +17,7 @@ import pytest
 
 from mpsplit import mpirun
 from mpsplit.mpirun import OPEN_MPI, PASS_SIGNALS
-from mpsplit.native import cpp
+from tests.missing import needs
 from tests.models import EXAMPLE
 from tests.running import CLEAN, MPSPLIT, descendants, gone, hear_interrupts
 from tests.serve.served import client_of
@@ -152,7 +152,7 @@ def test_json(client):
     assert told.finish_reason == "length" or set(json.loads(told.message.content)) == {"answer"}
 
 
-needs_native = pytest.mark.skipif(cpp.load("_engine") is None, reason="the native engine is not built")
+needs_native = needs("the engine")
 SYSTEM = "You are asked about capitals, and you answer in one sentence. You never say more than you were asked for."
 
 
