@@ -52,16 +52,19 @@ bool stays_inside(const std::string& name) {
 
 }  // namespace
 
+bool is_sealed(const std::string& path) {
+    std::ifstream file(path);
+    char first[sizeof sealed] = {};
+    return file.read(first, sizeof sealed - 1) && !std::strcmp(first, sealed);
+}
+
 RankFacts RankFacts::load(const std::string& path) {
     std::ifstream file(path);
     if (!file) throw Failure("there is no " + path + "; convert the package again");
-    char first[sizeof sealed] = {};
-    if (file.read(first, sizeof sealed - 1) && !std::strcmp(first, sealed))
+    if (is_sealed(path))
         throw Failure(path +
                       " is encrypted, and mpsplit-rank has no keys; start `mpsplit run` with "
                       "--key-file on every rank instead");
-    file.clear();
-    file.seekg(0);
     // what stands behind a name; "packed" stands on several lines
     std::map<std::string, std::string> text;
     for (std::string name, line; file >> name && std::getline(file, line);) text[name] += line;

@@ -28,4 +28,6 @@ struct RankFacts {
     static RankFacts load(const std::string& path);  // throws a Failure
 };
 
+bool is_sealed(const std::string& path);  // an encrypted file, by how it begins
+
 }  // namespace mpsplit

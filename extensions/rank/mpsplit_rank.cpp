@@ -103,7 +103,17 @@ class EngineSlice final : public Slice {
     std::vector<Engine::Part> of_;
 };
 
+// Who has a key trusts what it protects. mpsplit/package/sealed/keys.py has the same names.
+void demand_sealed(const std::string& folder) {
+    for (const char* name : {"MPSPLIT_KEY", "MPSPLIT_KEY_COMMAND"})
+        if (const char* key = std::getenv(name); key && *key && !is_sealed(folder + "/rank.txt"))
+            throw Error("a key is configured, and this package is not sealed; " + folder +
+                        " is plain, " + name + " names a key: take " + name +
+                        " away if it may be plain");
+}
+
 void work(const Arguments& arguments, const Place& place) {
+    demand_sealed(arguments.package + "/rank-" + std::to_string(place.rank));
     const auto [world, local_size] = join(place);
     EngineSlice slice(arguments.package, world,
                       arguments.threads ? arguments.threads : share_of_cores(local_size));

@@ -50,7 +50,7 @@ def inspect_command(args: argparse.Namespace) -> int:
         for rank in range(manifest.plan.ranks):
             manifest.check_files(package, rank, again=True)
     keys = keys_of(args)
-    if keys.asked or args.check and manifest.sealed:
+    if keys.configured or args.check and manifest.sealed:
         from mpsplit.package.sealed.opened import authenticate, vault_of
 
         (authenticate if args.check else vault_of)(package, manifest, keys)

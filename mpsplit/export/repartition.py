@@ -27,7 +27,7 @@ from mpsplit.export.weights.conversion_weights import Weights
 from mpsplit.export.weights.repacked import Repacked
 from mpsplit.export.weights.unchanged_files import unchanged
 from mpsplit.package.manifest import CONFIG, GRAPH, MANIFEST, PARTITION, Manifest, rank_folder
-from mpsplit.package.sealed.opened import opened_rank
+from mpsplit.package.sealed.opened import demand_sealed, opened_rank
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.plan.cuts import one_matrix
 from mpsplit.plan.placed_plan import Placed
@@ -75,6 +75,7 @@ def _check_places(package: Path, old: Manifest, out: Path) -> None:
             f"{package} is encrypted, and what repartition writes is not: `mpsplit decrypt` it, repartition that, and"
             " encrypt what it makes"
         )
+    demand_sealed(package, old)
     if old.config is None or old.config.path != CONFIG:
         raise PackageError(
             f"{package} keeps no {CONFIG}, as it was made by an earlier mpsplit; partition and convert the model again"

@@ -40,7 +40,7 @@ def package_for_ranks(args: argparse.Namespace, name: str = MANIFEST) -> Manifes
     manifest = Manifest.load(package, name)
     if (started := started_ranks(args)) is not None:
         check_ranks(manifest, package, started)
-    if mpi_rank() is None:  # before the ranks are started, which look for the key again
+    if name == MANIFEST and mpi_rank() is None:  # before the ranks are started, which look for the key again
         from mpsplit.package.sealed.opened import vault_of
 
         vault_of(package, manifest, keys_of(args))

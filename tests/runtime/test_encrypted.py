@@ -12,7 +12,7 @@ from mpsplit.runtime.loop.loop_protocol import Request
 from tests.cases import splits
 from tests.missing import need
 from tests.models import EXAMPLE
-from tests.running import CLEAN, MPSPLIT, refused
+from tests.running import CLEAN, MPSPLIT, rank_environment, refused
 
 PROMPT = (5, 9, 2, 77, 31)
 
@@ -77,3 +77,16 @@ def test_a_rank_without_python_says_that_it_has_no_keys(sealed):
         capture_output=True, text=True, env=OPEN_MPI | CLEAN, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and "rank.txt is encrypted, and mpsplit-rank has no keys" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["MPSPLIT_KEY", "MPSPLIT_KEY_COMMAND"])
+def test_a_rank_without_python_demands_a_sealed_package_too(package_of, tmp_path, name):
+    program = cpp.folder() / "mpsplit-rank"
+    if not program.exists():
+        pytest.skip("mpsplit-rank is not built")
+    alone = rank_environment(RANK="1", WORLD_SIZE="2", MPSPLIT_STORE=str(tmp_path))
+    done = subprocess.run(
+        [program, package_of(EXAMPLE, 2, 1)],
+        capture_output=True, text=True, env=alone | {name: "x"}, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "a key is configured, and this package is not sealed" in done.stderr

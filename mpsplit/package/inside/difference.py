@@ -23,6 +23,7 @@ from mpsplit.package.inside.canonical_graph import Line, canonical
 from mpsplit.package.inside.rank_contents import stored
 from mpsplit.package.manifest import FUSED, GRAPH, RANK_TEXT, Manifest, rank_folder
 from mpsplit.package.param_text import REMEDY, Layer, Param
+from mpsplit.package.sealed.opened import demand_sealed
 from mpsplit.package.stored.float_weights import FLOAT_BYTES, read_weights
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 from mpsplit.package.stored.quantisation import QLinear
@@ -42,6 +43,7 @@ class Side:
     @classmethod
     def load(cls, folder: Path) -> Side:
         manifest = Manifest.load(folder)
+        demand_sealed(folder, manifest)
         for rank in range(manifest.plan.ranks):
             manifest.check_files(folder, rank)
         return cls(folder, manifest)

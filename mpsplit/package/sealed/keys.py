@@ -66,6 +66,14 @@ class KeySource:
         """Whether the user said on the command line that there is a key."""
         return bool(self.file or self.command)
 
+    @property
+    def configured(self) -> str:
+        """What says that there is a key, the command line or the environment; empty when
+        nothing does."""
+        given = {"--key-file": self.file, "--key-command": self.command}
+        given |= {name: os.environ.get(name) for name in (VARIABLE, COMMAND)}
+        return next((name for name, value in given.items() if value), "")
+
     def find(self) -> Key:
         if self.file and self.command:
             raise PackageError("--key-file and --key-command both name a key; give one of them")

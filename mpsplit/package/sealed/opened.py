@@ -35,12 +35,17 @@ def vault_of(package: Path, manifest: Manifest, keys: KeySource) -> Vault | None
     """What opens the package; None where it is not encrypted."""
     if manifest.sealed:
         return manifest.vault(package, keys.find())
-    # who names a key trusts what it protects: a plain package in its place is another one
-    if keys.asked:
-        raise PackageError(
-            f"{package} is not encrypted, and a key was given; leave the key out if this is the right package"
-        )
+    demand_sealed(package, manifest, keys)
     return None
+
+
+def demand_sealed(package: Path, manifest: Manifest, keys: KeySource = ENVIRONMENT) -> None:
+    """Who has a key trusts what it protects: a plain package in its place is another one."""
+    if not manifest.sealed and (source := keys.configured):
+        raise PackageError(
+            f"a key is configured, and this package is not sealed; {package} is plain, {source} names a key: seal it"
+            f" with `mpsplit encrypt`, or take {source} away if it may be plain"
+        )
 
 
 @contextmanager

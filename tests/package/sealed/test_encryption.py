@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from mpsplit.comm import Alone
 from mpsplit.errors import PackageError
+from mpsplit.export.repartition import repartition
+from mpsplit.package.inside.difference import differences
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.sealed import encryption
 from mpsplit.package.sealed.encryption import decrypt, encrypt
 from mpsplit.package.sealed.keys import Key, KeySource
 from mpsplit.package.sealed.opened import authenticate, opened, opened_rank, text_of
 from tests.packages import weight_path
+from tests.running import CLEAN, completed
 
 KEY = Key(b"\x07" * 32)
 
@@ -119,15 +123,39 @@ def test_a_changed_manifest_is_no_proof(sealed, tmp_path):
         decrypt(sealed, tmp_path / "back", KEY)
 
 
-def test_a_plain_package_does_not_pass_for_an_encrypted_one(plain, keys):
+@pytest.mark.parametrize("name", ["--key-file", "--key-command", "MPSPLIT_KEY", "MPSPLIT_KEY_COMMAND"])
+def test_a_plain_package_does_not_pass_for_an_encrypted_one(plain, tmp_path, monkeypatch, name):
+    """Wherever the key comes from, and whatever opens the package."""
     manifest = Manifest.load(plain)
-    with (
-        pytest.raises(PackageError, match="is not encrypted, and a key was given"),
-        opened_rank(plain, manifest, 0, keys),
-    ):
-        pass
     with opened_rank(plain, manifest, 0) as folder:
         assert folder == plain
+    if not name.startswith("--"):
+        monkeypatch.setenv(name, KEY.secret.hex())
+    keys = {"--key-file": KeySource("key"), "--key-command": KeySource(None, "cat key")}.get(name, KeySource())
+    told = f"a key is configured, and this package is not sealed; {plain} is plain, {name} names a key"
+    for open_it in (
+        lambda: opened_rank(plain, manifest, 0, keys).__enter__(),
+        lambda: opened(plain, manifest, manifest.tokenizer, keys).__enter__(),
+        lambda: text_of(plain, manifest, "rank-0/rank.txt", keys),
+        lambda: authenticate(plain, manifest, keys),
+    ):
+        with pytest.raises(PackageError, match=told):
+            open_it()
+    if not name.startswith("--"):
+        for open_it in (
+            lambda: differences(plain, plain),
+            lambda: repartition(plain, manifest.plan, tmp_path / "out", Alone(), None),
+        ):
+            with pytest.raises(PackageError, match=told):
+                open_it()
+
+
+def test_commands_refuse_a_plain_package_where_a_key_is_configured(plain):
+    environment = CLEAN | {"MPSPLIT_KEY": KEY.secret.hex()}
+    for command in (["run", plain, "--prompt-ids", "1"], ["inspect", plain], ["inspect", "--diff", plain, plain]):
+        done = completed(*command, env=environment)
+        assert done.returncode == 2 and "a key is configured, and this package is not sealed" in done.stderr, command
+    assert "not sealed" not in completed("doctor", env=environment).stderr
 
 
 def test_where_it_may_go(plain, sealed, tmp_path, monkeypatch):
