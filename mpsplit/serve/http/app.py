@@ -156,7 +156,7 @@ async def _answer(
     service.check_open()
     _check_model(service, body.model)
     meaning = await run_in_threadpool(meaning_of, service, body, owner(http.scope, service.keys, body.user))
-    shaped = shape(service.lexicon if body.likely is not None else None)
+    shaped = shape(service.lexicon if body.likely is not None else None, service.loop.text is None)
     taken = TakenRequests(service, meaning.requests)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     answers = [Answer(echo, ToolReader(meaning.tools) if meaning.tools else None) for echo in meaning.echo]

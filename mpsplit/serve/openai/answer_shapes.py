@@ -60,6 +60,7 @@ class Answer:
 @dataclass(frozen=True)
 class AnswerShape(ABC):
     lexicon: Lexicon | None  # None where no probabilities are wanted
+    tells_ids: bool = False  # of tokens, where there is no tokenizer to make text of them
     kind: ClassVar[str]  # the `object` of a whole answer
     chunk_kind: ClassVar[str]
     prefix: ClassVar[str]  # of ids
@@ -112,15 +113,18 @@ class CompletionShape(AnswerShape):
         return _choice(index, {"text": answer.echo}, None) if answer.echo else None
 
     def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[ChosenToken]) -> dict:
-        return _choice(index, {"text": text}, None, self._logprobs(answer, chosen))
+        text = {"text": text, **self._ids([token.id for token in chosen])}
+        return _choice(index, text, None, self._logprobs(answer, chosen))
 
     def closing(self, index: int, answer: Answer) -> dict:
         return _choice(index, {"text": ""}, answer.finish)
 
     def whole(self, index: int, answer: Answer) -> dict:
-        ids = {} if answer.generation.text is not None else {"token_ids": answer.generation.token_ids}
-        text = {"text": answer.echo + answer.text, **ids}
+        text = {"text": answer.echo + answer.text, **self._ids(answer.generation.token_ids)}
         return _choice(index, text, answer.finish, self._logprobs(answer, answer.chosen))
+
+    def _ids(self, tokens: Sequence[int]) -> dict:
+        return {"token_ids": tokens} if self.tells_ids else {}
 
     def _logprobs(self, answer: Answer, chosen: Sequence[ChosenToken]) -> dict | None:
         if self.lexicon is None:

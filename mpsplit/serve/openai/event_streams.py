@@ -61,7 +61,7 @@ class HttpReply:
                 yield head | {"choices": [opening]}
         async for index, text, chosen in self._heard():
             answer = self.answers[index]
-            if text or (chosen and self.shape.lexicon):
+            if text or (chosen and (self.shape.lexicon or self.shape.tells_ids)):
                 yield head | {"choices": [self.shape.chunk(index, answer, text, chosen)]}
             if answer.end:
                 yield head | {"choices": [self.shape.closing(index, answer)]}
@@ -71,9 +71,10 @@ class HttpReply:
     async def _heard(self) -> AsyncIterator[tuple[int, str, list[ChosenToken]]]:
         """(which answer, text that can be shown, tokens of it but for the end of the answer, which
         is no text)"""
+        ends = () if self.shape.tells_ids else self.service.loop.eos
         async for index, event in self.taken.events():
             answer, tokens = self.answers[index], () if isinstance(event, Generation) else event.chosen
-            chosen = [token for token in tokens if token.id not in self.service.loop.eos]
+            chosen = [token for token in tokens if token.id not in ends]
             answer.chosen += chosen
             yield index, answer.hear(event), chosen
 

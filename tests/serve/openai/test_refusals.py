@@ -204,6 +204,9 @@ def test_a_model_without_a_tokenizer():
     with served(FakeLoop(None)) as (address, _), client_of(address) as client:
         answer = client.completions.create(model="fake", prompt=[5, 6, 7], max_tokens=4)
         assert answer.choices[0].token_ids == [5, 6, 7, 5] and answer.choices[0].text == ""
+        chunks = client.completions.create(model="fake", prompt=[5, 6, 7], max_tokens=4, stream=True)
+        told = [choice.token_ids for chunk in chunks if not (choice := chunk.choices[0]).finish_reason]
+        assert sum(told, []) == [5, 6, 7, 5]
         with pytest.raises(openai.BadRequestError, match="has no tokenizer; ask /v1/completions with token ids"):
             client.chat.completions.create(model="fake", messages=CHAT)
 
