@@ -85,13 +85,21 @@ def text_ids(service: Service, prompt: str, settings: Settings | None = None) ->
 
 
 def call_schema(tools: Sequence[Tool]) -> dict:
-    """Of a call of one of them, as tool_calls.py reads it."""
-    shapes = [
-        {"name": {"const": tool.function.name}, "arguments": tool.function.parameters or {"type": "object"}}
-        for tool in tools
-    ]
+    """Of a call of one of them, as tool_calls.py reads it. The `$id` makes each tool's schema a
+    document of its own, so that its pointers (`#/$defs/...`) begin at its own root."""
     whole = dict(type="object", required=["name", "arguments"], additionalProperties=False)
-    return {"anyOf": [whole | {"properties": shape} for shape in shapes]}
+    return {
+        "anyOf": [
+            whole | {"properties": {"name": {"const": tool.function.name}, "arguments": _document(i, tool)}}
+            for i, tool in enumerate(tools)
+        ]
+    }
+
+
+def _document(number: int, tool: Tool) -> dict:
+    """Without `$schema`: one of an older draft knows no `$id`."""
+    schema = tool.function.parameters or {"type": "object"}
+    return {name: value for name, value in schema.items() if name != "$schema"} | {"$id": f"tool:{number}"}
 
 
 def _meaning(

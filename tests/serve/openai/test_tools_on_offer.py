@@ -1,10 +1,14 @@
 """Tools on offer: the template hears of them, calls come out of the answer, whole and streamed, and
 a choice that must be one is."""
 
+from __future__ import annotations
+
 import json
+from typing import Annotated, Literal
 
 import openai
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import served
@@ -66,6 +70,61 @@ def test_a_call_that_must_be(client, choice):
     assert answered.finish_reason == "tool_calls" and json.loads(answered.message.tool_calls[0].function.arguments) == {
         "a": 1
     }
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Place(Strict):
+    row: Literal[7]
+    inside: Annotated[list[Place], Field(max_length=1)]
+
+
+class Move(Strict):
+    goal: Place
+    stops: Annotated[list[Place], Field(min_length=1, max_length=1)]
+
+
+class Turn(Strict):
+    goal: create_model("Place", column=(Literal[8], ...), __base__=Strict)  # the name of another's part
+
+
+def as_tool(name: str, schema: dict) -> dict:
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
+OLD = {
+    "$schema": "http://json-schema.org/draft-04/schema#",
+    "definitions": {
+        "Place": {
+            "type": "object",
+            "properties": {"column": {"enum": [8]}},
+            "required": ["column"],
+            "additionalProperties": False,
+        }
+    },
+    "type": "object",
+    "properties": {"goal": {"$ref": "#/definitions/Place"}},
+    "required": ["goal"],
+    "additionalProperties": False,
+}
+NESTED = {
+    "move": (Move, as_tool("move", Move.model_json_schema())),
+    "turn": (Turn, as_tool("turn", Turn.model_json_schema())),
+    "old": (Turn, as_tool("old", OLD)),
+}
+
+
+@pytest.mark.parametrize("first", NESTED)
+def test_pointers_in_a_tool_begin_at_its_own_root(client, first):
+    """Whatever stands beside it: an answer is what the schema of its own tool allows."""
+    tools = [tool for _, tool in sorted(NESTED.values(), key=lambda each: each[1]["function"]["name"] != first)]
+    for choice in ({"type": "function", "function": {"name": first}}, "required"):
+        answer = client.chat.completions.create(**ASK | {"tools": tools, "tool_choice": choice}, max_tokens=300)
+        (call,) = answer.choices[0].message.tool_calls
+        assert choice == "required" or call.function.name == first
+        NESTED[call.function.name][0].model_validate_json(call.function.arguments)
 
 
 def test_the_template_hears_of_tools_and_calls(client, server, text, saying):
