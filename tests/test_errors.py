@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from mpsplit import mpirun
+from mpsplit.cli import main
 from mpsplit.errors import LaunchError
 from mpsplit.mpirun import MOST_RANKS, OPEN_MPI, explain
-from mpsplit.package.manifest import FORMAT_VERSION
+from mpsplit.package.manifest import FORMAT_VERSION, Manifest
 from tests.models import EXAMPLE, make_model
 from tests.packages import weight_path
 from tests.running import CLEAN, MPSPLIT, completed, descendants, gone, hear_interrupts, refused
@@ -78,6 +79,28 @@ def test_ranks_that_do_not_multiply(model, tmp_path):
     assert "over how many ranks?" in refused("partition", model, "--out", tmp_path / "o")
     said = refused("partition", model, "--out", tmp_path / "o", "--ranks", 4, "--tensor", 2, "--pipeline", 1)
     assert "--tensor 2 x --pipeline 1 makes 2 ranks, 4 were asked for" in said
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--ranks", 0], "--ranks 0 is out of range; it must be at least 1"),
+        (["--ranks", -1], "--ranks -1 is out of range; it must be at least 1"),
+        (["--tensor", 0], "--tensor 0 is out of range; it must be at least 1"),
+        (["--plan", "FILE", "--tensor", 3], "says what the plan is; leave --tensor out"),
+        (["--plan", "FILE", "--tensor", 2, "--pipeline", 1], "leave --tensor and --pipeline out"),
+        (["--plan", "FILE", "--ranks", 3], "is for 2 ranks, 3 were asked for; leave --ranks out"),
+    ],
+)
+@pytest.mark.parametrize("command", ["partition", "repartition"])
+def test_a_plan_that_is_asked_for_in_two_ways_or_in_none(package_of, model, tmp_path, capsys, command, words, message):
+    package, plan = package_of("llama", 2, 1), tmp_path / "plan.json"
+    plan.write_text(json.dumps(Manifest.load(package).plan.to_json()))
+    given = [plan if word == "FILE" else word for word in words]
+    source = model if command == "partition" else package
+    assert main([str(word) for word in (command, source, "--out", tmp_path / "o", *given)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("harm", ["pointer", "missing", "cut"])

@@ -65,6 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_command(args: argparse.Namespace) -> int:
+    at_least_one(args, "ranks", "tensor", "pipeline")
     facts = facts_of(args.model)
     ranks = args.ranks or (args.tensor or 1) * (args.pipeline or 1) * bool(args.tensor or args.pipeline)
     cluster, job = cluster_of(args, ranks), _job(args, facts)
@@ -112,13 +113,13 @@ def _choose(args: argparse.Namespace, facts: ModelFacts, cluster: Cluster, job: 
     Either is held against fewer machines.
     """
     from mpsplit.plan.solve.alternatives import Alternative, alone, fewer_are_faster
-    from mpsplit.plan.solve.solver import best, solve
+    from mpsplit.plan.solve.solver import MOST_DEVICES, best, solve
 
     named = _named_plan(args, facts, cluster, job)
     if named:
         plan, devices = named
         placed, why = Placed(plan, cluster.only(devices), job).check_room(facts), "as it was asked for"
-        free = best(facts, cluster, job, "token")
+        free = best(facts, cluster, job, "token") if cluster.size <= MOST_DEVICES else None
         others = [Alternative("the best plan", free, cluster)] if free else []
     else:
         solution = solve(facts, cluster, job, args.goal)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mpsplit.comm import Communicator, world
 from mpsplit.errors import PlanError
+from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.rank_options import add_ranks, started_ranks, under_mpirun
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, even_plan
@@ -39,8 +40,16 @@ def factors(args: argparse.Namespace, ranks: int | None) -> tuple[int, int]:
 
 
 def plan_for(args: argparse.Namespace, facts: ModelFacts) -> Plan:
+    at_least_one(args, "ranks", "tensor", "pipeline")
     if args.plan:
-        return Plan.load(Path(args.plan)).check(facts)
+        plan = Plan.load(Path(args.plan)).check(facts)
+        if idle := [f"--{name}" for name in ("tensor", "pipeline") if getattr(args, name)]:
+            raise PlanError(f"--plan {args.plan} says what the plan is; leave {' and '.join(idle)} out")
+        if args.ranks not in (None, plan.ranks):
+            raise PlanError(
+                f"--plan {args.plan} is for {plan.ranks} ranks, {args.ranks} were asked for; leave --ranks out"
+            )
+        return plan
     ranks = started_ranks(args)
     if not (ranks or args.tensor or args.pipeline):
         raise PlanError("over how many ranks? give --ranks N, or --tensor T and --pipeline P, or --plan FILE")

@@ -13,6 +13,7 @@ import os
 
 from mpsplit import mpirun
 from mpsplit.comm import mpi_rank, mpi_size
+from mpsplit.options.number_checks import at_least_one
 
 
 def add_ranks(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +36,7 @@ def add_serial(parser: argparse.ArgumentParser) -> None:
 
 def started_ranks(args: argparse.Namespace) -> int | None:
     """How many ranks the user asked for by mpirun or --ranks; None for neither."""
+    at_least_one(args, "ranks")
     return args.ranks if mpi_rank() is None else mpi_size()
 
 

@@ -104,12 +104,20 @@ def save(folder, ranks, **changes):
         (["--ranks", "2", "--memory", "60M"], "needs"),
         (["--ranks", "2", "--plan", "none.json"], "there is no plan at none.json"),
         (["--ranks", "2", "--goal", "speed"], "invalid choice"),
+        (["--ranks", "0"], "--ranks 0 is out of range; it must be at least 1"),
+        (["--ranks", "1000"], "among 1000 machines nobody searches in a useful time, 256 are the most; say how"),
     ],
 )
 def test_what_cannot_be_is_one_line(words, message, capsys):
     assert plan(*words) == 2
     err = streams(capsys)[1]
     assert message in err and err.count("\n") == 1
+
+
+def test_many_machines_are_not_searched_where_the_plan_is_given(capsys):
+    assert plan("--ranks", "300", "--tensor", "1", "--pipeline", "5", "--dry-run") == 2
+    assert "makes 5 ranks, 300 were asked for" in streams(capsys)[1]
+    assert plan("--ranks", "300", "--pin", "layers 0-4=0", "--dry-run") == 0
 
 
 def test_a_cluster_that_contradicts_itself(tmp_path, capsys):

@@ -34,6 +34,7 @@ from mpsplit.plan.solve.routes import Space, every_order, neighbours, search
 from mpsplit.plan.solve.stage_times import Goal, StageTimes
 
 FEW_DEVICES = 5  # up to which all groups in all orders are searched
+MOST_DEVICES = 256  # that are searched: the time grows with the square of their number
 CHAINED = 16  # up to which a chain of near devices is begun at each of them
 TOLERANCE = 0.005  # a search over many devices ends so near to the best of its space,
 ROUNDS = 12  # or after so many rounds
@@ -77,6 +78,11 @@ def solve(facts: ModelFacts, cluster: Cluster, job: Job, goal: str = "token") ->
 
 def best(facts: ModelFacts, cluster: Cluster, job: Job, goal: str, most: int | None = None) -> Solution | None:
     """The best plan on at most so many devices, or nothing where the model does not fit."""
+    if cluster.size > MOST_DEVICES:
+        raise PlanError(
+            f"among {cluster.size} machines nobody searches in a useful time, {MOST_DEVICES} are the most; say how to"
+            " divide the model with --tensor T and --pipeline P, or with --pin"
+        )
     return GOALS[goal](facts, cluster, job, most or cluster.size)
 
 
