@@ -5,8 +5,8 @@ r"""Hours of everything at once against a server over two ranks, and whether any
 Without PACKAGE a random one of llama-110m in 8 bits. First every question is asked alone. Then
 clients ask them in any order, some over sessions that come and go, some with a seed, some over
 streams; some hang up. Meanwhile a follower is stopped now and then, for less than the limit, and
-once the disk on which sessions are kept is full for a minute. Every answer must equal the one alone.
-At the end nothing runs, no page is lost, and memory has not grown: the slope of each process is
+once the disk on which sessions are kept is full for a minute. Every answer must equal the one
+alone. At the end nothing runs, no page is lost, and memory has not grown: the slope of each is
 printed.
 """
 
