@@ -38,6 +38,7 @@ from mpsplit.commands import (
     verify,
 )
 from mpsplit.errors import MpsplitError
+from mpsplit.leash import end_with_mpirun
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    end_with_mpirun()
     if mpi_rank() is not None:
         signal.signal(signal.SIGTERM, _ended_by_mpirun)
     try:

@@ -20,6 +20,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from mpsplit.errors import LaunchError
+from mpsplit.leash import leashed
 from mpsplit.progress import TERMINAL
 
 END_OF_INPUT = b"\x04\n"
@@ -69,12 +70,12 @@ def start(
     threads = str(max(1, cores // ranks))
     environment = {**OPEN_MPI, "OMP_NUM_THREADS": threads, TERMINAL: "1" if sys.stderr.isatty() else "0"}
     environment |= PASS_SIGNALS if ends_itself else {}
-    child = subprocess.Popen(
+    child = leashed(
         command,
         env={**environment, **os.environ},
         stdin=subprocess.PIPE if reads_input else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        start_new_session=ends_itself,  # a terminal's Ctrl-C goes to us alone
+        family=ends_itself,  # a terminal's Ctrl-C goes to us alone
     )
     if child.stdin:
         threading.Thread(target=_pass_input, args=(child.stdin.fileno(),), daemon=True).start()

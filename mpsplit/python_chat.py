@@ -26,6 +26,7 @@ import numpy as np
 
 from mpsplit.comm import Alone, Communicator, Native, mpi_rank, world
 from mpsplit.errors import LaunchError, MpsplitError, RunError
+from mpsplit.leash import leashed
 from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.engine.cores import share_of_cores
@@ -113,9 +114,7 @@ class Chat:
         command = [sys.executable, "-m", "mpsplit", "chat", str(self.package)]
         for rank in range(1, needed):
             self._started.append(
-                subprocess.Popen(
-                    command, env=environment | {"RANK": str(rank)}, stdin=subprocess.DEVNULL, start_new_session=True
-                )
+                leashed(command, family=True, env=environment | {"RANK": str(rank)}, stdin=subprocess.DEVNULL)
             )
         return Native.gloo(0, needed, meeting)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "mpsplit"
-GROUND = {"cache_folder", "errors", "comm", "native", "progress"}  # what every part stands on
+GROUND = {"cache_folder", "errors", "comm", "leash", "native", "progress"}  # what every part stands on
 # The package is the border: both halves import it, it imports neither, and neither half imports the
 # other.
 MAY_IMPORT = {

@@ -1,5 +1,6 @@
 // mpsplit-rank PACKAGE [--threads N]: one rank that follows, without Python. Rank 0 is Python's:
 //   mpirun -np 1 mpsplit run PACKAGE --prompt Hello : -np 1 mpsplit-rank PACKAGE
+#include <sys/prctl.h>
 #include <unistd.h>
 #include <algorithm>
 #include <chrono>
@@ -125,6 +126,8 @@ void work(const Arguments& arguments, const Place& place) {
 
 int main(int count, char** words) {
     std::string who;
+    if (std::getenv("OMPI_COMM_WORLD_RANK"))
+        prctl(PR_SET_PDEATHSIG, SIGKILL);  // mpirun's end is ours; mpsplit/leash.py
     try {
         const Arguments arguments = parse(count, words);
         const Place here = place();

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from mpsplit import leash
 from mpsplit.errors import MpsplitError
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
 from mpsplit.native import cpp
@@ -82,9 +83,9 @@ def _mpi() -> Finding:
         " MPI.Get_library_version().split(',')[0])"
     )
     try:
-        done = subprocess.run(
-            [mpirun, "-np", "2", sys.executable, "-c", program],
-            capture_output=True, text=True, timeout=SECONDS, env={**OPEN_MPI, **os.environ}, check=False,
+        done = leash.run(
+            [mpirun, "-np", "2", sys.executable, "-c", program], SECONDS,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**OPEN_MPI, **os.environ},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Finding(

@@ -29,6 +29,7 @@ from mpsplit.errors import ConvertError
 from mpsplit.export.model.model_source import read_config
 from mpsplit.export.model.named_shapes import Shape, find_shape
 from mpsplit.export.model.random_weights import write_safetensors
+from mpsplit.leash import end_with_parent
 from mpsplit.native import cpp
 from mpsplit.package.manifest import MANIFEST
 from mpsplit.package.stored.quantisation import Quantisation
@@ -60,7 +61,7 @@ def random_package(name: str, ranks: int, how: Quantisation) -> Path:
         print(f"making {name} for {ranks} rank{'s' * (ranks > 1)} in {path}, once", file=sys.stderr, flush=True)
         # in a process of its own: what it takes must not count as what running takes
         try:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as another:
+            with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as another:
                 another.submit(_make_package, name, ranks, how, path).result()
         except BrokenProcessPool:
             raise ConvertError(

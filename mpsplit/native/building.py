@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mpsplit.cache_folder import cache
+from mpsplit.leash import leashed
 from mpsplit.native import cpp
 from mpsplit.native.cpp import BuildError
 from mpsplit.native.third_party import PINS, FetchError, sources
@@ -94,7 +95,7 @@ def _compile(what: str, source: Path, target: Path, options: list[str], keep: Ca
 
 def _run_with_bar(what: str, command: list[str], out: TextIO) -> int:
     """The exit code; make says how far it is in percent."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = leashed(command, family=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with percent_bar(f"building {what}") as advance:
         for line in process.stdout or ():
             out.write(line)

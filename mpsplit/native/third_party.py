@@ -16,6 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpsplit import leash
 from mpsplit.errors import MpsplitError
 from mpsplit.package.whole_files import sha256
 
@@ -63,7 +64,7 @@ def sources(name: str, cache: Path) -> Path:
 def _fetch(pin: Pin, folder: Path) -> Path:
     wanted = f"{pin.name}=={pin.version}"
     command = [sys.executable, "-m", "unearth", "--no-binary", *_index(), "--download", str(folder), wanted]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = leash.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     archives = list(folder.glob("*.tar.gz"))
     if done.returncode or len(archives) != 1:
         last_line = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]

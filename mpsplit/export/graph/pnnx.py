@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpsplit import leash
 from mpsplit.errors import ConvertError
 from mpsplit.export.trace.trace_inputs import Example
 from mpsplit.package.collectives import COLLECTIVES, NAMESPACE
@@ -76,7 +77,7 @@ def run_pnnx(pnnx: Pnnx, script: Path, examples: list[Example], folder: Path) ->
         f"ncnnpy={folder / 'ncnn.py'}",
     ]
     log = folder / "pnnx.log"
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=_environment(), check=False)
+    done = leash.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=_environment())
     log.write_bytes(done.stdout)
     if done.returncode != 0 or not outputs.ncnn_param.is_file():
         kept = shutil.copy(log, script.with_name("pnnx.log"))

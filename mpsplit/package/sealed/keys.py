@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from mpsplit import leash
 from mpsplit.errors import PackageError
 
 BYTES = 32
@@ -99,9 +100,8 @@ def _from_file(path: Path) -> Key:
 @functools.cache  # a command may ask somebody, who is asked once
 def _from_command(command: str, source: str) -> Key:
     try:
-        done = subprocess.run(
-            shlex.split(command), stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False
-        )
+        pipe = subprocess.PIPE
+        done = leash.run(shlex.split(command), SECONDS, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
     except (OSError, ValueError, IndexError) as wrong:
         raise PackageError(f"{source} {command!r} cannot be started ({wrong}); it must print the key") from None
     except subprocess.TimeoutExpired:

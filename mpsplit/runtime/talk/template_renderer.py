@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from mpsplit.errors import RunError
+from mpsplit.leash import leashed
 
 SECONDS = 5.0  # of CPU, for one conversation; a template takes milliseconds
 CHARACTERS = 8 << 20
@@ -74,7 +75,7 @@ def _start() -> subprocess.Popen[str]:
     """With what Python needs to start, and nothing else of the environment: keys are there."""
     environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONHOME", "TZ") if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    return subprocess.Popen(
+    return leashed(
         [sys.executable, "-c", START],
         env=environment,
         stdin=subprocess.PIPE,
