@@ -4,6 +4,13 @@
 // A Link moves bytes between two ranks. Every collective is written once, over Links, in
 // collectives.cpp. So the order in which a sum is taken depends on the positions in the group and
 // on nothing else: all transports give the same bits, on all ranks, run after run.
+//
+// The rule of waits, on all transports: who is waited for answers within `timeout` seconds, or the
+// wait ends with an Error that names the rank which held up all (wait.h). The error ends the group.
+// Only a rank that rests may wait as long as it takes, and it ends when another one has died.
+//
+// The rule of lengths: each message carries its own, and one of another length than is expected is
+// an Error too.
 #pragma once
 
 #include <cstddef>
@@ -61,13 +68,20 @@ class Link {
 
     double limit() const { return resting ? 0 : timeout; }  // seconds that a peer is waited for now
 
+    // What ranks know of each other besides messages.
+    virtual void look_around() {}  // by waits that take long; throws when a rank has died or is
+                                   // silent, as far as is known
+    virtual void tell_waits_for(int /*peer*/) {}  // by a rank whose wait takes long; -1: no longer
+    virtual int waits_for(int /*rank*/) { return -1; }  // what that one has told
+    virtual void tell_silent(int /*rank*/) {}           // by a rank that ends for it
+    virtual std::string described(int rank) const { return "rank " + std::to_string(rank); }
+
     const int rank, size;
-    double timeout = 30;  // seconds that a silent network peer is waited for; 0 for ever
+    double timeout = 30;  // seconds that a silent peer is waited for; 0 for ever
     // what comes next may take as long as it likes, and is no wait that counts
     bool resting = false;
     std::vector<Passed> passed;  // by rank
-    std::function<void()> look_around = [] {
-    };  // called now and then by long waits; throws when any rank has died
+    Link* outer = this;          // a link within another one: that other one
     std::mutex busy;
 };
 

@@ -81,8 +81,9 @@ void bind_transports(nb::module_& m) {
     m.def("host", this_host, "Tells this machine from others.");
 #ifdef MPSPLIT_MPI
     m.def(
-        "mpi", [](bool shared) { return world_over(mpi_link(), shared); }, nb::arg("shared") = true,
-        Free(), "All ranks of mpirun; shared: through memory between ranks of one host.");
+        "mpi", [](bool shared, double timeout) { return world_over(mpi_link(timeout), shared); },
+        nb::arg("shared") = true, nb::arg("timeout") = 30.0, Free(),
+        "All ranks of mpirun; shared: through memory between ranks of one host.");
 #endif
 #ifdef MPSPLIT_GLOO
     m.def(

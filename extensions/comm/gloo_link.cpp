@@ -13,9 +13,9 @@
 #include <mutex>
 #include <numeric>
 #include <optional>
-#include <sstream>
 #include <thread>
 
+#include "wait.h"
 #include "watch.h"
 
 namespace mpsplit {
@@ -36,12 +36,6 @@ constexpr milliseconds word_of_others{
 
 milliseconds patience(double seconds) {
     return seconds > 0 ? milliseconds(int64_t(seconds * 1000)) : for_ever;
-}
-
-std::string seconds_text(double seconds) {
-    std::ostringstream text;
-    text << seconds << " s";
-    return text.str();
 }
 
 // The first address of the interface, or that other machines may reach; Debian's hostname resolves
@@ -100,8 +94,9 @@ class Messages final : public gloo::rendezvous::Store {
 };
 
 // gloo sends once it has heard that the other end is ready to receive: a message takes the time of
-// two. So short messages have places where they are awaited before anybody asks for them. Both ends
-// know how long a message is, and count short and long ones apart.
+// two. So short messages have places where they are awaited before anybody asks for them. gloo does
+// not tell how long a message was: a short one begins with its length, and a long one is announced
+// by a short one that is nothing but its length.
 class Gloo final : public Link {
   public:
     Gloo(int rank, int size, gloo::rendezvous::Store& store, const std::string& interface,
@@ -113,9 +108,6 @@ class Gloo final : public Link {
           received_(size),
           places_(size) {
         timeout = seconds;
-        look_around = [this] {
-            if (watch_ && watch_->lost() >= 0) fail_for(watch_->lost());
-        };
         gloo::transport::tcp::attr attributes;
         attributes.hostname = address_;
         auto device = gloo::transport::tcp::CreateDevice(attributes);
@@ -123,11 +115,13 @@ class Gloo final : public Link {
         context_.connectFullMesh(store, device);
         for (int peer = 0; peer < size; ++peer)
             for (uint64_t i = 0; peer != rank && i < ahead; ++i) {
-                Place& place = places_[peer].emplace_back();
-                place.bytes.resize(short_message);
-                place.buffer = context_.createUnboundBuffer(place.bytes.data(), short_message);
-                place.buffer->recv(peer, Counted::slot(true, i));
+                Short& place = places_[peer].emplace_back();
+                place.bytes.resize(Short::most);
+                place.buffer = context_.createUnboundBuffer(place.bytes.data(), Short::most);
+                place.buffer->recv(peer, Counted::short_slot(i));
             }
+        going_.bytes.resize(Short::most);
+        going_.buffer = context_.createUnboundBuffer(going_.bytes.data(), Short::most);
     }
 
     // All ranks of `self` together, a communicator over this.
@@ -140,42 +134,83 @@ class Gloo final : public Link {
     void start(Out out, In in) override {
         out_ = out, in_ = in;
         guard(in.peer, [&] {
-            if (in.peer < 0 || in.bytes <= short_message) return;
-            coming_ = context_.createUnboundBuffer(in.data, in.bytes);
-            coming_->recv(in.peer, received_[in.peer].next(in.bytes));
+            if (in.peer < 0 || is_short(in.bytes)) return;
+            coming_long_ = context_.createUnboundBuffer(in.data, in.bytes);
+            coming_long_->recv(in.peer, Counted::long_slot(received_[in.peer].longs++, in.bytes));
         });
         guard(out.peer, [&] {
             if (out.peer < 0) return;
-            going_ = context_.createUnboundBuffer(const_cast<void*>(out.data), out.bytes);
-            going_->send(out.peer, sent_[out.peer].next(out.bytes));
+            const size_t bytes = going_.write(out.data, out.bytes);
+            going_.buffer->send(out.peer, Counted::short_slot(sent_[out.peer].shorts++), 0, bytes);
+            if (is_short(out.bytes)) return;
+            going_long_ = context_.createUnboundBuffer(const_cast<void*>(out.data), out.bytes);
+            going_long_->send(out.peer, Counted::long_slot(sent_[out.peer].longs++, out.bytes));
         });
     }
 
     void finish() override {
         // gloo's own timeout breaks all its connections
         const auto most = watch_ ? for_ever : patience(limit());
-        if (coming_)
-            wait(in_.peer, *coming_, [&] { return coming_->waitRecv(most); });
-        else if (in_.peer >= 0)
-            take(most);
-        if (going_) wait(out_.peer, *going_, [&] { return going_->waitSend(most); });
-        coming_.reset();
-        going_.reset();
+        const auto wait_to_send = [&](Buffer& buffer) {
+            wait(out_.peer, buffer, [&] { return buffer.waitSend(most); });
+        };
+        if (in_.peer >= 0) take(most);
+        if (coming_long_)
+            wait(in_.peer, *coming_long_, [&] { return coming_long_->waitRecv(most); });
+        if (out_.peer >= 0) wait_to_send(*going_.buffer);
+        if (going_long_) wait_to_send(*going_long_);
+        coming_long_.reset();
+        going_long_.reset();
+    }
+
+    void look_around() override {
+        if (!watch_) return;
+        if (watch_->silent() >= 0) throw did_not_answer(*outer, watch_->silent());
+        if (watch_->lost() >= 0) fail_for(watch_->lost());
+    }
+
+    void tell_waits_for(int peer) override {
+        if (watch_) watch_->tell_waits_for(peer);
+    }
+    int waits_for(int other) override { return watch_ ? watch_->waits_for(other) : -1; }
+    void tell_silent(int other) override {
+        if (watch_) watch_->tell_silent(other);
     }
 
   private:
     using Buffer = gloo::transport::UnboundBuffer;
 
-    struct Place {  // of a short message
+    static bool is_short(size_t bytes) { return bytes <= short_message; }
+
+    struct Short {  // a place for a short message: a length, and, where that is short, as many
+                    // bytes
+        static constexpr size_t head = sizeof(uint64_t), most = head + short_message;
         std::vector<std::byte> bytes;
         std::unique_ptr<Buffer> buffer;
+
+        // How many bytes are to be sent.
+        size_t write(const void* data, uint64_t length) {
+            std::memcpy(bytes.data(), &length, head);
+            if (!is_short(length)) return head;
+            std::memcpy(bytes.data() + head, data, length);
+            return head + length;
+        }
+        uint64_t length() const {
+            uint64_t length = 0;
+            std::memcpy(&length, bytes.data(), head);
+            return length;
+        }
+        const std::byte* data() const { return bytes.data() + head; }
     };
 
-    struct Counted {  // messages of a peer so far; their slots keep them in order
+    // Messages of a peer so far; their slots keep them in order. The length is in the slot of a
+    // long one, so that gloo never takes one into a buffer of another length, at which it ends the
+    // process.
+    struct Counted {
         uint64_t shorts = 0, longs = 0;
-        static uint64_t slot(bool is_short, uint64_t number) { return 2 * number + !is_short; }
-        uint64_t next(size_t bytes) {
-            return bytes <= short_message ? slot(true, shorts++) : slot(false, longs++);
+        static uint64_t short_slot(uint64_t number) { return 2 * number; }
+        static uint64_t long_slot(uint64_t number, uint64_t bytes) {
+            return bytes << 17 | number % (1 << 16) << 1 | 1;
         }
     };
 
@@ -183,29 +218,34 @@ class Gloo final : public Link {
     // awaited already.
     void take(milliseconds most) {
         const uint64_t number = received_[in_.peer].shorts++;
-        Place& place = places_[in_.peer][number % ahead];
+        Short& place = places_[in_.peer][number % ahead];
+        guard(in_.peer, [&] {
+            if (!place.buffer) throw gloo::IoException("the connection has closed");
+        });
         wait(in_.peer, *place.buffer, [&] { return place.buffer->waitRecv(most); });
-        std::memcpy(in_.data, place.bytes.data(), in_.bytes);
-        guard(in_.peer, [&] { place.buffer->recv(in_.peer, Counted::slot(true, number + ahead)); });
+        if (place.length() != in_.bytes)
+            throw other_length(in_.peer, place.length(), rank, in_.bytes);
+        if (is_short(in_.bytes)) std::memcpy(in_.data, place.data(), in_.bytes);
+        try {
+            place.buffer->recv(in_.peer, Counted::short_slot(number + ahead));
+        } catch (const gloo::Exception&) {
+            place.buffer.reset();  // the peer has gone: missed once more is wanted of it
+        }
     }
 
     // gloo's waits hear neither Ctrl-C nor, now and then, a peer's end; each tick of the watch
     // interrupts them to look around.
-    template <typename Wait>
-    void wait(int peer, Buffer& buffer, Wait is_through) {
+    template <typename Through>
+    void wait(int peer, Buffer& buffer, Through is_through) {
         const Interruptible here(*this, buffer);
-        const auto began = Clock::now();
+        Wait waiting(*this, peer);
         std::optional<Clock::time_point> left;
         guard(peer, [&] {
             for (int ticks = 0; !is_through(); ++ticks) {
+                if (ticks > 0) waiting.look();  // what has just come may be its last words
                 const auto now = Clock::now();
-                if (ticks > 0) look_around();  // what has just come may be its last words
-                while_waiting();
                 if (!left && watch_->has_left(peer)) left = now;
                 if (left && now > *left + last_words) fail_for(peer);
-                if (now > began + patience(limit()))
-                    fail("rank " + std::to_string(peer) + " did not answer for " +
-                         seconds_text(timeout));
             }
         });
     }
@@ -236,8 +276,10 @@ class Gloo final : public Link {
             // the connection to `peer` has closed, perhaps because it missed another rank
             if (!watch_) throw;
             const auto began = Clock::now();
-            while (watch_->lost() < 0 && Clock::now() < began + word_of_others)
+            while (watch_->lost() < 0 && watch_->silent() < 0 &&
+                   Clock::now() < began + word_of_others)
                 std::this_thread::sleep_for(milliseconds(5));
+            outer->look_around();
             fail_for(watch_->lost() < 0 ? peer : watch_->lost());
         }
     }
@@ -255,10 +297,11 @@ class Gloo final : public Link {
     const std::string address_;
     gloo::rendezvous::Context context_;
     std::vector<Counted> sent_, received_;    // by peer
-    std::vector<std::vector<Place>> places_;  // of the next short messages, by peer
+    std::vector<std::vector<Short>> places_;  // of the next short messages, by peer
+    Short going_;
+    std::unique_ptr<Buffer> going_long_, coming_long_;
     Out out_;
     In in_;
-    std::unique_ptr<Buffer> going_, coming_;
     std::mutex waiting_mutex_;
     Buffer* waiting_ = nullptr;  // what the watch's thread interrupts
     std::unique_ptr<Watch> watch_;

@@ -21,7 +21,7 @@ class NearAndFar final : public Link {
           far_(std::move(far)),
           is_near_(std::move(is_near)) {
         timeout = far_->timeout;
-        near_->look_around = far_->look_around;
+        near_->outer = far_->outer = this;
     }
 
     std::string name() const override { return far_->name() + "+" + near_->name(); }
@@ -29,7 +29,6 @@ class NearAndFar final : public Link {
     // The far part is begun first and waited for last. What goes through memory moves whether or
     // not the network does, so no circle of ranks can wait for each other.
     void start(Out out, In in) override {
-        far_->resting = resting;
         far_->start(take(out, false), take(in, false));
         near_->start(take(out, true), take(in, true));
     }
@@ -37,6 +36,29 @@ class NearAndFar final : public Link {
     void finish() override {
         near_->finish();
         far_->finish();
+    }
+
+    void look_around() override {
+        near_->look_around();
+        far_->look_around();
+    }
+
+    void tell_waits_for(int peer) override {
+        near_->tell_waits_for(peer);
+        far_->tell_waits_for(peer);
+    }
+
+    int waits_for(int other) override {
+        return is_near_[other] ? near_->waits_for(other) : far_->waits_for(other);
+    }
+
+    void tell_silent(int other) override {
+        near_->tell_silent(other);
+        far_->tell_silent(other);
+    }
+
+    std::string described(int other) const override {
+        return is_near_[other] ? near_->described(other) : far_->described(other);
     }
 
   private:

@@ -13,7 +13,10 @@
 #include <climits>
 #include <csignal>
 #include <cstring>
+#include <optional>
 #include <thread>
+
+#include "wait.h"
 
 namespace mpsplit {
 
@@ -34,11 +37,13 @@ struct Ring {
 
 struct Seat {  // one a rank
     alignas(line) std::atomic<uint32_t> asleep;
+    std::atomic<int> waits_for;  // 1 + the rank, once it has waited for long
 };
 
 struct Head {
     alignas(line) uint64_t cookie;
-    std::atomic<int> lost;  // 1 + the rank that somebody found dead
+    std::atomic<int> lost;    // 1 + the rank that somebody found dead
+    std::atomic<int> silent;  // 1 + the rank that somebody waited for to no avail
 };
 
 static_assert(std::atomic<uint32_t>::is_always_lock_free);
@@ -221,16 +226,40 @@ class Shm final : public Link {
     }
 
     void finish() override {
+        std::optional<Wait> wait;
         for (unsigned idle = 0; writer_.busy() || reader_.busy();) {
-            if (advance())
+            if (advance()) {
                 idle = 0;
-            else if (idle < spins_)
+                if (wait) wait->goes_on();
+            } else if (idle < spins_)
                 breathe(), ++idle;
             else if (idle < spins_ + yields)
                 sched_yield(), ++idle;
-            else
-                sleep();
+            else if (sleep()) {
+                if (!wait) wait.emplace(*this, neighbours_[reader_.busy() ? from_ : to_].rank);
+                wait->look();
+            }
         }
+    }
+
+    // What another rank of this host has found.
+    void look_around() override {
+        if (const int silent = memory_->head().silent) throw did_not_answer(*outer, silent - 1);
+    }
+
+    void tell_waits_for(int peer) override { memory_->seat(place_[rank]).waits_for = 1 + peer; }
+
+    int waits_for(int other) override { return memory_->seat(place_[other]).waits_for - 1; }
+
+    // The first to be found is the one that all ranks name.
+    void tell_silent(int other) override {
+        int nobody = 0;
+        memory_->head().silent.compare_exchange_strong(nobody, 1 + other);
+    }
+
+    std::string described(int other) const override {
+        return Link::described(other) + " (process " + std::to_string(pid_of(other)) +
+               " on this host)";
     }
 
   private:
@@ -242,10 +271,7 @@ class Shm final : public Link {
         if (writer_.busy() && writer_.push()) moved = true, wake(to_);
         if (reader_.busy() && reader_.pull(length)) moved = true, wake(from_);
         if (length != reader_.bytes)
-            throw Error("rank " + std::to_string(neighbours_[from_].rank) + " sent " +
-                        std::to_string(length) + " bytes where rank " + std::to_string(rank) +
-                        " expected " + std::to_string(reader_.bytes) +
-                        "; they are not in the same collective");
+            throw other_length(neighbours_[from_].rank, length, rank, reader_.bytes);
         return moved;
     }
 
@@ -257,7 +283,8 @@ class Shm final : public Link {
             syscall(SYS_futex, &asleep, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
     }
 
-    void sleep() {
+    // Until a peer has moved; true when none has for a while, and all of them live.
+    bool sleep() {
         auto& asleep = memory_->seat(place_[rank]).asleep;
         asleep.store(1);
         std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -267,10 +294,8 @@ class Shm final : public Link {
             !can_move && syscall(SYS_futex, &asleep, FUTEX_WAIT, 1, &look_after, nullptr, 0) != 0 &&
             errno == ETIMEDOUT;
         asleep.store(0);
-        if (!timed_out) return;
-        look_for_the_dead();
-        look_around();
-        while_waiting();
+        if (timed_out) look_for_the_dead();
+        return timed_out;
     }
 
     void look_for_the_dead() {
@@ -288,9 +313,7 @@ class Shm final : public Link {
             if (!found) found = gone;
         }
         if (found)
-            throw Error("rank " + std::to_string(found - 1) + " (process " +
-                        std::to_string(pid_of(found - 1)) +
-                        " on this host) has died, seen by rank " + std::to_string(rank) +
+            throw Error(described(found - 1) + " has died, seen by rank " + std::to_string(rank) +
                         "; was there memory left?");
     }
 

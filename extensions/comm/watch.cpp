@@ -17,7 +17,6 @@ namespace mpsplit {
 
 namespace {
 
-constexpr int32_t goodbye = -1;  // what a connection may carry: this, or the number of a lost rank
 constexpr int probe_after = 2, probe_every = 1, probes = 5;  // seconds, seconds, how many
 
 struct Card {  // where a rank listens
@@ -101,7 +100,8 @@ void part_in_good_order() {
 }  // namespace
 
 Watch::Watch(Comm& comm, const std::string& address, double timeout, std::function<void()> tick)
-    : sockets_(comm.size(), -1), left_(comm.size()) {
+    : sockets_(comm.size(), -1), left_(comm.size()), waits_for_(comm.size()) {
+    for (auto& nobody : waits_for_) nobody = -1;
     connect_all(comm, address, timeout);
     thread_ = std::thread([this, tick = std::move(tick)] { watch(tick); });
     const std::lock_guard lock(all_mutex);
@@ -173,23 +173,28 @@ void Watch::watch(const std::function<void()>& tick) {
 
 // False when there is no more to hear.
 bool Watch::hear(int peer) {
-    int32_t word = 0;
-    const bool whole = recv(sockets_[peer], &word, sizeof word, MSG_WAITALL) == sizeof word;
+    Word word{};
     int nobody = -1;
-    if (whole && word == goodbye)
-        left_[peer] = true;
-    else if (whole)
-        lost_.compare_exchange_strong(nobody, word);
-    else if (!left_[peer])
-        lost_.compare_exchange_strong(nobody, peer);
-    return whole;
+    if (recv(sockets_[peer], &word, sizeof word, MSG_WAITALL) != sizeof word) {
+        if (!left_[peer]) lost_.compare_exchange_strong(nobody, peer);
+        return false;
+    }
+    if (word.kind == Kind::goodbye) left_[peer] = true;
+    if (word.kind == Kind::lost) lost_.compare_exchange_strong(nobody, word.rank);
+    if (word.kind == Kind::silent) silent_.compare_exchange_strong(nobody, word.rank);
+    if (word.kind == Kind::waits_for) waits_for_[peer] = word.rank;
+    return true;
 }
 
-void Watch::tell_lost(int rank) const { tell_all(rank); }
+void Watch::tell_lost(int rank) const { tell_all({Kind::lost, rank}); }
 
-void Watch::say_goodbye() const { tell_all(goodbye); }
+void Watch::tell_silent(int rank) const { tell_all({Kind::silent, rank}); }
 
-void Watch::tell_all(int32_t word) const {
+void Watch::tell_waits_for(int peer) const { tell_all({Kind::waits_for, peer}); }
+
+void Watch::say_goodbye() const { tell_all({Kind::goodbye, -1}); }
+
+void Watch::tell_all(Word word) const {
     for (const int socket : sockets_)
         if (socket >= 0) send(socket, &word, sizeof word, MSG_NOSIGNAL | MSG_DONTWAIT);
 }

@@ -3,8 +3,9 @@
 //
 // gloo now and then misses that a peer's connection has closed, and a rank that waits for a third
 // one cannot see it at all. A rank that ends in good order says so, and is missed by nobody who
-// does not wait for it; one that ends because it found another dead tells which. Pulled cables and
-// lost power are found by probes, within ten seconds.
+// does not wait for it; one that ends because it found another dead, or silent, tells which. Pulled
+// cables and lost power are found by probes, within ten seconds. A rank whose wait takes long tells
+// whom it waits for.
 #pragma once
 
 #include <atomic>
@@ -20,26 +21,39 @@ constexpr std::chrono::milliseconds watch_tick{100};
 
 class Watch {
   public:
+    enum class Kind : int32_t { goodbye, lost, silent, waits_for };
+    struct Word {  // what a connection carries
+        Kind kind;
+        int32_t rank;
+    };
+
     // All ranks of `comm` together; it carries where they listen. `address`: this rank's, as
     // numbers. `tick` is called by a thread of its own, once a watch_tick.
     Watch(Comm& comm, const std::string& address, double timeout, std::function<void()> tick);
     ~Watch();
     Watch(const Watch&) = delete;
 
-    int lost() const { return lost_; }  // the first rank known to have died, or -1
+    int lost() const { return lost_; }      // the first rank known to have died, or -1
+    int silent() const { return silent_; }  // the first that somebody gave up, or -1
     bool has_left(int rank) const { return left_[rank]; }  // ended in good order
-    void tell_lost(int rank) const;                        // by a rank that is about to end for it
-    void say_goodbye() const;                              // by a rank that ends in good order
+    int waits_for(int rank) const {
+        return waits_for_[rank];
+    }                                     // whom it has long waited for, or -1
+    void tell_lost(int rank) const;       // by a rank that is about to end for it
+    void tell_silent(int rank) const;     // the same
+    void tell_waits_for(int peer) const;  // -1: no longer
+    void say_goodbye() const;             // by a rank that ends in good order
 
   private:
     void connect_all(Comm& comm, const std::string& address, double timeout);
     void watch(const std::function<void()>& tick);
     bool hear(int peer);
-    void tell_all(int32_t word) const;
+    void tell_all(Word word) const;
 
     std::vector<int> sockets_;  // one a rank, -1 for this one; open until the end
     std::vector<std::atomic<bool>> left_;
-    std::atomic<int> lost_ = -1;
+    std::vector<std::atomic<int>> waits_for_;
+    std::atomic<int> lost_ = -1, silent_ = -1;
     std::atomic<bool> done_ = false;
     std::thread thread_;
 };

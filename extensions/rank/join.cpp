@@ -49,9 +49,9 @@ std::shared_ptr<Link> link_to_others(const Place& place) {
         throw Error(
             "another rank has no C++ communicator, which ranks without Python need; run python -m "
             "mpsplit.native there");
-    if (transport != "gloo") return mpi_link();
+    if (transport != "gloo") return mpi_link(timeout);
 #ifdef MPSPLIT_GLOO
-    const auto meeting = world_over(mpi_link(), false);
+    const auto meeting = world_over(mpi_link(timeout), false);
     return gloo_link_over(*meeting, interface, timeout);
 #else
     throw Error(

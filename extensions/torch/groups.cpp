@@ -42,7 +42,7 @@ int started() { return given("OMPI_COMM_WORLD_SIZE", 1); }
 
 std::shared_ptr<Link> all_ranks() {
 #ifdef MPSPLIT_MPI
-    return meet(mpi_link());
+    return meet(mpi_link(given("MPSPLIT_TIMEOUT", 30)));
 #else
     TORCH_CHECK(
         false,

@@ -6,6 +6,8 @@ communicator  the interface
 alone         the one-rank stand-in
 native_comm   our own C++: MPI, gloo, shared memory
 mpi_comm      what mpi4py does where the C++ was not built
+mpi_messages  its messages between two ranks
+timeout       how long a silent rank is waited for
 world         which rank this is, and the communicator of all ranks
 link_counts   what one rank handed to another, and how long it waited
 gloo          gloo with a face like pygloo's

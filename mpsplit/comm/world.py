@@ -19,6 +19,7 @@ from mpsplit.comm.communicator import Communicator
 from mpsplit.comm.mpi_comm import Mpi
 from mpsplit.comm.native_comm import Native
 from mpsplit.errors import RunError
+from mpsplit.leash import end_with_mpirun
 from mpsplit.native.cpp import load as load_native
 
 
@@ -58,6 +59,7 @@ def world() -> Communicator:
                 f"MPSPLIT_STORE and WORLD_SIZE={mpi_size()} are set, but not RANK; give each process its own, from 0"
             )
         return Native.gloo(rank, mpi_size(), os.environ["MPSPLIT_STORE"])
+    end_with_mpirun()
     from mpi4py import MPI
 
     built = np.array([wanted != "mpi4py" and load_native() is not None], np.int32)
@@ -68,7 +70,7 @@ def world() -> Communicator:
                 f"MPSPLIT_TRANSPORT={wanted} needs the C++ communicator on every host; run python -m mpsplit.native"
                 " there"
             )
-        return Mpi(MPI.COMM_WORLD)
+        return Mpi.over(MPI.COMM_WORLD)
     return Native.gloo_under_mpirun() if wanted == "gloo" else Native.mpi()
 
 
