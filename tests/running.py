@@ -63,13 +63,14 @@ def descendants(pid: int) -> list[tuple[int, str]]:
     return found
 
 
-def gone(pids) -> bool:
-    """Whether the processes end within ten seconds."""
-    for _ in range(100):
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return True
-        time.sleep(0.1)
-    return False
+def gone(pids, seconds: float = 10) -> bool:
+    """Whether the processes end in time."""
+    until = time.monotonic() + seconds
+    while left := any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    return not left
 
 
 def rank_environment(**more: str) -> dict[str, str]:

@@ -1,0 +1,63 @@
+"""Nothing is left after a kill -9 of whoever started it, and nobody is killed before."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mpsplit.leash import leashed
+from tests.extensions.meeting import meet
+from tests.running import ROOT, descendants, gone, rank_environment
+
+SECONDS = 2
+FAMILY = """
+import threading, time
+from mpsplit.leash import leashed
+thread = threading.Thread(target=lambda: leashed(["sh", "-c", "sleep 600 & sleep 601"], family=True))
+thread.start(), thread.join()
+leashed(["sleep", "602"])
+time.sleep(600)
+"""
+TEMPLATE = """
+from mpsplit.runtime.talk.template_renderer import Renderer
+many = "{% for _ in range(99999) %}"
+Renderer(seconds=100).render(many * 3 + "{% endfor %}" * 3, {})
+"""
+PROGRAM = "import sys; from mpsplit.leash import run; print(run(['cat', '/dev/zero'], timeout=600))"
+
+
+def below(parent: subprocess.Popen, count: int) -> list[int]:
+    """The processes that it has started, once there are as many."""
+    while len(found := descendants(parent.pid)) < count:
+        assert parent.poll() is None
+        time.sleep(0.02)
+    return [pid for pid, _ in found]
+
+
+@pytest.mark.parametrize("program, count", [(FAMILY, 4), (TEMPLATE, 1), (PROGRAM, 1)], ids=("family", "busy", "run"))
+def test_what_was_started_ends_too(program, count):
+    """Also where the thread has ended that started it, and where it is busy."""
+    parent = subprocess.Popen([sys.executable, "-c", program], env=rank_environment(), cwd=ROOT)
+    started = below(parent, count)
+    time.sleep(0.3)  # it stays while its parent does
+    assert sorted(pid for pid, _ in descendants(parent.pid)) == sorted(started)
+    parent.kill()
+    parent.wait()
+    assert gone(started, SECONDS)
+
+
+def test_a_process_of_ours_may_end_before_us():
+    with leashed(["sh", "-c", "exit 3"]) as first, leashed(["sleep", "600"]) as second:
+        assert first.wait() == 3 and second.poll() is None
+        second.kill()
+
+
+@pytest.mark.parametrize("how", ("mpirun mpi+shm", "mpirun mpi4py"))
+def test_ranks_end_with_mpirun(tmp_path, how):
+    (mpirun,), pids = meet("time.sleep(600)\n", how, tmp_path)
+    os.kill(mpirun.pid, signal.SIGKILL)
+    mpirun.wait()
+    assert gone(pids, SECONDS)
