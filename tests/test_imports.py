@@ -76,6 +76,20 @@ def test_a_part_imports_only_what_stands_before_it(part):
                 assert words[1] in MAY_IMPORT[part] | GROUND | {part}, f"{path.relative_to(ROOT)} imports {name}"
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=str)
+def test_nothing_that_ranks_tell_each_other_is_a_program(path):
+    """Neither pickle nor mpi4py's methods in small letters, which pickle what they are given."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    pickled = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve"}
+    assert not pickled & {name.split(".")[0] for name in imports(path)}
+    small = set("bcast allgather gather scatter alltoall allreduce isend irecv sendrecv send recv".split())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            whose = ast.unparse(node.func.value)
+            mpi = whose.endswith(".mpi") or "COMM_WORLD" in whose
+            assert not (mpi and node.func.attr in small), ast.unparse(node)
+
+
 def test_no_circles():
     """The __init__ of a room is loaded before its files, and imports some of them; as a part of a
     circle it does not count."""

@@ -12,7 +12,7 @@ import numpy as np
 from rounds import LENGTHS, NEW_TOKENS, serve
 
 from mpsplit.comm import world
-from mpsplit.measure.bench import Bench, Work
+from mpsplit.measure.bench import Bench, BenchRound, Work
 from mpsplit.runtime.engine.cores import share_of_cores
 from mpsplit.runtime.load import load_engine
 
@@ -28,7 +28,7 @@ def main(package: str, engine: str | None = None) -> None:
     def play(asked: int) -> dict[str, float]:
         assert asked == threads, f"{asked} threads asked for, {threads} there"
         comm.tell(np.array([ROUND]))
-        parts = comm.exchange(bench.round())
+        parts = list(map(BenchRound.from_json, comm.exchange(bench.round().to_json())))
         found = {f"prefill {n}": n / max(part.prefill[n] for part in parts) for n in LENGTHS}
         return found | {"decode": NEW_TOKENS / max(part.decode for part in parts)}
 
@@ -41,7 +41,7 @@ def main(package: str, engine: str | None = None) -> None:
         comm.listen(order)
         if order[0] == END:
             return
-        comm.exchange(bench.round())
+        comm.exchange(bench.round().to_json())
 
 
 if __name__ == "__main__":

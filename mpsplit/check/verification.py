@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +25,13 @@ from mpsplit.check.parting import States, Witness, package_states
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.package.agreement import Agreement, PartAgreement
+from mpsplit.package.json_fields import flag, many, record, whole
 from mpsplit.package.manifest import Manifest
+from mpsplit.package.manifest_fields import SIZES
 from mpsplit.package.sealed.keys import KeySource
 from mpsplit.package.sealed.opened import ENVIRONMENT, graph_of
 from mpsplit.package.stored.quantisation import KINDS, Quantisation
+from mpsplit.package.together.exchanged import exchanged, of_rank_0, plain
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.progress import track
 from mpsplit.runtime.engine.engine_protocol import Engine
@@ -46,6 +50,7 @@ SENTENCES = (
 )
 NEW_TOKENS = 32
 CHUNK = 128  # positions whose logits are in memory at once
+TOKENS, MOST_PROMPTS = many(whole(0, SIZES), SIZES), 1 << 20
 LAYER_TOKENS = 64  # positions at which layers are compared
 
 
@@ -92,7 +97,8 @@ def stored_kind(manifest: Manifest, trial: Trial, comm: Communicator) -> str:
     """The coarsest kind in which any rank stores a linear."""
     graph = graph_of(trial.package, manifest, comm.rank, trial.keys)
     bits_here = {how.bits for how in map(Quantisation.of, graph.layers) if how and how.bits}
-    bits = min(set().union(*comm.exchange(bits_here)), default=0)
+    of_ranks = exchanged(comm, sorted(bits_here), plain(many(whole(1, 32), 32)))
+    bits = min(set().union(*of_ranks), default=0)
     return next(kind for kind, number in KINDS.items() if number == bits)
 
 
@@ -115,7 +121,8 @@ def sliced(manifest: Manifest, folder: Path, comm: Communicator) -> Engine:
 
 def verify(loop: TokenLoop, comm: Communicator, trial: Trial) -> Agreement | None:
     """What all ranks find out together, on rank 0; None on the others."""
-    prompts = comm.exchange(_prompts(loop.engine.manifest, trial) if comm.rank == LEAD else None)[0]
+    chosen = _prompts(loop.engine.manifest, trial) if comm.rank == LEAD else ()
+    prompts = of_rank_0(comm, [{"tokens": [*p.tokens], "is_text": p.is_text} for p in chosen], _prompts_of_rank_0)
     states = None
     if trial.layers:
         longest = max((prompt.tokens for prompt in prompts), key=len)
@@ -195,11 +202,22 @@ def _answered(loop: TokenLoop, comm: Communicator, prompts: tuple[Prompt, ...]) 
     """Each prompt and what the package says after it, on all ranks."""
     if comm.rank != LEAD:
         loop.follow()
-        return comm.exchange(None)[0]
+        return of_rank_0(comm, None, _sequences_of_rank_0)
     new = new_tokens(loop.facts)
     answers = [loop.generate(Request(p.tokens, new, ignore_eos=True)).token_ids for p in track(prompts, "answers")]
     loop.end()
-    return comm.exchange([prompt.tokens + answer for prompt, answer in zip(prompts, answers, strict=True)])[0]
+    mine = [[*prompt.tokens, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    return of_rank_0(comm, mine, _sequences_of_rank_0)
+
+
+def _sequences_of_rank_0(data: list[list[int]]) -> list[tuple[int, ...]]:
+    many(TOKENS, MOST_PROMPTS)(data, "the sequences")
+    return [tuple(tokens) for tokens in data]
+
+
+def _prompts_of_rank_0(data: list[dict[str, Any]]) -> tuple[Prompt, ...]:
+    many(record({"tokens": TOKENS, "is_text": flag}), MOST_PROMPTS)(data, "the prompts")
+    return tuple(Prompt(tuple(prompt["tokens"]), prompt["is_text"]) for prompt in data)
 
 
 def _pieces(engine: Engine, comm: Communicator, tokens: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray | None]]:

@@ -9,6 +9,7 @@ mpi_comm      what mpi4py does where the C++ was not built
 mpi_messages  its messages between two ranks
 timeout       how long a silent rank is waited for
 world         which rank this is, and the communicator of all ranks
+json_wire     JSON values as bytes
 link_counts   what one rank handed to another, and how long it waited
 gloo          gloo with a face like pygloo's
 """

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mpsplit.comm.json_wire import packed, unpacked
 from mpsplit.comm.link_counts import nothing
 
 
@@ -30,7 +31,7 @@ class Alone:
         raise AssertionError(f"receive from rank {peer} in a group of 1")
 
     def exchange(self, value: Any) -> list[Any]:
-        return [value]
+        return [unpacked(packed(value), 0)]  # as it would come from another rank
 
     def group(self, ranks: tuple[int, ...]) -> Alone:
         assert ranks == (0,), f"a group of ranks {ranks} in a world of 1"

@@ -43,7 +43,7 @@ class Communicator(Protocol):
         """Overwrites x with what `peer` sent."""
 
     def exchange(self, value: Any) -> list[Any]:
-        """Every rank's value, in order; for plain objects off the hot path."""
+        """Every rank's JSON value, in order; off the hot path. Who uses one looks at it first."""
 
     def group(self, ranks: tuple[int, ...]) -> Communicator:
         """A communicator of these ranks alone; all of them, and only they, call."""

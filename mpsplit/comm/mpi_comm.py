@@ -7,7 +7,6 @@ has the same bits. Importing this file is free; making an `Mpi` needs mpi4py.
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mpsplit.comm.alone import Alone
+from mpsplit.comm.json_wire import packed, unpacked
 from mpsplit.comm.link_counts import nothing
 from mpsplit.comm.mpi_messages import MpiMessages
 from mpsplit.comm.timeout import timeout
@@ -39,9 +39,11 @@ class Mpi:
         from mpi4py import MPI
 
         host = communicator.Split_type(MPI.COMM_TYPE_SHARED)
-        hosts = communicator.allgather(host.bcast(communicator.rank))
+        lead, hosts = np.array([communicator.rank]), np.empty(communicator.size, np.int64)
+        host.Bcast(lead, 0)
+        communicator.Allgather(lead, hosts)
         host.Free()
-        return cls(MpiMessages(communicator, timeout()), tuple(range(communicator.size)), hosts)
+        return cls(MpiMessages(communicator, timeout()), tuple(range(communicator.size)), hosts.tolist())
 
     def all_reduce(self, x: np.ndarray) -> None:
         with self._counted(x.nbytes):
@@ -90,11 +92,11 @@ class Mpi:
             self._move(into=x, source=peer)
 
     def exchange(self, value: Any) -> list[Any]:
-        mine = np.frombuffer(pickle.dumps(value), np.uint8)
+        mine = packed(value)
         with self._as_long_as_it_takes():
             lengths = self._gathered(np.array([mine.size])).reshape(-1)
             blocks = self._gathered(np.pad(mine, (0, lengths.max() - mine.size)))
-        return [pickle.loads(block[:length].tobytes()) for block, length in zip(blocks, lengths, strict=True)]
+        return [unpacked(blocks[rank, : lengths[rank]], rank) for rank in range(self.size)]
 
     def group(self, ranks: tuple[int, ...]) -> Mpi | Alone:
         if len(ranks) == 1:

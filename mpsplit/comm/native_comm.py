@@ -1,14 +1,13 @@
 """The communicator that extensions/comm makes: the same interface, on the C++ module _comm.
 
-The ranks of one host talk through shared memory, the others over MPI or gloo. Plain objects travel
-as a length and pickled bytes, in order with the arrays; everything else is arrays that ranks
-without Python speak too.
+The ranks of one host talk through shared memory, the others over MPI or gloo. JSON values travel as
+a length and bytes, in order with the arrays; everything else is arrays that ranks without Python
+speak too.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mpsplit.comm.alone import Alone
+from mpsplit.comm.json_wire import packed, unpacked
 from mpsplit.comm.timeout import timeout
 from mpsplit.errors import RunError
 from mpsplit.native import cpp
@@ -110,7 +110,7 @@ class Native:
         self.comm.recv(_named(x)[0], peer)
 
     def exchange(self, value: Any) -> list[Any]:
-        mine = np.frombuffer(pickle.dumps(value), np.uint8)
+        mine = packed(value)
         before, began = self.comm.bytes, self.comm.seconds
         lengths = np.empty(self.size, np.int64)
         with self._as_long_as_it_takes():
@@ -119,7 +119,7 @@ class Native:
             self.comm.all_gather(np.pad(mine, (0, blocks.shape[1] - mine.size)), blocks)
         self.uncounted += self.comm.bytes - before
         self.uncounted_seconds += self.comm.seconds - began
-        return [pickle.loads(block[:length].tobytes()) for block, length in zip(blocks, lengths, strict=True)]
+        return [unpacked(blocks[rank, : lengths[rank]], rank) for rank in range(self.size)]
 
     def group(self, ranks: tuple[int, ...]) -> Native | Alone:
         if len(ranks) == 1:

@@ -19,7 +19,9 @@ from mpsplit.options.machine_options import add_cluster, placed_of
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import add_keys, keys_of, package_for_ranks, stored_kind
 from mpsplit.options.rank_options import add_ranks, add_threads, started_ranks, take_threads, under_mpirun
+from mpsplit.package.json_fields import one_of
 from mpsplit.package.stored.quantisation import BLOCKS, KINDS, Quantisation
+from mpsplit.package.together.exchanged import exchanged, plain
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +59,7 @@ def bench_command(args: argparse.Namespace) -> int:
     comm = world()
     package = Path(args.package)
     # a rank without linears passes for f32
-    stored = max(comm.exchange(stored_kind(args)), key=KINDS.__getitem__)
+    stored = max(exchanged(comm, stored_kind(args), plain(one_of(KINDS))), key=KINDS.__getitem__)
     if args.quant not in (None, stored):
         raise RunError(f"{package} is stored as {stored}; run `mpsplit convert {package} --quant {args.quant}` first")
     work = Work.within(manifest.facts.context)

@@ -16,7 +16,9 @@ from mpsplit.options.loop_options import ENGINES, add_engine
 from mpsplit.options.model_argument import add_model
 from mpsplit.options.package_argument import add_keys, add_package, keys_of, package_for_ranks
 from mpsplit.options.rank_options import add_ranks, under_mpirun
+from mpsplit.package.agreement import Agreement
 from mpsplit.package.manifest import MANIFEST, PARTITION, Manifest
+from mpsplit.package.together.exchanged import of_rank_0
 
 SLICES = {"torch": "the sliced modules before conversion, on partition's output too"}
 WISHES = {  # fields of gate.Limits; without a default here each kind of package has its own
@@ -58,7 +60,8 @@ def verify_command(args: argparse.Namespace) -> int:
     trial = Trial(package, folder, texts=texts, layers=args.layers, keys=keys_of(args))
     trial = replace(trial, kind="f32" if sliced else stored_kind(manifest, trial, comm))
     limits = LIMITS[trial.kind].with_wishes(**wishes)
-    agreement = comm.exchange(verify(loop_of(args.engine, manifest, trial, comm), comm, trial))[0]
+    found = verify(loop_of(args.engine, manifest, trial, comm), comm, trial)
+    agreement = of_rank_0(comm, found and found.to_json(), Agreement.from_json)
     failed = failures(agreement, limits)
     if comm.rank == 0:
         print(json.dumps(as_json(agreement, limits, failed))) if args.json else show(agreement, limits, failed)

@@ -13,12 +13,12 @@ from __future__ import annotations
 import errno
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError
@@ -31,12 +31,16 @@ from mpsplit.export.weights.conversion_weights import Weights
 from mpsplit.export.weights.weight_contents import contents
 from mpsplit.export.weights.weight_source import Source
 from mpsplit.export.weights.weight_store import Index, Store
-from mpsplit.package.manifest import FORM, PARTITION, Manifest, rank_folder
-from mpsplit.package.rank_text import rank_text
+from mpsplit.package.collectives import Call
+from mpsplit.package.json_fields import flag, record, text, whole
+from mpsplit.package.manifest import FORM, PARTITION, File, Manifest, rank_folder
+from mpsplit.package.manifest_fields import BYTES, FILES, PACKAGE_ID, SCHEDULE
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.sealed.vault import Vault
 from mpsplit.package.stored.embedding import HEAD_ROWS, dtype_of
+from mpsplit.package.stored.rank_text import rank_text
 from mpsplit.package.stored.recipe import Recipe
+from mpsplit.package.together.exchanged import by_rank, exchanged, of_rank_0, plain
 from mpsplit.package.whole_files import forget_unfinished
 from mpsplit.plan.cuts import linears_of, one_matrix
 from mpsplit.progress import bytes_bar, track
@@ -47,7 +51,7 @@ if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does
 
 FLOAT = Recipe()
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-T = TypeVar("T")
+NEED = record({"host": text(r".{0,256}", "a host"), "bytes": whole(0, BYTES)})  # of disk
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def convert(
         commit(package, comm, manifest, _joined(texts), shared)
     for store in stores.values():
         store.forget_others()
-    return Conversion(manifest, tuple(_of_everybody(comm, read)))
+    return Conversion(manifest, tuple(by_rank(comm, read, plain(whole(0, BYTES)))))
 
 
 def _checked(package: Path, pnnx: Pnnx, recipe: Recipe) -> tuple[Manifest, Recipe]:
@@ -137,7 +141,8 @@ def _graphs(
     """By rank, when the collectives of all ranks meet."""
     with _full_disk_is_told(package, {}):
         graphs = {rank: make_graphs(partition, package, rank, pnnx, recipe, readable) for rank in track(mine, "graphs")}
-    check_schedules(partition.plan, _of_everybody(comm, {rank: of_rank.schedule for rank, of_rank in graphs.items()}))
+    mine_as_json = {rank: [call.to_json() for call in of_rank.schedule] for rank, of_rank in graphs.items()}
+    check_schedules(partition.plan, by_rank(comm, mine_as_json, _schedule_of_a_rank))
     return graphs
 
 
@@ -156,7 +161,7 @@ def _filled(
 ) -> dict[int, int]:
     """Makes the weight files whole; the bytes that each rank read for it. Calibration takes all
     ranks through it, unless nobody has anything to make."""
-    runs_model = calibrated and not all(comm.exchange(all(store.is_whole for store in stores.values())))
+    runs_model = calibrated and not all(exchanged(comm, all(store.is_whole for store in stores.values()), plain(flag)))
     read = {rank: _fill(rank, store, source, calibrated) for rank, store in stores.items()}
     if calibrated and runs_model:
         calibrated.finish()
@@ -188,10 +193,14 @@ def _joined(texts: dict[int, Texts]) -> Texts:
     return {name: data for of_rank in texts.values() for name, data in of_rank.items()}
 
 
-def _of_everybody(comm: Communicator, of_mine: Mapping[int, T]) -> list[T]:
-    """What each rank has, in order."""
-    by_rank = {rank: value for values in comm.exchange(of_mine) for rank, value in values.items()}
-    return [by_rank[rank] for rank in sorted(by_rank)]
+def _schedule_of_a_rank(calls: list[Any]) -> tuple[Call, ...]:
+    SCHEDULE(calls, "its schedule")
+    return tuple(map(Call.from_json, calls))
+
+
+def _files_of_a_rank(files: list[Any]) -> tuple[File, ...]:
+    FILES(files, "its files")
+    return File.many_from_json(files)
 
 
 def _indices_of(package: Path) -> dict[Path, Index]:
@@ -208,13 +217,13 @@ def _vault(folder: Path, comm: Communicator, key: Key | None) -> Vault | None:
         return None
     package, name = Index.load(folder).seal or ("", "")
     vault = Vault(key, package) if name == key.name else Vault.new(key)
-    return Vault(key, comm.exchange(vault.package)[0])
+    return Vault(key, of_rank_0(comm, vault.package, plain(PACKAGE_ID)))
 
 
 def _check_room(package: Path, comm: Communicator, stores: dict[int, Store]) -> None:
     here = platform.node()
-    needs = comm.exchange((here, _missing(stores)))
-    needed = sum(size for host, size in needs if host == here)
+    needs = exchanged(comm, {"host": here, "bytes": _missing(stores)}, plain(NEED))
+    needed = sum(need["bytes"] for need in needs if need["host"] == here)
     if needed > shutil.disk_usage(package).free:
         raise _no_room(package, needed)
 
@@ -261,7 +270,8 @@ def _manifest(
     vault: Vault | None,
 ) -> Manifest:
     """With the files of all ranks, signed where they are sealed."""
-    files = _of_everybody(comm, {rank: (*listed(texts[rank]), *stores[rank].listed) for rank in stores})
+    mine = {rank: [vars(file) for file in (*listed(texts[rank]), *stores[rank].listed)] for rank in stores}
+    files = by_rank(comm, mine, _files_of_a_rank)
     made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": recipe}
     manifest = partition.with_files(files, made_with)
     if vault is None:

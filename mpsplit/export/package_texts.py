@@ -8,6 +8,7 @@ and manifest.json is the last. With a Vault no plain byte of them touches the di
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import tempfile
 from collections.abc import Iterator
@@ -17,8 +18,11 @@ from pathlib import Path
 from mpsplit.comm import Communicator
 from mpsplit.errors import ConvertError
 from mpsplit.export.graph.rank_graphs import Graphs
+from mpsplit.package.json_fields import mapping, text
 from mpsplit.package.manifest import FUSED, GRAPH, MANIFEST, RANK_TEXT, File, Manifest, rank_folder
+from mpsplit.package.manifest_fields import PATH
 from mpsplit.package.sealed.vault import MAGIC, Vault
+from mpsplit.package.together.exchanged import of_rank_0
 from mpsplit.package.whole_files import beside, json_text
 
 Texts = dict[str, bytes]  # by path in the package, as they will be on the disk
@@ -46,7 +50,17 @@ def shared_texts(package: Path, partition: Manifest, comm: Communicator, vault: 
                 shared[name] = data
         elif vault:
             shared[name] = _sealed(vault, name, data)
-    return comm.exchange(shared)[0] if vault else None
+    if not vault:
+        return None
+    in_letters = {name: base64.b64encode(data).decode() for name, data in shared.items()}
+    return of_rank_0(comm, in_letters, _shared_of_rank_0)
+
+
+def _shared_of_rank_0(in_letters: dict[str, str]) -> Texts:
+    mapping(text(r"[A-Za-z0-9+/=]*", "bytes in base64"), 4096)(in_letters, "what belongs to no rank")
+    for name in in_letters:
+        PATH(name, "a path")
+    return {name: base64.b64decode(data) for name, data in in_letters.items()}
 
 
 def listed(texts: Texts) -> tuple[File, ...]:

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,9 @@ from mpsplit.export.trace.trace_inputs import examples
 from mpsplit.export.trace.trace_structure import Shapes, Structure
 from mpsplit.export.unfinished_folders import forget, partial_folder
 from mpsplit.package.manifest import CONFIG, FORM, MANIFEST, PARTITION, File, Manifest, RankPart, Rope, rank_folder
+from mpsplit.package.manifest_fields import RANK
 from mpsplit.package.stored.weight_files import FOLDER
+from mpsplit.package.together.exchanged import by_rank, of_rank_0
 from mpsplit.package.whole_files import NUMPY_TYPES, write_json
 from mpsplit.plan.cuts import Part, source_of
 from mpsplit.plan.model_facts import ModelFacts
@@ -104,7 +107,7 @@ def partition_model(
     mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
     with _all_or_nothing(out, mine):
         parts = {rank: _partition_rank(model, plan, rank, out, form) for rank in track(mine, "partition")}
-        everybody = {rank: part for shared in comm.exchange(parts) for rank, part in shared.items()}
+        everybody = by_rank(comm, {rank: part.to_json() for rank, part in parts.items()}, _part_of_a_rank)
     _put_in_place(out, mine, plan, comm)
     manifest = Manifest(
         model=model.name,
@@ -113,7 +116,7 @@ def partition_model(
         rope=model.rope,
         dtype=model.types[model.facts.family.embedding],
         eos=model.eos,
-        ranks=tuple(everybody[rank] for rank in range(plan.ranks)),
+        ranks=tuple(everybody),
         tokenizer=tuple(File.of(out, path) for path in copy_tokenizer(model.folder, out)) if comm.host_lead else (),
         unused=model.unused,
         tools=tools("mpsplit", "torch", "transformers", "safetensors")
@@ -121,7 +124,7 @@ def partition_model(
         config=_copy_config(model.folder, out) if comm.host_lead else None,
         repartitioned_from=model.repartitioned_from,
     )
-    manifest = comm.exchange(manifest)[0]
+    manifest = of_rank_0(comm, manifest.to_json(), Manifest.of_a_rank)
     if comm.host_lead:
         if placed:
             placed.save(out / PLAN)
@@ -146,6 +149,11 @@ def examine(folder: Path, structure_only: bool = False) -> Model:
     types = {name: entry.dtype for name, entry in checkpoint.entries.items()}
     checkpoint.close()
     return Model(*known, types, unused, Origin.of(folder, checkpoint))
+
+
+def _part_of_a_rank(data: dict[str, Any]) -> RankPart:
+    RANK(data, "it")
+    return RankPart.from_json(data)
 
 
 def _copy_config(folder: Path, out: Path) -> File:

@@ -26,9 +26,12 @@ from mpsplit.export.weights.block_cuts import check_blocks
 from mpsplit.export.weights.conversion_weights import Weights
 from mpsplit.export.weights.repacked import Repacked
 from mpsplit.export.weights.unchanged_files import unchanged
+from mpsplit.package.json_fields import flag
 from mpsplit.package.manifest import CONFIG, GRAPH, MANIFEST, PARTITION, Manifest, rank_folder
+from mpsplit.package.manifest_fields import EMBEDDING
 from mpsplit.package.sealed.opened import demand_sealed, opened_rank
 from mpsplit.package.stored.embedding import HEAD_ROWS
+from mpsplit.package.together.exchanged import exchanged, optional, plain
 from mpsplit.plan.cuts import one_matrix
 from mpsplit.plan.placed_plan import Placed
 from mpsplit.plan.shards import Plan, Range, Shard
@@ -45,9 +48,9 @@ def repartition(
     source = _opened(package, old, plan, mine)
     recipe = source.recipe
     check_blocks(old.plan, plan, mine, old.facts, recipe)
-    if not all(comm.exchange(_begun(out, old, plan))):
+    if not all(exchanged(comm, _begun(out, old, plan), plain(flag))):
         partition_model(_model(package, old), plan, out, comm, pnnx.form, placed)
-    embedding = next(filter(None, comm.exchange(source.embedding)))
+    embedding = next(filter(None, exchanged(comm, source.embedding, optional(plain(EMBEDDING)))))
     if old.dtype == HEAD_ROWS and one_matrix(plan, old.facts):
         embedding = HEAD_ROWS
     origin = Origin(package, (File(MANIFEST, 0, 0, old.identity),))

@@ -12,15 +12,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.native.cpp import kernels
 from mpsplit.package.collectives import STAGE, WORLD, Call
+from mpsplit.package.json_fields import mapping, number, record, whole
 from mpsplit.package.manifest import Manifest
+from mpsplit.package.manifest_fields import BYTES
 from mpsplit.package.stored.embedding import stored_row
+from mpsplit.package.together.exchanged import exchanged, plain
 from mpsplit.progress import console, track
 from mpsplit.runtime.account.account import peak_rss_bytes
 from mpsplit.runtime.engine.engine_protocol import Engine
@@ -47,6 +51,13 @@ class Work:
         return cls(tuple(n for n in LENGTHS if n + new <= context) or (context - new,), new)
 
 
+SECONDS = number(1e9)
+ROUND = record(
+    {"prefill": mapping(SECONDS, 64), "sent": whole(0, BYTES), "read": number(1e15)}
+    | dict.fromkeys(("decode", "inside", "moving"), SECONDS)
+)
+
+
 @dataclass
 class BenchRound:
     """One rank's part of a round; seconds, bytes. `inside`, `moving` and `sent` are of decode."""
@@ -57,6 +68,14 @@ class BenchRound:
     moving: float = 0.0  # what they take when nobody waits
     sent: int = 0
     read: float = 0.0  # bytes a second, 0 where nothing measures it
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"prefill": {str(length): seconds for length, seconds in self.prefill.items()}}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BenchRound:
+        ROUND(data, "the round")
+        return cls(**data | {"prefill": {int(length): seconds for length, seconds in data["prefill"].items()}})
 
 
 @dataclass(frozen=True)
@@ -188,10 +207,12 @@ def weight_bytes(manifest: Manifest, rank: int) -> int:
 def measure(bench: Bench, repeat: int, shape: str, quant: str, predicted: dict[str, float] | None = None) -> Speed:
     """One round to warm up, then `repeat` rounds: the same answer on every rank."""
     bench.round()
-    peaks = bench.comm.exchange(peak_rss_bytes())
+    peaks = exchanged(bench.comm, peak_rss_bytes(), plain(whole(0, BYTES)))
     bench.prepare_read()
     # [rounds][ranks]
-    rounds = [bench.comm.exchange(bench.round()) for _ in track(range(repeat), "rounds")]
+    rounds = [
+        exchanged(bench.comm, bench.round().to_json(), BenchRound.from_json) for _ in track(range(repeat), "rounds")
+    ]
     weights = sum(weight_bytes(bench.manifest, rank) for rank in range(bench.comm.size)) / 1e9
     decode = [bench.work.new / max(part.decode for part in parts) for parts in rounds]
     read = [sum(part.read for part in parts) / 1e9 for parts in rounds]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from mpsplit.comm import Communicator
@@ -19,7 +20,11 @@ from mpsplit.measure.probe_engine import Effort, EngineProbe, kinds_here
 from mpsplit.measure.probe_links import LinkProbe
 from mpsplit.measure.probe_machine import DiskProbe, MemoryProbe, available_bytes, busy_share, host_names, process_bytes
 from mpsplit.native import cpp
+from mpsplit.package.json_fields import many, number, one_of
+from mpsplit.package.stored.quantisation import KINDS
+from mpsplit.package.together.exchanged import exchanged, plain
 from mpsplit.plan.cluster import MESSAGES, Cluster, Device, Measured
+from mpsplit.plan.cluster_json import device_from_json
 from mpsplit.progress import console, track
 from mpsplit.runtime.engine.native_engine import NativeEngine, missing
 from mpsplit.runtime.engine.stock_engine import StockEngine
@@ -42,7 +47,7 @@ def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Eff
     files = DiskProbe(disk, effort.disk // neighbours)
     _warn_of_others(comm, hosts)
     links = LinkProbe(comm, hidden)
-    here = comm.exchange(kinds_here())
+    here = exchanged(comm, list(kinds_here()), plain(many(one_of(KINDS), 2 * len(KINDS))))
     kinds = tuple(kind for kind in here[0] if all(kind in other for other in here))
     engine = EngineProbe(StockEngine if missing(comm) else NativeEngine, effort, kinds, threads)
     takes = {"read": MemoryProbe(effort.read, threads).rate, "disk": files.rate} | engine.samples
@@ -53,14 +58,16 @@ def probe(comm: Communicator, threads: int, disk: Path, hidden: int, effort: Eff
         read=Measured.of(samples["read"]), disk=Measured.of(samples["disk"]), **engine.fields_of(samples),
     )  # fmt: skip
     return Cluster(
-        devices=tuple(comm.exchange(device)), links=links.links(), sums=links.all_reduces(),
+        devices=tuple(exchanged(comm, asdict(device), device_from_json)),
+        links=links.links(), sums=links.all_reduces(),
         transport=getattr(comm, "transport", "mpi4py" if comm.size > 1 else ""),
     )  # fmt: skip
 
 
 def _warn_of_others(comm: Communicator, hosts: list[str]) -> None:
     """What is measured is what other processes leave: rank 0 says where they take much."""
-    busy = {host: share for host, share in zip(hosts, comm.exchange(busy_share()), strict=True) if share > BUSY}
+    shares = exchanged(comm, busy_share(), plain(number(1e6)))
+    busy = {host: share for host, share in zip(hosts, shares, strict=True) if share > BUSY}
     if busy and comm.rank == 0:
         named = ", ".join(f"{share:.0%} of the cores of {host}" for host, share in busy.items())
         print(f"mpsplit: other processes use {named}; probe again when they are done", file=sys.stderr)
@@ -84,7 +91,7 @@ def _rounds(
     sampled()
     links.forget()
     least, most = effort.rounds
-    slowest = max(comm.exchange(time.perf_counter() - began))
+    slowest = max(exchanged(comm, time.perf_counter() - began, plain(number(1e9))))
     count = max(least, min(most, int(effort.seconds / slowest)))
     rounds = [sampled() for _ in track(range(count), "rounds")]
     return {name: [samples[name] for samples in rounds] for name in takes}

@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from mpsplit.comm import Communicator
+from mpsplit.package.json_fields import many, number, whole
+from mpsplit.package.manifest_fields import BYTES
+from mpsplit.package.together.exchanged import exchanged, of_rank_0
 from mpsplit.plan.cluster import MESSAGES, LinkTimes, Measured, Sum
+from mpsplit.plan.cluster_json import sums_from_json
 
 FEW = 8  # ranks up to which pairs are measured one at a time, and sums at every size of group
 TURNS = {4: 50, 16 << 10: 20, 1 << 20: 3}  # round trips of a sample, by bytes
@@ -103,7 +109,9 @@ class LinkProbe:
 
     def links(self) -> dict[Pair, LinkTimes]:
         """Of all ranks, on all ranks."""
-        samples = {key: times for part in self.comm.exchange(self.pairs) for key, times in part.items()}
+        mine = [[*pair, size, times] for (pair, size), times in self.pairs.items()]
+        of_ranks = exchanged(self.comm, mine, _pairs_of_a_rank)
+        samples = {key: times for part in of_ranks for key, times in part.items()}
         return {
             pair: LinkTimes(tuple(Measured.of(samples[pair, size]) for size in MESSAGES))
             for pair in sorted(pair for pairs in self.rounds for pair in pairs)
@@ -112,4 +120,12 @@ class LinkProbe:
     def all_reduces(self) -> tuple[Sum, ...]:
         """As rank 0, which is in every group, found them."""
         sums = tuple(Sum(size, nbytes, Measured.of(samples)) for (size, nbytes), samples in self.sums.items())
-        return self.comm.exchange(sums)[0]
+        size = self.comm.size
+        return of_rank_0(self.comm, [asdict(timed) for timed in sums], lambda data: sums_from_json(data, size))
+
+
+def _pairs_of_a_rank(rows: list[list[Any]]) -> dict[tuple[Pair, int], list[float]]:
+    for first, last, size, times in rows:
+        many(whole(0, BYTES), 3)([first, last, size], "a pair")
+        many(number(1e9), 1 << 20)(times, "its seconds")
+    return {((first, last), size): times for first, last, size, times in rows}

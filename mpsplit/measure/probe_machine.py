@@ -17,6 +17,8 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.native.cpp import kernels
+from mpsplit.package.json_fields import text
+from mpsplit.package.together.exchanged import exchanged, plain
 
 CGROUPS = Path("/sys/fs/cgroup")
 # version -> (folder, limit, use, and the line of memory.stat with what can be dropped of that use)
@@ -26,6 +28,7 @@ FILES = {
 }
 PARTS = 8  # of the file, one a round: so that no round finds in memory what another has read
 PIECE = 8 << 20
+HOST = text(r"[^\x00-\x1f\x7f]{0,256}", "a host's name")
 PATIENCE = 2.0  # seconds of writing; a slow disk gets a smaller file
 
 
@@ -97,7 +100,7 @@ def host_names(comm: Communicator) -> list[str]:
 
     What are two hosts to the communicator have two names, whatever they call themselves.
     """
-    names = comm.exchange(socket.gethostname())
+    names = exchanged(comm, socket.gethostname(), plain(HOST))
     name_of: dict[object, str] = {}
     for host, name in zip(getattr(comm, "hosts", names), names, strict=True):
         if host not in name_of:

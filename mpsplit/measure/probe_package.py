@@ -21,9 +21,9 @@ from mpsplit.families.llama import LLAMA
 from mpsplit.native.cpp import kernels
 from mpsplit.package.manifest import FUSED, GRAPH, RANK_TEXT, Manifest, Rope, rank_folder
 from mpsplit.package.param_text import Layer, Param
-from mpsplit.package.rank_text import rank_text
 from mpsplit.package.stored.float_weights import PackedFile, gemm_shape, write_weights
 from mpsplit.package.stored.quantisation import KINDS, LAYER, QLinear
+from mpsplit.package.stored.rank_text import rank_text
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import even_plan

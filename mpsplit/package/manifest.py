@@ -62,6 +62,10 @@ class File:
     def of(cls, package: Path, path: Path) -> File:
         return cls(path.relative_to(package).as_posix(), path.stat().st_size, read_sha256(path))
 
+    @classmethod
+    def many_from_json(cls, entries: list[dict[str, Any]]) -> tuple[File, ...]:
+        return tuple(cls(**entry) for entry in entries)
+
 
 @dataclass(frozen=True)
 class Seal:
@@ -83,6 +87,18 @@ class RankPart:
     schedule: tuple[Call, ...]
     weight_bytes: int
     files: tuple[File, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schedule": [call.to_json() for call in self.schedule],
+            "weight_bytes": self.weight_bytes,
+            "files": [vars(file) for file in self.files],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RankPart:
+        schedule = tuple(map(Call.from_json, data["schedule"]))
+        return cls(schedule, data["weight_bytes"], File.many_from_json(data["files"]))
 
 
 @dataclass(frozen=True)
@@ -139,14 +155,7 @@ class Manifest:
             "rope": {"inverse_frequencies": list(self.rope.inverse_frequencies), "scaling": self.rope.scaling},
             "dtype": self.dtype,
             "eos": list(self.eos),
-            "ranks": [
-                {
-                    "schedule": [call.to_json() for call in part.schedule],
-                    "weight_bytes": part.weight_bytes,
-                    "files": [vars(file) for file in part.files],
-                }
-                for part in self.ranks
-            ],
+            "ranks": [part.to_json() for part in self.ranks],
             "tokenizer": [vars(file) for file in self.tokenizer],
             "unused": list(self.unused),
             "tools": dict(sorted(self.tools.items())),
@@ -157,10 +166,13 @@ class Manifest:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Manifest:
-        def files(entries: list[dict[str, Any]]) -> tuple[File, ...]:
-            return tuple(File(**entry) for entry in entries)
+    def of_a_rank(cls, data: dict[str, Any]) -> Manifest:
+        """As another rank sent it."""
+        check_manifest(data)
+        return cls.from_json(data)
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Manifest:
         return cls(
             model=data["model"],
             facts=ModelFacts(**data["facts"]),
@@ -168,11 +180,8 @@ class Manifest:
             rope=Rope(tuple(data["rope"]["inverse_frequencies"]), data["rope"]["scaling"]),
             dtype=data["dtype"],
             eos=tuple(data["eos"]),
-            ranks=tuple(
-                RankPart(tuple(map(Call.from_json, part["schedule"])), part["weight_bytes"], files(part["files"]))
-                for part in data["ranks"]
-            ),
-            tokenizer=files(data["tokenizer"]),
+            ranks=tuple(map(RankPart.from_json, data["ranks"])),
+            tokenizer=File.many_from_json(data["tokenizer"]),
             unused=tuple(data["unused"]),
             tools=data["tools"],
             verified=Agreement.from_json(data["verified"]) if "verified" in data else None,

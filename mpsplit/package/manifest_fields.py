@@ -56,11 +56,12 @@ FACTS = record(
     | {name: whole(1, SIZES) for name in ("hidden", "head_dim", "mlp", "vocabulary", "context")},
     {"window": whole(0, SIZES)},
 )
+PACKAGE_ID = text(r"[0-9a-f]{32}", "32 hex digits")
 SEAL = record(
     {
         "algorithm": one_of(ALGORITHMS),
         "chunk": whole(1, LARGEST_CHUNK),
-        "package": text(r"[0-9a-f]{32}", "32 hex digits"),
+        "package": PACKAGE_ID,
         "key": text(r"[0-9a-f]{32}", "32 hex digits"),
         "proof": HASH,
     }
@@ -83,14 +84,16 @@ def _object(value: Any, where: str) -> None:
         raise PackageError(f"{where} is no object")
 
 
-RANK = record({"schedule": many(_call, 1 << 16), "weight_bytes": whole(0, BYTES), "files": FILES})
+EMBEDDING = one_of((*NUMPY_TYPES, *map(dtype_of, BLOCKS), HEAD_ROWS))
+SCHEDULE = many(_call, 1 << 16)
+RANK = record({"schedule": SCHEDULE, "weight_bytes": whole(0, BYTES), "files": FILES})
 MANIFEST = record(
     {
         "model": TEXT,
         "facts": FACTS,
         "plan": record({"shards": many(SHARD, RANKS)}),
         "rope": record({"inverse_frequencies": many(number(1e6), 1 << 16), "scaling": number(1e6)}),
-        "dtype": one_of((*NUMPY_TYPES, *map(dtype_of, BLOCKS), HEAD_ROWS)),
+        "dtype": EMBEDDING,
         "eos": many(whole(0, SIZES), 4096),
         "ranks": many(RANK, RANKS),
         "tokenizer": FILES,

@@ -55,6 +55,14 @@ def from_json(data: JsonObject, source: str = "the cluster") -> Cluster:
     return _Reader(source).cluster(data)
 
 
+def device_from_json(data: JsonObject, source: str = "the device") -> Device:
+    return _Reader(source).device(data, "it")
+
+
+def sums_from_json(data: list[JsonObject], devices: int, source: str = "the sums") -> tuple[Sum, ...]:
+    return tuple(_Reader(source).sum(entry, i, devices) for i, entry in enumerate(data))
+
+
 class _Reader:
     """JSON into dataclasses; `source` is what errors call it."""
 

@@ -21,6 +21,7 @@ from mpsplit.package.stored.float_weights import ALIGNMENT, read_weights, write_
 from mpsplit.package.stored.quantisation import LAYER, QLinear, Quantisation
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles, inside
+from mpsplit.package.together.exchanged import of_rank_0
 from mpsplit.runtime.load import load_loop
 from tests.cases import splits
 from tests.missing import needs
@@ -35,7 +36,8 @@ WHERE = [None, *(n for n in range(3) for _ in "am"), None]
 def run(world, package, folder, layers=True):
     trial = Trial(package, folder, layers=layers)
     trial = replace(trial, kind=stored_kind(Manifest.load(package), trial, world))
-    return world.exchange(verify(load_loop(package, world), world, trial))[0]
+    found = verify(load_loop(package, world), world, trial)
+    return of_rank_0(world, found and found.to_json(), Agreement.from_json)
 
 
 @pytest.mark.mpi

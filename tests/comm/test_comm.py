@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from mpsplit.comm import Mpi
+
 pytestmark = pytest.mark.mpi
 
 
@@ -55,3 +57,23 @@ def test_telling_and_listening(world):
     else:
         world.listen(x)
     assert x.tolist() == [7, 7, 7]
+
+
+def test_exchange_takes_json_and_gives_it_back(world):
+    value = {"rank": world.rank, "texts": ["ä\u0000", None, True, 0.1], "none": {}}
+    assert world.exchange(value) == [value | {"rank": rank} for rank in range(world.size)]
+    for wrong in ((1, 2), {1: 2}, {"path": object()}, np.float32(1), b"bytes", {1, 2}):
+        with pytest.raises(AssertionError, match="is no JSON value"):
+            world.exchange(wrong)
+    assert world.exchange("x" * 100_000 * (world.rank + 1)) == ["x" * 100_000 * (r + 1) for r in range(world.size)]
+
+
+def test_mpi4py_exchanges_the_same(world):
+    comm = world
+    if world.size > 1:
+        from mpi4py import MPI
+
+        comm = Mpi.over(MPI.COMM_WORLD.Dup())
+    assert comm.exchange(["r" * comm.rank, comm.rank]) == [["r" * rank, rank] for rank in range(comm.size)]
+    with pytest.raises(AssertionError, match="is no JSON value"):
+        comm.exchange(b"")

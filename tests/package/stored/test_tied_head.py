@@ -16,11 +16,11 @@ from mpsplit.native import cpp
 from mpsplit.package.inside.inspection import describe, inspect, tied
 from mpsplit.package.manifest import GRAPH, RANK_TEXT, Manifest, rank_folder
 from mpsplit.package.param_text import Param
-from mpsplit.package.rank_text import rank_text
 from mpsplit.package.sealed.opened import opened_rank
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.stored.embedding_rows import head_of
 from mpsplit.package.stored.quantisation import QLinear
+from mpsplit.package.stored.rank_text import rank_text
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.plan.cuts import one_matrix

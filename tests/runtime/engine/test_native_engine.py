@@ -12,8 +12,8 @@ import pytest
 from mpsplit.comm import Alone
 from mpsplit.errors import PackageError
 from mpsplit.package.manifest import File, Manifest
-from mpsplit.package.rank_text import rank_text
 from mpsplit.package.stored import embedding
+from mpsplit.package.stored.rank_text import rank_text
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.runtime.load import ENGINES, load_engine

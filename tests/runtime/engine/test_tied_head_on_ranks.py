@@ -14,9 +14,9 @@ from mpsplit.export.graph.pnnx import find_pnnx
 from mpsplit.native import cpp
 from mpsplit.package.manifest import GRAPH, RANK_TEXT, File, Manifest, rank_folder
 from mpsplit.package.param_text import Param
-from mpsplit.package.rank_text import rank_text
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.stored.embedding_rows import embedding_rows, head_of
+from mpsplit.package.stored.rank_text import rank_text
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.runtime.load import load_engine

@@ -1,0 +1,39 @@
+"""JSON values as bytes that travel between ranks.
+
+In: a value, or the bytes of one. Out: bytes, or the value.
+
+Invariant: what arrives is data: JSON makes numbers, texts, lists and objects, and runs nothing. Who
+uses a value looks at it first, because its rank may have another version
+(package/together/exchanged.py).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from mpsplit.errors import RunError
+
+
+def packed(value: Any) -> np.ndarray:
+    """uint8 of a value that comes back as it was."""
+    assert _is_json(value), f"{value!r:.200} is no JSON value, and ranks exchange nothing else"
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def unpacked(data: np.ndarray, rank: int) -> Any:
+    try:
+        return json.loads(data.tobytes())
+    except (ValueError, RecursionError):
+        raise RunError(f"rank {rank} sent what is no JSON; install the same mpsplit for all ranks") from None
+
+
+def _is_json(value: Any) -> bool:
+    """Tuples would come back as lists, and keys as texts."""
+    if type(value) is dict:
+        return all(type(name) is str and _is_json(item) for name, item in value.items())
+    if type(value) is list:
+        return all(map(_is_json, value))
+    return value is None or type(value) in (bool, int, float, str)
