@@ -7,16 +7,21 @@ Keys and values depend on all tokens before, so pages form a tree: a page is kno
 the page before it. A request holds the way from the root to where it is; whole pages join the tree
 as they are filled, and stay in it when the request has ended, until the room is needed: those that
 nobody held for the longest time go first. The last page of an ended request is not whole; whoever
-goes on from there takes it over. Invariant: every page is free, in the tree, or one request's own.
+goes on from there takes it over.
+
+Nodes are salted: a request finds those of its own salt, and those without one, which named prefixes
+have. What others asked leaves no trace in what it finds. Invariant: every page is free, in the
+tree, or one request's own.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 PAGE = 32  # tokens; as KeyValueCache::page_positions
+Key = tuple[str, tuple[int, ...]]  # of a node below the one before it: its salt, its tokens
 
 
 def pages_of(tokens: int) -> int:
@@ -28,19 +33,20 @@ class PageNode:
     """A page in the tree; `holders` are running requests."""
 
     page: int
-    tokens: tuple[int, ...]
+    key: Key
     before: PageNode | None
     holders: int = 0
-    after: dict[tuple[int, ...], PageNode] = field(default_factory=dict)
+    after: dict[Key, PageNode] = field(default_factory=dict)
 
 
 @dataclass
 class HeldPages:
-    """What a request holds: `pages` in the order of its tokens, the way through the tree, and pages
-    that are its own."""
+    """What a request of this salt holds: `pages` in the order of its tokens, the way through the
+    tree, and pages that are its own."""
 
-    pages: list[int]
-    way: list[PageNode]
+    salt: str = ""
+    pages: list[int] = field(default_factory=list)
+    way: list[PageNode] = field(default_factory=list)
     own: list[int] = field(default_factory=list)
 
 
@@ -48,7 +54,7 @@ class Pages:
     def __init__(self, count: int):
         self.count = count
         self.free = list(range(count - 1, -1, -1))
-        self.root = PageNode(-1, (), None)
+        self.root = PageNode(-1, ("", ()), None)
         # in the tree, held by nobody, the longest unused first
         self.kept: OrderedDict[PageNode, None] = OrderedDict()
         self.evicted = 0  # pages given up so far
@@ -62,12 +68,18 @@ class Pages:
         """By running requests."""
         return self.count - self.available
 
-    def begin(self, tokens: Sequence[int]) -> tuple[HeldPages, int]:
+    def add_up(self, held: Iterable[HeldPages]) -> bool:
+        """Whether every page is free, kept, or held by these, and none is twice."""
+        idle = [*self.free, *(node.page for node in self.kept)]
+        taken = {page for each in held for page in (*each.pages, *(node.page for node in each.way))}
+        return len(idle) == len(set(idle)) == self.count - len(taken) and taken.isdisjoint(idle)
+
+    def begin(self, tokens: Sequence[int], salt: str = "") -> tuple[HeldPages, int]:
         """What is known of a request's tokens, and how many that are; the last token is never among
         them, for its logits are wanted."""
-        held, known, most = HeldPages([], []), 0, len(tokens) - 1
+        held, known, most = HeldPages(salt), 0, len(tokens) - 1
         node = self.root
-        while known + PAGE <= most and (following := node.after.get(tuple(tokens[known : known + PAGE]))):
+        while known + PAGE <= most and (following := _after(node, salt, tokens[known : known + PAGE])):
             node, known = following, known + PAGE
             self._hold(node)
             held.way.append(node)
@@ -94,13 +106,13 @@ class Pages:
         while (len(held.way) + 1) * PAGE <= len(tokens):
             at = len(held.way)
             node = held.way[-1] if held.way else self.root
-            page_tokens = tuple(tokens[at * PAGE : (at + 1) * PAGE])
+            key = held.salt, tuple(tokens[at * PAGE : (at + 1) * PAGE])
             # or else two requests computed the same at once, and one page is enough to know
-            if page_tokens not in node.after:
-                node.after[page_tokens] = PageNode(held.pages[at], page_tokens, node)
+            if key not in node.after:
+                node.after[key] = PageNode(held.pages[at], key, node)
                 held.own.remove(held.pages[at])
-            self._hold(node.after[page_tokens])
-            held.way.append(node.after[page_tokens])
+            self._hold(node.after[key])
+            held.way.append(node.after[key])
 
     def release(self, held: HeldPages, tokens: Sequence[int]) -> None:
         """The request has ended, and the cache holds these tokens of it."""
@@ -108,8 +120,9 @@ class Pages:
         at = len(held.way)
         rest = tuple(tokens[at * PAGE :])
         node = held.way[-1] if held.way else self.root
-        if rest and rest not in node.after:
-            last = node.after[rest] = PageNode(held.pages[at], rest, node)
+        key = held.salt, rest
+        if rest and key not in node.after:
+            last = node.after[key] = PageNode(held.pages[at], key, node)
             held.own.remove(last.page)
             self.kept[last] = None
         self.free += held.own
@@ -128,11 +141,11 @@ class Pages:
         """The page after the node that begins most like the tokens, where it is not whole; how many
         of its tokens are theirs."""
         most, best = 0, None
-        for other in node.after.values():
-            if len(other.tokens) < PAGE and (same := common(other.tokens, tokens)) > most:
+        for (salt, theirs), other in node.after.items():
+            if salt in (held.salt, "") and len(theirs) < PAGE and (same := common(theirs, tokens)) > most:
                 most, best = same, other
         if best:
-            del node.after[best.tokens], self.kept[best]
+            del node.after[best.key], self.kept[best]
             held.own.append(best.page)
             held.pages.append(best.page)
         return most
@@ -140,9 +153,14 @@ class Pages:
     def _give_up(self) -> int:
         node, _ = self.kept.popitem(last=False)
         assert node.before and not node.after and not node.holders
-        del node.before.after[node.tokens]
+        del node.before.after[node.key]
         self.evicted += 1
         return node.page
+
+
+def _after(node: PageNode, salt: str, tokens: Sequence[int]) -> PageNode | None:
+    key = tuple(tokens)
+    return node.after.get((salt, key)) or node.after.get(("", key))
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -62,16 +62,17 @@ class CacheOnDisk:
                 "this package is encrypted, and what is kept of conversations would not be; decrypt it first"
             )
 
-    def warm(self, folder: str, history: Sequence[int], pages: Pages, stored: str) -> None:
+    def warm(self, folder: str, history: Sequence[int], pages: Pages, stored: str, salt: str = "") -> None:
         """Brings what is kept of these tokens into the cache, where it is not there yet
-        (NOTES: What is kept on disk changes between steps). `stored`: how the cache stores now."""
+        (NOTES: What is kept on disk changes between steps). `stored`: how the cache stores now;
+        `salt`: as pages.py has it."""
         kept = KeptText.read(self.package, folder)
         if (kept.whose, kept.stored) != (self.weights_id, stored):
             check_outcomes([OTHER], folder, "used")
         shared = kept.tokens[: common(kept.tokens, history)]
-        held, known = pages.begin([*shared, NO_TOKEN])
+        held, known = pages.begin([*shared, NO_TOKEN], salt)
         pages.release(held, shared[:known])
-        held = HeldPages([], [])
+        held = HeldPages(salt)
         if known == len(shared) or not pages.grow(held, len(kept.tokens)):
             return  # it is there, or there is no room, and the prompt is computed
         self.caches.place(self.slot, 0, held.pages)

@@ -1,6 +1,7 @@
 """The token loop: requests in, tokens out, several at once. Rank 0 leads, the others follow.
 
 loop_protocol  what is asked of the loop, and what it answers
+faults         what a failure ends: one request, or all ranks
 waiting_queue  requests that wait, and whose turn it is
 live_request   one request while it waits and runs
 token_loop     the loop itself

@@ -1,12 +1,14 @@
 """All ranks as one engine, for rank 0.
 
 In: steps of several requests. Out: candidates for the next token of each, from every rank with rows
-of the head. Invariant: rank 0 tells the others what it does (orders.py), and does it too.
+of the head. Invariant: rank 0 tells the others what it does (orders.py), and does it too. They are
+`in_step` until anything is raised between the first word of an order and its last answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -24,42 +26,58 @@ class Ranks:
         self._orders, self._counted = Orders(comm), CountedEngine(engine, comm)
         self._heads = [shard for shard in engine.manifest.plan.shards if len(shard.head)]
         self._logits = np.empty((0, 0), np.float32)
+        self.in_step = True
 
     def reserve(self, pages: int, stored: str) -> None:
-        self.engine.reserve(pages, stored)
-        self._orders.give(Order(Verb.RESERVE, count=pages, token=CACHES.index(stored)))
+        with self._order():
+            self.engine.reserve(pages, stored)
+            self._orders.give(Order(Verb.RESERVE, count=pages, token=CACHES.index(stored)))
 
     def place(self, slot: int, first: int, pages: Sequence[int]) -> None:
-        self.engine.place(slot, first, pages)
-        self._orders.give(Order(Verb.PLACE, slot, first, len(pages), token=pages[0]), pages)
+        with self._order():
+            self.engine.place(slot, first, pages)
+            self._orders.give(Order(Verb.PLACE, slot, first, len(pages), token=pages[0]), pages)
 
     def step(self, tokens: Sequence[int], questions: Sequence[Question]) -> list[list[Candidates]]:
         """What the ranks answer to each part; nothing where nothing was wanted."""
-        self._orders.give(*step_order(tokens, questions))
-        self._logits = self._counted.batch(tokens, [part for part, *_ in questions])
-        return [self._gather(row, wanted, temperature) for row, (_, wanted, temperature) in enumerate(questions)]
+        with self._order():
+            self._orders.give(*step_order(tokens, questions))
+            self._logits = self._counted.batch(tokens, [part for part, *_ in questions])
+            return [self._gather(row, wanted, temperature) for row, (_, wanted, temperature) in enumerate(questions)]
 
     def all_of(self, row: int) -> list[Candidates]:
         """Every logit after a part of the last step."""
-        self._orders.give(Order(Verb.MORE, position=row, wanted=ALL))
-        return self._gather(row, ALL, 0.0)
+        with self._order():
+            self._orders.give(Order(Verb.MORE, position=row, wanted=ALL))
+            return self._gather(row, ALL, 0.0)
 
     def save(self, slot: int, tokens: int, folder: str, whose: str) -> list[int]:
         """How it went, by rank (kept_texts.py)."""
-        self._orders.give(*kept_order(Verb.SAVE, slot, tokens, folder, whose))
-        return self._outcomes(self.engine.save(slot, tokens, folder, whose))
+        with self._order():
+            self._orders.give(*kept_order(Verb.SAVE, slot, tokens, folder, whose))
+            return self._outcomes(self.engine.save(slot, tokens, folder, whose))
 
     def load(self, slot: int, tokens: int, folder: str, whose: str) -> list[int]:
-        self._orders.give(*kept_order(Verb.LOAD, slot, tokens, folder, whose))
-        return self._outcomes(self.engine.load(slot, tokens, folder, whose))
+        with self._order():
+            self._orders.give(*kept_order(Verb.LOAD, slot, tokens, folder, whose))
+            return self._outcomes(self.engine.load(slot, tokens, folder, whose))
 
     def report(self) -> tuple[Account, ...]:
         """What each rank spent since the last report."""
-        self._orders.give(Order(Verb.REPORT))
-        return self._counted.report()
+        with self._order():
+            self._orders.give(Order(Verb.REPORT))
+            return self._counted.report()
 
     def end(self) -> None:
         self._orders.give(Order(Verb.END))
+
+    @contextmanager
+    def _order(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.in_step = False
+            raise
 
     def _outcomes(self, mine: int) -> list[int]:
         return self.comm.all_gather(np.array([mine])).tolist()

@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from operator import add
 
-from mpsplit.errors import MpsplitError
 from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.choose.candidates import Candidates
 from mpsplit.runtime.choose.choosing import Choice, ChosenToken
 from mpsplit.runtime.engine.pages import HeldPages
+from mpsplit.runtime.loop.faults import LOG, told
 from mpsplit.runtime.loop.loop_protocol import Generation, Listener, Piece, Request, Stats
 from mpsplit.runtime.talk.text import Stream, Text
 
@@ -25,7 +25,7 @@ class LiveRequest:
         self.history = list(request.prompt)
         self.stream = Stream(text, request.stops) if text else None
         self.grammar = request.grammar() if request.grammar else None
-        self.slot, self.held = -1, HeldPages([], [])
+        self.slot, self.held = -1, HeldPages(request.salt)
         self.choice: Choice | None = None  # the choice to be made next
         self.fed = 0  # tokens of the history that the cache holds
         self.placed = 0  # pages that all ranks know of
@@ -102,8 +102,12 @@ class LiveRequest:
         text = self.stream.whole if self.stream else None
         self.listener(Generation(text, tuple(self.history[prompt:]), finish, stats, unsaved))
 
-    def fail(self, wrong: MpsplitError) -> None:
-        self.listener(wrong)
+    def fail(self, wrong: Exception) -> None:
+        """Its listener hears what ended it. Where that fails too, nobody is left to tell."""
+        try:
+            self.listener(told(wrong))
+        except Exception:
+            LOG.exception("a listener did not hear the end of its request")
 
     def _verdict(self, token: int, eos: tuple[int, ...], context: int) -> str:
         """Why this token is the last one, if it is; its text joins the stream."""

@@ -3,7 +3,8 @@
 In: prompts as ids. Out: pieces while it answers, then one Generation.
 
 Whoever asks gives a listener: it hears Pieces, in order, and then exactly once a Generation or an
-MpsplitError. It is called in the loop's thread and must not wait.
+MpsplitError (faults.py). It is called in the loop's thread and must not wait. If it raises, it
+hears an error next, and nothing after that.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from mpsplit.runtime.choose.sampling import Sampling
 class Request:
     """`logprobs`: how many likely tokens are told with each one that was chosen, None for no
     probabilities. `grammar` makes the state of a new answer. Waiting requests are taken from the
-    `owner`s by turns. `warm` is a folder of kept_texts.py that may spare work. `saves` is one to
-    keep the prompt and the answer in, with what `about` says."""
+    `owner`s by turns. A request finds pages of its own `salt` (pages.py). `warm` is a folder of
+    kept_texts.py that may spare work. `saves` is one to keep the prompt and the answer in, with
+    what `about` says."""
 
     prompt: tuple[int, ...]
     max_new_tokens: int = 64
@@ -35,6 +37,7 @@ class Request:
     logprobs: int | None = None
     grammar: Callable[[], Grammar] | None = None
     owner: str = ""
+    salt: str = ""
     warm: str = ""
     saves: str = ""
     about: dict = field(default_factory=dict)

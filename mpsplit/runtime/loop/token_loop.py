@@ -11,7 +11,8 @@ on who else is there. Whoever needs a page when there is none left waits again, 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -20,11 +21,11 @@ from mpsplit.errors import MpsplitError, RunError
 from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.account.ledger import Ledger, hosts_of
 from mpsplit.runtime.choose.candidates import NOTHING, Candidates
-from mpsplit.runtime.choose.choosing import NoWayOn
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, Span
 from mpsplit.runtime.engine.pages import PAGE, Pages, pages_of
 from mpsplit.runtime.kept.cache_on_disk import CacheOnDisk
-from mpsplit.runtime.kept.kept_texts import Unusable
+from mpsplit.runtime.kept.kept_texts import PREFIXES
+from mpsplit.runtime.loop.faults import nobodys
 from mpsplit.runtime.loop.follow import follow
 from mpsplit.runtime.loop.led_ranks import Ranks
 from mpsplit.runtime.loop.live_request import LiveRequest
@@ -171,9 +172,11 @@ class TokenLoop:
         with self._changed:
             gone = self._waiting.take_cancelled()
         for live in gone:
-            live.end("cancelled")
+            with self._alone(live):
+                live.end("cancelled")
         for live in [live for live in self.running if live.cancelled]:
-            self._finish(live, "cancelled")
+            with self._alone(live):
+                self._finish(live, "cancelled")
 
     def _admit(self) -> None:
         """Takes who waits, in turn, while there is a place, and pages for all that is
@@ -185,21 +188,17 @@ class TokenLoop:
                     return
             if live.request.warm and not live.warmed:
                 live.warmed = True
-                try:
-                    self.on_disk.warm(live.request.warm, live.history, self.pages, self.stored)
-                except Unusable as wrong:
-                    with self._changed:
-                        self._waiting.remove(live)
-                    live.fail(wrong)
-                    continue
+                with self._alone(live):
+                    self._warm(live)
+                continue
             with self._changed:
-                held, known = self.pages.begin(live.history)
+                held, known = self.pages.begin(live.history, live.request.salt)
                 if self.running and self.pages.missing(held, len(live.history) + 1) > self.pages.available:
                     self.pages.release(held, live.history[:known])
                     return
-                self._waiting.take()
-            live.begin(next(i for i in count() if all(i != other.slot for other in self.running)), held, known)
-            self.running.append(live)
+                slot = next(i for i in count() if all(i != other.slot for other in self.running))
+                self.running.append(self._waiting.take())
+            live.begin(slot, held, known)
 
     def _compose(self) -> list[tuple[LiveRequest, int]]:
         """Who takes part in this step, with how many tokens."""
@@ -207,20 +206,22 @@ class TokenLoop:
         room = max(1, min(self.chunk, BESIDE) - len(answering)) if answering else self.chunk
         taking = []
         for live in list(self.running):
-            rows = 1 if live.left == 1 else min(live.left, room)
-            if rows and live in self.running and self._make_room(live, live.fed + rows):
-                taking.append((live, rows))
-                room -= 0 if live.left == 1 else rows
+            with self._alone(live):
+                rows = 1 if live.left == 1 else min(live.left, room)
+                if rows and live in self.running and self._make_room(live, live.fed + rows):
+                    taking.append((live, rows))
+                    room -= 0 if live.left == 1 else rows
         return [(live, rows) for live, rows in taking if live in self.running]
 
     def _make_room(self, live: LiveRequest, tokens: int) -> bool:
         """Pages for so many tokens; where there are none, the last that came makes room, which may
         be this one."""
         while not self.pages.grow(live.held, tokens):
-            last = self.running.pop()
-            self.pages.release(last.held, last.history[: last.fed])
+            last = self.running[-1]
             with self._changed:
                 self._waiting.put_back(last)
+            self.running.pop()
+            self.pages.release(last.held, last.history[: last.fed])
             if last is live:
                 return False
         return True
@@ -230,6 +231,11 @@ class TokenLoop:
         self._leave(live)
         live.end(reason, unsaved)
 
+    def _warm(self, live: LiveRequest) -> None:
+        """What is kept of it: a prefix for all, a conversation for its own salt."""
+        salt = "" if live.request.warm.startswith(f"{PREFIXES}/") else live.request.salt
+        self.on_disk.warm(live.request.warm, live.history, self.pages, self.stored, salt)
+
     def _save(self, live: LiveRequest) -> str:
         """Why not, where it cannot be kept."""
         request, tokens = live.request, live.history[: live.fed]
@@ -237,47 +243,62 @@ class TokenLoop:
 
     def _leave(self, live: LiveRequest) -> None:
         self._report()
-        self.running.remove(live)
         self.pages.release(live.held, live.history[: live.fed])
+        self.running.remove(live)
+
+    @contextmanager
+    def _alone(self, live: LiveRequest) -> Iterator[None]:
+        """What is raised in the block ends this request and no other, or else all (faults.py)."""
+        try:
+            yield
+        except Exception as wrong:
+            if not self.ranks.in_step:
+                raise
+            if live in self.running:
+                self._leave(live)
+            with self._changed:
+                self._waiting.remove(live)
+            live.fail(wrong)
+            if not isinstance(wrong, MpsplitError) and not self.pages.add_up(live.held for live in self.running):
+                raise
 
     def _report(self) -> None:
         """What the ranks spent since the last report, divided among who ran."""
         accounts = self.ranks.report()
-        sent, rows = sum(account.sent for account in accounts), sum(live.rows for live in self.running)
-        self.ledger.add(accounts, rows)
-        for live in self.running:
-            live.bytes_sent += sent * live.rows / max(1, rows)
-            live.rows = 0
-            live.account(accounts)
+        with nobodys():
+            sent, rows = sum(account.sent for account in accounts), sum(live.rows for live in self.running)
+            self.ledger.add(accounts, rows)
+            for live in self.running:
+                live.bytes_sent += sent * live.rows / max(1, rows)
+                live.rows = 0
+                live.account(accounts)
 
     # -- a step -----------------------------------------------------------------------------------
 
     def _step(self, taking: list[tuple[LiveRequest, int]]) -> None:
-        tokens, questions = [], []
+        tokens, questions, asking = [], [], []
         for live, rows in taking:
-            if pages := live.held.pages[live.placed :]:
-                self.ranks.place(live.slot, live.placed, pages)
-                live.placed = len(live.held.pages)
-            tokens += live.history[live.fed : live.fed + rows]
-            wanted, temperature = live.asks() if rows == live.left else (NOTHING, 0.0)
-            questions.append(Question(Span(live.slot, live.fed, rows), wanted, temperature))
-        answers = self.ranks.step(tokens, questions)
-        for row, ((live, rows), answer) in enumerate(zip(taking, answers, strict=True)):
-            live.fed += rows
-            live.rows += rows
-            self.pages.filled(live.held, live.history[: live.fed])
-            if answer:
-                self._answer(live, row, answer)
+            with self._alone(live):
+                if pages := live.held.pages[live.placed :]:
+                    self.ranks.place(live.slot, live.placed, pages)
+                    live.placed = len(live.held.pages)
+                wanted, temperature = live.asks() if rows == live.left else (NOTHING, 0.0)
+                tokens += live.history[live.fed : live.fed + rows]
+                questions.append(Question(Span(live.slot, live.fed, rows), wanted, temperature))
+                asking.append((live, rows))
+        answers = self.ranks.step(tokens, questions) if asking else []
+        for row, ((live, rows), answer) in enumerate(zip(asking, answers, strict=True)):
+            with self._alone(live):
+                live.fed += rows
+                live.rows += rows
+                self.pages.filled(live.held, live.history[: live.fed])
+                if answer:
+                    self._answer(live, row, answer)
 
     def _answer(self, live: LiveRequest, row: int, answer: list[Candidates]) -> None:
-        try:
-            chosen = live.choose(answer)
-            if chosen is None:
-                chosen = live.choose(self.ranks.all_of(row))
-                assert chosen, "everything was sent, and it was not enough"
-        except NoWayOn as wrong:  # nobody else's affair
-            self._leave(live)
-            live.fail(wrong)
-            return
+        chosen = live.choose(answer)
+        if chosen is None:
+            chosen = live.choose(self.ranks.all_of(row))
+            assert chosen, "everything was sent, and it was not enough"
         if finish := live.take(chosen, self.eos, self.facts.context):
             self._finish(live, finish)

@@ -46,12 +46,13 @@ class WaitingQueue:
         return live
 
     def remove(self, live: LiveRequest) -> None:
+        """Wherever it waits, if it does."""
         if live in self.returned:
             self.returned.remove(live)
-            return
-        waiting = self.owners[live.request.owner]
-        waiting.remove(live)
-        if not waiting:
+        waiting = self.owners.get(live.request.owner, deque())
+        if live in waiting:
+            waiting.remove(live)
+        if live.request.owner in self.owners and not waiting:
             del self.owners[live.request.owner]
 
     def take_cancelled(self) -> list[LiveRequest]:

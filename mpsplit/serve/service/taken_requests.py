@@ -37,7 +37,7 @@ class TakenRequests:
         try:
             for index, request in enumerate(requests):
                 self._tickets.append(service.loop.submit(request, self._listener(index)))
-        except MpsplitError:
+        except Exception:
             self.cancel()
             raise
         service.tickets.update(self._tickets)

@@ -50,6 +50,23 @@ def test_what_was_not_used_for_longest_goes_first():
     assert not pages.grow(pages.begin([8])[0], 1)
 
 
+def test_other_salts_find_nothing_and_all_find_what_has_none():
+    """To the single token: of whole pages, and of one that is not."""
+    pages, prompt = Pages(8), list(range(2 * PAGE + 5))
+    held, known = pages.begin(prompt, "key 0")
+    assert pages.grow(held, len(prompt))
+    pages.release(held, prompt)
+    for count in (5, 9, PAGE, 2 * PAGE):
+        for salt in ("key 1", ""):
+            assert pages.begin([*prompt[:count], 99], salt)[1] == 0
+    assert pages.begin([*prompt, 99], "key 0")[1] == len(prompt)
+    held, _ = pages.begin([7] * 40)
+    assert pages.grow(held, 40)
+    pages.release(held, [7] * 40)
+    for salt in ("key 0", "key 1"):
+        assert pages.begin([7] * 50, salt)[1] == (40 if salt == "key 0" else PAGE)  # one takes over what is not whole
+
+
 class Requests(RuleBasedStateMachine):
     """Requests of few different tokens come, go on and go; `memory` is what is written in each
     page."""
@@ -58,10 +75,10 @@ class Requests(RuleBasedStateMachine):
         super().__init__()
         self.pages, self.running, self.memory = Pages(12), [], {}
 
-    @rule(start=st.integers(0, 2), length=LENGTHS, other=st.integers(0, 70))
-    def begin(self, start, length, other):
+    @rule(start=st.integers(0, 2), length=LENGTHS, other=st.integers(0, 70), salt=st.sampled_from(["", "a", "b"]))
+    def begin(self, start, length, other, salt):
         tokens = [(start + i // (1 + other)) % 3 for i in range(length)]
-        held, known = self.pages.begin(tokens)
+        held, known = self.pages.begin(tokens, salt)
         assert known < length
         self.check(held, tokens[:known])
         self.running.append([held, tokens, known])
@@ -78,7 +95,7 @@ class Requests(RuleBasedStateMachine):
         for at in range(written, len(tokens)):
             page = held.pages[at // PAGE]
             assert sum(page in other.pages for other, *_ in self.running) == 1, "written by one, held by another"
-            self.memory[page, at % PAGE] = tokens[at]
+            self.memory[page, at % PAGE] = held.salt, tokens[at]
         request[2] = len(tokens)
         self.pages.filled(held, tokens)
         self.check(held, tokens)
@@ -94,7 +111,9 @@ class Requests(RuleBasedStateMachine):
 
     def check(self, held, tokens):
         assert len(held.pages) >= pages_of(len(tokens))
-        assert [self.memory[held.pages[at // PAGE], at % PAGE] for at in range(len(tokens))] == tokens
+        written = [self.memory[held.pages[at // PAGE], at % PAGE] for at in range(len(tokens))]
+        assert [token for _, token in written] == tokens
+        assert {salt for salt, _ in written} <= {held.salt, ""}, "another's tokens"
 
     @invariant()
     def every_page_is_somewhere_once(self):
@@ -106,6 +125,7 @@ class Requests(RuleBasedStateMachine):
             todo += node.after.values()
             assert (node in self.pages.kept) == (node.holders == 0)
         assert sorted([*self.pages.free, *own_pages, *(node.page for node in tree)]) == list(range(self.pages.count))
+        assert self.pages.add_up(held for held, *_ in self.running)
         assert self.pages.used == len(own_pages) + sum(node.holders > 0 for node in tree)
 
 
