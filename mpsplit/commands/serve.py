@@ -33,6 +33,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="another one than this machine's own needs an API key (default: 127.0.0.1)")
     add("--port", type=int, default=8000, metavar="N", help="0 takes a free one, and says which (default: 8000)")
     add("--api-key-file", metavar="FILE", help="keys that may call, one a line (default: the one of MPSPLIT_API_KEY)")
+    add(
+        "--share-prefixes",
+        action="store_true",
+        help="a key finds what others computed of the same beginning: faster, and it can tell that they asked it",
+    )
     add("--model-name", metavar="NAME", help="what clients call the model (default: the package's folder)")
     add("--context", type=int, metavar="N", help="tokens of a prompt and its answer (default: the model's)")
     add("--cache", type=int, metavar="N", help="tokens of all requests together (default: the model's context)")
@@ -78,7 +83,15 @@ def serve_command(args: argparse.Namespace) -> int:
         limits = ServiceLimits(answers=min(ServiceLimits.answers, args.max_concurrent), body_bytes=args.max_body * MIB)
         name = args.model_name or Path(args.package).resolve().name
         service = Service(
-            loop, name, layers, args.context, limits=limits, keys=keys, hosts=hosts, session_seconds=args.session_ttl
+            loop,
+            name,
+            layers,
+            args.context,
+            limits=limits,
+            keys=keys,
+            hosts=hosts,
+            session_seconds=args.session_ttl,
+            share_prefixes=args.share_prefixes,
         )
         print(_greeting(service, serving.url(sock), manifest.plan.ranks), flush=True)
         serving.run(service, sock)

@@ -126,6 +126,7 @@ def _meaning(
             logprobs=body.likely,
             grammar=grammar,
             owner=owner,
+            salt=service.salt(owner),
             warm=warm,
             saves="" if i or number else saves,
         )

@@ -47,6 +47,7 @@ class Service:
     most_tokens: int | None = None
     limits: ServiceLimits = field(default_factory=ServiceLimits)
     keys: tuple[bytes, ...] = ()
+    share_prefixes: bool = False  # a key finds what others computed, and can tell that they did
     hosts: frozenset[str] | None = None
     session_seconds: float = HOUR
     created: int = field(default_factory=lambda: int(time.time()))
@@ -79,6 +80,10 @@ class Service:
     def longest_prompt(self) -> int:
         """Characters: the context full of the longest token."""
         return self.context * max(map(len, self.text.tokenizer.get_vocab()))
+
+    def salt(self, owner: str) -> str:
+        """Whose pages an owner finds (pages.py): with several keys those of its own."""
+        return owner if len(self.keys) > 1 and not self.share_prefixes else ""
 
     def check_open(self) -> None:
         if self.ending.is_set():

@@ -6,8 +6,11 @@ import httpx
 import openai
 import pytest
 
+from mpsplit.comm import Alone
 from mpsplit.errors import RunError
+from mpsplit.runtime.loop.token_loop import TokenLoop
 from mpsplit.serve.http.security import allowed_hosts, read_keys
+from tests.loops import TableEngine
 from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
 
@@ -42,6 +45,26 @@ def test_nothing_opens_without_one(guarded, authorization):
         for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
             assert http.post(path, json={}).status_code == 401
         assert http.get("/health").status_code == http.get("/").status_code == 200
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_key_learns_nothing_of_anothers_prompts(text, shared):
+    """Neither of whole pages of the cache nor of single tokens; its own it finds."""
+    loop = TokenLoop(TableEngine(), Alone(), text)
+    loop.reserve(2000)
+    with served(loop, keys=KEYS, share_prefixes=shared) as (address, _):
+
+        def cached(key: bytes, prompt: list[int]) -> int:
+            with client_of(address, key.decode()) as client:
+                usage = client.completions.create(model="fake", prompt=prompt, max_tokens=1).usage
+            assert usage.mpsplit["cached_tokens"] == usage.prompt_tokens_details.cached_tokens
+            return usage.prompt_tokens_details.cached_tokens
+
+        for first, count in enumerate((5, 9, 32, 64)):
+            secret = [first, *range(20, 19 + count)]
+            assert cached(KEYS[0], [*secret, 1]) == 0
+            assert cached(KEYS[1], [*secret, 2]) == (count if shared else 0)
+            assert cached(KEYS[0], [*secret, 3]) == count
 
 
 def test_openais_client_understands(guarded):
