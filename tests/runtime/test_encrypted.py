@@ -81,9 +81,8 @@ def test_a_rank_without_python_says_that_it_has_no_keys(sealed):
 
 @pytest.mark.parametrize("name", ["MPSPLIT_KEY", "MPSPLIT_KEY_COMMAND"])
 def test_a_rank_without_python_demands_a_sealed_package_too(package_of, tmp_path, name):
+    need("mpsplit-rank")
     program = cpp.folder() / "mpsplit-rank"
-    if not program.exists():
-        pytest.skip("mpsplit-rank is not built")
     alone = rank_environment(RANK="1", WORLD_SIZE="2", MPSPLIT_STORE=str(tmp_path))
     done = subprocess.run(
         [program, package_of(EXAMPLE, 2, 1)],
