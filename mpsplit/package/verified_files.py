@@ -43,8 +43,8 @@ def remembered_sha256(path: Path) -> str | None:
 
 def read_sha256(path: Path) -> str:
     """Reads the file, and remembers what it has."""
-    before, digest = _identity(path), sha256(path)
-    if before == _identity(path) and before[-1] + SETTLED < time.time_ns():
+    before, digest = _identity(path), sha256(path)  # changed meanwhile: its stamp says what it was
+    if before[-1] + SETTLED < time.time_ns():
         with suppress(OSError, RuntimeError):  # nowhere to remember it
             stamp = _stamp(path)
             stamp.parent.mkdir(parents=True, exist_ok=True)

@@ -88,8 +88,19 @@ def test_a_damaged_stamp_is_as_good_as_none(reads, weights, harm):
 
 def test_what_changed_just_now_is_not_remembered(reads, weights, monkeypatch):
     monkeypatch.setattr(verified_files, "SETTLED", 60 * 10**9)
+    os.utime(weights, ns=(0, 0))  # its content looks old, and the file does not
     sha256 = File.of(weights.parent, weights).sha256
     check(weights, sha256=sha256)
+    assert len(reads) == 2
+
+
+def test_what_changed_while_it_was_read_is_not_believed(reads, weights, monkeypatch):
+    counted = verified_files.sha256
+    monkeypatch.setattr(verified_files, "sha256", lambda path: (counted(path), path.write_bytes(b"new"))[0])
+    before = File.of(weights.parent, weights).sha256
+    monkeypatch.setattr(verified_files, "sha256", counted)
+    with pytest.raises(PackageError, match="was changed"):
+        check(weights, sha256=before)
     assert len(reads) == 2
 
 
