@@ -71,7 +71,7 @@ def _window(config: dict[str, Any], family: Family) -> int:
     """The sliding window that all layers share, 0 for none."""
     size = config.get("sliding_window") or 0
     unasked = family.window == WINDOW_IF_ASKED and not config.get("use_sliding_window")
-    if family.window == NO_WINDOW or unasked or size >= config.get("max_position_embeddings", 0):
+    if family.window == NO_WINDOW or unasked or size >= config["max_position_embeddings"]:
         return 0
     kinds = set(config.get("layer_types") or ["sliding_attention"])
     if len(kinds) > 1:

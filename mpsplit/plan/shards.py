@@ -214,8 +214,6 @@ def _following(counts: Sequence[int]) -> list[Range]:
 
 
 def _check_kv_heads(shard: Shard, facts: ModelFacts) -> None:
-    if not len(shard.heads) and not len(shard.kv_heads):
-        return
     queries = facts.heads // facts.kv_heads  # of each KV head
     served = [
         len(range(max(shard.heads.start, kv * queries), min(shard.heads.stop, (kv + 1) * queries)))

@@ -87,7 +87,7 @@ def _head_step(facts: ModelFacts, queries: int, ranks: int, block: int) -> int:
 
     In whole blocks, where that can be.
     """
-    fitting = [n for n in range(queries, 0, -1) if queries % n == 0 and queries // n >= ranks] or [1]
+    fitting = [*(n for n in range(queries, 1, -1) if queries % n == 0 and queries // n >= ranks), 1]
     return next((n for n in fitting if n * facts.head_dim % block == 0), fitting[0])
 
 

@@ -14,8 +14,9 @@ from mpsplit.plan.cluster_json import from_json, load_cluster, save_cluster, to_
 
 def measured_cluster() -> Cluster:
     made = described([1 << 30, 2 << 30, 3 << 30], read=[1e10, 2e10])
+    sums = (Sum(2, 16384, Measured(1e-5, 0.1)), Sum(3, 4, Measured(2e-5)))
     links = {(0, 1): LinkTimes.of(1e-6, 1e9), (0, 2): LinkTimes.of(2e-6, 2e9), (1, 2): LinkTimes.of(3e-6, 3e9)}
-    return Cluster(made.devices, links, sums=(Sum(2, 16384, Measured(1e-5, 0.1)),), transport="mpi")
+    return Cluster(made.devices, links, sums=sums, transport="mpi")
 
 
 def test_a_cluster_comes_back_from_its_file(tmp_path):
@@ -47,11 +48,13 @@ def at(data, *path):
         (("devices", 1, "name"), "machine-0", "the 3 devices have 2 different names"),
         (("devices",), [], "the 0 devices"),
         (("messages",), [1, 2, 3], "messages are"),
-        (("links", 0, "between"), [0, 9], r"links\[0\] is between \[0, 9\]"),
+        (("links", 0, "between"), [0, 3], r"links\[0\] is between \[0, 3\]"),
+        (("links", 0, "between"), [0, 0.5], r"links\[0\] is between \[0, 0.5\]"),
         (("links", 0, "between"), [1, 0], r"links\[0\] is between \[1, 0\]"),
         (("links", 0, "between"), [0, 2], r"links\[1\] is between \[0, 2\] a second time"),
         (("links", 0, "seconds", 1, "value"), -3, r"links\[0\].value is -3|links\[0\].seconds.value is -3"),
-        (("sums", 0, "ranks"), 7, r"sums\[0\] is of 7 ranks, there are 3 devices"),
+        (("sums", 0, "ranks"), 4, r"sums\[0\] is of 4 ranks, there are 3 devices"),
+        (("sums", 0, "ranks"), 1, r"sums\[0\] is of 1 ranks, there are 3 devices"),
     ],
 )
 def test_numbers_that_cannot_be_are_named(path, value, message):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from mpsplit.plan.cuts import part_of
+from mpsplit.plan.cuts import WHOLE, Part, linears_of, one_matrix, part_of, source_of
 from mpsplit.plan.model_facts import ModelFacts
-from mpsplit.plan.shards import Plan, Share, even_plan, lay_out
+from mpsplit.plan.shards import Plan, Range, Share, even_plan, lay_out
 from mpsplit.plan.steps import even
 from tests.layouts import layouts
 from tests.models import facts
@@ -89,3 +89,36 @@ def test_a_bias_after_the_sum_is_on_ranks_without_columns_too():
             assert [s.rank for s in shards if part_of(name, s, f)] == ranks
     assert part_of("model.layers.0.self_attn.o_proj.weight", shards[2], f) is None
     assert part_of("model.layers.0.self_attn.q_norm.weight", shards[2], f) is None
+
+
+def test_the_shape_of_a_part():
+    assert WHOLE.shape_of((131, 64)) == (131, 64)
+    assert Part(0, Range(10, 13)).shape_of((131, 64)) == (3, 64)
+    assert Part(1, Range(10, 13)).shape_of((131, 64)) == (131, 3)
+    assert Part(0, Range(10, 13)).shape_of((131,)) == (3,)
+
+
+def test_linears_layer_by_layer_and_the_head_last():
+    names = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
+    each = [[f"model.layers.{layer}.{name}.weight" for name in names] for layer in range(2)]
+    found = linears_of(facts(layers=2))
+    assert [set(found[:7]), set(found[7:14]), found[14:]] == [set(each[0]), set(each[1]), ["lm_head.weight"]]
+
+
+def test_a_tied_head_is_the_embedding_of_the_checkpoint():
+    tied, untied, up = facts(tied=True), facts(), "model.layers.0.mlp.up_proj.weight"
+    assert source_of("lm_head.weight", tied) == "model.embed_tokens.weight"
+    assert source_of("lm_head.weight", untied) == "lm_head.weight"
+    assert source_of(up, tied) == source_of(up, untied) == up
+
+
+def test_one_matrix_where_ranks_have_the_same_rows_of_both_ends():
+    tied = facts(tied=True)
+    even_rows = even_plan(tied, 2, 1)
+    first, second = even_rows.shards
+    apart = Plan((replace(first, head=Range(0, 10)), replace(second, head=Range(10, 131)))).check(tied)
+    everything, nothing = Range(0, 131), Range(131, 131)
+    uneven = (replace(first, embed=everything, head=everything), replace(second, embed=Range(0, 0), head=nothing))
+    assert one_matrix(even_rows, tied) and one_matrix(Plan(uneven).check(tied), tied)
+    assert not one_matrix(apart, tied) and not one_matrix(even_plan(tied, 2, 2), tied)
+    assert not one_matrix(even_rows, replace(tied, tied=False))

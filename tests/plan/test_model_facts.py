@@ -14,6 +14,12 @@ def test_what_old_configs_leave_out_has_its_old_meaning():
     assert (facts.kv_heads, facts.head_dim, facts.tied, facts.window) == (8, 8, False, 0)
 
 
+def test_what_a_config_tells_is_believed():
+    told = dict(num_key_value_heads=2, head_dim=16, tie_word_embeddings=True)
+    facts = ModelFacts.from_config(LLAMA | told)
+    assert (facts.kv_heads, facts.head_dim, facts.tied) == (2, 16, True)
+
+
 def test_an_unknown_architecture_is_refused_with_the_known_ones():
     with pytest.raises(
         ModelError, match=r"GPT2LMHeadModel is not supported; supported are .*LlamaForCausalLM.*Qwen3ForCausalLM"
@@ -28,9 +34,11 @@ def test_a_config_without_a_size_names_it():
         ModelFacts.from_config(config)
 
 
-def test_rotary_embeddings_that_change_with_the_length_are_refused():
+@pytest.mark.parametrize("where", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("name", ["rope_type", "type"])
+def test_rotary_embeddings_that_change_with_the_length_are_refused(where, name):
     with pytest.raises(ModelError, match="longrope"):
-        ModelFacts.from_config(LLAMA | {"rope_scaling": {"rope_type": "longrope"}})
+        ModelFacts.from_config(LLAMA | {where: {name: "longrope"}})
 
 
 @pytest.mark.parametrize(

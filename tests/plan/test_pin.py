@@ -1,9 +1,13 @@
+import json
+from dataclasses import replace
+
 import pytest
 
 from mpsplit.errors import PlanError
 from mpsplit.plan.cluster import described
 from mpsplit.plan.pin import pinned
 from mpsplit.plan.placed_plan import Placed
+from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.sizes import Job
 from tests.models import facts
 
@@ -23,8 +27,13 @@ def test_a_group_and_a_stage():
 
 
 def test_weights_divide_the_shares():
-    plan, _ = pin("layers 0-7=1*7,0*3")
+    plan, _ = pin("layers 0-7 = 1*7, 0*3")
     assert [len(s.heads) for s in plan.shards] == [6, 2] and [len(s.mlp) for s in plan.shards] == [64, 32]
+
+
+def test_one_layer_needs_no_last_one():
+    plan, devices = pin("layer 0=1; layers 1-7=0")
+    assert devices == (1, 0) and [str(s.layers) for s in plan.shards] == ["0..1", "1..8"]
 
 
 def test_speeds_divide_the_shares():
@@ -50,7 +59,7 @@ def test_ends_without_layers_are_stages_of_their_own():
         ("layers 0-3=0; layers 4-7=0", "device 0 has two places"),
         ("layers 0-7=0,0", "device 0 has two places"),
         ("embed=1; layers 0-3=0; layers 4-7=1", "device 1 has two places"),
-        ("layers 0-7=0,1; head=1,2", "device 2 is not with 0"),
+        ("layers 0-7=0,1; head=1,2", "head=1,2: device 2 is not with 0"),
         ("layers 0-7=0,1*3", "give them to all, or to none"),
         ("layers 0-7=0*0,1*3", "gives device 0 the weight 0"),
         ("layers 0-7=0,,1", "where a device or DEVICE"),
@@ -77,4 +86,18 @@ def test_placed_plans_come_back_from_their_file(tmp_path):
     plan, devices = pin("layers 0-3=2; layers 4-7=1,0")
     placed = Placed(plan, CLUSTER.only(devices), JOB)
     placed.save(tmp_path / "plan.json")
-    assert Placed.load(tmp_path / "plan.json") == placed
+    assert Placed.load(tmp_path / "plan.json") == placed == placed.check_room(FACTS)
+    assert placed.price(FACTS, new=9) == price(FACTS, plan, CLUSTER.only(devices), replace(JOB, new=9))
+
+
+def test_plan_files_without_their_machines(tmp_path):
+    path = tmp_path / "plan.json"
+    placed = Placed(*pin("layers 0-3=2; layers 4-7=1")[:1], CLUSTER.only([2, 1]), JOB)
+    path.write_text(json.dumps(placed.plan.to_json()))
+    assert Placed.load(path) is None
+    path.write_text(json.dumps(replace(placed, cluster=CLUSTER).to_json()))
+    with pytest.raises(PlanError, match="plan.json has 2 ranks on 4 devices; make it again"):
+        Placed.load(path)
+    path.write_text(json.dumps(placed.to_json() | {"job": {"colour": "red"}}))
+    with pytest.raises(PlanError, match="no job that can be read .*colour"):
+        Placed.load(path)

@@ -53,6 +53,8 @@ def test_stages_of_the_embedding_and_of_the_head_alone():
         lay_out(facts(), [(5, [Share(8, 96, embed=131)]), (0, [Share(0, 0)]), (0, [Share(0, 0, head=131)])])
     with pytest.raises(PlanError, match="rank 1 is in stage 1; the embedding belongs to the first stage"):
         lay_out(facts(), [(0, [Share(0, 0, embed=131)]), (5, [Share(8, 96, 1, 131)])])
+    with pytest.raises(PlanError, match="rank 0 is in stage 0; .* the head to the last"):
+        lay_out(facts(), [(0, [Share(0, 0, 131, 1)]), (5, [Share(8, 96, 0, 131)])])
     with pytest.raises(PlanError, match="mlp of stage 0: ranges end at 96, the model has 0"):
         lay_out(facts(), [(0, [Share(0, 96, embed=131)]), (5, [Share(8, 96, head=131)])])
 
@@ -95,7 +97,17 @@ def test_heads_and_their_kv_heads_stay_together():
     data = even_plan(facts(), 2, 1).to_json()
     for rank, (start, stop) in enumerate([(0, 5), (5, 8)]):
         data["shards"][rank]["heads"] = dict(start=start, stop=stop)
-    with pytest.raises(PlanError, match="each KV head serves 2 query heads"):
+    for first in (2, 3):  # too few KV heads for the query heads; enough, and two that serve 2 and 1
+        data["shards"][0]["kv_heads"] = dict(start=0, stop=first)
+        with pytest.raises(PlanError, match="each KV head serves 2 query heads"):
+            Plan.from_json(data).check(facts())
+
+
+def test_layers_that_nobody_has():
+    data = even_plan(facts(), 2, 1).to_json()
+    for shard in data["shards"]:
+        shard["layers"]["stop"] = 4
+    with pytest.raises(PlanError, match="^layers: ranges end at 4, the model has 5"):
         Plan.from_json(data).check(facts())
 
 

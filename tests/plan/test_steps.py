@@ -50,6 +50,9 @@ def test_equal_ranks_all_get_work_where_there_is_enough(f, ranks, block):
         (dict(heads=32, kv_heads=2, head_dim=8), 6, 4, 1, 1, (3, 3)),  # 4 heads of 8 make a block
         # 12 // 2 leave five ranks one each, no blocks
         (dict(heads=24, kv_heads=2, head_dim=8), 10, 2, 1, 1, (5, 5)),
+        # 10 // 3 leave three ranks one each, and the last is not short of the others
+        (dict(heads=20, kv_heads=2, head_dim=8), 6, 2, 1, 1, (3, 3)),
+        (dict(heads=4, kv_heads=2, head_dim=8), 6, 1, 1, 1, (3, 3)),  # fewer heads than ranks
     ],
 )
 def test_steps(changes, ranks, heads, mlp, vocabulary, dealt):

@@ -23,9 +23,7 @@ from mpsplit.package.stored.quantisation import QLinear
 from mpsplit.package.stored.rank_text import rank_text
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.stored.weight_files import WeightFiles
-from mpsplit.plan.cuts import one_matrix
 from mpsplit.plan.price.sizes import Job, head_bytes
-from mpsplit.plan.shards import Plan, Range
 from mpsplit.runtime.load import load_engine
 from tests.missing import needs
 from tests.packages import edit_manifest, put
@@ -105,17 +103,6 @@ def test_a_package_made_anew_loses_its_table(converted):
     convert(package, Alone(), find_pnnx(), Recipe.parse("q8", 32))
     assert table_of(package, 0) is None
     load_engine(package, Alone())
-
-
-def test_ranks_with_other_rows_of_one_than_of_the_other(package_of):
-    manifest = Manifest.load(package_of("qwen2-tied", 2, 1))
-    first, second = manifest.plan.shards
-    apart = Plan((replace(first, head=Range(0, 10)), replace(second, head=Range(10, 131)))).check(manifest.facts)
-    assert one_matrix(manifest.plan, manifest.facts) and not one_matrix(apart, manifest.facts)
-    assert not one_matrix(manifest.plan, replace(manifest.facts, tied=False))
-    everything, nothing = Range(0, 131), Range(131, 131)
-    uneven = (replace(first, embed=everything, head=everything), replace(second, embed=Range(0, 0), head=nothing))
-    assert one_matrix(Plan(uneven).check(manifest.facts), manifest.facts)
 
 
 def test_who_says_so_falsely(converted):
