@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from mpsplit import __version__
@@ -151,7 +152,8 @@ def _obey(given: list[str]) -> int:
         args = build_parser().parse_args(given)
         args.given = given
         logging.basicConfig(level=args.log.upper(), format=f"r{mpi_rank() or 0} | %(message)s")
-        return args.command(args)
+        with ExitStack() as args.until_end:  # what the command holds, such as its package
+            return args.command(args)
     except MpsplitError as wrong:
         return _fail(str(wrong), 2)
     except KeyboardInterrupt:

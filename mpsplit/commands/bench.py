@@ -17,7 +17,7 @@ from mpsplit.export.model.named_shapes import SHAPES
 from mpsplit.options.loop_options import add_engine
 from mpsplit.options.machine_options import add_cluster, placed_of
 from mpsplit.options.number_checks import at_least_one
-from mpsplit.options.package_argument import add_keys, keys_of, package_for_ranks, stored_kind
+from mpsplit.options.package_argument import add_keys, hold_package, keys_of, package_for_ranks, stored_kind
 from mpsplit.options.rank_options import add_ranks, add_threads, started_ranks, take_threads, under_mpirun
 from mpsplit.package.json_fields import one_of
 from mpsplit.package.stored.quantisation import BLOCKS, KINDS, Quantisation
@@ -67,6 +67,7 @@ def bench_command(args: argparse.Namespace) -> int:
         lengths = " and ".join(map(str, work.lengths))
         room = f"room for prefill {lengths} and decode {work.new}"
         print(f"the context of {manifest.facts.context} has {room}", file=sys.stderr)
+    hold_package(args)
     engine = load_engine(package, comm, args.engine, keys_of(args))
     bench = Bench(engine, comm, share_of_cores(comm.local_size), args.chunk, work)
     predicted = speed_of(manifest.facts, placed, stored, work, args.chunk) if placed else None

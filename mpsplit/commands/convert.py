@@ -20,6 +20,7 @@ from mpsplit.package.manifest import PARTITION, Manifest
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.stored.quantisation import BLOCKS, KINDS
 from mpsplit.package.stored.recipe import LAYOUTS, METHODS, NATIVE, SCALES, Recipe
+from mpsplit.package.together.package_commit import partition_home
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def convert_command(args: argparse.Namespace) -> int:
     package = Path(args.package)
-    partition = Manifest.load(package, PARTITION)
+    partition = Manifest.load(partition_home(package), PARTITION)
     ranks = partition.plan.ranks
     started = started_ranks(args)
     if started not in (None, ranks):

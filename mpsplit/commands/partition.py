@@ -20,6 +20,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_plan(parser)
     parser.add_argument("--out", required=True, help="the package's directory")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a whole package in --out; it stays until the new one is whole"
+    )
     add_serial(parser)
     parser.add_argument(
         "--form",
@@ -44,7 +47,7 @@ def partition_command(args: argparse.Namespace) -> int:
     comm = world_of(plan)
     began = time.perf_counter()
     placed = Placed.load(Path(args.plan)) if args.plan else None
-    manifest = partition(folder, plan, Path(args.out), comm, args.form, placed, args.structure_only)
+    manifest = partition(folder, plan, Path(args.out), comm, args.form, placed, args.structure_only, args.force)
     if comm.rank == 0:
         for rank, part in enumerate(manifest.ranks):
             print(f"rank {rank}: {part.weight_bytes:,} bytes of weights, {len(part.schedule)} collectives")

@@ -20,6 +20,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_package(parser)
     add_plan(parser)
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="the new package's directory")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a whole package in --out; it stays until the new one is whole"
+    )
     add_serial(parser)
 
 
@@ -35,7 +38,8 @@ def repartition_command(args: argparse.Namespace) -> int:
 
     comm = world_of(plan)
     began = time.perf_counter()
-    made = repartition(package, plan, out, comm, pnnx, Placed.load(Path(args.plan)) if args.plan else None)
+    placed = Placed.load(Path(args.plan)) if args.plan else None
+    made = repartition(package, plan, out, comm, pnnx, placed, args.force)
     if comm.rank == 0 and made.manifest:
         for shard, part, read in zip(plan.shards, made.manifest.ranks, made.read, strict=True):
             ranks = ", ".join(map(str, needed(old.plan, [shard])))

@@ -14,7 +14,7 @@ from mpsplit.check.gate import LIMITS, as_json, failures, show, store
 from mpsplit.comm import world
 from mpsplit.options.loop_options import ENGINES, add_engine
 from mpsplit.options.model_argument import add_model
-from mpsplit.options.package_argument import add_keys, add_package, keys_of, package_for_ranks
+from mpsplit.options.package_argument import add_keys, add_package, hold_package, keys_of, package_for_ranks
 from mpsplit.options.rank_options import add_ranks, under_mpirun
 from mpsplit.package.agreement import Agreement
 from mpsplit.package.manifest import MANIFEST, PARTITION, Manifest
@@ -57,6 +57,7 @@ def verify_command(args: argparse.Namespace) -> int:
     if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     comm = world()
+    hold_package(args)
     trial = Trial(package, folder, texts=texts, layers=args.layers, keys=keys_of(args))
     trial = replace(trial, kind="f32" if sliced else stored_kind(manifest, trial, comm))
     limits = LIMITS[trial.kind].with_wishes(**wishes)
@@ -89,4 +90,5 @@ def verify_converted(args: argparse.Namespace) -> int:
         given += [f"--{name.replace('_', '-')}", str(value)] if (value := getattr(args, name)) else []
     parser = argparse.ArgumentParser()
     add_options(parser)
-    return verify_command(parser.parse_args(given, argparse.Namespace(given=["verify", *given])))
+    known = argparse.Namespace(given=["verify", *given], until_end=args.until_end)
+    return verify_command(parser.parse_args(given, known))

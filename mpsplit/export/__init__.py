@@ -7,7 +7,7 @@ convert             every rank turns its trace into graphs and streams its weigh
 package_texts       graphs and facts of the ranks, which take their names last and all together
 repartition         a package for another plan, without the model that it was made of
 random_package      packages of a known shape whose weights mean nothing, for measurements
-unfinished_folders  where ranks write until a partition is whole
+unfinished_folders  what ranks have begun of a partition, until it is whole
 model/              where weights come from
 trace/              modules that are cut, then traced
 graph/              from a trace to the text of ncnn's graph

@@ -3,8 +3,8 @@
 In: a partition. Out: a package.
 
 Invariant: what was there before stays whole until every rank has all of its weights, under names
-that say what is in them, and its texts beside their places. Then these take their names, and
-manifest.json is the last. Interrupted at any moment and started again, it does what is missing, and
+that say what is in them, and its texts in .next/. Then these take their places, at one moment
+(package_commit.py). Interrupted at any moment and started again, it does what is missing, and
 the bytes are the same. With a key, no plain byte of what is made touches the disk.
 """
 
@@ -14,7 +14,7 @@ import errno
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +41,8 @@ from mpsplit.package.stored.embedding import HEAD_ROWS, dtype_of
 from mpsplit.package.stored.rank_text import rank_text
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.together.exchanged import by_rank, exchanged, of_rank_0, plain
+from mpsplit.package.together.package_commit import forget_other_ranks, forget_unfinished_partition, partition_home
+from mpsplit.package.together.package_lock import held, held_together
 from mpsplit.package.whole_files import forget_unfinished
 from mpsplit.plan.cuts import linears_of, one_matrix
 from mpsplit.progress import bytes_bar, track
@@ -80,22 +82,47 @@ def convert(
     `model`: where the checkpoint is by now; `share_with`: a package to take weight files from;
     `key`: what to encrypt with; `weights`: what is read in the checkpoint's place.
     """
-    partition, recipe = _checked(package, pnnx, recipe)
+    if not package.is_dir():
+        Manifest.load(package, PARTITION)  # says so
+    with held_together(package, "converted", comm), ExitStack() as others_held:
+        if comm.host_lead:
+            forget_unfinished_partition(package)
+        comm.exchange(None)
+        if share_with and comm.host_lead:
+            others_held.enter_context(held(share_with, "read"))
+        home = partition_home(package)
+        return _convert(package, home, comm, pnnx, recipe, model, calibration, share_with, key, weights)
+
+
+def _convert(
+    package: Path,
+    home: Path,
+    comm: Communicator,
+    pnnx: Pnnx,
+    recipe: Recipe,
+    model: Path | None,
+    calibration: Calibration | None,
+    share_with: Path | None,
+    key: Key | None,
+    weights: Weights | None,
+) -> Conversion:
+    """`home`: where the partition lies."""
+    partition, recipe = _checked(package, home, pnnx, recipe)
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
     for rank in mine:
         forget_unfinished(rank_folder(package, rank))
     vault = _vault(rank_folder(package, mine[0]), comm, key)
-    shared = shared_texts(package, partition, comm, vault)
-    weights = weights or _of_checkpoint(package, partition, recipe, model)
+    shared = shared_texts(home, partition, comm, vault)
+    weights = weights or _of_checkpoint(home, partition, recipe, model)
     if weights:
         partition = replace(partition, dtype=weights.embedding, repartitioned_from=weights.identity)
     elif calibration:
         raise ConvertError(
             f"{package} was partitioned with --structure-only; to calibrate, say where its weights are with --model DIR"
         )
-    graphs = _graphs(package, partition, comm, mine, pnnx, recipe, not vault)
+    graphs = _graphs(home, partition, comm, mine, pnnx, recipe, not vault)
     if weights is None:
-        return _without_weights(package, partition, comm, graphs, vault)
+        return _without_weights(home, partition, comm, graphs, vault)
     calibrated = _calibrated(calibration, recipe, partition, weights.origin, comm) if calibration else None
     encoder_of = calibrated.encoder_of if calibrated else weights.encoder_of
     others = _indices_of(share_with) if share_with else weights.unchanged
@@ -113,13 +140,15 @@ def convert(
         commit(package, comm, manifest, _joined(texts), shared)
     for store in stores.values():
         store.forget_others()
+    if comm.host_lead:
+        forget_other_ranks(package, partition.plan.ranks)
     return Conversion(manifest, tuple(by_rank(comm, read, plain(whole(0, BYTES)))))
 
 
-def _checked(package: Path, pnnx: Pnnx, recipe: Recipe) -> tuple[Manifest, Recipe]:
+def _checked(package: Path, home: Path, pnnx: Pnnx, recipe: Recipe) -> tuple[Manifest, Recipe]:
     """The partition, when this route of pnnx can read it, and the recipe as it holds for its
     model."""
-    partition = Manifest.load(package, PARTITION)
+    partition = Manifest.load(home, PARTITION)
     if partition.tools[FORM] != pnnx.form:
         raise ConvertError(
             f"{package} was partitioned with --form {partition.tools[FORM]}, this route of pnnx needs --form"

@@ -2,8 +2,8 @@
 
 In: a rank's graphs, a partition, maybe a Vault. Out: texts as bytes, and with `commit` the files.
 
-Invariant: they lie beside their places until every rank has everything. Then they take their names,
-and manifest.json is the last. With a Vault no plain byte of them touches the disk.
+Invariant: they lie in .next/ of the package until every rank has everything; then all take their
+places at once (package_commit.py). With a Vault no plain byte of them touches the disk.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from mpsplit.package.json_fields import mapping, text
 from mpsplit.package.manifest import FUSED, GRAPH, MANIFEST, RANK_TEXT, File, Manifest, rank_folder
 from mpsplit.package.manifest_fields import PATH
 from mpsplit.package.sealed.vault import MAGIC, Vault
+from mpsplit.package.stored.weight_files import FOLDER
 from mpsplit.package.together.exchanged import of_rank_0
+from mpsplit.package.together.package_commit import NEXT, sync, sync_below
+from mpsplit.package.together.package_commit import commit as put_in_place
 from mpsplit.package.whole_files import beside, json_text
 
 Texts = dict[str, bytes]  # by path in the package, as they will be on the disk
@@ -69,18 +72,23 @@ def listed(texts: Texts) -> tuple[File, ...]:
 
 
 def commit(package: Path, comm: Communicator, manifest: Manifest, texts: Texts, shared: Texts | None) -> None:
-    """The texts of this process's ranks take their names, then the manifest, on each host."""
-    with ExitStack() as last, ExitStack() as first:
-        if comm.host_lead:
-            last.enter_context(texts_beside(package, {MANIFEST: json_text(manifest.to_json()).encode()}))
-            texts = texts | (shared or {})
-        first.enter_context(texts_beside(package, texts))
-        comm.exchange(None)  # everybody has everything
-        if comm.host_lead:
-            (package / MANIFEST).unlink(missing_ok=True)
-        comm.exchange(None)
-        first.close()
-        comm.exchange(None)
+    """The texts of this process's ranks and, on each host, what all share and the manifest."""
+    if comm.host_lead:
+        texts = texts | (shared or {}) | {MANIFEST: json_text(manifest.to_json()).encode()}
+    for name, data in texts.items():
+        path = package / NEXT / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside(path) as partial:
+            partial.write_bytes(data)
+    sync_below(package / NEXT)
+    for folder in {(package / name).parent for name in texts}:
+        if (folder / FOLDER).is_dir():
+            sync(folder / FOLDER)
+            sync(folder)
+    comm.exchange(None)  # everybody has everything
+    if comm.host_lead:
+        put_in_place(package)
+    comm.exchange(None)
 
 
 @contextmanager

@@ -5,6 +5,9 @@ In: a model, a plan. Out: rank-R/ folders and partition.json.
 No weights are read: the graph of the whole slice is traced by its shapes, and what pnnx is given is
 its miniature.
 
+All of it is made in .next/ of the package. Where no whole package is, it is put in its place at
+once; a whole one stays what it is until `convert` has made the new one whole.
+
 Invariant: partition.json is written last; without it the folder is not a partition. A failed run
 leaves nothing behind.
 """
@@ -12,10 +15,10 @@ leaves nothing behind.
 from __future__ import annotations
 
 import math
-import os
 import platform
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -37,11 +40,12 @@ from mpsplit.export.trace.miniature import fingerprint, miniature
 from mpsplit.export.trace.slicing import build_whole, expected_weights, ignorable, rope_of, shapes_alone, slice_model
 from mpsplit.export.trace.trace_inputs import examples
 from mpsplit.export.trace.trace_structure import Shapes, Structure
-from mpsplit.export.unfinished_folders import forget, partial_folder
+from mpsplit.export.unfinished_folders import forget_ranks
 from mpsplit.package.manifest import CONFIG, FORM, MANIFEST, PARTITION, File, Manifest, RankPart, Rope, rank_folder
-from mpsplit.package.manifest_fields import RANK
-from mpsplit.package.stored.weight_files import FOLDER
-from mpsplit.package.together.exchanged import by_rank, of_rank_0
+from mpsplit.package.manifest_fields import RANK, TEXT
+from mpsplit.package.together.exchanged import by_rank, exchanged, of_rank_0, plain
+from mpsplit.package.together.package_commit import COMMITTED, NEXT, commit, forget_other_ranks, settle, sync_below
+from mpsplit.package.together.package_lock import PREFIX, held_together
 from mpsplit.package.whole_files import NUMPY_TYPES, write_json
 from mpsplit.plan.cuts import Part, source_of
 from mpsplit.plan.model_facts import ModelFacts
@@ -90,25 +94,49 @@ def partition(
     form: str = "module",
     placed: Placed | None = None,
     structure_only: bool = False,
+    force: bool = False,
 ) -> Manifest:
     """Cuts and traces the shards of this rank, or of all ranks when there is only this process.
 
     The package keeps `placed`, which says on which machines the plan was meant to run.
-    `structure_only`: of config.json alone.
+    `structure_only`: of config.json alone. `force`: also over a package that is whole.
     """
-    return partition_model(examine(folder, structure_only), plan, out, comm, form, placed)
+    return partition_model(examine(folder, structure_only), plan, out, comm, form, placed, force)
 
 
 def partition_model(
-    model: Model, plan: Plan, out: Path, comm: Communicator, form: str = "module", placed: Placed | None = None
+    model: Model,
+    plan: Plan,
+    out: Path,
+    comm: Communicator,
+    form: str = "module",
+    placed: Placed | None = None,
+    force: bool = False,
 ) -> Manifest:
     plan.check(model.facts)
     _check_out(out)
-    mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
-    with _all_or_nothing(out, mine):
-        parts = {rank: _partition_rank(model, plan, rank, out, form) for rank in track(mine, "partition")}
-        everybody = by_rank(comm, {rank: part.to_json() for rank, part in parts.items()}, _part_of_a_rank)
-    _put_in_place(out, mine, plan, comm)
+    with _none_where_it_fails(out), held_together(out, "partitioned", comm):
+        is_whole = _is_whole(out, comm, force)
+        mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
+        with _all_or_nothing(out, mine):
+            parts = {rank: _partition_rank(model, plan, rank, out, form) for rank in track(mine, "partition")}
+            of_ranks = by_rank(comm, {rank: part.to_json() for rank, part in parts.items()}, _part_of_a_rank)
+            manifest = _manifest(model, plan, of_ranks, out / NEXT, comm, form)
+            if comm.host_lead:
+                if placed:
+                    placed.save(out / NEXT / PLAN)
+                write_json(out / NEXT / PARTITION, manifest.to_json() | {KEY: model.origin and model.origin.to_json()})
+            sync_below(out / NEXT)
+            comm.exchange(None)
+        if comm.host_lead and not is_whole:
+            commit(out)
+            forget_other_ranks(out, plan.ranks)
+        comm.exchange(None)
+    return manifest
+
+
+def _manifest(model: Model, plan: Plan, ranks: list[RankPart], out: Path, comm: Communicator, form: str) -> Manifest:
+    """The same for all ranks, with the files that all share."""
     manifest = Manifest(
         model=model.name,
         facts=model.facts,
@@ -116,7 +144,7 @@ def partition_model(
         rope=model.rope,
         dtype=model.types[model.facts.family.embedding],
         eos=model.eos,
-        ranks=tuple(everybody),
+        ranks=tuple(ranks),
         tokenizer=tuple(File.of(out, path) for path in copy_tokenizer(model.folder, out)) if comm.host_lead else (),
         unused=model.unused,
         tools=tools("mpsplit", "torch", "transformers", "safetensors")
@@ -124,13 +152,23 @@ def partition_model(
         config=_copy_config(model.folder, out) if comm.host_lead else None,
         repartitioned_from=model.repartitioned_from,
     )
-    manifest = of_rank_0(comm, manifest.to_json(), Manifest.of_a_rank)
+    return of_rank_0(comm, manifest.to_json(), Manifest.of_a_rank)
+
+
+def _is_whole(out: Path, comm: Communicator, force: bool) -> bool:
+    """Whether any host has a whole package there, which only `force` replaces. What died there
+    goes."""
+    whole = ""
     if comm.host_lead:
-        if placed:
-            placed.save(out / PLAN)
-        write_json(out / PARTITION, manifest.to_json() | {KEY: model.origin and model.origin.to_json()})
-    comm.exchange(None)
-    return manifest
+        settle(out)
+        shutil.rmtree(out / NEXT, ignore_errors=True)
+        if (out / MANIFEST).is_file():
+            made = time.strftime("%Y-%m-%d %H:%M", time.localtime((out / MANIFEST).stat().st_mtime))
+            whole = f"a whole package of {len(list(out.glob('rank-*')))} ranks, made on {made}"
+    found = list(filter(None, exchanged(comm, whole, plain(TEXT))))
+    if found and not force:
+        raise ModelError(f"{out} is {found[0]}; give another --out, or --force to replace it")
+    return bool(found)
 
 
 def examine(folder: Path, structure_only: bool = False) -> Model:
@@ -161,41 +199,31 @@ def _copy_config(folder: Path, out: Path) -> File:
 
 
 @contextmanager
-def _all_or_nothing(out: Path, ranks: Iterable[int]):
-    """Whatever ends the block early, an error here or of another rank, takes the half-written
-    folders with it."""
+def _none_where_it_fails(out: Path) -> Iterator[None]:
+    """Makes the folder; what fails in it and leaves nothing takes the folder with it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        forget(out, ranks)
+        with suppress(OSError):  # it holds something
+            out.rmdir()
         raise
 
 
-def _put_in_place(out: Path, ranks: Iterable[int], plan: Plan, comm: Communicator) -> None:
-    """The new folders become the package's; what an earlier partition left goes, its manifests
-    first."""
-    if comm.host_lead:
-        for stale in (MANIFEST, PARTITION, PLAN):
-            (out / stale).unlink(missing_ok=True)
-    comm.exchange(None)
-    for rank in ranks:
-        with suppress(FileNotFoundError):  # weights of before, of which convert keeps what fits
-            os.replace(rank_folder(out, rank) / FOLDER, partial_folder(out, rank) / FOLDER)
-        shutil.rmtree(rank_folder(out, rank), ignore_errors=True)
-        os.replace(partial_folder(out, rank), rank_folder(out, rank))
-    comm.exchange(None)
-    if comm.host_lead:
-        current = {rank_folder(out, rank).name for rank in range(plan.ranks)}
-        for old in out.glob("rank-*"):
-            if old.name not in current:
-                shutil.rmtree(old, ignore_errors=True)
+@contextmanager
+def _all_or_nothing(out: Path, ranks: Iterable[int]) -> Iterator[None]:
+    """Whatever ends the block early, an error here or of another rank, takes the half-written
+    folders with it."""
+    try:
+        yield
+    except BaseException:
+        forget_ranks(out, ranks)
+        raise
 
 
 def _partition_rank(model: Model, plan: Plan, rank: int, out: Path, form: str) -> RankPart:
-    folder = partial_folder(out, rank)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)  # a rank that fails early may have taken `out` away
+    folder = rank_folder(out / NEXT, rank)
+    folder.mkdir(parents=True)
     stage = slice_model(build_whole(model.folder), plan, rank, model.facts, shapes_alone)
     graph_module = capture(stage, examples(model.facts)[0], "meta")
     schedule = calls(graph_module)
@@ -220,10 +248,7 @@ def _check_out(out: Path) -> None:
     """Only an empty place or an earlier partition may be written over."""
     if out.exists() and not out.is_dir():
         raise ModelError(f"--out {out} is a file; name a directory")
-    if (
-        out.is_dir()
-        and any(out.iterdir())
-        and not any((out / n).exists() for n in (MANIFEST, PARTITION))
-        and not list(out.glob("*rank-*"))
-    ):
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    ours = {name for name in names if name in (NEXT, COMMITTED) or name.startswith(("rank-", PREFIX))}
+    if names - ours and not ours & names and not names & {MANIFEST, PARTITION}:
         raise ModelError(f"--out {out} holds other files; name a new directory or an earlier package")

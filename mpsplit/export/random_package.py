@@ -18,14 +18,14 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import mpsplit
 from mpsplit.cache_folder import cache
-from mpsplit.errors import ConvertError
+from mpsplit.errors import ConvertError, PackageError
 from mpsplit.export.model.model_source import read_config
 from mpsplit.export.model.named_shapes import Shape, find_shape
 from mpsplit.export.model.random_weights import write_safetensors
@@ -34,6 +34,7 @@ from mpsplit.native import cpp
 from mpsplit.package.manifest import MANIFEST
 from mpsplit.package.stored.quantisation import Quantisation
 from mpsplit.package.stored.recipe import Recipe
+from mpsplit.package.together.package_lock import held
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import even_plan
 from mpsplit.progress import track
@@ -98,12 +99,19 @@ def _make_package(name: str, ranks: int, how: Quantisation, path: Path) -> None:
 
     checkpoint = random_checkpoint(name)
     plan = even_plan(ModelFacts.from_config(read_config(checkpoint)), ranks, 1)
-    with _whole(path) as partial:
+    hidden = path.with_name(f".{path.name}.partial")
+    hidden.mkdir(parents=True, exist_ok=True)
+    with held(hidden, "made", writes=True):
+        partial = hidden / path.name
+        shutil.rmtree(partial, ignore_errors=True)  # of one that died
         partition(checkpoint, plan, partial, Alone())
         convert(partial, Alone(), find_pnnx(), Recipe(how))
+        os.replace(partial, path)
+    hidden.rmdir()
     for old in path.parent.glob(f"{path.name.removesuffix(_makers())}*"):
         if old != path:
-            shutil.rmtree(old, ignore_errors=True)
+            with suppress(PackageError), held(old, "removed", writes=True):  # or somebody runs it
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_checkpoint(shape: Shape, name: str, out: Path, dtype: str) -> None:

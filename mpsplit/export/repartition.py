@@ -12,7 +12,7 @@ does.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,15 +32,31 @@ from mpsplit.package.manifest_fields import EMBEDDING
 from mpsplit.package.sealed.opened import demand_sealed, opened_rank
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.together.exchanged import exchanged, optional, plain
+from mpsplit.package.together.package_commit import partition_home
+from mpsplit.package.together.package_lock import held
 from mpsplit.plan.cuts import one_matrix
 from mpsplit.plan.placed_plan import Placed
 from mpsplit.plan.shards import Plan, Range, Shard
 
 
 def repartition(
-    package: Path, plan: Plan, out: Path, comm: Communicator, pnnx: Pnnx, placed: Placed | None = None
+    package: Path,
+    plan: Plan,
+    out: Path,
+    comm: Communicator,
+    pnnx: Pnnx,
+    placed: Placed | None = None,
+    force: bool = False,
 ) -> Conversion:
-    """Makes the files of this rank, or of all ranks when there is only this process."""
+    """Makes the files of this rank, or of all ranks when there is only this process. `force`: also
+    over another package that is whole."""
+    with held(package, "read") if comm.host_lead else nullcontext():
+        return _repartition(package, plan, out, comm, pnnx, placed, force)
+
+
+def _repartition(
+    package: Path, plan: Plan, out: Path, comm: Communicator, pnnx: Pnnx, placed: Placed | None, force: bool
+) -> Conversion:
     old = Manifest.load(package)
     plan.check(old.facts)
     _check_places(package, old, out)
@@ -49,7 +65,7 @@ def repartition(
     recipe = source.recipe
     check_blocks(old.plan, plan, mine, old.facts, recipe)
     if not all(exchanged(comm, _begun(out, old, plan), plain(flag))):
-        partition_model(_model(package, old), plan, out, comm, pnnx.form, placed)
+        partition_model(_model(package, old), plan, out, comm, pnnx.form, placed, force)
     embedding = next(filter(None, exchanged(comm, source.embedding, optional(plain(EMBEDDING)))))
     if old.dtype == HEAD_ROWS and one_matrix(plan, old.facts):
         embedding = HEAD_ROWS
@@ -126,6 +142,6 @@ def _opened(package: Path, old: Manifest, plan: Plan, mine: Iterable[int]) -> Re
 def _begun(out: Path, old: Manifest, plan: Plan) -> bool:
     """Whether an interrupted repartition has left its traces."""
     with suppress(PackageError):
-        begun = Manifest.load(out, PARTITION)
+        begun = Manifest.load(partition_home(out), PARTITION)
         return begun.repartitioned_from == old.identity and begun.plan == plan
     return False

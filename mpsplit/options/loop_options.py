@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpsplit.comm import world
-from mpsplit.options.package_argument import add_keys, keys_of
+from mpsplit.options.package_argument import add_keys, hold_package, keys_of
 from mpsplit.options.settings_options import add_settings
 from mpsplit.runtime.engine.engine_protocol import CACHES
 
@@ -53,6 +53,7 @@ def lead(
     from mpsplit.runtime.load import load_loop
 
     comm = world()
+    hold_package(args)
     loop = load_loop(Path(args.package), comm, args.chunk, args.engine, dump, keys_of(args), **places)
     if comm.rank:
         loop.follow()

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mpsplit.comm import mpi_rank
+from mpsplit.comm import mpi_rank, world
 from mpsplit.options.rank_options import started_ranks
 from mpsplit.package.manifest import MANIFEST, Manifest
 from mpsplit.package.sealed.keys import KeySource
 from mpsplit.package.stored.quantisation import kind_of
+from mpsplit.package.together.package_lock import held
 
 
 def add_package(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +46,12 @@ def package_for_ranks(args: argparse.Namespace, name: str = MANIFEST) -> Manifes
 
         vault_of(package, manifest, keys_of(args))
     return manifest
+
+
+def hold_package(args: argparse.Namespace) -> None:
+    """Until the command ends, nobody writes the package; one rank of each host holds it for all."""
+    if world().host_lead:
+        args.until_end.enter_context(held(Path(args.package), "run"))
 
 
 def stored_kind(args: argparse.Namespace) -> str:

@@ -66,7 +66,7 @@ def make_under_mpirun(plan: Plan, args: argparse.Namespace) -> int | None:
     code = under_mpirun(plan.ranks, args)
     if code:
         # of ranks that mpirun killed in the middle of a long call
-        forget(Path(args.out), range(plan.ranks))
+        forget(Path(args.out))
     return code
 
 

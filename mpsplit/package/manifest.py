@@ -24,6 +24,7 @@ from mpsplit.package.collectives import Call
 from mpsplit.package.manifest_fields import check_manifest
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.sealed.vault import Vault
+from mpsplit.package.together.package_commit import settle
 from mpsplit.package.verified_files import read_sha256, remembered_sha256
 from mpsplit.package.whole_files import json_text, read_json, write_json
 from mpsplit.plan.model_facts import ModelFacts
@@ -220,6 +221,7 @@ class Manifest:
             raise PackageError(
                 f"there is no package at {package}; make one with `mpsplit partition MODEL --out {package}`"
             )
+        settle(package)
         step = "partition MODEL --out" if name == PARTITION else "convert"
         data = read_json(package / name, f"run `mpsplit {step} {package}` first")
         version = data.get("format_version")

@@ -18,6 +18,7 @@ from mpsplit.errors import ConvertError
 from mpsplit.package.manifest import PARTITION, TOKENIZER, Manifest
 from mpsplit.package.stored.quantisation import BFLOAT
 from mpsplit.package.stored.recipe import Recipe
+from mpsplit.package.together.package_commit import partition_home
 from mpsplit.plan.cuts import linears_of
 
 LENGTH, MOST = 512, 4096  # tokens of a sequence, and of all
@@ -35,6 +36,7 @@ class Calibration:
 
     @classmethod
     def of(cls, text: Path, package: Path, method: str, most: int) -> Calibration:
+        package = partition_home(package)
         partition = Manifest.load(package, PARTITION)
         if not (package / TOKENIZER).is_file():
             raise ConvertError(

@@ -32,6 +32,7 @@ from mpsplit.package.manifest import File, rank_folder
 from mpsplit.package.sealed.vault import Vault
 from mpsplit.package.stored.float_weights import Create
 from mpsplit.package.stored.weight_files import FOLDER, NAME, WeightFiles
+from mpsplit.package.together.package_commit import sync
 from mpsplit.package.verified_files import read_sha256, remembered_sha256
 from mpsplit.package.whole_files import write_json
 
@@ -102,7 +103,7 @@ class Store:
         known = {self.folder: Index.load(self.folder), **others}
         self.known = {folder: index.entries for folder, index in known.items() if index.seal == self.seal}
         self.entries = self.known.setdefault(self.folder, {})
-        (self.folder / FOLDER).mkdir(exist_ok=True)
+        (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
         for unfinished in (self.folder / FOLDER).glob(".*.partial"):
             if vault or unfinished not in map(self._partial, self.files):
                 unfinished.unlink()
@@ -197,6 +198,7 @@ class Store:
         address = weight_stream.write(unfinished, file.arrays, self.source, tell, create, self.salt)
         name = name or f"{FOLDER}/{address}.bin"
         path = self.folder / name
+        sync(unfinished)
         os.replace(unfinished, path)
         return Entry(file.outline, address, name, path.stat().st_size, read_sha256(path))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from mpsplit.package.manifest import File, Manifest
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.sealed.vault import Vault, sealed_size
 from mpsplit.package.stored.float_weights import Written
+from mpsplit.package.together.package_commit import sync, sync_below
+from mpsplit.package.together.package_lock import PREFIX, held
 from mpsplit.package.whole_files import sha256
 from mpsplit.plan.placed_plan import PLAN
 
@@ -103,14 +105,31 @@ def _new_folder(package: Path, out: Path, size: int) -> Iterator[Path]:
         raise PackageError(f"{out} lies in the package {package}; give --out a folder beside it")
     if (free := shutil.disk_usage(out.parent).free) < size + SPARE:
         raise PackageError(f"{out} takes {size + SPARE:,} bytes, {out.parent} has room for {free:,}; make room there")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir()
-        yield partial
-        os.rename(partial, out)
-    except OSError as wrong:
-        raise PackageError(
-            f"{out} cannot be written ({wrong.strerror}); make room or give --out another folder"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    partial = out.with_name(f".{out.name}.partial")
+    with held(package, "read"):
+        try:
+            partial.mkdir(exist_ok=True)
+            with held(partial, "written", writes=True):
+                _empty(partial)  # of a command that died
+                try:
+                    yield partial
+                    sync_below(partial)
+                    os.rename(partial, out)
+                    sync(out.parent)
+                except BaseException:
+                    _empty(partial)
+                    raise
+        except OSError as wrong:
+            raise PackageError(
+                f"{out} cannot be written ({wrong.strerror}); make room or give --out another folder"
+            ) from None
+        finally:
+            with suppress(OSError):  # it has its name, or another command is at it
+                partial.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    """But for the file that says whose it is."""
+    for path in folder.iterdir():
+        if not path.name.startswith(PREFIX):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

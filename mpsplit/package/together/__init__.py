@@ -1,4 +1,6 @@
 """What several ranks, and several commands, do with one package.
 
-exchanged  what ranks tell each other in JSON, looked at before it is used
+exchanged       what ranks tell each other in JSON, looked at before it is used
+package_lock    who uses a package: many may run it, or one may write it
+package_commit  a new package in the place of an old one, at one moment
 """
