@@ -22,6 +22,14 @@ constexpr int pages_of(int positions) {
     return (positions + KeyValueCache::page_positions - 1) / KeyValueCache::page_positions;
 }
 
+const Segment& checked(const Segment& segment) {
+    if (segment.first < 0 || segment.last <= segment.first ||
+        segment.first % KeyValueCache::page_positions != 0)
+        throw Failure("there is no segment from " + std::to_string(segment.first) + " to " +
+                      std::to_string(segment.last));
+    return segment;
+}
+
 }  // namespace
 
 Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threads)
@@ -91,6 +99,7 @@ void Engine::reserve(int64_t pages, int64_t stored) {
     if (pages < 1 || pages > most_pages || stored < 0 || stored > int64_t(Stored::q8))
         throw Failure("there is no cache of " + std::to_string(pages) + " pages stored as " +
                       std::to_string(stored));
+    writer_.wait();
     slots_.clear();
     setting_.pages = int(pages);
     for (KeyValueCache* cache : setting_.caches) cache->reserve(int(pages), Stored(stored));
@@ -201,13 +210,19 @@ std::span<const int32_t> Engine::pages(int slot, int positions) const {
     return table;
 }
 
-Outcome Engine::save(int slot, int positions, const std::string& path,
-                     const std::string& whose) const {
-    return mpsplit::save(path, whose, setting_.caches, pages(slot, positions), positions);
+void Engine::save(int slot, const Segment& segment, const std::string& path) {
+    writer_.save(path, checked(segment), setting_.caches, pages(slot, segment.last));
 }
 
-Outcome Engine::load(int slot, int positions, const std::string& path, const std::string& whose) {
-    return mpsplit::load(path, whose, setting_.caches, pages(slot, positions), positions);
+Outcome Engine::load(int slot, const Segment& segment, int until, const std::string& path) {
+    if (until <= segment.first || until > segment.last)
+        throw Failure("a segment from " + std::to_string(segment.first) + " to " +
+                      std::to_string(segment.last) + " does not go to " + std::to_string(until));
+    return mpsplit::load(path, checked(segment), until, setting_.caches, pages(slot, until));
+}
+
+void Engine::sweep(const std::string& folder, const std::vector<std::string>& saves) {
+    writer_.sweep(folder, "rank-" + std::to_string(facts_.rank) + ".", saves);
 }
 
 void Engine::keep(const std::string& blob) { graph_->keep(index_of(blob)); }

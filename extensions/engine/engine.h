@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "cache_file.h"
+#include "cache_writer.h"
 #include "comm.h"
 #include "embedding.h"
 #include "graph.h"
@@ -51,10 +51,13 @@ class Engine {
     // many there are.
     int largest(int row, int count, float* values, int64_t* ids);
 
-    // The first positions of a slot, to a file and from it; `whose` names the weights that they
-    // were computed with (cache_file.h).
-    Outcome save(int slot, int positions, const std::string& path, const std::string& whose) const;
-    Outcome load(int slot, int positions, const std::string& path, const std::string& whose);
+    // A segment of a slot to a file, beside the steps: nobody changes its pages until `saved` says
+    // that they were read. And from there, up to `until`.
+    void save(int slot, const Segment& segment, const std::string& path);
+    Saved saved() { return writer_.saved(); }
+    Outcome load(int slot, const Segment& segment, int until, const std::string& path);
+    // Of this rank's files in a folder, only those of these saves stay (also beside the steps).
+    void sweep(const std::string& folder, const std::vector<std::string>& saves);
 
     // To look inside: blobs that stay after a step, until the next one, and what the attentions
     // remember, in the order of the graph. What step leaves of the last hidden state is the last
@@ -87,6 +90,7 @@ class Engine {
     int hidden_in_ = -1, hidden_out_ = -1, logits_ = -1, top_ = -1;
     std::map<int, std::vector<int32_t>> slots_;  // the pages of each
     int64_t embedding_ns_ = 0;                   // so far
+    CacheWriter writer_;                         // the last: it reads the caches to its end
 };
 
 }  // namespace mpsplit

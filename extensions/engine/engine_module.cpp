@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <vector>
@@ -107,21 +108,30 @@ NB_MODULE(_engine, m) {
              "The largest logits of a row of the last step, and their tokens.")
         .def(
             "save",
-            [](Engine& engine, int slot, int positions, const std::string& path,
-               const std::string& whose) {
-                const nb::gil_scoped_release released;
-                return int(engine.save(slot, positions, path, whose));
+            [](Engine& engine, int slot, int first, int last, const std::string& identity,
+               const std::string& path) {
+                engine.save(slot, {identity, first, last}, path);
             },
-            "slot"_a, "positions"_a, "path"_a, "whose"_a,
-            "The first positions of a slot, to a file: an Outcome")
+            "slot"_a, "first"_a, "last"_a, "identity"_a, "path"_a,
+            "Positions of a slot, to a new file, beside the steps")
+        .def(
+            "saved",
+            [](Engine& engine) {
+                const Saved saved = engine.saved();
+                return nb::make_tuple(int(saved.outcome), saved.detail);
+            },
+            "How that went: an Outcome, and bytes or an errno.")
         .def(
             "load",
-            [](Engine& engine, int slot, int positions, const std::string& path,
-               const std::string& whose) {
+            [](Engine& engine, int slot, int first, int last, int until,
+               const std::string& identity, const std::string& path) {
                 const nb::gil_scoped_release released;
-                return int(engine.load(slot, positions, path, whose));
+                return int(engine.load(slot, {identity, first, last}, until, path));
             },
-            "slot"_a, "positions"_a, "path"_a, "whose"_a, "And from it.")
+            "slot"_a, "first"_a, "last"_a, "until"_a, "identity"_a, "path"_a,
+            "And from it, up to a position: an Outcome")
+        .def("sweep", &Engine::sweep, "folder"_a, "saves"_a,
+             "Of this rank's files in a folder, only those of these saves stay.")
         .def("keep", &Engine::keep, "blob"_a, "The blob stays after a step.")
         .def("blob", blob, "name"_a,
              "What a blob that is kept holds since the last step, [rows, columns].")

@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -125,13 +126,22 @@ class Follower {
     void reserve(const Order& order, const Numbers&) { slice_.reserve(order.count, order.token); }
 
     void save(const Order& order, const Numbers& numbers) {
-        const auto [whose, folder] = whose_and_folder(numbers);
-        gather(slice_.save(order.slot, order.position, folder, whose));
+        const auto [segment, folder] = segment_and_folder(numbers);
+        slice_.save(order.slot, segment, folder);
     }
 
+    void saved(const Order&, const Numbers&) { gather(slice_.saved()); }
+
     void load(const Order& order, const Numbers& numbers) {
-        const auto [whose, folder] = whose_and_folder(numbers);
-        gather(slice_.load(order.slot, order.position, folder, whose));
+        const auto [segment, folder] = segment_and_folder(numbers);
+        gather(std::array{slice_.load(order.slot, segment, folder)});
+    }
+
+    void sweep(const Order& order, const Numbers& numbers) {
+        std::vector<std::string> saves;
+        for (size_t i = 0; i < size_t(order.position); ++i)
+            saves.push_back(text(numbers, i * save_name_bytes).substr(0, save_name_bytes));
+        slice_.sweep(text(numbers, saves.size() * save_name_bytes), saves);
     }
 
     void report(const Order&, const Numbers&) { counted_.report(); }
@@ -161,16 +171,26 @@ class Follower {
         world_.send(message.data(), message.size() * sizeof(double), lead);
     }
 
-    void gather(int64_t outcome) {
-        std::vector<int64_t> all(size_t(world_.size()));
-        world_.all_gather(&outcome, sizeof outcome, all.data());
+    template <size_t words>
+    void gather(const std::array<int64_t, words>& mine) {
+        std::vector<int64_t> all(words * size_t(world_.size()));
+        world_.all_gather(mine.data(), sizeof mine, all.data());
     }
 
-    static std::pair<std::string, std::string> whose_and_folder(const Numbers& numbers) {
-        const std::string text(reinterpret_cast<const char*>(numbers.data()),
-                               numbers.size() * sizeof numbers[0]);
-        return {text.substr(0, whose_bytes),
-                text.substr(whose_bytes, text.find('\0', whose_bytes) - whose_bytes)};
+    static std::pair<KeptSegment, std::string> segment_and_folder(const Numbers& numbers) {
+        KeptSegment segment;
+        if (numbers.size() * sizeof numbers[0] <= sizeof segment)
+            throw Error("rank 0 names a segment without a folder; install the same mpsplit");
+        std::memcpy(static_cast<void*>(&segment), numbers.data(), sizeof segment);
+        return {segment, text(numbers, sizeof segment)};
+    }
+
+    // From a byte on, until a 0.
+    static std::string text(const Numbers& numbers, size_t begin) {
+        const size_t bytes = numbers.size() * sizeof numbers[0];
+        if (begin >= bytes) throw Error("rank 0 names no folder; install the same mpsplit");
+        const char* at = reinterpret_cast<const char*>(numbers.data()) + begin;
+        return {at, strnlen(at, bytes - begin)};
     }
 
     Slice& slice_;
@@ -184,18 +204,20 @@ struct Handler {
     void (Follower::*obey)(const Order&, const Numbers&);
 };
 constexpr Handler handlers[] = {
-    // by number; the end has none
+    // by number; the end has nothing to obey
     {Verb::step, &Follower::step},       {Verb::batch, &Follower::batch},
     {Verb::more, &Follower::more},       {Verb::place, &Follower::place},
     {Verb::reserve, &Follower::reserve}, {Verb::save, &Follower::save},
     {Verb::load, &Follower::load},       {Verb::report, &Follower::report},
+    {Verb::end, nullptr},                {Verb::saved, &Follower::saved},
+    {Verb::sweep, &Follower::sweep},
 };
 constexpr bool every_verb_has_one() {
     for (size_t i = 0; i < std::size(handlers); ++i)
         if (size_t(handlers[i].verb) != i) return false;
-    return std::size(handlers) == size_t(Verb::end);
+    return std::size(handlers) == std::size(verb_facts);
 }
-static_assert(every_verb_has_one() && std::size(verb_facts) == size_t(Verb::end) + 1);
+static_assert(every_verb_has_one());
 
 }  // namespace
 

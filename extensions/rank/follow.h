@@ -2,6 +2,7 @@
 // does.
 #pragma once
 
+#include <array>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,12 +25,12 @@ class Slice {
     virtual void largest(int part, int count, float* values, int64_t* ids) = 0;
     virtual void place(int64_t slot, int64_t first, std::span<const int64_t> pages) = 0;
     virtual void reserve(int64_t pages, int64_t stored) = 0;
-    // The first positions of a slot, to this rank's file of a folder in the package, and from it.
-    // Gives how it went (cache_file.h).
-    virtual int64_t save(int64_t slot, int64_t positions, const std::string& folder,
-                         const std::string& whose) = 0;
-    virtual int64_t load(int64_t slot, int64_t positions, const std::string& folder,
-                         const std::string& whose) = 0;
+    // A segment of a slot, to a file of this rank in a folder of the package, beside the steps, and
+    // how that went; from that file; and which saves' files stay (cache_file.h).
+    virtual void save(int64_t slot, const KeptSegment& segment, const std::string& folder) = 0;
+    virtual std::array<int64_t, 2> saved() = 0;
+    virtual int64_t load(int64_t slot, const KeptSegment& segment, const std::string& folder) = 0;
+    virtual void sweep(const std::string& folder, const std::vector<std::string>& saves) = 0;
     virtual int64_t first_row() const = 0;  // rows of the head
     virtual int64_t rows() const = 0;
     virtual uint64_t bytes_sent() const = 0;

@@ -55,8 +55,10 @@ class Table final : public Slice {
         tables_[slot].insert(tables_[slot].end(), pages.begin(), pages.end());
     }
     void reserve(int64_t, int64_t) override {}
-    int64_t save(int64_t, int64_t, const std::string&, const std::string&) override { return 0; }
-    int64_t load(int64_t, int64_t, const std::string&, const std::string&) override { return 0; }
+    void save(int64_t, const KeptSegment&, const std::string&) override {}
+    std::array<int64_t, 2> saved() override { return {}; }
+    int64_t load(int64_t, const KeptSegment&, const std::string&) override { return 0; }
+    void sweep(const std::string&, const std::vector<std::string>&) override {}
     int64_t first_row() const override { return first_; }
     int64_t rows() const override { return int64_t(rows_); }
     uint64_t bytes_sent() const override { return 0; }

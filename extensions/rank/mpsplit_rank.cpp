@@ -77,13 +77,20 @@ class EngineSlice final : public Slice {
         engine_.place(int(slot), int(first), pages);
     }
     void reserve(int64_t pages, int64_t stored) override { engine_.reserve(pages, stored); }
-    int64_t save(int64_t slot, int64_t positions, const std::string& folder,
-                 const std::string& whose) override {
-        return int64_t(engine_.save(int(slot), int(positions), path(folder), whose));
+    void save(int64_t slot, const KeptSegment& kept, const std::string& folder) override {
+        const Segment segment = segment_of(kept);
+        engine_.save(int(slot), segment, path(folder, segment));
     }
-    int64_t load(int64_t slot, int64_t positions, const std::string& folder,
-                 const std::string& whose) override {
-        return int64_t(engine_.load(int(slot), int(positions), path(folder), whose));
+    std::array<int64_t, 2> saved() override {
+        const Saved saved = engine_.saved();
+        return {int64_t(saved.outcome), saved.detail};
+    }
+    int64_t load(int64_t slot, const KeptSegment& kept, const std::string& folder) override {
+        const Segment segment = segment_of(kept);
+        return int64_t(engine_.load(int(slot), segment, int(kept.until), path(folder, segment)));
+    }
+    void sweep(const std::string& folder, const std::vector<std::string>& saves) override {
+        engine_.sweep(package_ + "/" + folder, saves);
     }
     int64_t first_row() const override { return engine_.facts().head_start; }
     int64_t rows() const override { return engine_.facts().head_rows; }
@@ -95,8 +102,13 @@ class EngineSlice final : public Slice {
     }
 
   private:
-    std::string path(const std::string& folder) const {
-        return package_ + "/" + folder + "/" + rank_ + ".kv";
+    static Segment segment_of(const KeptSegment& kept) {
+        return {std::string(kept.identity, sizeof kept.identity), int(kept.first), int(kept.last)};
+    }
+    // as mpsplit/runtime/engine/native_engine.py
+    std::string path(const std::string& folder, const Segment& segment) const {
+        const size_t name = segment.identity.size() - save_name_bytes;
+        return package_ + "/" + folder + "/" + rank_ + "." + segment.identity.substr(name) + ".kv";
     }
 
     std::string package_, rank_;

@@ -8,10 +8,10 @@
 
 namespace mpsplit {
 
-constexpr int64_t orders_version = 4;
+constexpr int64_t orders_version = 5;
 constexpr int lead = 0;
 constexpr int64_t nothing_wanted = 0, all_wanted = -1;
-constexpr size_t whose_bytes = 64;  // of the text of save and load, before the folder
+constexpr size_t save_name_bytes = 32;
 
 enum class Verb : int64_t {
     // Append `count` tokens at `position` of `slot`. Then answer, where this rank has rows of the
@@ -26,16 +26,21 @@ enum class Verb : int64_t {
     place = 3,
     // A cache of `count` pages, stored as CACHES[`token`] (engine_protocol.py).
     reserve = 4,
-    // The first `position` tokens of `slot` go to this rank's file of a folder in the package. The
-    // numbers are whose they are, 64 bytes, and the folder, padded with 0 (kept_texts.py). All
-    // ranks gather int64 [1], how it went. Of 0 tokens: the file is removed.
+    // A segment of `slot` begins to go to a new file of this rank, beside the steps. The numbers
+    // are a `KeptSegment` and a folder of the package, padded with 0.
     save = 5,
-    // And from there, into the pages of `slot`.
+    // A segment comes from its file into the pages of `slot`; the numbers are those of SAVE. All
+    // ranks gather int64 [1], how it went (outcomes.py).
     load = 6,
     // All ranks gather int64: the account of what ran since the last one (account.py).
     report = 7,
     // Leave.
     end = 8,
+    // All ranks gather int64 [2]: how the last SAVE went, or goes, and a detail (outcomes.py).
+    saved = 9,
+    // Of this rank's files in a folder, those of `position` saves stay, and the others go, beside
+    // the steps. The numbers are the saves' names, 32 bytes each, and the folder, padded with 0.
+    sweep = 10,
 };
 
 struct VerbFacts {
@@ -53,6 +58,8 @@ constexpr VerbFacts verb_facts[] = {
     {true, true},    // load
     {false, true},   // report
     {false, false},  // end
+    {false, true},   // saved
+    {true, true},    // sweep
 };
 
 // One order; what a field means depends on the verb.
@@ -69,5 +76,13 @@ struct Question {
     double temperature = 0;
 };
 static_assert(sizeof(Question) == 40);
+
+// Tokens `first` to before `last` of a text, in a file of each rank; what comes of it is wanted up
+// to `until`. `identity`: kept_texts.py.
+struct KeptSegment {
+    int64_t first = 0, last = 0, until = 0;
+    char identity[160] = {};
+};
+static_assert(sizeof(KeptSegment) == 184);
 
 }  // namespace mpsplit

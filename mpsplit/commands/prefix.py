@@ -17,8 +17,17 @@ from mpsplit.options.loop_options import add_chunk, add_engine, add_kv, lead
 from mpsplit.options.package_argument import add_keys, package_for_ranks
 from mpsplit.options.rank_options import add_ranks, under_mpirun
 from mpsplit.package.manifest import Manifest
+from mpsplit.package.together.folder_lock import FolderLock
 from mpsplit.runtime.engine.pages import common
-from mpsplit.runtime.kept.kept_texts import PREFIXES, KeptText, folder_of, forget, names, weights_id
+from mpsplit.runtime.kept.kept_texts import (
+    PREFIXES,
+    KeptText,
+    Unusable,
+    folder_of,
+    forget_on_this_host,
+    names,
+    weights_id,
+)
 
 ACTIONS = ("add", "list", "remove")
 
@@ -88,7 +97,11 @@ def _tokens(text, prefix: str, raw: bool) -> tuple[int, ...]:
 def _list(args: argparse.Namespace) -> int:
     package, own_id = Path(args.package), weights_id(Manifest.load(Path(args.package)))
     for name in names(package, PREFIXES):
-        kept = KeptText.read(package, folder_of(PREFIXES, name))
+        try:
+            kept = KeptText.read(package, folder_of(PREFIXES, name))
+        except Unusable as wrong:
+            print(f"{name}: {wrong}")
+            continue
         kind = "raw" if kept.about.get("raw") else "system message"
         fits = "" if kept.whose == own_id else ", of other weights: make it again"
         print(f"{name}: {len(kept.tokens)} tokens, {kind}, {kept.stored}{fits}")
@@ -96,8 +109,11 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _remove(args: argparse.Namespace) -> int:
-    folder = folder_of(PREFIXES, args.name or "")
-    KeptText.read(Path(args.package), folder)
-    forget(Path(args.package), folder)
+    folder, package = folder_of(PREFIXES, args.name or ""), Path(args.package)
+    if args.name not in (there := names(package, PREFIXES)):
+        raise RunError(f"{package} has no {args.name} among its prefixes; there are: {', '.join(there) or 'none'}")
+    lock = FolderLock(package / PREFIXES)
+    forget_on_this_host(package, folder)
+    lock.release()
     print(f"removed {folder} from {args.package} on this host")
     return 0

@@ -20,8 +20,10 @@ from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import add_package, package_for_ranks
 from mpsplit.options.rank_options import add_ranks, under_mpirun
 from mpsplit.options.settings_options import layers_of
+from mpsplit.runtime.kept.session_counts import KeptLimits
 from mpsplit.runtime.talk.answer_settings import merged
 
+MIB = 2**20
 NEEDED = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
 
 
@@ -43,12 +45,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--cache", type=int, metavar="N", help="tokens of all requests together (default: the model's context)")
     add("--max-concurrent", type=int, default=8, metavar="N", help="requests answered at once (default: 8)")
     add("--max-waiting", type=int, default=64, metavar="N", help="requests that may wait for a place (default: 64)")
+    most = KeptLimits()
     add(
         "--session-ttl",
         type=float,
-        default=3600,
+        default=most.seconds,
         metavar="S",
-        help="seconds that a session is kept after its last request (default: 3600)",
+        help=f"seconds that a session is kept after its last request (default: {most.seconds:.0f})",
+    )
+    add(
+        "--sessions-per-key",
+        type=int,
+        default=most.sessions,
+        metavar="N",
+        help=f"sessions kept for one API key, or for all who call without one (default: {most.sessions})",
+    )
+    add(
+        "--session-mib",
+        type=int,
+        default=most.bytes // MIB,
+        metavar="MIB",
+        help=f"of them, on the disks of all ranks together (default: {most.bytes // MIB})",
     )
     add("--max-body", type=int, default=4, metavar="MIB", help="of one request (default: 4)")
 
@@ -72,7 +89,7 @@ def serve_command(args: argparse.Namespace) -> int:
         lead(args, **room)
         return 0
     from mpsplit.serve.http import security, serving
-    from mpsplit.serve.service.service import MIB, Service, ServiceLimits
+    from mpsplit.serve.service.service import Service, ServiceLimits
 
     keys = security.read_keys(Path(args.api_key_file) if args.api_key_file else None)
     sock, address = serving.listen(args.host, args.port)
@@ -82,6 +99,7 @@ def serve_command(args: argparse.Namespace) -> int:
         assert loop, "rank 0 leads"
         limits = ServiceLimits(answers=min(ServiceLimits.answers, args.max_concurrent), body_bytes=args.max_body * MIB)
         name = args.model_name or Path(args.package).resolve().name
+        loop.on_disk.keep_within(KeptLimits(args.sessions_per_key, args.session_mib * MIB, args.session_ttl))
         service = Service(
             loop,
             name,
@@ -90,7 +108,6 @@ def serve_command(args: argparse.Namespace) -> int:
             limits=limits,
             keys=keys,
             hosts=hosts,
-            session_seconds=args.session_ttl,
             share_prefixes=args.share_prefixes,
         )
         print(_greeting(service, serving.url(sock), manifest.plan.ranks), flush=True)
@@ -102,7 +119,8 @@ def serve_command(args: argparse.Namespace) -> int:
 def _check_options(args: argparse.Namespace) -> None:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise RunError(f"serve needs {', '.join(missing)}, not installed here; run `pip install 'mpsplit[serve]'`")
-    at_least_one(args, "context", "cache", "max_concurrent", "max_waiting", "max_body")
+    counts = ("context", "cache", "max_concurrent", "max_waiting", "max_body", "sessions_per_key", "session_mib")
+    at_least_one(args, *counts)
     if not 0 <= args.port < 65536:
         raise RunError(f"--port {args.port} is out of range; it must be 0 (any free one) to 65535")
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there.
+"""Files that are whole or not there, also after a crash.
 
 In: paths. Out: hashes, atomic writes, memory maps of weights.
 """
@@ -59,14 +59,25 @@ def _advise(data: mmap.mmap, name: str, *where: int) -> None:
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Gives a name beside `path` to write to; it becomes `path` when the block ends well, and
-    vanishes when it does not."""
+    """Gives a name beside `path` to write to; it becomes `path` when the block ends well, and the
+    disk has it. It vanishes when the block does not end well."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        synced(partial)
         os.replace(partial, path)
+        synced(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def synced(path: Path) -> None:
+    """The disk has what is in this file, or the names that are in this folder."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mpsplit.errors import RunError
 from mpsplit.runtime.account.account_tables import text
-from mpsplit.runtime.kept.kept_texts import SESSIONS, KeptText, folder_of
+from mpsplit.runtime.kept.kept_texts import CHAT, REMEDY, Damaged, KeptText, folder_of, sessions_of
 from mpsplit.runtime.loop.loop_protocol import Request, Stats
 from mpsplit.runtime.loop.token_loop import TokenLoop
 from mpsplit.runtime.talk.answer_settings import FIRST, Layer, Settings, changed, layer, merged, pair, shown
@@ -72,7 +72,7 @@ class Conversation:
 
     def save(self, name: str) -> str:
         """Where the conversation is kept from now on, with its keys and values."""
-        folder = folder_of(SESSIONS, name)
+        folder = folder_of(sessions_of(CHAT), name)
         if not self.messages:
             raise RunError("there is nothing to save yet; ask something first")
         about = {"messages": self.messages, "session": self.session}
@@ -83,8 +83,11 @@ class Conversation:
         return f"{len(tokens)} tokens are kept in {self._package / folder}"
 
     def load(self, name: str) -> str:
-        kept = KeptText.read(self._package, folder_of(SESSIONS, name))
-        messages, session = kept.about["messages"], layer(kept.about["session"], name)
+        kept = KeptText.read(self._package, folder_of(sessions_of(CHAT), name))
+        try:
+            messages, session = list(kept.about["messages"]), layer(kept.about["session"], name)
+        except (KeyError, TypeError):
+            raise Damaged(f"{kept.folder} holds no conversation; {REMEDY}") from None
         merged(self.file, session)
         self.messages, self.session, self.warm, self.tokens = messages, session, kept.folder, kept.tokens
         return f"{len(messages)} messages, {len(kept.tokens)} tokens"

@@ -58,7 +58,9 @@ def test_one_before_raw_prompts(package, text):
     words = ["--raw", "--prompt", "Hello", "--json", "--max-new-tokens", "5"]
     with_it = json.loads(mpsplit("run", package, "--prefix", "raw", "--kv", "q8", *words))
     assert with_it["stats"]["cached_tokens"] >= 8
-    assert "or to another --kv" in mpsplit("run", package, "--prefix", "raw", *words, code=2)
+    computed = json.loads(mpsplit("run", package, "--prefix", "raw", *words))
+    assert computed["kept"] == {"miss": "prefixes/raw belongs to another --kv; make it again"}
+    assert computed["stats"]["cached_tokens"] == 0
 
 
 def test_what_is_missing(package, text):

@@ -56,7 +56,6 @@ class FakeLoop:
         self.ending = False
         self.requests: list[Request] = []  # all that were taken
         self.fails: MpsplitError | None = None  # what the next token meets
-        self.forgotten: list[str] = []  # folders
         self.script: list[int] = []  # what is said instead, before the end
 
     def submit(self, request: Request, listener: Listener) -> FakeRequest:
@@ -101,9 +100,6 @@ class FakeLoop:
         passed = nothing(4)
         passed[3, [BYTES, MESSAGES, WAITED, WAITS + 2]] = 4096, 2, 1_600, 2
         return tuple(Account(kinds=np.arange(len(KINDS)) * 10**6, passed=passed) for _ in range(4))
-
-    def forget(self, folder: str, before: float) -> None:
-        self.forgotten.append(folder)
 
     def drain(self) -> None:
         self.ending = True

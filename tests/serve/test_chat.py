@@ -105,7 +105,7 @@ def test_save_and_load_go_on_where_it_was(talk, tmp_path):
     assert requests[1].prompt == (*requests[0].prompt, 7, 8) and requests[1].max_new_tokens == 1
     shown, again, conversation = talk("/load a", "And?")
     assert "2 messages" in shown and conversation.messages[0] == {"role": "user", "content": "Hello"}
-    assert again[0].warm == "sessions/a" and again[0].sampling.temperature == 0.5
+    assert again[0].warm == "sessions/chat/a" and again[0].sampling.temperature == 0.5
     assert again[0].prompt[: len(requests[0].prompt)] == requests[0].prompt
 
 

@@ -33,6 +33,24 @@ class Span(NamedTuple):
     length: int
 
 
+IDENTITY, SAVE_NAME = 160, 32  # letters; the name of a save is the end of an identity
+
+
+class KeptSegment(NamedTuple):
+    """Tokens `first` to before `last` of a text, in a file of each rank; what comes of it is wanted
+    up to `until`. `identity`: kept_texts.py."""
+
+    first: int
+    last: int
+    until: int
+    identity: str
+
+    @property
+    def save(self) -> str:
+        """The name of the save that wrote it."""
+        return self.identity[-SAVE_NAME:]
+
+
 def each_span(tokens: Numbers, spans: Sequence[Span]) -> Iterator[tuple[Numbers, Span]]:
     """The tokens of each span."""
     at = 0
@@ -76,12 +94,19 @@ class Engine(Protocol):
         """Without a loop, slot 0 alone, which takes all pages at position 0; a row for every token,
         where asked for."""
 
-    def save(self, slot: int, tokens: int, folder: str, whose: str) -> int:
-        """The first tokens of a slot to this rank's file in a folder of the package; how it went,
-        as kept_texts.OUTCOMES tells it. Of no tokens: the file is removed."""
+    def save(self, slot: int, segment: KeptSegment, folder: str) -> None:
+        """A segment of a slot begins to go to a new file of this rank in a folder of the package,
+        beside the steps. Nobody changes its pages until `saved` says that they were read."""
 
-    def load(self, slot: int, tokens: int, folder: str, whose: str) -> int:
-        """And from there, into the pages of the slot."""
+    def saved(self) -> tuple[int, int]:
+        """How that went, or goes, and a detail (outcomes.py)."""
+
+    def load(self, slot: int, segment: KeptSegment, folder: str) -> int:
+        """And from there, into the pages of the slot; how it went."""
+
+    def sweep(self, folder: str, saves: Sequence[str]) -> None:
+        """Of this rank's files in a folder, those of these saves stay, and the others go; also
+        beside the steps."""
 
     def close(self) -> None: ...
 
@@ -91,10 +116,17 @@ class KeepsNothing:
 
     keeps = False
 
-    def save(self, slot: int, tokens: int, folder: str, whose: str) -> int:
+    def save(self, slot: int, segment: KeptSegment, folder: str) -> None:
         raise AssertionError("this engine keeps nothing")
 
-    load = save
+    def load(self, slot: int, segment: KeptSegment, folder: str) -> int:
+        raise AssertionError("this engine keeps nothing")
+
+    def saved(self) -> tuple[int, int]:
+        raise AssertionError("this engine keeps nothing")
+
+    def sweep(self, folder: str, saves: Sequence[str]) -> None:
+        raise AssertionError("this engine keeps nothing")
 
 
 class EngineSteps(KeepsNothing, ABC):

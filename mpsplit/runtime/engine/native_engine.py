@@ -18,7 +18,7 @@ from mpsplit.comm import Alone, Communicator, Native
 from mpsplit.errors import RunError
 from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest, rank_folder
-from mpsplit.runtime.engine.engine_protocol import CACHES, EngineSteps, Numbers, Span
+from mpsplit.runtime.engine.engine_protocol import CACHES, EngineSteps, KeptSegment, Numbers, Span
 
 
 def missing(comm: Communicator) -> str:
@@ -71,14 +71,21 @@ class NativeEngine(EngineSteps):
 
     # -- to keep what the cache holds: kept_texts.py ----------------------------------------------
 
-    def save(self, slot: int, tokens: int, folder: str, whose: str) -> int:
-        return self._engine.save(slot, tokens, self._kept(folder), whose)
+    def save(self, slot: int, segment: KeptSegment, folder: str) -> None:
+        self._engine.save(slot, segment.first, segment.last, segment.identity, self._file(folder, segment))
 
-    def load(self, slot: int, tokens: int, folder: str, whose: str) -> int:
-        return self._engine.load(slot, tokens, self._kept(folder), whose)
+    def saved(self) -> tuple[int, int]:
+        return self._engine.saved()
 
-    def _kept(self, folder: str) -> str:
-        return str(self.package / folder / f"{self.folder.name}.kv")
+    def load(self, slot: int, segment: KeptSegment, folder: str) -> int:
+        first, last, until, identity = segment
+        return self._engine.load(slot, first, last, until, identity, self._file(folder, segment))
+
+    def sweep(self, folder: str, saves: Sequence[str]) -> None:
+        self._engine.sweep(str(self.package / folder), list(saves))
+
+    def _file(self, folder: str, segment: KeptSegment) -> str:
+        return str(self.package / folder / f"{self.folder.name}.{segment.save}.kv")
 
     # -- to look inside: dump.py ------------------------------------------------------------------
 

@@ -2,14 +2,18 @@
 
 In: names. Out: folders in the package.
 
-    PACKAGE/prefixes/NAME/kept.json     on rank 0's host: the tokens, whose they are, and what
-                                        the one who kept them wants to know
-    PACKAGE/prefixes/NAME/rank-R.kv     on the host of each rank: keys and values
-                                        (extensions/engine/cache_file.h)
+    PACKAGE/prefixes/NAME/               a prefix
+    PACKAGE/sessions/OWNER/NAME/         a conversation; OWNER is a hash of an API key, or a word
+        kept.json             on rank 0's host: the tokens, whose they are, which segments there
+                              are, and what the one who kept them wants to know
+        rank-R.SAVE.kv        on the host of each rank: keys and values of a segment
+                              (extensions/engine/cache_file.h)
 
-Keys and values belong to weights, cut and stored as they are: another package refuses them, one
-that differs in its context takes what it has pages for. Invariant: what is loaded only spares work.
-An answer is what it would be without.
+A save is a transaction. Every rank writes a file of a new name; when all have told that their disks
+have it, rank 0 writes kept.json anew, whole or not at all. A file that no kept.json names is
+nothing. Keys and values belong to weights, cut and stored as they are: another package computes
+again, one that differs in its context takes what it has pages for. Invariant: what is loaded only
+spares work. An answer is what it would be without.
 """
 
 from __future__ import annotations
@@ -17,26 +21,34 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mpsplit.errors import RunError
+from mpsplit.errors import PackageError, RunError
 from mpsplit.package.manifest import RANK_FILES, Manifest
 from mpsplit.package.whole_files import json_text, read_json, write_json
+from mpsplit.runtime.kept.segments import Segment, check
 
 KEPT = "kept.json"
+ASIDE = "kept.json.damaged"  # a kept.json that could not be read; nobody reads it
+VERSION = 2
 PREFIXES, SESSIONS = "prefixes", "sessions"  # kinds of what is kept, and their folders
+CHAT, ANYONE = "chat", "anyone"  # owners: `mpsplit chat`, and who calls without a key
 REMEDY = "make it again"
-OUTCOMES = {  # of save and load on a rank, as extensions/engine/cache_file.h counts them
-    1: "has no such file",
-    2: "finds that it belongs to other weights, or to another --kv",
-    3: "finds its file damaged",
-    4: "cannot write its file; is there room, and may it write?",
-}
 
 
 class Unusable(RunError):
-    """What the request names, a prefix or a session, cannot be used."""
+    """What is kept under a name, a prefix or a session, cannot be used."""
+
+
+class NothingKept(Unusable):
+    """Nothing is kept under the name."""
+
+
+class Damaged(Unusable):
+    """kept.json is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +60,51 @@ class KeptText:
     stored: str
     tokens: tuple[int, ...]
     about: dict
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """On all ranks."""
+        return sum(segment.bytes for segment in self.segments)
+
+    @property
+    def saves(self) -> list[str]:
+        """Whose files stay."""
+        return [segment.save for segment in self.segments]
 
     def save(self, package: Path) -> None:
-        fields = {"format_version": 1, "whose": self.whose, "stored": self.stored, "about": self.about}
+        """The commit."""
+        fields = {"format_version": VERSION, "whose": self.whose, "stored": self.stored, "about": self.about}
+        segments = [segment.to_json() for segment in self.segments]
         (package / self.folder).mkdir(parents=True, exist_ok=True)
-        write_json(package / self.folder / KEPT, fields | {"tokens": list(self.tokens)})
+        write_json(package / self.folder / KEPT, fields | {"segments": segments, "tokens": list(self.tokens)})
 
     @classmethod
     def read(cls, package: Path, folder: str) -> KeptText:
         path = package / folder / KEPT
         if not path.is_file():
-            kind, name = folder.split("/")
-            others = ", ".join(names(package, kind)) or "none"
-            raise Unusable(f"{package} has no {name} among its {kind}; there are: {others}")
-        fields = read_json(path, REMEDY)
+            within, name = folder.rsplit("/", 1)
+            others = ", ".join(names(package, within)) or "none"
+            raise NothingKept(f"the package has no {name} among its {folder.split('/')[0]}; there are: {others}")
         try:
+            fields = read_json(path, REMEDY)
+            if (version := fields["format_version"]) != VERSION:
+                age = "an older" if version == 1 else "another"
+                raise Unusable(f"{folder} was kept by {age} mpsplit; {REMEDY}")
             tokens = tuple(int(token) for token in fields["tokens"])
-            return cls(folder, str(fields["whose"]), str(fields["stored"]), tokens, dict(fields["about"]))
-        except (KeyError, TypeError, ValueError) as wrong:
-            raise Unusable(f"{path} is not what was written ({wrong}); {REMEDY}") from None
+            segments = tuple(Segment(**segment) for segment in fields["segments"])
+            check(segments, tokens)
+            kept = cls(folder, str(fields["whose"]), str(fields["stored"]), tokens, dict(fields["about"]), segments)
+        except (PackageError, KeyError, TypeError, ValueError, OverflowError) as wrong:
+            reason = str(wrong).replace(str(path), KEPT).replace(f"; {REMEDY}", "")
+            raise Damaged(f"{folder} is damaged ({reason}); {REMEDY}") from None
+        return kept
+
+    def check_whose(self, whose: str, stored: str) -> None:
+        """Whether a package of these weights can use it, whose cache stores so."""
+        for own, wanted, what in ((self.whose, whose, "other weights"), (self.stored, stored, "another --kv")):
+            if own != wanted:
+                raise Unusable(f"{self.folder} belongs to {what}; {REMEDY}")
 
 
 def weights_id(manifest: Manifest) -> str:
@@ -81,11 +119,16 @@ def weights_id(manifest: Manifest) -> str:
 
 
 def folder_of(kind: str, name: str) -> str:
+    """`kind`: PREFIXES, or sessions_of an owner."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise Unusable(
             f"{name!r} is no name to keep something by; use up to 64 letters, digits, dots, dashes, underscores"
         )
     return f"{kind}/{name}"
+
+
+def sessions_of(owner: str) -> str:
+    return f"{SESSIONS}/{owner}"
 
 
 def names(package: Path, kind: str) -> list[str]:
@@ -98,24 +141,32 @@ def text_of(kept: KeptText, raw: bool) -> str:
         remedy = "use it with a chat" if raw else "use it with raw prompts"
         kind, other = ("raw prompts", "a system message") if raw else ("a system message", "raw prompts")
         raise Unusable(f"{kept.folder} was made for {other}, not for {kind}; {remedy}")
-    return kept.about["text"]
+    if not isinstance(text := kept.about.get("text"), str):
+        raise Damaged(f"{kept.folder} says no text; {REMEDY}")
+    return text
 
 
-def is_older(package: Path, folder: str, when: float) -> bool:
-    """Whether there is anything, and nobody kept or used it since then (time.time())."""
-    try:
-        return (package / folder / KEPT).stat().st_mtime < when
-    except FileNotFoundError:
-        return False
+def set_aside(package: Path, folder: str, segments: Sequence[Segment] | None) -> None:
+    """The segments of a text are of no use, and their files go. kept.json says so, if it still
+    names them; None: it cannot be read."""
+    if segments is None:
+        (package / folder / KEPT).replace(package / folder / ASIDE)
+        return
+    kept = KeptText.read(package, folder)
+    if kept.segments == tuple(segments):
+        replace(kept, segments=()).save(package)
 
 
 def forget(package: Path, folder: str) -> None:
-    """On this host."""
+    """kept.json goes first, for it says that the rest is there. The folder goes with whoever
+    removes the last file in it, this one or a rank."""
+    for name in (KEPT, ASIDE):
+        (package / folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        (package / folder).rmdir()
+
+
+def forget_on_this_host(package: Path, folder: str) -> None:
+    """With the files of all ranks that are here."""
+    forget(package, folder)
     shutil.rmtree(package / folder, ignore_errors=True)
-
-
-def check_outcomes(outcomes: list[int], folder: str, what: str) -> None:
-    """How it went on each rank; refuses with the first one where it did not."""
-    for rank, outcome in enumerate(outcomes):
-        if outcome:
-            raise Unusable(f"{folder} cannot be {what}: rank {rank} {OUTCOMES[outcome]}; {REMEDY}")

@@ -12,7 +12,7 @@ from mpsplit.comm import Communicator
 from mpsplit.runtime.account.account import CountedEngine
 from mpsplit.runtime.choose.candidates import ALL, candidates_of
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine
-from mpsplit.runtime.loop.orders import LEAD, Order, Orders, kept_of, questions_of
+from mpsplit.runtime.loop.orders import LEAD, Order, Orders, kept_of, questions_of, swept_of
 from mpsplit.runtime.loop.verbs import Verb
 
 
@@ -39,10 +39,16 @@ class Follower:
         self.engine.reserve(order.count, CACHES[order.token])
 
     def save(self, order: Order, numbers: np.ndarray) -> None:
-        self._gather(self.engine.save(order.slot, order.position, *kept_of(numbers)))
+        self.engine.save(order.slot, *kept_of(numbers))
+
+    def saved(self, _: Order, __: np.ndarray) -> None:
+        self.comm.all_gather(np.array(self.engine.saved()))
 
     def load(self, order: Order, numbers: np.ndarray) -> None:
-        self._gather(self.engine.load(order.slot, order.position, *kept_of(numbers)))
+        self.comm.all_gather(np.array([self.engine.load(order.slot, *kept_of(numbers))]))
+
+    def sweep(self, order: Order, numbers: np.ndarray) -> None:
+        self.engine.sweep(*swept_of(order, numbers))
 
     def report(self, _: Order, __: np.ndarray) -> None:
         self.counted.report()
@@ -51,9 +57,6 @@ class Follower:
         if wanted and self.logits.shape[1]:
             first = self.engine.vocabulary.start
             self.comm.send(candidates_of(self.logits[row], first, wanted, temperature).pack(), LEAD)
-
-    def _gather(self, outcome: int) -> None:
-        self.comm.all_gather(np.array([outcome]))
 
 
 HANDLERS = {
@@ -65,6 +68,8 @@ HANDLERS = {
     Verb.SAVE: Follower.save,
     Verb.LOAD: Follower.load,
     Verb.REPORT: Follower.report,
+    Verb.SAVED: Follower.saved,
+    Verb.SWEEP: Follower.sweep,
 }
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.runtime.account.account import Account, CountedEngine
 from mpsplit.runtime.choose.candidates import ALL, Candidates, candidates_of
-from mpsplit.runtime.engine.engine_protocol import CACHES, Engine
-from mpsplit.runtime.loop.orders import LEAD, Order, Orders, Question, kept_order, step_order
+from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, KeptSegment
+from mpsplit.runtime.loop.orders import LEAD, Order, Orders, Question, kept_order, step_order, sweep_order
 from mpsplit.runtime.loop.verbs import Verb
 
 
@@ -51,16 +51,27 @@ class Ranks:
             self._orders.give(Order(Verb.MORE, position=row, wanted=ALL))
             return self._gather(row, ALL, 0.0)
 
-    def save(self, slot: int, tokens: int, folder: str, whose: str) -> list[int]:
-        """How it went, by rank (kept_texts.py)."""
+    def save(self, slot: int, segment: KeptSegment, folder: str) -> None:
         with self._order():
-            self._orders.give(*kept_order(Verb.SAVE, slot, tokens, folder, whose))
-            return self._outcomes(self.engine.save(slot, tokens, folder, whose))
+            self._orders.give(*kept_order(Verb.SAVE, slot, segment, folder))
+            self.engine.save(slot, segment, folder)
 
-    def load(self, slot: int, tokens: int, folder: str, whose: str) -> list[int]:
+    def saved(self) -> list[tuple[int, int]]:
+        """How it went, or goes, by rank (outcomes.py)."""
         with self._order():
-            self._orders.give(*kept_order(Verb.LOAD, slot, tokens, folder, whose))
-            return self._outcomes(self.engine.load(slot, tokens, folder, whose))
+            self._orders.give(Order(Verb.SAVED))
+            told = self.comm.all_gather(np.array(self.engine.saved()))
+        return [(outcome, detail) for outcome, detail in told.reshape(-1, 2).tolist()]
+
+    def load(self, slot: int, segment: KeptSegment, folder: str) -> list[int]:
+        with self._order():
+            self._orders.give(*kept_order(Verb.LOAD, slot, segment, folder))
+            return self.comm.all_gather(np.array([self.engine.load(slot, segment, folder)])).tolist()
+
+    def sweep(self, folder: str, saves: Sequence[str]) -> None:
+        with self._order():
+            self._orders.give(*sweep_order(folder, saves))
+            self.engine.sweep(folder, saves)
 
     def report(self) -> tuple[Account, ...]:
         """What each rank spent since the last report."""
@@ -78,9 +89,6 @@ class Ranks:
         except BaseException:
             self.in_step = False
             raise
-
-    def _outcomes(self, mine: int) -> list[int]:
-        return self.comm.all_gather(np.array([mine])).tolist()
 
     def _gather(self, row: int, wanted: int, temperature: float) -> list[Candidates]:
         if not wanted:

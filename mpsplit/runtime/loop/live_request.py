@@ -35,7 +35,8 @@ class LiveRequest:
         self.accounts: tuple[Account, ...] = ()
         self.cancelled = self.warmed = False
         self.asked_at = time.perf_counter()
-        self.began_at = self.first_token_at = 0.0
+        self.began_at = self.first_token_at = self.stopped_at = 0.0
+        self.kept: dict[str, int | str] = {}  # as a Generation has it
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -80,8 +81,12 @@ class LiveRequest:
         """What the ranks spent while it ran, by rank."""
         self.accounts = tuple(map(add, self.accounts, accounts)) if self.accounts else accounts
 
-    def end(self, finish: str, unsaved: str = "") -> None:
-        done = time.perf_counter()
+    def stop(self) -> None:
+        """Nothing is computed for it from now on, though it may not have ended."""
+        self.stopped_at = time.perf_counter()
+
+    def end(self, finish: str, saved: bool | str | None = None) -> None:
+        done = self.stopped_at or time.perf_counter()
         if self.stream:
             self.stream.finish()
             if rest := self.stream.take():
@@ -100,7 +105,7 @@ class LiveRequest:
             accounts=self.accounts,
         )
         text = self.stream.whole if self.stream else None
-        self.listener(Generation(text, tuple(self.history[prompt:]), finish, stats, unsaved))
+        self.listener(Generation(text, tuple(self.history[prompt:]), finish, stats, self.kept, saved))
 
     def fail(self, wrong: Exception) -> None:
         """Its listener hears what ended it. Where that fails too, nobody is left to tell."""

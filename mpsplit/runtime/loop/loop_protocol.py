@@ -105,7 +105,13 @@ class Generation:
     token_ids: tuple[int, ...]
     finish_reason: str  # eos, stop, length, context or cancelled
     stats: Stats
-    unsaved: str = ""  # why it could not be kept, where that was asked for
+    # {"hit": tokens of the prompt that were kept} or {"miss": why none}, where `warm` was asked for
+    kept: dict[str, int | str] = field(default_factory=dict)
+    saved: bool | str | None = None  # or why it could not be kept; None where nobody asked for it
+
+    @property
+    def unsaved(self) -> str:
+        return self.saved if isinstance(self.saved, str) else ""
 
     def to_json(self) -> dict:
         return vars(self) | {"stats": self.stats.to_json()}

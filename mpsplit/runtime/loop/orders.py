@@ -33,10 +33,10 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.runtime.choose.candidates import NOTHING
-from mpsplit.runtime.engine.engine_protocol import Engine, Span
+from mpsplit.runtime.engine.engine_protocol import IDENTITY, SAVE_NAME, Engine, KeptSegment, Span
 from mpsplit.runtime.loop.verbs import Verb
 
-VERSION = 4
+VERSION = 5
 # the same orders, but ranks also send each other what `run --dump` writes; C++ ranks do not
 DUMPING = VERSION + 1000
 LEAD = 0
@@ -136,21 +136,44 @@ def questions_of(order: Order, numbers: np.ndarray) -> tuple[np.ndarray, list[Qu
     return numbers[words:], [Question(Span(*row[:3]), *row[3:]) for row in rows]
 
 
-WHOSE = 64  # bytes
+SEGMENT = struct.Struct(f"=3q{IDENTITY}s")  # as it lies in the numbers of SAVE and LOAD
 
 
-def kept_order(verb: Verb, slot: int, tokens: int, folder: str, whose: str) -> tuple[Order, np.ndarray]:
+def kept_order(verb: Verb, slot: int, segment: KeptSegment, folder: str) -> tuple[Order, np.ndarray]:
     """SAVE or LOAD, and its numbers."""
-    assert len(whose) == WHOSE
-    text = (whose + folder).encode() + b"\0"
-    numbers = np.frombuffer(bytearray(text + bytes(-len(text) % 8)), np.int64)
-    return Order(verb, slot, tokens, len(numbers)), numbers
+    assert len(segment.identity) == IDENTITY
+    numbers = _padded(SEGMENT.pack(*segment[:3], segment.identity.encode()) + folder.encode())
+    return Order(verb, slot, count=len(numbers)), numbers
 
 
-def kept_of(numbers: np.ndarray) -> tuple[str, str]:
-    """The other way round: the folder, and whose it is."""
-    text = numbers.tobytes().rstrip(b"\0").decode()
-    return text[WHOSE:], text[:WHOSE]
+def kept_of(numbers: np.ndarray) -> tuple[KeptSegment, str]:
+    """The other way round."""
+    first, last, until, identity = SEGMENT.unpack(numbers.tobytes()[: SEGMENT.size])
+    return KeptSegment(first, last, until, identity.decode()), _unpadded(numbers, SEGMENT.size)
+
+
+def sweep_order(folder: str, saves: Sequence[str]) -> tuple[Order, np.ndarray]:
+    """SWEEP, and its numbers."""
+    assert all(len(save) == SAVE_NAME for save in saves)
+    numbers = _padded("".join((*saves, folder)).encode())
+    return Order(Verb.SWEEP, position=len(saves), count=len(numbers)), numbers
+
+
+def swept_of(order: Order, numbers: np.ndarray) -> tuple[str, list[str]]:
+    """The other way round."""
+    names = order.position * SAVE_NAME
+    text = numbers.tobytes()[:names].decode()
+    return _unpadded(numbers, names), [text[at : at + SAVE_NAME] for at in range(0, names, SAVE_NAME)]
+
+
+def _padded(text: bytes) -> np.ndarray:
+    """Two numbers at least: so many come in a message of their own, whatever the text."""
+    text += b"\0"
+    return np.frombuffer(bytearray(text + bytes(max(16 - len(text), -len(text) % 8))), np.int64)
+
+
+def _unpadded(numbers: np.ndarray, begin: int) -> str:
+    return numbers.tobytes()[begin:].rstrip(b"\0").decode()
 
 
 def greet(engine: Engine, comm: Communicator, spoken: int = VERSION) -> None:

@@ -12,12 +12,12 @@ import textwrap
 from typing import NamedTuple, get_type_hints
 
 from mpsplit.runtime.choose.candidates import ALL, NOTHING
-from mpsplit.runtime.engine.engine_protocol import Span
+from mpsplit.runtime.engine.engine_protocol import IDENTITY, SAVE_NAME, KeptSegment, Span
 from mpsplit.runtime.loop import orders
 from mpsplit.runtime.loop.verbs import Verb
 
 WIDTH = 100
-TYPES = {int: "int64_t", float: "double", Verb: "Verb"}
+TYPES = {int: "int64_t", float: "double", str: "char", Verb: "Verb"}
 
 
 def _comment(text: str, indent: str = "") -> list[str]:
@@ -47,6 +47,8 @@ def fields(message: type[NamedTuple]) -> list[tuple[str, str, str]]:
     for name, kind in get_type_hints(message).items():
         if kind is Span:  # its fields lie in the message
             found += fields(Span)
+        elif kind is str:
+            found.append((TYPES[kind], f"{name}[{IDENTITY}]", "{}"))
         else:
             default = message._field_defaults.get(name, 0)
             found.append((TYPES[kind], name, "Verb::end" if kind is Verb else f"{default:g}"))
@@ -58,7 +60,8 @@ def _struct(name: str, message: type[NamedTuple], meaning: str | None) -> list[s
     lines = ["", *_comment(meaning or ""), f"struct {name} {{"]
     for type_name, group in itertools.groupby(rows, key=lambda row: row[0]):
         lines.append(f"    {type_name} {', '.join(f'{field} = {default}' for _, field, default in group)};")
-    return [*lines, "};", f"static_assert(sizeof({name}) == {8 * len(rows)});"]
+    letters = sum(type_name == TYPES[str] for type_name, *_ in rows)
+    return [*lines, "};", f"static_assert(sizeof({name}) == {8 * (len(rows) - letters) + IDENTITY * letters});"]
 
 
 def header() -> str:
@@ -76,11 +79,12 @@ def header() -> str:
         f"constexpr int64_t orders_version = {orders.VERSION};",
         f"constexpr int lead = {orders.LEAD};",
         f"constexpr int64_t nothing_wanted = {NOTHING}, all_wanted = {ALL};",
-        f"constexpr size_t whose_bytes = {orders.WHOSE};  // of the text of save and load, before the folder",
+        f"constexpr size_t save_name_bytes = {SAVE_NAME};",
         "",
         *_verbs(),
         *_struct("Order", orders.Order, inspect.getdoc(orders.Order)),
         *_struct("Question", orders.Question, inspect.getdoc(orders.Question)),
+        *_struct("KeptSegment", KeptSegment, inspect.getdoc(KeptSegment)),
         "",
         "}  // namespace mpsplit",
     ]

@@ -23,7 +23,7 @@ from mpsplit.runtime.account.ledger import Ledger, hosts_of
 from mpsplit.runtime.choose.candidates import NOTHING, Candidates
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, Span
 from mpsplit.runtime.engine.pages import PAGE, Pages, pages_of
-from mpsplit.runtime.kept.cache_on_disk import CacheOnDisk
+from mpsplit.runtime.kept.cache_on_disk import POLL, CacheOnDisk, Save
 from mpsplit.runtime.kept.kept_texts import PREFIXES
 from mpsplit.runtime.loop.faults import nobodys
 from mpsplit.runtime.loop.follow import follow
@@ -61,6 +61,7 @@ class TokenLoop:
         self.ledger = Ledger(engine.manifest.plan, hosts_of(comm))
         self.on_disk = CacheOnDisk(self.ranks, package, most)
         self.running: list[LiveRequest] = []  # the longest there first
+        self.saving: list[LiveRequest] = []  # answered, and not yet told so
         # signal handlers drain
         self._waiting, self._changed = WaitingQueue(waiting), threading.Condition(threading.RLock())
         self._ending = False
@@ -96,12 +97,6 @@ class TokenLoop:
         with self._changed:
             self._ending = True
 
-    def forget(self, folder: str, before: float) -> None:
-        """In the next turn: what was kept in that folder before then (time.time()), on the hosts of
-        all ranks."""
-        self.on_disk.check()
-        self.on_disk.old.append((folder, before))
-
     # -- rank 0 -----------------------------------------------------------------------------------
 
     def reserve(self, tokens: int, stored: str = "f32") -> None:
@@ -120,6 +115,7 @@ class TokenLoop:
         self.submit(request, lambda event: on_text(event.text) if isinstance(event, Piece) else ends.append(event))
         while not ends:
             self.turn()
+            self._let_disks_work()
         if isinstance(ends[0], MpsplitError):
             raise ends[0]
         return ends[0]
@@ -130,12 +126,13 @@ class TokenLoop:
             self._report()  # so that there is something to see before the first request
             while not self._over(until):
                 self.turn()
+                self._let_disks_work()
                 with self._changed:
-                    self._changed.wait_for(lambda: self._waiting or self.running or until.is_set(), IDLE)
+                    self._changed.wait_for(lambda: self._waiting or self.running or self.saving or until.is_set(), IDLE)
         except BaseException as wrong:
             with self._changed:
                 self._ending = True
-                left = [*self.running, *self._waiting.take_all()]
+                left = [*self.running, *self.saving, *self._waiting.take_all()]
             for live in left:
                 live.fail(RunError(f"the ranks stopped: {wrong}"))
             raise
@@ -143,20 +140,26 @@ class TokenLoop:
     def _over(self, until: threading.Event) -> bool:
         """Whether all is answered; from then on nothing is taken."""
         with self._changed:
-            over = until.is_set() and not (self._waiting or self.running)
+            over = until.is_set() and not (self._waiting or self.running or self.saving)
             self._ending = self._ending or over
             return over
 
     def turn(self) -> bool:
         """One step for all that run; whether there is anything left to do."""
-        self.on_disk.forget_old()
+        self.on_disk.turn()
         self._drop_cancelled()
         self._admit()
         if tokens_of := self._compose():
             self._step(tokens_of)
         if self.running and self.ledger.age > REPORTED:
             self._report()
-        return bool(self.running or self._waiting)
+        return bool(self.running or self._waiting or self.saving)
+
+    def _let_disks_work(self) -> None:
+        """Where nothing is left to do but to save; a request that comes wakes the loop."""
+        with self._changed:
+            if self.saving and not self.running:
+                self._changed.wait(POLL)
 
     def follow(self) -> None:
         """The other ranks: take part in every request until rank 0 ends."""
@@ -164,6 +167,7 @@ class TokenLoop:
 
     def end(self) -> None:
         """No more requests."""
+        self.on_disk.settle()
         self.ranks.end()
 
     # -- who runs ---------------------------------------------------------------------------------
@@ -193,7 +197,8 @@ class TokenLoop:
                 continue
             with self._changed:
                 held, known = self.pages.begin(live.history, live.request.salt)
-                if self.running and self.pages.missing(held, len(live.history) + 1) > self.pages.available:
+                missing = self.pages.missing(held, len(live.history) + 1)
+                if missing > self.pages.available and (self.running or self.saving):
                     self.pages.release(held, live.history[:known])
                     return
                 slot = next(i for i in count() if all(i != other.slot for other in self.running))
@@ -227,19 +232,35 @@ class TokenLoop:
         return True
 
     def _finish(self, live: LiveRequest, reason: str) -> None:
-        unsaved = self._save(live) if live.request.saves and reason != "cancelled" else ""
-        self._leave(live)
-        live.end(reason, unsaved)
+        if live.request.saves and reason != "cancelled":
+            self._save(live, reason)
+        else:
+            self._leave(live)
+            live.end(reason)
 
     def _warm(self, live: LiveRequest) -> None:
         """What is kept of it: a prefix for all, a conversation for its own salt."""
         salt = "" if live.request.warm.startswith(f"{PREFIXES}/") else live.request.salt
-        self.on_disk.warm(live.request.warm, live.history, self.pages, self.stored, salt)
+        live.kept = self.on_disk.warm(live.request.warm, live.history, self.pages, self.stored, salt)
 
-    def _save(self, live: LiveRequest) -> str:
-        """Why not, where it cannot be kept."""
-        request, tokens = live.request, live.history[: live.fed]
-        return self.on_disk.save(request.saves, live.slot, tokens, request.about, self.stored)
+    def _save(self, live: LiveRequest, reason: str) -> None:
+        """Its place is free from now on; its pages are when they are read, and it hears of its end
+        when all disks have them."""
+        request, pages, tokens = live.request, list(live.held.pages), live.history[: live.fed]
+        self._report()
+        self.running.remove(live)
+        self.saving.append(live)
+        live.stop()
+
+        def end(unsaved: str) -> None:
+            self.saving.remove(live)
+            with self._alone(live):
+                live.end(reason, unsaved or True)
+
+        def release() -> None:
+            self.pages.release(live.held, tokens)
+
+        self.on_disk.save(Save(request.saves, pages, tokens, request.about, self.stored, release, end))
 
     def _leave(self, live: LiveRequest) -> None:
         self._report()
@@ -259,7 +280,9 @@ class TokenLoop:
             with self._changed:
                 self._waiting.remove(live)
             live.fail(wrong)
-            if not isinstance(wrong, MpsplitError) and not self.pages.add_up(live.held for live in self.running):
+            if not isinstance(wrong, MpsplitError) and not self.pages.add_up(
+                live.held for live in (*self.running, *self.saving)
+            ):
                 raise
 
     def _report(self) -> None:

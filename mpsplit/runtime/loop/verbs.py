@@ -39,12 +39,25 @@ class Verb(IntEnum):
     RESERVE = 4, "A cache of `count` pages, stored as CACHES[`token`] (engine_protocol.py).", False, True
     SAVE = (
         5,
-        "The first `position` tokens of `slot` go to this rank's file of a folder in the package. The numbers are"
-        " whose they are, 64 bytes, and the folder, padded with 0 (kept_texts.py). All ranks gather int64 [1], how"
-        " it went. Of 0 tokens: the file is removed.",
+        "A segment of `slot` begins to go to a new file of this rank, beside the steps. The numbers are a `KeptSegment`"
+        " and a folder of the package, padded with 0.",
         True,
         True,
     )
-    LOAD = 6, "And from there, into the pages of `slot`.", True, True
+    LOAD = (
+        6,
+        "A segment comes from its file into the pages of `slot`; the numbers are those of SAVE. All ranks gather"
+        " int64 [1], how it went (outcomes.py).",
+        True,
+        True,
+    )
     REPORT = 7, "All ranks gather int64: the account of what ran since the last one (account.py).", False, True
     END = 8, "Leave."
+    SAVED = 9, "All ranks gather int64 [2]: how the last SAVE went, or goes, and a detail (outcomes.py).", False, True
+    SWEEP = (
+        10,
+        "Of this rank's files in a folder, those of `position` saves stay, and the others go, beside the steps. The"
+        " numbers are the saves' names, 32 bytes each, and the folder, padded with 0.",
+        True,
+        True,
+    )

@@ -21,12 +21,13 @@ from mpsplit.serve import api_errors
 from mpsplit.serve.api_errors import ApiError, ErrorBody
 from mpsplit.serve.http.body_limits import Bounded
 from mpsplit.serve.http.page import Page
-from mpsplit.serve.http.security import Gate, owner
+from mpsplit.serve.http.security import Gate, caller
 from mpsplit.serve.openai.answer_shapes import Answer, AnswerShape, ChatShape, CompletionShape
 from mpsplit.serve.openai.event_streams import EventStream, HttpReply
 from mpsplit.serve.openai.request_bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, Wishes
 from mpsplit.serve.openai.request_meaning import Meaning, chat_ids, of_chat, of_completion, text_ids
 from mpsplit.serve.openai.tool_calls import ToolReader
+from mpsplit.serve.service.caller import Caller
 from mpsplit.serve.service.service import Service
 from mpsplit.serve.service.taken_requests import TakenRequests, while_connected
 
@@ -150,12 +151,12 @@ class CountedReplies:
 
 
 async def _answer(
-    http: Request, body: B, meaning_of: Callable[[Service, B, str], Meaning], shape: type[AnswerShape]
+    http: Request, body: B, meaning_of: Callable[[Service, B, Caller], Meaning], shape: type[AnswerShape]
 ) -> Response:
     service = _service(http)
     service.check_open()
     _check_model(service, body.model)
-    meaning = await run_in_threadpool(meaning_of, service, body, owner(http.scope, service.keys, body.user))
+    meaning = await run_in_threadpool(meaning_of, service, body, caller(http.scope, service.keys, body.user))
     shaped = shape(service.lexicon if body.likely is not None else None, service.loop.text is None)
     taken = TakenRequests(service, meaning.requests)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)

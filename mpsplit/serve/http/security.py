@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpsplit.errors import RunError
 from mpsplit.serve.api_errors import ApiError
+from mpsplit.serve.service.caller import Caller
 from mpsplit.serve.service.service import Service
 
 VARIABLE = "MPSPLIT_API_KEY"
@@ -95,12 +96,11 @@ class Gate:
         return ApiError(401, "a valid API key is needed; send `Authorization: Bearer KEY`", "invalid_api_key")
 
 
-def owner(scope: Scope, keys: tuple[bytes, ...], user: str | None) -> str:
-    """Whose turn it is: that of a key, or, where there is but one or none, of the user that the
-    request names, or of an address."""
+def caller(scope: Scope, keys: tuple[bytes, ...], user: str | None) -> Caller:
+    key = keys[scope["mpsplit.key"]] if keys else b""
     if len(keys) > 1:
-        return f"key {scope['mpsplit.key']}"
-    return f"user {user}" if user else f"address {(scope.get('client') or ['?'])[0]}"
+        return Caller(f"key {scope['mpsplit.key']}", key)
+    return Caller(f"user {user}" if user else f"address {(scope.get('client') or ['?'])[0]}", key)
 
 
 def _name(url: str) -> str:

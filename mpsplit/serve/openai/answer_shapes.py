@@ -141,7 +141,9 @@ class CompletionShape(AnswerShape):
 
 def usage(answers: Sequence[Answer], n: int, left_out: int) -> dict:
     """Prompts count once, however many answers they have; `mpsplit` is ours, and `left_out` what
-    slid out of the context."""
+    slid out of the context. The first answer is the one whose conversation may be kept."""
+    first = answers[0].generation
+    keeping = {"kept": first.kept or None, "saved": first.saved}
     stats = [answer.generation.stats for answer in answers]
     prompt, cached = (sum(getattr(s, name) for s in stats[::n]) for name in ("prompt_tokens", "cached_tokens"))
     new = sum(s.new_tokens for s in stats)
@@ -156,6 +158,7 @@ def usage(answers: Sequence[Answer], n: int, left_out: int) -> dict:
             "bytes_between_ranks": sum(s.bytes_between_ranks for s in stats),
             "cached_tokens": cached,
             "left_out": left_out,
+            **{name: told for name, told in keeping.items() if told is not None},
         },
     }
 

@@ -17,6 +17,7 @@ from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.talk.answer_settings import REFUSE, SETTINGS, SLIDE, Settings, merged
 from mpsplit.serve.api_errors import ApiError
 from mpsplit.serve.openai.request_bodies import ChatBody, ChatMessage, CompletionBody, ResponseFormat, Tool, Wishes
+from mpsplit.serve.service.caller import Caller
 from mpsplit.serve.service.service import Service
 
 COMPLETION_TOKENS = 16  # OpenAI's default where a completion says nothing
@@ -36,7 +37,7 @@ class Meaning:
     tools: tuple[str, ...] = ()
 
 
-def of_chat(service: Service, body: ChatBody, owner: str) -> Meaning:
+def of_chat(service: Service, body: ChatBody, caller: Caller) -> Meaning:
     settings = _settings(service, body, service.context)
     if body.prefix:
         if body.messages[0].role == "system":
@@ -44,11 +45,11 @@ def of_chat(service: Service, body: ChatBody, owner: str) -> Meaning:
         settings = replace(settings, system=service.client_texts.prefix(body.prefix, raw=False))
     prompt = chat_ids(service, body.messages, settings, body.on_offer)
     grammar = _grammar(service, call_schema(body.on_offer) if body.must_call else _schema(body.response_format))
-    meaning = _meaning(service, body, settings, [prompt], grammar, owner)
+    meaning = _meaning(service, body, settings, [prompt], grammar, caller)
     return replace(meaning, tools=tuple(tool.function.name for tool in body.on_offer))
 
 
-def of_completion(service: Service, body: CompletionBody, owner: str) -> Meaning:
+def of_completion(service: Service, body: CompletionBody, caller: Caller) -> Meaning:
     prompt = body.prompt
     before = service.client_texts.prefix(body.prefix, raw=True) if body.prefix else ""
     prompts = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
@@ -56,7 +57,7 @@ def of_completion(service: Service, body: CompletionBody, owner: str) -> Meaning
     settings = _settings(service, body, COMPLETION_TOKENS)
     ids = [text_ids(service, before + prompt, settings) if isinstance(prompt, str) else prompt for prompt in prompts]
     grammar = _grammar(service, _schema(body.response_format))
-    meaning = _meaning(service, body, settings, ids, grammar, owner)
+    meaning = _meaning(service, body, settings, ids, grammar, caller)
     if not body.echo:
         return meaning
     echo = [p if isinstance(p, str) else service.text.decode(p) for p in prompts for _ in range(meaning.n)]
@@ -108,14 +109,14 @@ def _meaning(
     settings: Settings,
     prompts: list[list[int]],
     grammar: Callable[[], Grammar] | None,
-    owner: str,
+    caller: Caller,
 ) -> Meaning:
     n, context = body.n or 1, service.context
     _check_answers(service, len(prompts) * n)
     fitted = [_fitted(service, body, settings, tuple(prompt)) for prompt in prompts]
     sampling, client_texts = settings.sampling, service.client_texts
-    saves = client_texts.session(body.session_id) if body.session_id is not None else ""
-    warm = client_texts.of_prefix(body.prefix) if body.prefix else client_texts.of_session(saves) if saves else ""
+    saves = client_texts.session(body.session_id, caller.key) if body.session_id is not None else ""
+    warm = client_texts.of_prefix(body.prefix) if body.prefix else saves
     requests = [
         Request(
             prompt=prompt,
@@ -125,8 +126,8 @@ def _meaning(
             ignore_eos=body.ignore_eos,
             logprobs=body.likely,
             grammar=grammar,
-            owner=owner,
-            salt=service.salt(owner),
+            owner=caller.owner,
+            salt=service.salt(caller.owner),
             warm=warm,
             saves="" if i or number else saves,
         )

@@ -1,6 +1,7 @@
 """What every endpoint needs: the loop, names, limits, figures. Made once, when the server starts.
 
 served_loop     what the server needs of the token loop
+caller          who calls
 client_texts    prefixes and sessions, by the names that clients give them
 metrics         figures for Prometheus
 service         all of it in one value

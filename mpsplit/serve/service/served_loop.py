@@ -45,10 +45,6 @@ class ServedLoop(Protocol):
     def spent(self) -> tuple[Account, ...]:
         """What each rank spent since the start."""
 
-    def forget(self, folder: str, before: float) -> None:
-        """What was kept in that folder before then (time.time()), on all hosts, soon. Raises a
-        RunError where nothing can be kept."""
-
     def drain(self) -> None:
         """No new requests from now on."""
 

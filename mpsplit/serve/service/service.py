@@ -15,7 +15,7 @@ from mpsplit.runtime.loop.loop_protocol import Ending, Ticket
 from mpsplit.runtime.talk.answer_settings import Layer
 from mpsplit.runtime.talk.text import Text
 from mpsplit.serve.api_errors import ApiError
-from mpsplit.serve.service.client_texts import HOUR, ClientTexts
+from mpsplit.serve.service.client_texts import ClientTexts
 from mpsplit.serve.service.metrics import Metrics
 from mpsplit.serve.service.served_loop import ServedLoop
 
@@ -49,7 +49,6 @@ class Service:
     keys: tuple[bytes, ...] = ()
     share_prefixes: bool = False  # a key finds what others computed, and can tell that they did
     hosts: frozenset[str] | None = None
-    session_seconds: float = HOUR
     created: int = field(default_factory=lambda: int(time.time()))
     ending: threading.Event = field(default_factory=threading.Event)
     tickets: set[Ticket] = field(default_factory=set)  # of answers that are under way
@@ -66,7 +65,7 @@ class Service:
 
     @cached_property
     def client_texts(self) -> ClientTexts:
-        return ClientTexts(self.loop, self.session_seconds)
+        return ClientTexts(self.loop)
 
     @cached_property
     def metrics(self) -> Metrics:

@@ -17,7 +17,6 @@ from fastapi.responses import Response
 
 from mpsplit.errors import MpsplitError
 from mpsplit.runtime.choose.choosing import NoWayOn
-from mpsplit.runtime.kept.kept_texts import Unusable
 from mpsplit.runtime.loop.loop_protocol import Generation, Listener, Piece, Request, Ticket
 from mpsplit.serve.api_errors import ApiError
 from mpsplit.serve.service.service import Service
@@ -54,7 +53,7 @@ class TakenRequests:
         while running:
             index, event = await self._queue.get()
             if isinstance(event, MpsplitError):
-                status = 400 if isinstance(event, Unusable | NoWayOn) else 500
+                status = 400 if isinstance(event, NoWayOn) else 500
                 raise ApiError(status, f"the answer cannot go on: {event}", "answer_failed")
             if isinstance(event, Generation):
                 if event.finish_reason == "cancelled":

@@ -2,6 +2,7 @@
 run from scratch, or is refused."""
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -11,8 +12,21 @@ import pytest
 
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest
+from mpsplit.package.together.folder_lock import FolderLock
 from mpsplit.runtime.engine.pages import PAGE, Pages
-from mpsplit.runtime.kept.kept_texts import KEPT, PREFIXES, SESSIONS, KeptText, folder_of, names, weights_id
+from mpsplit.runtime.kept.kept_texts import (
+    CHAT,
+    KEPT,
+    PREFIXES,
+    SESSIONS,
+    KeptText,
+    folder_of,
+    names,
+    sessions_of,
+    weights_id,
+)
+from mpsplit.runtime.kept.segments import MOST
+from mpsplit.runtime.kept.session_counts import KeptLimits
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
 from tests.cases import splits
@@ -25,6 +39,7 @@ pytestmark = [
 ]
 TOKENS = tuple(np.random.default_rng(8).integers(0, 131, 80).tolist())
 REST = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5)
+MINE = sessions_of("key-of-mine")
 LENGTHS = (5, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 7)
 
 
@@ -53,7 +68,8 @@ def narrow(world, package_of, model_of, shared_folder):
 
 def keep(loop, length, kind=PREFIXES, **about):
     name = folder_of(kind, f"of-{length}")
-    loop.generate(Request(TOKENS[:length], 1, saves=name, about=about, ignore_eos=True))
+    told = loop.generate(Request(TOKENS[:length], 1, saves=name, about=about, ignore_eos=True))
+    assert told.saved is True, told.saved
     return name
 
 
@@ -96,7 +112,7 @@ def test_a_package_of_another_context_takes_what_it_has_pages_for(world, package
     long = 2 * PAGE + 7
     for folder, lengths in ((package, (40, long)), (narrow, (40,))):
         loop = load_loop(folder, world)
-        lead(loop, world, lambda loop=loop, lengths=lengths: [keep(loop, length, SESSIONS) for length in lengths])
+        lead(loop, world, lambda loop=loop, lengths=lengths: [keep(loop, length, MINE) for length in lengths])
     if world.rank == 0:
         (package / SESSIONS).rename(package / "of-package")
         (narrow / SESSIONS).rename(package / SESSIONS)
@@ -110,7 +126,7 @@ def test_a_package_of_another_context_takes_what_it_has_pages_for(world, package
         fed, step = [], loop.ranks.step
         loop.ranks.step = lambda tokens, asked: fed.append(len(tokens)) or step(tokens, asked)
         forget(loop)
-        warm = folder_of(SESSIONS, f"of-{length}") if length else ""
+        warm = folder_of(MINE, f"of-{length}") if length else ""
         end = loop.generate(Request(tokens, 8, warm=warm, ignore_eos=True))
         loop.ranks.step = step
         return end.token_ids, end.stats.cached_tokens, sum(fed)
@@ -136,72 +152,218 @@ def test_a_package_of_another_context_takes_what_it_has_pages_for(world, package
     lead(tight, world, in_the_tight_one)
 
 
-def test_another_package_and_damage_are_refused_and_the_loop_lives(world, package):
+def the_file(package, folder, rank):
+    (file,) = (package / folder).glob(f"rank-{rank}.*.kv")
+    return file
+
+
+@pytest.fixture
+def logged():
+    """What the log was told."""
+    lines, handler = [], logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logging.getLogger("mpsplit").addHandler(handler)
+    yield lines
+    logging.getLogger("mpsplit").removeHandler(handler)
+
+
+@pytest.mark.parametrize("kind", [PREFIXES, MINE])
+def test_whatever_is_wrong_is_a_miss_and_the_answer_is_right(world, package, kind, logged):
     loop = load_loop(package, world)
 
-    def refused(folder, message):
-        forget(loop)
-        with pytest.raises(RunError, match=message):
-            loop.generate(Request((*TOKENS, 1), 2, warm=folder))
-
     def work():
-        folder = keep(loop, 70)
-        last = package / folder / f"rank-{world.size - 1}.kv"
-        whole = last.read_bytes()
-        refused(folder_of(PREFIXES, "nobody"), "has no nobody among its prefixes; there are: of-")
-        for damaged in (whole[:-9], whole + b"x", whole[:500] + bytes([whole[500] ^ 1]) + whole[501:], b""):
-            last.write_bytes(damaged)
-            refused(folder, f"cannot be used: rank {world.size - 1} finds its file damaged; make it again")
-        last.write_bytes(whole[:40] + b"0000" + whole[44:])
-        refused(folder, f"rank {world.size - 1} finds that it belongs to other weights")
-        last.unlink()
-        refused(folder, f"rank {world.size - 1} has no such file")
-        fields = json.loads((package / folder / KEPT).read_text())
-        (package / folder / KEPT).write_text(json.dumps(fields | {"whose": "0" * 64}))
-        refused(folder, "rank 0 finds that it belongs to other weights, or to another --kv")
-        (package / folder / KEPT).write_text(json.dumps(fields | {"tokens": ["x"]}))
-        refused(folder, "is not what was written")
-        assert len(loop.generate(Request(TOKENS, 2, ignore_eos=True)).token_ids) == 2
-        unsaved = loop.generate(Request(TOKENS, 2, saves="manifest.json/x")).unsaved
-        assert "cannot be kept: rank 0 cannot write its file" in unsaved
+        prompt = (*TOKENS[:70], 1)
+        forget(loop)
+        scratch = loop.generate(Request(prompt, 4, ignore_eos=True)).token_ids
+        folder, last = folder_of(kind, "of-70"), world.size - 1
+
+        def missed(why):
+            """A miss that the log tells too; whether the next one is a hit again."""
+            forget(loop)
+            logged.clear()
+            end = loop.generate(Request(prompt, 4, warm=folder, ignore_eos=True))
+            assert end.token_ids == scratch and end.stats.cached_tokens == 0
+            assert why in end.kept["miss"], end.kept
+            assert any(folder in line and why in line for line in logged)
+            forget(loop)
+            keep(loop, 70, kind)
+            forget(loop)
+            again = loop.generate(Request(prompt, 4, warm=folder, ignore_eos=True))
+            assert again.kept == {"hit": 70} and again.token_ids == scratch and again.stats.cached_tokens == 70
+
+        keep(loop, 70, kind)
+        for damaged in (
+            lambda whole: whole[:-9],
+            lambda whole: whole + b"x",
+            lambda whole: whole[:500] + bytes([whole[500] ^ 1]) + whole[501:],
+            lambda whole: b"",
+        ):
+            file = the_file(package, folder, last)
+            file.write_bytes(damaged(file.read_bytes()))
+            missed(f"rank {last} finds its file damaged")
+        for at in (40, 100, 150):  # of other weights, of other tokens, of another save
+            file = the_file(package, folder, last)
+            whole = file.read_bytes()
+            file.write_bytes(whole[:at] + b"0000" + whole[at + 4 :])
+            missed(f"rank {last} has a file of another save")
+        the_file(package, folder, last).unlink()
+        missed(f"rank {last} has no such file")
+        record = package / folder / KEPT
+        for wrong, why in (
+            ({"whose": "0" * 64}, "belongs to other weights"),
+            ({"stored": "q8"}, "belongs to another --kv"),
+            ({"format_version": 1}, "was kept by an older mpsplit"),
+            ({"tokens": ["x"]}, "is damaged"),
+            ({"tokens": [*TOKENS[:69], 7]}, "the tokens are not those that were written"),
+            ({"tokens": list(TOKENS[:60])}, "the segments are not those of the tokens"),
+            ({"segments": [{"save": "../../x"}]}, "is damaged"),
+            ({"about": 1}, "is damaged"),
+        ):
+            fields = json.loads(record.read_text())
+            record.write_text(json.dumps(fields | wrong))
+            missed(why)
+        for text in ("", "{", "[1]", "\0" * 99):
+            record.write_text(text)
+            missed(f"{folder} is damaged")
 
     lead(loop, world, work)
 
 
-def test_what_is_too_old_is_forgotten_on_all_hosts(world, package, shared_folder):
+def test_files_of_two_saves_are_never_mixed(world, package):
+    """As where a save succeeds on one rank alone, and the other still has what was before."""
+    loop = load_loop(package, world)
+
+    def work():
+        prompt = (*TOKENS[9:79], 1)
+        forget(loop)
+        scratch = loop.generate(Request(prompt, 4, ignore_eos=True)).token_ids
+        forget(loop)
+        folder = keep(loop, 70, MINE)
+        old = the_file(package, folder, world.size - 1).read_bytes()
+        loop.generate(Request(prompt[:-1], 1, saves=folder, ignore_eos=True))
+        loop.on_disk.settle()
+        the_file(package, folder, world.size - 1).write_bytes(old)
+        forget(loop)
+        end = loop.generate(Request(prompt, 4, warm=folder, ignore_eos=True))
+        assert end.token_ids == scratch and "has a file of another save" in end.kept["miss"]
+
+    lead(loop, world, work)
+
+
+def test_a_conversation_that_goes_on_writes_what_is_new(world, package):
+    loop = load_loop(package, world, chunk=16)
+
+    def work():
+        folder, sizes = folder_of(MINE, "grows"), []
+        for end in (40, 50, 70, 70, 78):
+            forget(loop)
+            told = loop.generate(Request(TOKENS[:end], 1, saves=folder, warm=folder, ignore_eos=True))
+            assert told.saved is True
+            loop.on_disk.settle()
+            kept = KeptText.read(package, folder)
+            assert len(kept.tokens) == end
+            sizes.append([(segment.first, segment.last) for segment in kept.segments])
+        assert sizes == [
+            [(0, 40)],
+            [(0, 40), (32, 50)],
+            [(0, 40), (32, 50), (32, 70)][:1] + [(32, 70)],
+            [(0, 40), (32, 70)],
+            [(0, 40), (32, 70), (64, 78)],
+        ]
+        assert len(list((package / folder).glob("rank-0.*.kv"))) == 3
+        # somewhere it becomes another one
+        other = (*TOKENS[:66], 5, 4, 3, *TOKENS[:5])
+        loop.generate(Request(other, 1, saves=folder, warm=folder, ignore_eos=True))
+        kept = KeptText.read(package, folder)
+        assert [(each.first, each.last) for each in kept.segments] == [(0, 40), (32, 70), (64, 74)]
+        for prompt in ((*other, 1), (*TOKENS, 1), (*TOKENS[:30], 1), (9, 9, 9)):
+            forget(loop)
+            scratch = loop.generate(Request(prompt, 4, ignore_eos=True)).token_ids
+            forget(loop)
+            assert loop.generate(Request(prompt, 4, warm=folder, ignore_eos=True)).token_ids == scratch
+        many = [loop.generate(Request(TOKENS[: 33 + n], 1, saves=folder, ignore_eos=True)) for n in range(40)]
+        assert all(told.saved is True for told in many)
+        assert len(KeptText.read(package, folder).segments) <= MOST
+
+    lead(loop, world, work)
+
+
+def test_a_save_that_fails_is_told_and_the_next_one_works(world, package):
+    loop = load_loop(package, world)
+
+    def work():
+        untouched = keep(loop, 33)
+        (package / PREFIXES / "file").write_text("where a folder should be")
+        for folder, why in (("prefixes/file", "rank 0 cannot write its file (Not a directory)"),
+                            ("manifest.json/x", "manifest.json cannot be written to (File exists)")):  # fmt: skip
+            told = loop.generate(Request(TOKENS, 2, saves=folder, ignore_eos=True))
+            assert len(told.token_ids) == 2 and told.unsaved == why
+        told = loop.generate(Request(TOKENS[:40], 1, saves=untouched, ignore_eos=True))
+        assert told.saved is True
+
+    lead(loop, world, work)
+
+
+def test_sessions_stay_within_limits(world, package, shared_folder):
     host = shared_folder / f"host-{world.rank}"  # with a disk of its own
-    shutil.copytree(package, host)
+    shutil.copytree(package, host, ignore=shutil.ignore_patterns(SESSIONS, PREFIXES))
     loop = load_loop(host, world)
 
+    def there(owner=MINE):
+        loop.on_disk.turn()
+        return names(host, owner)
+
     def work():
-        old, young, unknown = keep(loop, 40, SESSIONS), keep(loop, 41, SESSIONS), folder_of(SESSIONS, "unknown")
         now = time.time()
-        os.utime(host / old / KEPT, (now - 90, now - 90))
-        for folder in (old, old, young, unknown):
-            loop.forget(folder, now - 60)
-        loop.turn()
-        assert names(host, SESSIONS) == ["of-41"]
+        chat, ours = keep(loop, 40, sessions_of(CHAT)), keep(loop, 70, MINE)
+        for folder in (chat, ours):
+            os.utime(host / folder / KEPT, (now - 90, now - 90))
+        keep(loop, 41, MINE)
+        (host / MINE / "left").mkdir()
+        (host / MINE / "left" / "rank-0.0123.kv").write_bytes(b"of a save that was killed")
+        (host / ours / "rank-0.4567.kv").write_bytes(b"of another one")
+        (host / SESSIONS / "http-old").mkdir(parents=True)
+        (host / SESSIONS / "http-old" / KEPT).write_text("{}")
+        (host / SESSIONS / "http-old" / "rank-0.kv").write_bytes(b"of an older mpsplit")
+        loop.on_disk.keep_within(KeptLimits(sessions=3, bytes=10**9, seconds=60))
+        loop.on_disk.turn()
+        loop.on_disk.settle()
+        assert there() == ["of-41"] and there(sessions_of(CHAT)) == ["of-40"]
+        assert sorted(path.name for path in (host / MINE).iterdir()) == [".lock", "of-41"]
+        assert not (host / SESSIONS / "http-old").exists()
+        for length in (42, 43, 44, 45):
+            keep(loop, length, MINE)
+            loop.generate(Request(TOKENS[:42], 1, warm=folder_of(MINE, "of-42"), ignore_eos=True))
+        loop.on_disk.settle()
+        assert there() == ["of-42", "of-44", "of-45"]  # used, and the two that came last
+        size = KeptText.read(host, folder_of(MINE, "of-42")).bytes
+        loop.on_disk.keep_within(KeptLimits(sessions=9, bytes=2 * size, seconds=60))
+        keep(loop, 46, MINE)
+        loop.on_disk.settle()
+        assert there() == ["of-42", "of-46"]
+        loop.on_disk.keep_within(KeptLimits(sessions=9, bytes=size - 1, seconds=60))
+        told = loop.generate(Request(TOKENS[:47], 1, saves=folder_of(MINE, "of-47"), ignore_eos=True))
+        assert "bytes on all ranks" in told.unsaved
+        loop.on_disk.settle()
 
     lead(loop, world, work)
-    assert not (host / SESSIONS / "of-40" / f"rank-{world.rank}.kv").exists()
-    assert (host / SESSIONS / "of-41" / f"rank-{world.rank}.kv").exists()
+    for rank in range(world.size):
+        files = sorted(path.parent.name for path in (host / MINE).glob(f"*/rank-{rank}.*.kv"))
+        assert files == (["of-42", "of-46"] if rank == world.rank else [])
 
 
-def test_what_was_kept_in_another_kind_is_refused(world, package):
+def test_two_processes_do_not_keep_in_one_folder(world, package):
     loop = load_loop(package, world)
 
     def work():
-        folder = keep(loop, 40)
-        forget(loop)
-        loop.reserve(loop.facts.context, "q8")
-        with pytest.raises(RunError, match="or to another --kv"):
-            loop.generate(Request((*TOKENS, 1), 2, warm=folder))
-        again = keep(loop, 40)
-        forget(loop)
-        end = loop.generate(Request((*TOKENS[:40], 9), 5, warm=again, ignore_eos=True))
-        assert end.stats.cached_tokens == 40
-        forget(loop)
-        assert loop.generate(Request((*TOKENS[:40], 9), 5, ignore_eos=True)).token_ids == end.token_ids
+        other = FolderLock(package / MINE)
+        told = loop.generate(Request(TOKENS[:40], 1, saves=folder_of(MINE, "x"), warm=folder_of(MINE, "x")))
+        assert f"process {os.getpid()} on " in told.unsaved and told.unsaved == told.kept["miss"]
+        other.release()
+        told = loop.generate(Request(TOKENS[:40], 1, saves=folder_of(MINE, "x")))
+        assert told.saved is True
+        loop.on_disk.settle()
+        FolderLock(package / MINE).release()
 
     lead(loop, world, work)
 

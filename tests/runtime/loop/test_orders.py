@@ -11,9 +11,23 @@ from hypothesis import strategies as st
 from mpsplit.comm import Alone
 from mpsplit.errors import RunError
 from mpsplit.runtime.choose.sampling import Sampling
+from mpsplit.runtime.engine.engine_protocol import KeptSegment
 from mpsplit.runtime.loop.follow import HANDLERS
 from mpsplit.runtime.loop.loop_protocol import Request
-from mpsplit.runtime.loop.orders import LEAD, QUESTION, VERSION, WIRE, Order, Orders, Question, greet
+from mpsplit.runtime.loop.orders import (
+    LEAD,
+    QUESTION,
+    VERSION,
+    WIRE,
+    Order,
+    Orders,
+    Question,
+    greet,
+    kept_of,
+    kept_order,
+    sweep_order,
+    swept_of,
+)
 from mpsplit.runtime.loop.orders_header import fields, header
 from mpsplit.runtime.loop.verbs import Verb
 from tests.loops import Rows, Threads, led
@@ -41,21 +55,21 @@ def test_messages_have_8_bytes_a_field_in_the_order_of_the_wire():
     assert [name for _, name, _ in fields(Question)] == ["slot", "position", "length", "wanted", "temperature"]
 
 
-def test_verbs_are_what_version_4_says():
+def test_verbs_are_what_version_5_says():
     """A change of any of this is another version."""
     numbered, resting = ([verb.name for verb in Verb if getattr(verb, flag)] for flag in ("numbered", "resting"))
-    assert VERSION == 4
-    assert [verb.name for verb in Verb] == "STEP BATCH MORE PLACE RESERVE SAVE LOAD REPORT END".split()
-    assert [verb.value for verb in Verb] == list(range(9))
-    assert numbered == ["STEP", "BATCH", "PLACE", "SAVE", "LOAD"]
-    assert resting == ["RESERVE", "SAVE", "LOAD", "REPORT"]
+    assert VERSION == 5
+    assert [verb.name for verb in Verb] == "STEP BATCH MORE PLACE RESERVE SAVE LOAD REPORT END SAVED SWEEP".split()
+    assert [verb.value for verb in Verb] == list(range(11))
+    assert numbered == ["STEP", "BATCH", "PLACE", "SAVE", "LOAD", "SWEEP"]
+    assert resting == ["RESERVE", "SAVE", "LOAD", "REPORT", "SAVED", "SWEEP"]
     assert set(HANDLERS) == set(Verb) - {Verb.END}
 
 
 def test_an_order_that_nobody_knows_is_refused():
     lead, other = Threads.world(2)
-    lead.broadcast(Order(9).pack(), LEAD)
-    with pytest.raises(RunError, match="rank 0 gave order 9, which this rank does not know"):
+    lead.broadcast(Order(99).pack(), LEAD)
+    with pytest.raises(RunError, match="rank 0 gave order 99, which this rank does not know"):
         Orders(other).take()
 
 
@@ -139,3 +153,14 @@ def test_ranks_that_do_not_belong_together_are_refused():
         greet(Rows(0, 2), Peer(VERSION + 1, 96, 131))
     with pytest.raises(RunError, match=r"rank 1 has loaded rows 60..131 of the head, this rank's package says 96..131"):
         greet(Rows(0, 2), Peer(VERSION, 60, 131))
+
+
+def test_what_is_kept_comes_back_from_its_numbers():
+    segment = KeptSegment(32, 99, 64, "w" * 64 + "5" * 64 + "0" * 32)
+    for folder in ("x", "sessions/key-1/name", "é"):
+        order, numbers = kept_order(Verb.SAVE, 3, segment, folder)
+        assert (order.slot, order.count) == (3, len(numbers)) and kept_of(numbers) == (segment, folder)
+        for saves in ([], ["1" * 32], ["1" * 32, "2" * 32]):
+            order, numbers = sweep_order(folder, saves)
+            # one number would travel in the order itself
+            assert order.count == len(numbers) > 1 and swept_of(order, numbers) == (folder, saves)

@@ -97,9 +97,8 @@ def test_requests_that_cannot_be_answered(request_, message):
         loop().generate(request_)
 
 
-def test_an_engine_that_keeps_nothing_forgets_nothing():
+def test_an_engine_that_keeps_nothing_says_so():
     token_loop = loop()
     token_loop.engine.name = "table"
     with pytest.raises(RunError, match="the table engine cannot keep its cache on disk"):
-        token_loop.forget("sessions/http-x", 1.0)
-    assert not token_loop.on_disk.old
+        token_loop.generate(Request((1, 2), saves="sessions/key-1/x"))

@@ -175,8 +175,11 @@ def test_a_prefix_by_name(package, tmp_path, client):
     shutil.copytree(told.parent, told.parent.with_name("other"))
     other = told.parent.with_name("other") / "kept.json"
     other.write_text(other.read_text().replace(json.loads(other.read_text())["whose"], "0" * 64))
+    of_others = client.chat.completions.create(messages=question, extra_body={"prefix": "other"}, **greedy)
+    assert of_others.choices[0].message.content == written.choices[0].message.content
+    assert by_name.usage.mpsplit["kept"]["hit"] >= 32
+    assert "belongs to other weights" in of_others.usage.mpsplit["kept"]["miss"]
     for body, message in (
-        (dict(messages=question, extra_body={"prefix": "other"}), "belongs to other weights"),
         (dict(messages=question, extra_body={"prefix": "nobody"}), "has no nobody among its prefixes"),
         (dict(messages=question, extra_body={"prefix": "../x"}), "is no name"),
         (
@@ -205,6 +208,9 @@ def test_a_session_outlives_the_server(package):
         talk += [{"role": "user", "content": "What is the capital of Japan?"}]
     first = told[0].usage
     assert cached(told[0]) == 0 and cached(told[1]) >= first.prompt_tokens - 1
+    assert told[0].usage.mpsplit["kept"] == {"miss": "nothing is kept under this name"}
+    assert told[1].usage.mpsplit["kept"]["hit"] >= first.prompt_tokens - 1
+    assert told[0].usage.mpsplit["saved"] is told[1].usage.mpsplit["saved"] is True
 
 
 def test_many_clients_some_of_whom_leave(running, client):

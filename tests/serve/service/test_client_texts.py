@@ -1,43 +1,29 @@
-"""Sessions over HTTP: which are used, and which are too old."""
+"""Sessions over HTTP: whose they are, and what of a request is kept."""
 
-import os
-import time
+import hashlib
 
 import httpx
 import pytest
 
-from mpsplit.runtime.kept.kept_texts import KEPT, KeptText
+from mpsplit.runtime.kept.kept_texts import ANYONE
 from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import served
 
-TTL = 60.0
+KEYS = (b"the first key", b"the second key")
 
 
-@pytest.fixture
-def package(tmp_path):
-    """name -> a session of that name, last used so many seconds ago."""
-
-    def keep(name: str, ago: float):
-        KeptText(f"sessions/{name}", "0" * 64, "f32", (1, 2, 3), {}).save(tmp_path)
-        kept = tmp_path / "sessions" / name / KEPT
-        os.utime(kept, (time.time() - ago,) * 2)
-        return kept
-
-    keep.path = tmp_path
-    return keep
-
-
-def test_a_session_is_used_until_it_is_too_old(text, package):
-    young, _, _ = package("http-young", TTL - 30), package("http-old", TTL + 30), package("of-chat", TTL + 30)
-    loop = FakeLoop(text)
-    loop.package = package.path
-    with served(loop, session_seconds=TTL) as (address, _):
-        for name, warm in (("young", "sessions/http-young"), ("old", ""), ("new", "")):
-            body = {"prompt": "one", "session_id": name, "n": 2}
-            assert httpx.post(f"{address}/v1/completions", json=body).status_code == 200
+@pytest.mark.parametrize("keys", [(), KEYS[:1], KEYS])
+def test_each_key_has_sessions_of_its_own(text, keys):
+    loop, owners = FakeLoop(text), []
+    with served(loop, keys=keys) as (address, _):
+        for key in keys or (b"whatever",):
+            body = {"prompt": "one", "session_id": "mine", "n": 2, "user": "somebody"}
+            headers = {"Authorization": f"Bearer {key.decode()}"}
+            assert httpx.post(f"{address}/v1/completions", json=body, headers=headers).status_code == 200
             first, second = loop.requests[-2:]
-            assert first.warm == second.warm == warm
-            # one of the answers goes on
-            assert first.saves == f"sessions/http-{name}" and not second.saves
-    assert set(loop.forgotten) == {"sessions/http-old"}
-    assert time.time() - young.stat().st_mtime < 30  # it counts from the last time
+            kind, owner, name = first.saves.split("/")
+            assert (kind, name) == ("sessions", "mine") and first.warm == second.warm == first.saves
+            assert not second.saves  # one of the answers goes on
+            owners.append(owner)
+    expected = [f"key-{hashlib.sha256(key).hexdigest()[:16]}" for key in keys]
+    assert owners == (expected or [ANYONE])
