@@ -11,6 +11,7 @@ import sys
 import numpy as np
 
 from mpsplit.comm import gloo
+from mpsplit.errors import RunError
 
 
 def main(rank: int, size: int, folder: str) -> None:
@@ -37,4 +38,8 @@ def main(rank: int, size: int, folder: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit(__doc__)
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    try:
+        main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    except (RunError, ValueError) as wrong:  # who did not come, or an argument that is no number
+        print(wrong, file=sys.stderr)
+        sys.exit(2)

@@ -8,13 +8,13 @@
 #include <netdb.h>
 #include <chrono>
 #include <cstring>
-#include <filesystem>
 #include <map>
 #include <mutex>
 #include <numeric>
 #include <optional>
 #include <thread>
 
+#include "meet_in_folder.h"
 #include "wait.h"
 #include "watch.h"
 
@@ -323,11 +323,11 @@ std::shared_ptr<Link> met(int rank, int size, double timeout, Make make) {
     } catch (const Error&) {
         throw;
     } catch (const std::exception& wrong) {
-        throw Error(
-            "rank " + std::to_string(rank) + " did not meet the other " + std::to_string(size - 1) +
-            " ranks within " + seconds_text(timeout) +
-            " over gloo; are all started, with the same store and a network between them? (" +
-            wrong.what() + ")");
+        throw Error("rank " + std::to_string(rank) + " did not meet the other " +
+                    std::to_string(size - 1) + " ranks within " + seconds_text(timeout) +
+                    " over gloo: one of them ended meanwhile, or no network is between them; start "
+                    "all again (" +
+                    wrong.what() + ")");
     }
 }
 
@@ -336,12 +336,10 @@ std::shared_ptr<Link> met(int rank, int size, double timeout, Make make) {
 std::shared_ptr<Link> gloo_link(int rank, int size, const std::string& folder,
                                 const std::string& interface, double timeout) {
     return met(rank, size, timeout, [&] {
-        std::filesystem::create_directories(folder);
-        gloo::rendezvous::FileStore store(folder);
-        // all have met
-        auto link = watched(std::make_shared<Gloo>(rank, size, store, interface, timeout));
-        for (const auto& file : store.getAllKeyFilePaths()) std::filesystem::remove(file);
-        return link;
+        const Meeting meeting(rank, size, folder, timeout);
+        gloo::rendezvous::FileStore store(meeting.run().string());
+        // all are through when the watch stands, and nobody needs the run any more
+        return watched(std::make_shared<Gloo>(rank, size, store, interface, timeout));
     });
 }
 
