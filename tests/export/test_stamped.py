@@ -13,6 +13,7 @@ from mpsplit.export.graph.pnnx import find_pnnx, run_pnnx
 from mpsplit.export.graph.rank_graphs import make_graphs
 from mpsplit.export.graph.rewrites import REWRITES, Context
 from mpsplit.export.graph.rewrites.all_layers import all_layers
+from mpsplit.export.graph.rewrites.true_sizes import true_sizes
 from mpsplit.export.graph.splits import with_splits, without_splits
 from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
@@ -65,7 +66,7 @@ def in_full(folder, plan: Plan, rank: int, facts: ModelFacts, scratch) -> Param:
     for rewrite in REWRITES:
         if rewrite is not all_layers:
             before, param = param, rewrite(param, context)
-            assert rewrite.__name__ != "true_sizes" or before == param
+            assert rewrite is not true_sizes or before == param
     return Param(with_splits(without_splits(param.layers)))
 
 

@@ -4,6 +4,8 @@ Sums are compared with a tree in numpy, bit for bit, so that equal to it means e
 transports.
 """
 
+import time
+
 import numpy as np
 import pytest
 
@@ -120,9 +122,15 @@ def test_groups_of_groups(comm):
         comm.group([size])
 
 
-def test_nobody_leaves_a_barrier_before_all_have_come(comm):
-    for _ in range(20):
+def test_nobody_leaves_a_barrier_before_all_have_come(comm, shared_folder, request):
+    """Each says that it comes; who has left looks whether all have said so."""
+    for i in range(20):
+        come = [shared_folder / f"{request.node.name}-{i}-{rank}" for rank in range(comm.size)]
+        if comm.rank == i % comm.size:
+            time.sleep(0.005)  # late, so that who did not wait for it would be seen
+        come[comm.rank].touch()
         comm.barrier()
+        assert all(path.exists() for path in come)
 
 
 def test_traffic_is_counted(comm):
@@ -147,7 +155,7 @@ def test_wrong_arrays_are_refused(comm):
         comm.broadcast(np.zeros(1), comm.size)
     constant = np.zeros(8, np.float32)
     constant.flags.writeable = False
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="incompatible function arguments"):
         comm.all_reduce(constant)
 
 

@@ -143,18 +143,24 @@ def test_the_template_hears_of_tools_and_calls(client, server, text, saying):
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "wish, told",
     [
-        {"tool_choice": {"type": "function", "function": {"name": "swim"}}},
-        {"tool_choice": "required", "tools": []},
-        {"tools": [{"type": "function", "function": {"name": "no good"}}]},
-        {
-            "tools": [{"type": "function", "function": {"name": "add", "parameters": {"type": "banana"}}}],
-            "tool_choice": "required",
-        },
-        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function"}]}]},
+        ({"tool_choice": {"type": "function", "function": {"name": "swim"}}}, "a tool that is not among tools"),
+        ({"tool_choice": "required", "tools": []}, "a tool that is not among tools"),
+        ({"tools": [{"type": "function", "function": {"name": "no good"}}]}, "tools.0.function.name: .* pattern"),
+        (
+            {
+                "tools": [{"type": "function", "function": {"name": "add", "parameters": {"type": "banana"}}}],
+                "tool_choice": "required",
+            },
+            "schema cannot be used: Invalid type: banana",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "function"}]}]},
+            "messages.0.tool_calls.0.function: Field required",
+        ),
     ],
 )
-def test_tools_that_cannot_be(client, wish):
-    with pytest.raises(openai.BadRequestError):
+def test_tools_that_cannot_be(client, wish, told):
+    with pytest.raises(openai.BadRequestError, match=told):
         client.chat.completions.create(**ASK | wish)
