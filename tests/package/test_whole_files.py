@@ -1,7 +1,7 @@
 import pytest
 
 from mpsplit.errors import PackageError
-from mpsplit.package.whole_files import beside, read_json, write_json
+from mpsplit.package.whole_files import beside, forget_unfinished, read_json, write_json
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -20,3 +20,11 @@ def test_missing_and_damaged_json_say_what_to_do(tmp_path):
     (tmp_path / "x.json").write_text('{"a"')
     with pytest.raises(PackageError, match="is damaged .*; do this"):
         read_json(tmp_path / "x.json", "do this")
+
+
+def test_what_a_killed_process_left_is_forgotten(tmp_path):
+    kept = {"x.json", ".x.json.partial", "x.json.1.partial"}
+    for name in (*kept, ".x.json.4711.partial"):
+        (tmp_path / name).touch()
+    forget_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
