@@ -18,7 +18,7 @@ from pathlib import Path
 from mpsplit.comm import Communicator
 from mpsplit.measure.probe_engine import Effort, EngineProbe, kinds_here
 from mpsplit.measure.probe_links import LinkProbe
-from mpsplit.measure.probe_machine import DiskProbe, MemoryProbe, available_bytes, busy_share, host_names, process_bytes
+from mpsplit.measure.probe_machine import DiskProbe, MemoryProbe, busy_share, host_names, process_bytes
 from mpsplit.native import cpp
 from mpsplit.package.json_fields import many, number, one_of
 from mpsplit.package.stored.quantisation import KINDS
@@ -26,6 +26,7 @@ from mpsplit.package.together.exchanged import exchanged, plain
 from mpsplit.plan.cluster import MESSAGES, Cluster, Device, Measured
 from mpsplit.plan.cluster_json import device_from_json
 from mpsplit.progress import console, track
+from mpsplit.runtime.engine.memory_left import available_bytes
 from mpsplit.runtime.engine.native_engine import NativeEngine, missing
 from mpsplit.runtime.engine.stock_engine import StockEngine
 

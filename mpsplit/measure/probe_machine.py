@@ -20,23 +20,10 @@ from mpsplit.native.cpp import kernels
 from mpsplit.package.json_fields import text
 from mpsplit.package.together.exchanged import exchanged, plain
 
-CGROUPS = Path("/sys/fs/cgroup")
-# version -> (folder, limit, use, and the line of memory.stat with what can be dropped of that use)
-FILES = {
-    1: ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    2: ("", "memory.max", "memory.current", "inactive_file"),
-}
 PARTS = 8  # of the file, one a round: so that no round finds in memory what another has read
 PIECE = 8 << 20
 HOST = text(r"[^\x00-\x1f\x7f]{0,256}", "a host's name")
 PATIENCE = 2.0  # seconds of writing; a slow disk gets a smaller file
-
-
-def available_bytes() -> int:
-    """What can be had without swapping, or what this process' control groups leave if less."""
-    system = meminfo(Path("/proc/meminfo").read_text(encoding="utf-8"))["MemAvailable"]
-    groups = Path("/proc/self/cgroup")
-    return min([system, *left_in_cgroups(groups.read_text(encoding="utf-8") if groups.exists() else "", CGROUPS)])
 
 
 def busy_share(seconds: float = 0.3) -> float:
@@ -55,39 +42,6 @@ def cpu_ticks(text: str) -> tuple[int, int]:
     """
     ticks = [int(word) for word in text.split("\n", 1)[0].split()[1:9]]
     return ticks[3] + ticks[4], sum(ticks)
-
-
-def meminfo(text: str) -> dict[str, int]:
-    """Name -> bytes."""
-    lines = (line.partition(":") for line in text.splitlines())
-    return {name: int(rest.split()[0]) << 10 for name, _, rest in lines if rest.strip()}
-
-
-def left_in_cgroups(text: str, root: Path) -> list[int]:
-    """Bytes that each group with a limit leaves, from ours up to the root.
-
-    `text` is /proc/self/cgroup.
-    """
-    left = []
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        version = 2 if not controllers else 1 if "memory" in controllers.split(",") else None
-        if version:
-            top = root / FILES[version][0]
-            ours = top / path.lstrip("/")
-            left += [_left(group, version) for group in (ours, *ours.parents) if group.is_relative_to(top)]
-    return [size for size in left if size is not None]
-
-
-def _left(group: Path, version: int) -> int | None:
-    """None where nothing limits it; a container may not see the groups above its own."""
-    _, limit, use, droppable = FILES[version]
-    try:
-        most, used = (group / limit).read_text(encoding="utf-8").strip(), int((group / use).read_text(encoding="utf-8"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
-    except OSError:
-        return None
-    return None if most == "max" else max(0, int(most) - used + int(stat.get(droppable, 0)))
 
 
 def process_bytes() -> int:

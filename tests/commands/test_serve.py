@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from tests.missing import needs
 from tests.models import EXAMPLE
 from tests.running import refused
 
@@ -25,6 +26,12 @@ def package(package_of):
 )
 def test_arguments(package, arguments, message):
     assert message in refused("serve", package, *arguments, *([] if "--port" in arguments else ["--port", "0"]))
+
+
+@needs("the engine")
+def test_a_cache_that_this_machine_cannot_fill(package):
+    printed = refused("serve", package, "--port", "0", "--cache", "400000000")
+    assert "a cache of 400000000 tokens takes" in printed and "GiB are left; --cache " in printed
 
 
 def test_a_port_that_another_has(package):

@@ -10,10 +10,11 @@ import pytest
 from mpsplit.measure.probe import _bytes, probe, show
 from mpsplit.measure.probe_engine import Effort, EngineProbe, Stack, difference, kinds_here
 from mpsplit.measure.probe_links import FEW, group_sizes, tournament
-from mpsplit.measure.probe_machine import PARTS, DiskProbe, available_bytes, host_names, left_in_cgroups, meminfo
+from mpsplit.measure.probe_machine import PARTS, DiskProbe, host_names
 from mpsplit.measure.probe_package import facts_of, stored_bytes, write_package
 from mpsplit.plan.cluster import MESSAGES, Measured
 from mpsplit.plan.cluster_json import load_cluster, save_cluster, to_json
+from mpsplit.runtime.engine.memory_left import available_bytes, left_in_cgroups, meminfo
 from mpsplit.runtime.engine.native_engine import NativeEngine
 from mpsplit.runtime.engine.stock_engine import StockEngine
 from tests.measure.efforts import TINY

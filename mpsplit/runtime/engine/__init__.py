@@ -7,6 +7,8 @@ collective_layers  collectives as layers in Python, for the stock engine
 quantised_layer    QLinear as a layer in Python
 positions          cos, sin and the mask
 pages              which page of the cache holds what
+cache_room         whether there is memory for a cache
+memory_left        what machine and control groups leave
 replay             pages for an engine that cannot share its caches
 layer_kinds        the kinds of layers by which time is counted
 dump               hidden states and the cache of every step, as npz

@@ -18,7 +18,9 @@ from mpsplit.comm import Alone, Communicator, Native
 from mpsplit.errors import RunError
 from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest, rank_folder
+from mpsplit.runtime.engine.cache_room import check_room
 from mpsplit.runtime.engine.engine_protocol import CACHES, EngineSteps, KeptSegment, Numbers, Span
+from mpsplit.runtime.engine.memory_left import available_bytes
 
 
 def missing(comm: Communicator) -> str:
@@ -45,6 +47,8 @@ class NativeEngine(EngineSteps):
             raise RunError(why)
         self.manifest, self.package, self.folder = manifest, package, rank_folder(package, comm.rank)
         self.vocabulary = manifest.plan.shards[comm.rank].head
+        hosts = comm.hosts if isinstance(comm, Native) else [b""]
+        self._neighbours = [rank for rank, host in enumerate(hosts) if host == hosts[comm.rank]]
         world = comm.comm if isinstance(comm, Native) else _module("_comm").null()
         self._engine = _module("_engine").Engine(str(self.folder), world, threads)
 
@@ -61,6 +65,7 @@ class NativeEngine(EngineSteps):
         return self._engine.spent()
 
     def reserve(self, pages: int, stored: str) -> None:
+        check_room(self.manifest, self._neighbours, pages, stored, available_bytes())
         self._engine.reserve(pages, CACHES.index(stored))
 
     def place(self, slot: int, first: int, pages: Numbers) -> None:
