@@ -1,6 +1,7 @@
 """Ranks without mpirun: how they meet, and what the others see when one of them dies, stops, or is
 in another collective."""
 
+import re
 import signal
 import subprocess
 import sys
