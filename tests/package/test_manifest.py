@@ -5,6 +5,7 @@ import pytest
 
 from mpsplit.errors import PackageError
 from mpsplit.package.manifest import FORMAT_VERSION, PARTITION, File, Manifest, RankPart, Rope, Seal
+from mpsplit.package.manifest_fields import check_manifest
 from mpsplit.plan.shards import even_plan
 from tests.models import facts
 from tests.packages import weight_path
@@ -108,3 +109,19 @@ def test_the_step_that_is_missing_is_named(tmp_path):
     for name, step in (("manifest.json", "convert"), (PARTITION, "partition MODEL --out")):
         with pytest.raises(PackageError, match=f"there is no {name} .* run `mpsplit {step} "):
             Manifest.load(tmp_path, name)
+
+
+def test_a_manifest_that_contradicts_itself():
+    right = json.loads(json.dumps(small().to_json()))
+    check_manifest(right)
+    rank, shards = right["ranks"][0], right["plan"]["shards"]
+    for change, told in [
+        ({"ranks": [rank, rank]}, "its plan has 1 shards, its list of ranks 2"),
+        ({"ranks": [], "plan": right["plan"] | {"shards": []}}, "its plan has 0 shards, its list of ranks 0"),
+        ({"plan": right["plan"] | {"shards": [*shards, *shards]}}, "its plan has 2 shards, its list of ranks 1"),
+        ({"tokenizer": [vars(CONFIG), vars(CONFIG)]}, "a file is listed twice"),
+        ({"ranks": [rank | {"files": [vars(CONFIG), vars(CONFIG)]}]}, "a file is listed twice"),
+        ({"verified": []}, "it.verified is no object"),
+    ]:
+        with pytest.raises(PackageError, match=told):
+            check_manifest(right | change)
