@@ -277,6 +277,9 @@ class TokenLoop:
                 raise
             if live in self.running:
                 self._leave(live)
+            if live in self.saving:
+                self.pages.release(live.held, live.history[: live.fed])
+                self.saving.remove(live)
             with self._changed:
                 self._waiting.remove(live)
             live.fail(wrong)

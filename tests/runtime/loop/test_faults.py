@@ -92,10 +92,10 @@ SEAMS = {
     Stream: {"push": ONE, "take": ONE, "finish": ONE},
     Heard: {"hear": ONE},
     LiveRequest: {
-        **dict.fromkeys(("asks", "choose", "take", "end"), ONE),
+        **dict.fromkeys(("asks", "choose", "take", "stop", "end"), ONE),
         **{"begin": ALL, "account": NOBODY, "cancel": UNUSED, "fail": UNUSED},
     },
-    CacheOnDisk: {"warm": ONE, "save": ONE, "forget_old": ALL, "check": UNUSED},
+    CacheOnDisk: {"warm": ONE, "save": ONE, "turn": ALL, "settle": UNUSED, "check": UNUSED, "keep_within": UNUSED},
     WaitingQueue: {
         **dict.fromkeys(("first", "take", "take_cancelled"), ALL),
         **{"put_back": ONE, "add": UNUSED, "remove": UNUSED, "take_all": UNUSED},
@@ -105,7 +105,7 @@ SEAMS = {
     Ranks: {
         # before an order is begun; what is in it stands below
         **{"step": ALL, "report": EITHER, "place": ONE, "all_of": ONE},
-        **dict.fromkeys(("reserve", "save", "load", "end"), UNUSED),
+        **dict.fromkeys(("reserve", "save", "saved", "load", "sweep", "end"), UNUSED),
     },
     CountedEngine: {"batch": ALL, "report": ALL},
     Candidates: {"pack": ALL, "receive": ALL},
@@ -226,8 +226,10 @@ def scene(monkeypatch):
     monkeypatch.setattr(sampling, "NUCLEUS", 3)  # so that top-p asks again
     monkeypatch.setattr(token_loop, "REPORTED", 1000)  # or the clock adds calls
     monkeypatch.setattr(CacheOnDisk, "check", lambda self: None)
-    monkeypatch.setattr(CacheOnDisk, "warm", lambda self, *_: None)
-    monkeypatch.setattr(CacheOnDisk, "save", lambda self, *_: "")
+    monkeypatch.setattr(CacheOnDisk, "turn", lambda self: None)
+    monkeypatch.setattr(CacheOnDisk, "settle", lambda self: None)
+    monkeypatch.setattr(CacheOnDisk, "warm", lambda self, *_: {})
+    monkeypatch.setattr(CacheOnDisk, "save", lambda self, save: (save.when_read(), save.when_ended("")))
     return monkeypatch
 
 
@@ -289,7 +291,7 @@ def test_each_call_raises_once(scene, text, alone, seam, name, follower):
             with suppress(Fault, RunError), ranks(text, ended) as (loop, engines):
                 heard = asked(loop)
                 failed = worked(loop)
-                assert injector.raised
+                assert injector.raised, (at, injector.calls, counter.calls)
                 found = outcome(loop, heard, failed)
                 assert found in SEAMS[seam][name], (at, failed)
                 if found != "all ranks":
