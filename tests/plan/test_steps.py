@@ -53,6 +53,7 @@ def test_equal_ranks_all_get_work_where_there_is_enough(f, ranks, block):
         # 10 // 3 leave three ranks one each, and the last is not short of the others
         (dict(heads=20, kv_heads=2, head_dim=8), 6, 2, 1, 1, (3, 3)),
         (dict(heads=12, kv_heads=2, head_dim=8), 4, 3, 1, 32, (2, 2)),  # an odd step of an even number
+        (dict(heads=24, kv_heads=2, head_dim=8), 4, 4, 1, 32, (2, 2)),  # 6 would do, and 4 make a block
         (dict(heads=4, kv_heads=2, head_dim=8), 6, 1, 1, 1, (3, 3)),  # fewer heads than ranks
     ],
 )
