@@ -201,6 +201,7 @@ def test_doctor_finds_what_the_tests_need():
     assert {"python", "two MPI ranks", "ncnn", "pnnx", "torch", "g++", "C++ extensions"} <= set(named)
     assert all(finding["fine"] for finding in findings if finding["need"] != "build"), findings
     assert "Open MPI" in named["two MPI ranks"]["found"]
+    assert re.match("(copied|mapped|as ncnn has them).*: ", named["weights in memory"]["found"])
 
 
 def test_doctor_says_how_to_mend(monkeypatch):

@@ -86,6 +86,14 @@ NB_MODULE(_engine, m) {
     nb::set_leak_warnings(false);
     const nb::exception<Failure> error(m, "EngineError",
                                        nb::module_::import_("mpsplit.errors").attr("PackageError"));
+    m.def(
+        "keeping",
+        [] {
+            const Keeping found = keeping();
+            return nb::make_tuple(found.copies, found.why);
+        },
+        "Whether weights are copied where their files have no large pages, and why "
+        "(mapped_files.h)");
     nb::class_<Engine>(m, "Engine")
         .def(
             "__init__",

@@ -2,10 +2,12 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -74,6 +76,18 @@ bool copy(const std::string& path, int file, uint8_t* to, size_t at, size_t byte
     return at == bytes && mprotect(first, room, PROT_READ) == 0;
 }
 
+constexpr const char* large_pages = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+// What the kernel says of large pages in anonymous memory, or nothing where it gives them.
+std::string without_large_pages() {
+    if (prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1) return "this process may have no large pages";
+    std::ifstream file(large_pages);
+    std::string said;
+    if (!std::getline(file, said)) return std::string("there is no ") + large_pages;
+    const bool never = said.find("[never]") != std::string::npos;
+    return never ? std::string(large_pages) + " says never" : "";
+}
+
 bool map(const std::string& path, int file, uint8_t* to, size_t bytes, Reading reading) {
     if (mmap(to, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) return false;
     if (reading == Reading::rows) madvise(to, bytes, MADV_NOHUGEPAGE);
@@ -83,6 +97,7 @@ bool map(const std::string& path, int file, uint8_t* to, size_t bytes, Reading r
     // there already stays as it is
     madvise(to, bytes, MADV_HUGEPAGE);
     madvise(to, bytes, populate_read);
+    if (!keeping().copies) return true;  // 4 KB pages here and there: nothing would be won
     const size_t whole_pages = bytes / huge * huge;  // the page cache has the end in small ones
     if (in_large_pages() - before < whole_pages / 32 * 31) return copy(path, file, to, 0, bytes);
     return end_of(bytes) == bytes || copy(path, file, to, whole_pages, bytes);
@@ -98,7 +113,17 @@ void map(const std::string& path, uint8_t* to, size_t bytes, Reading reading) {
 
 }  // namespace
 
+Keeping keeping() {
+    const char* asked = std::getenv("MPSPLIT_WEIGHTS");
+    const std::string how = asked ? asked : "";
+    if (how == "map" || how == "copy") return {how == "copy", "MPSPLIT_WEIGHTS=" + how};
+    if (!how.empty()) throw Failure("MPSPLIT_WEIGHTS=" + how + " is neither map nor copy");
+    const std::string off = without_large_pages();
+    return {off.empty(), off.empty() ? std::string(large_pages) + " gives large pages" : off};
+}
+
 Mapped::Mapped(const std::vector<Placed>& files, Reading reading) {
+    keeping();  // a wrong word is an error on every machine
     std::vector<Piece> found;
     size_t end = 0;
     for (const auto& [path, begin] : files) {

@@ -15,6 +15,14 @@ namespace mpsplit {
 // all of the file.
 enum class Reading { rows, whole, unsaid };
 
+// Whether what is read whole is copied where its file has no large pages, and why: the
+// environment's MPSPLIT_WEIGHTS (map or copy) says so, else the kernel, which may give none.
+struct Keeping {
+    bool copies;
+    std::string why;
+};
+Keeping keeping();  // throws a Failure
+
 class Mapped {
   public:
     static constexpr size_t large_page = size_t(2) << 20;

@@ -118,6 +118,19 @@ def _extensions() -> Finding:
     return Finding("C++ extensions", "build", whole, "; ".join(parts), "" if whole else "python -m mpsplit.native")
 
 
+def _weights() -> Finding:
+    """Whether the native engine maps weights or copies them into large pages."""
+    what, need = "weights in memory", "run"
+    if (engine := cpp.load("_engine")) is None:
+        return Finding(what, need, True, "as ncnn has them, floats of its own: there is no native engine")
+    try:
+        copies, why = engine.keeping()
+    except MpsplitError as wrong:
+        return Finding(what, need, False, str(wrong), "set MPSPLIT_WEIGHTS to map or copy, or not at all")
+    how = "copied where a file has no large pages" if copies else "mapped as they lie, and not copied"
+    return Finding(what, need, True, f"{how}: {why}")
+
+
 CHECKS: tuple[Callable[[], Finding], ...] = (
     _python,
     _package("numpy", "numpy", "run"),
@@ -132,6 +145,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _program("pnnx", "export", "pip install 'mpsplit[export]'"),
     _program("g++", "build", "apt install g++"),
     _extensions,
+    _weights,
 )
 
 
