@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <new>
 
 #include "failure.h"
 #include "top_k.h"
@@ -50,6 +51,7 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
             sin_.push_back(float(std::sin(angle)) * facts_.rope_scaling);
         }
     setting_.rotation = {cos_.data(), sin_.data()};
+    setting_.angles = int(facts_.inverse_frequencies.size());
     std::vector<Mapped::Placed> placed;
     placed.reserve(facts_.packed.size());
     for (const auto& [offset, name] : facts_.packed)
@@ -58,8 +60,8 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
     setting_.packed.data = packed_.data;
     for (const auto& [begin, bytes] : packed_.pieces)
         setting_.packed.pieces.push_back({int64_t(begin), int64_t(bytes)});
-    graph_ =
-        std::make_unique<Graph>(folder + "/fused.param", folder + "/" + facts_.floats, setting_);
+    graph_ = std::make_unique<Graph>(folder + "/fused.param", folder + "/" + facts_.floats, facts_,
+                                     setting_);
     hidden_in_ = graph_->blob("hidden");
     hidden_out_ = graph_->blob("hidden_out");
     logits_ = graph_->blob("logits");
@@ -128,7 +130,7 @@ void Engine::set_runs(std::span<const Part> parts, size_t tokens) {
     setting_.runs.clear();
     for (const auto& [slot, position, count] : parts) {
         const auto table = pages(slot);
-        if (count < 1 || position < 0 || position + count > facts_.context ||
+        if (count < 1 || position < 0 || count > facts_.context - position ||
             pages_of(position + count) > int(table.size()))
             throw Failure(std::to_string(count) + " tokens at " + std::to_string(position) +
                           " do not fit the " + std::to_string(table.size()) + " pages of slot " +
@@ -136,7 +138,7 @@ void Engine::set_runs(std::span<const Part> parts, size_t tokens) {
                           std::to_string(facts_.context));
         setting_.runs.push_back({count, position, table.data()});
     }
-    if (parts.empty() || setting_.rows() != int(tokens))
+    if (parts.empty() || setting_.rows() != int64_t(tokens))
         throw Failure(std::to_string(tokens) + " tokens are not those of " +
                       std::to_string(parts.size()) + " parts");
 }
@@ -163,6 +165,7 @@ Engine::Logits Engine::step(std::span<const int64_t> tokens, std::span<const Par
 void Engine::keep_last_rows(std::span<const Part> parts) {
     ncnn::Mat& hidden = (*graph_)[hidden_out_];
     ncnn::Mat last(hidden.w, int(parts.size()), sizeof(float), graph_->pool());
+    if (last.empty()) throw std::bad_alloc();
     int row = -1;
     for (size_t i = 0; i < parts.size(); i++) {
         row += parts[i].count;
@@ -176,6 +179,7 @@ void Engine::keep_last_rows(std::span<const Part> parts) {
 void Engine::hidden_in(std::span<const int64_t> tokens) {
     ncnn::Mat& hidden = (*graph_)[hidden_in_];
     hidden.create(facts_.hidden, int(tokens.size()), sizeof(float), graph_->pool());
+    if (hidden.empty()) throw std::bad_alloc();
     for (size_t i = 0; i < tokens.size(); i++) {
         float* row = hidden.row(int(i));
         const int64_t at = tokens[i] - facts_.embed_start;

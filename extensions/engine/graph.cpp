@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "failure.h"
+#include "layer_shapes.h"
 #include "layers.h"
 #include "param_text.h"
 #include "quantised_linear.h"
@@ -58,14 +59,24 @@ ncnn::Option plain(int threads, ncnn::Allocator& memory) {
     return option;
 }
 
+constexpr int no_memory = -100;  // as ncnn's layers say it
+
+[[noreturn]] void fail(const ncnn::Layer& layer, int why) {
+    throw Failure("layer " + layer.name + " (" + layer.type + ") failed with " +
+                  std::to_string(why) +
+                  (why == no_memory ? ": no memory is left for what it makes"
+                                    : ": what it reads does not fit it"));
+}
+
 }  // namespace
 
-Graph::Graph(const std::string& param, const std::string& weights, Setting& setting)
+Graph::Graph(const std::string& param, const std::string& weights, const RankFacts& facts,
+             Setting& setting)
     : weights_(weights, Reading::unsaid) {
     net_.opt = plain(setting.threads, pool_);
     add_layers(net_, setting);
     const MappedReader reader(weights_);
-    check_param_text(param);
+    check_layers(read_param(param), param, facts, setting, int64_t(weights_.bytes));
     if (net_.load_param(param.c_str()) != 0)
         throw Failure(param +
                       " does not fit its weights, or this version; convert the package again");
@@ -138,6 +149,7 @@ void Graph::run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vecto
         // what a Split shares, and what somebody else owns, is not written over
         if (layer.support_inplace && (!in[i].refcount || *in[i].refcount != 1))
             in[i] = in[i].clone(&pool_);
+        if (in[i].empty()) fail(layer, no_memory);
     }
     int failed;
     if (layer.support_inplace) {
@@ -147,9 +159,7 @@ void Graph::run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vecto
     } else
         failed = layer.one_blob_only ? layer.forward(in[0], out[0], net_.opt)
                                      : layer.forward(in, out, net_.opt);
-    if (failed)
-        throw Failure("layer " + layer.name + " (" + layer.type + ") failed with " +
-                      std::to_string(failed));
+    if (failed) fail(layer, failed);
     for (size_t i = 0; i < layer.tops.size(); i++) blobs_[layer.tops[i]] = out[i];
     for (auto* used : {&in, &out})
         for (ncnn::Mat& mat : *used) mat.release();

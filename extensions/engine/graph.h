@@ -16,14 +16,16 @@
 #include "blob_pool.h"
 #include "layer_times.h"
 #include "mapped_files.h"
+#include "rank_facts.h"
 #include "setting.h"
 
 namespace mpsplit {
 
 class Graph {
   public:
-    // The setting outlives the graph.
-    Graph(const std::string& param, const std::string& weights, Setting& setting);
+    // The setting outlives the graph. A Failure where a layer does not fit the facts.
+    Graph(const std::string& param, const std::string& weights, const RankFacts& facts,
+          Setting& setting);
 
     struct Part {
         int begin, end;

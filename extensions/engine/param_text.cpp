@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <charconv>
 #include <fstream>
-#include <map>
+#include <set>
 #include <sstream>
-#include <vector>
+#include <string_view>
 
 #include "failure.h"
 
@@ -13,61 +13,99 @@ namespace mpsplit {
 namespace {
 
 constexpr size_t longest_word = 255;  // ncnn's buffers; longer ones would be read as two
-constexpr int first_array = -23300;   // ids from here down have an array, whose length comes first
+constexpr int64_t largest_id = 32;    // of a parameter, as ncnn has it
 
-// The number that the word begins with; -1 for none, which no count is.
-long number(const std::string& word) {
-    long value = -1;
-    const auto [stop, wrong] = std::from_chars(word.data(), word.data() + word.size(), value);
-    return wrong == std::errc() && stop > word.data() ? value : -1;
+std::vector<std::string> words_of(const std::string& line) {
+    std::istringstream text(line);
+    std::vector<std::string> words;
+    for (std::string word; text >> word;) words.push_back(word);
+    return words;
 }
 
-bool fits(const std::string& param) {
-    const size_t equals = param.find('=');
-    if (equals == std::string::npos || equals == 0) return false;
-    if (number(param) > first_array) return true;
-    const long length = number(param.substr(equals + 1));
-    return length >= 0 && length <= std::count(param.begin(), param.end(), ',');
-}
+// What ncnn reads as the end of a line or of a word must be one here.
+bool printable(char c) { return c == '\n' || (c >= ' ' && c <= '~'); }
+
+class Reader {
+  public:
+    explicit Reader(const std::string& path) : path_(path) {}
+
+    std::vector<ParamLayer> read(const std::string& text) {
+        if (!is_plain(text)) refuse("it is no plain text");
+        std::istringstream lines(text);
+        int64_t layers = -1, blobs = -1;
+        std::vector<ParamLayer> found;
+        for (std::string line; std::getline(lines, line);) {
+            line_++;
+            const auto words = words_of(line);
+            for (const std::string& word : words)
+                if (word.size() > longest_word) refuse("a word is too long");
+            if (line_ == 1 && (words.size() != 1 || words[0] != "7767517"))
+                refuse("not an ncnn .param");
+            if (line_ == 2 && (words.size() != 2 || !whole_number(words[0], layers) ||
+                               !whole_number(words[1], blobs)))
+                refuse("no counts");
+            if (line_ > 2 && !words.empty()) found.push_back(layer(words));
+        }
+        if (line_ < 3 || int64_t(found.size()) != layers || int64_t(made_.size()) != blobs)
+            refuse("its counts are not those of its lines");
+        return found;
+    }
+
+  private:
+    [[noreturn]] void refuse(const std::string& why) const {
+        throw Failure(path_ + " is damaged at line " + std::to_string(line_) + " (" + why +
+                      "); copy it again or convert again");
+    }
+
+    ParamLayer layer(const std::vector<std::string>& words) {
+        int64_t bottoms = -1, tops = -1;
+        if (words.size() < 4 || !whole_number(words[2], bottoms) || !whole_number(words[3], tops))
+            refuse("no layer");
+        const auto room = int64_t(words.size()) - 4;
+        if (bottoms < 0 || tops < 0 || bottoms > room || tops > room - bottoms)
+            refuse("more blobs are counted than named");
+        const auto first = words.begin() + 4, middle = first + bottoms, last = middle + tops;
+        ParamLayer found = {line_, words[0], words[1], {first, middle}, {middle, last}, {}};
+        for (const std::string& blob : found.bottoms)
+            if (!unread_.erase(blob)) refuse("a blob nobody makes, or two read");
+        for (const std::string& blob : found.tops)
+            if (unread_.insert(blob), !made_.insert(blob).second) refuse("a blob is made twice");
+        for (auto word = last; word != words.end(); ++word) {
+            const size_t equals = word->find('=');
+            int64_t id = -1;
+            if (equals == std::string::npos || !whole_number(word->substr(0, equals), id) ||
+                id < 0 || id >= largest_id || equals + 1 == word->size() ||
+                !found.params.emplace(int(id), word->substr(equals + 1)).second)
+                refuse("the parameter " + word->substr(0, 40));
+        }
+        return found;
+    }
+
+    const std::string& path_;
+    int line_ = 0;
+    std::set<std::string> made_, unread_;
+};
 
 }  // namespace
 
-void check_param_text(const std::string& path) {
+bool is_plain(const std::string& text) { return std::all_of(text.begin(), text.end(), printable); }
+
+bool whole_number(const std::string& word, int64_t& value) {
+    const char* const end = word.data() + word.size();
+    const auto [stop, wrong] = std::from_chars(word.data(), end, value);
+    return wrong == std::errc() && stop == end && !word.empty();
+}
+
+std::vector<ParamLayer> parse_param(const std::string& text, const std::string& path) {
+    return Reader(path).read(text);
+}
+
+std::vector<ParamLayer> read_param(const std::string& path) {
     std::ifstream file(path);
     if (!file) throw Failure("there is no " + path + "; convert the package again");
-    int at = 0;
-    const auto refuse = [&](const char* why) {
-        throw Failure(path + " is damaged at line " + std::to_string(at) + " (" + why +
-                      "); copy it again or convert again");
-    };
-    std::map<std::string, int> readers;  // of every blob so far
-    long layers = 0, layers_told = 0, blobs_told = 0;
-    for (std::string line; std::getline(file, line);) {
-        std::istringstream text(line);
-        std::vector<std::string> words;
-        for (std::string word; text >> word; words.push_back(word))
-            if (word.size() > longest_word) refuse("a word is too long");
-        if (++at == 1 && (words.size() != 1 || words[0] != "7767517")) refuse("not an ncnn .param");
-        if (at == 2 && words.size() != 2) refuse("no counts");
-        if (at == 2) layers_told = number(words[0]), blobs_told = number(words[1]);
-        if (at < 3 || words.empty()) continue;
-        layers++;
-        const long bottoms = words.size() < 4 ? -1 : number(words[2]),
-                   tops = words.size() < 4 ? -1 : number(words[3]);
-        const long room = long(words.size()) - 4;
-        if (bottoms < 0 || tops < 0 || bottoms > room || tops > room - bottoms)
-            refuse("more blobs are counted than named");
-        for (long i = 4; i < 4 + bottoms; i++)
-            if (const auto blob = readers.find(words[i]);
-                blob == readers.end() || ++blob->second > 1)
-                refuse("a blob nobody makes, or two read");
-        for (long i = 4 + bottoms; i < 4 + bottoms + tops; i++)
-            if (!readers.emplace(words[i], 0).second) refuse("a blob is made twice");
-        if (!std::all_of(words.begin() + 4 + bottoms + tops, words.end(), fits))
-            refuse("a parameter");
-    }
-    if (at < 3 || layers != layers_told || long(readers.size()) != blobs_told)
-        refuse("its counts are not those of its lines");
+    std::ostringstream text;
+    text << file.rdbuf();
+    return parse_param(text.str(), path);
 }
 
 }  // namespace mpsplit

@@ -25,7 +25,9 @@ struct RankFacts {
     std::string floats, embedding;
     std::vector<Placed> packed;  // the matrices of QLinear, as they lie one behind the other
 
-    static RankFacts load(const std::string& path);  // throws a Failure
+    // a Failure names the path, the line and the number
+    static RankFacts load(const std::string& path);
+    static RankFacts parse(const std::string& text, const std::string& path);
 };
 
 bool is_sealed(const std::string& path);  // an encrypted file, by how it begins

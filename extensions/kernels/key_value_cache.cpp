@@ -20,7 +20,7 @@ KeyValueCache::~KeyValueCache() {
 void KeyValueCache::reserve(int pages, Stored stored) {
     const size_t head =
         with_type(stored, [&](auto zero) { return Page<decltype(zero)>::bytes(*this); });
-    void* memory = mmap(nullptr, pages * heads * head, PROT_READ | PROT_WRITE,
+    void* memory = mmap(nullptr, size_t(pages) * heads * head, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     if (memory_) munmap(memory_, pages_ * page_bytes());

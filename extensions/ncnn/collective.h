@@ -18,7 +18,7 @@ class Collective : public ncnn::Layer {
     int load_param(const ncnn::ParamDict& params) override {
         auto& groups = static_cast<Setting*>(userdata)->groups;
         auto found = groups.find(params.get(1, -1));
-        if (found == groups.end()) return -1;
+        if (found == groups.end() || !found->second) return -1;
         comm = found->second.get();
         return 0;
     }
@@ -39,6 +39,7 @@ class CollectiveWithRank : public Collective {
     int rank = -1;
 };
 
-inline size_t bytes_of(const ncnn::Mat& x) { return x.total() * x.elemsize; }
+// Of rows: a blob of more dimensions has gaps.
+inline size_t bytes_of(const ncnn::Mat& x) { return size_t(x.w) * x.h * x.elemsize; }
 
 }  // namespace mpsplit

@@ -6,7 +6,8 @@
 //   x -> y0                   7=1   y0 = x W_0^T * silu(x W_1^T)
 //
 // Product i has its parameters at 10 i + 0 .. 6: n, k, bits, block, offset and bytes and bias among
-// the packed weights (Packed in setting.h; offsets in 64 bytes, bias -1 for none).
+// the packed weights (Packed in setting.h; offsets in 64 bytes, bias -1 for none). The bytes are
+// those that the shape takes, which need not fit a parameter; -1 stands for them then.
 #pragma once
 
 #include <ncnn/layer.h>

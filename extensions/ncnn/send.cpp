@@ -3,6 +3,7 @@
 namespace mpsplit {
 
 int Send::forward_inplace(ncnn::Mat& x, const ncnn::Option&) const {
+    if (x.dims != 2) return -1;
     comm->send(x.data, bytes_of(x), rank);
     return 0;
 }

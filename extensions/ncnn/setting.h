@@ -23,10 +23,12 @@ struct Packed {
 
     // `bytes` at an offset in units of 64, nullptr where they are not all of one file
     const uint8_t* at(int64_t offset, int64_t bytes) const {
-        const int64_t begin = offset * 64;
+        int64_t begin = 0, end = 0;
+        if (__builtin_mul_overflow(offset, 64, &begin) ||
+            __builtin_add_overflow(begin, bytes, &end) || bytes < 0)
+            return nullptr;
         for (const Piece& piece : pieces)
-            if (begin >= piece.begin && bytes >= 0 && begin + bytes <= piece.begin + piece.bytes)
-                return data + begin;
+            if (begin >= piece.begin && end <= piece.begin + piece.bytes) return data + begin;
         return nullptr;
     }
 };
@@ -38,12 +40,13 @@ struct Setting {
     int window = 0;  // tokens; 0: none
     int pages = 0;   // of the caches
     Rotation rotation = {};
+    int angles = 0;         // of a position, in the rotation
     std::vector<Run> runs;  // the rows of this step
     // of the attentions, in the order of the graph; their layers own them
     std::vector<KeyValueCache*> caches;
 
-    int rows() const {
-        int rows = 0;
+    int64_t rows() const {
+        int64_t rows = 0;
         for (const Run& run : runs) rows += run.count;
         return rows;
     }

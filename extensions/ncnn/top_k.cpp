@@ -41,6 +41,7 @@ int TopK::load_param(const ncnn::ParamDict& params) {
 }
 
 int TopK::forward(const ncnn::Mat& logits, ncnn::Mat& top, const ncnn::Option& option) const {
+    if (logits.dims != 2 || logits.h < 1) return -1;
     const int count = std::min(k, logits.w);
     top.create(count, 2, sizeof(float), option.blob_allocator);
     if (top.empty()) return -100;

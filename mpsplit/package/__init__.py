@@ -7,11 +7,11 @@ manifest_fields  what may stand in it; json_fields the tools for saying so
 agreement        how far a package is from its model, as the manifest keeps it
 param_text       the text of an ncnn .param file as dataclasses
 collectives      the collectives, once for everybody
-graph_check      whether a rank's graph can be given to an engine
 whole_files      files that are whole or not there
 verified_files   which files were found to have which sha256
 named_templates  chat templates by name
 together/        what several ranks, and several commands, do with one package
+checked/         whether a rank's graph can be given to an engine
 stored/          how numbers lie in the files
 sealed/          the same files, encrypted
 inside/          what a package holds, for people

@@ -1,6 +1,7 @@
 """QLinear against numpy in float64, on every instruction path that this machine runs; aarch64 under
 an emulator."""
 
+import mmap
 import subprocess
 from pathlib import Path
 
@@ -200,3 +201,17 @@ def test_aarch64_agrees_under_an_emulator(build_folder, test, said):
     command = ["qemu-aarch64", "-L", Path(libc).resolve().parents[1], program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == (said, 0), done
+
+
+def test_a_matrix_of_more_than_two_gigabytes(kernels):
+    """Of zeros that are no memory, but for its last panel."""
+    k, panels = 8192, (1 << 31) // (16 * 8192 * 2) + 1
+    last = np.random.default_rng(0).standard_normal((16, k)).astype(np.float32)
+    packed = kernels.pack(last, 16, 32)
+    matrix = np.frombuffer(mmap.mmap(-1, panels * len(packed)), np.uint8)
+    assert len(matrix) == kernels.packed_bytes(16 * panels, k, 16, 32) > 1 << 31
+    matrix[-len(packed) :] = packed
+    x = np.ones((1, k), np.float32)
+    y = kernels.linear(x, kernels.Weights(matrix, 16 * panels, k, 16, 32), threads=2)
+    assert not y[0, :-16].any()
+    assert np.array_equal(y[0, -16:], kernels.linear(x, kernels.Weights(packed, 16, k, 16, 32))[0])

@@ -4,6 +4,7 @@ allocated because a file says so."""
 import contextlib
 import hashlib
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from mpsplit.comm import Alone
 from mpsplit.errors import MpsplitError, PackageError
 from mpsplit.native import cpp
-from mpsplit.package.graph_check import check_graphs
+from mpsplit.package.checked.graph_check import check_graphs
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.sealed.encryption import encrypt
 from mpsplit.package.sealed.keys import Key, KeySource
@@ -186,7 +187,7 @@ PARAMS = [
     (lambda t: t.replace(" 1 1 ", f" {HUGE} 1 ", 1), "counts 1000000000 . 1 blobs"),
     (lambda t: t.replace(" 1 1 ", " -1 1 ", 1), "counts -1"),
     (lambda t: t.replace(" 1 1 ", " 1_0 1 ", 1), "is no whole number"),
-    (lambda t: t.replace("RMSNorm ", "Convolution ", 1), "which mpsplit does not write"),
+    (lambda t: t.replace("RMSNorm ", "Convolution ", 1), "mpsplit does not write such a layer"),
     (lambda t: t.replace(" 1=", " 0=", 1), "a parameter twice"),
     (lambda t: t.replace(" 1=", f" -23303={HUGE},1 1=", 1), "has the parameter '-23303=1000000000,1'"),
     (lambda t: t.replace(" 1=", " 99999=1 1=", 1), "has the parameter '99999=1'"),
@@ -231,8 +232,10 @@ def test_a_linear_that_lies_elsewhere(package, name, number, value):
 @pytest.mark.parametrize(
     "number, value, told",
     [(18, 440, "must be one of"), (18, 410, "must be one of"), (18, -1, "must be one of"), (18, 2, "must be one of"),
-     (18, 800, "its floats take"), (18, 0, "its floats take"), (8, -5, "no matrix"), (9, 100, "no matrix"),
-     (9, 1 << 40, "no matrix"), (3, 0, "no matrix"), (4, 1, "no matrix"), (5, 0, "no matrix")]
+     (18, 800, "its floats take"), (18, 0, "its floats take"), (8, -5, "8=-5 is not from 1"),
+     (9, 100, "9=100 inputs do not fit 128"), (9, 1 << 40, "is more than ncnn counts to"),
+     (3, 0, "3=0 must be 1"), (4, 1, "4=1 must be 0"),
+     (5, 0, "5=0 must be 1")]
 )  # fmt: skip
 def test_a_matrix_in_blocks_that_cannot_be(package, name, number, value, told):
     """The head becomes ncnn's; no file has its bytes."""
@@ -245,6 +248,83 @@ def test_a_matrix_in_blocks_that_cannot_be(package, name, number, value, told):
     vouch(package)
     with pytest.raises(PackageError, match=f"rank-0/{name} is damaged .*{told}"):
         load(package)
+
+
+NUMBERS = (0, 1, -1, 3, 65536, 2**31 - 1, 2**31, 2**62)
+# whatever stands there, nothing is read elsewhere: small numbers in sums and norms, how many of the
+# largest are kept
+HARMLESS = {("RMSNorm", "1"), ("Attention", "3"), ("SDPA", "6"), ("BinaryOp", "2")}
+MAY_BE_OTHERS = {("BinaryOp", "0"): {0, 1, 2, 3}, ("TopK", "0"): {1, 3, 65536}}
+SOMEWHERE = {0, 1, 3, 65536}  # in the packed files, where numbers of other matrices are
+MAY_BE_OTHERS |= {(LAYER, key): SOMEWHERE for key in ("4", "14", "24")}
+MAY_BE_OTHERS |= {(LAYER, key): {-1} for key in ("5", "15", "25")}  # the size is what the shape takes
+MAY_BE_OTHERS |= {(LAYER, key): SOMEWHERE | {-1} for key in ("6", "16", "26")}
+
+
+def others_in(path: Path):
+    """(layer, key, number, text): each number of the first layer of each kind made another."""
+    lines = path.read_text().split("\n")
+    first = {line.split()[0]: i for i, line in reversed(list(enumerate(lines))) if "=" in line}
+    for kind, at in first.items():
+        for word in (word for word in lines[at].split() if re.fullmatch(r"\d+=[-\d.e]+", word)):
+            key, old = word.split("=")
+            for number in {*NUMBERS} - {*map(int, re.findall(r"^-?\d+$", old))}:
+                if (kind, key) not in HARMLESS and number not in MAY_BE_OTHERS.get((kind, key), ()):
+                    changed = lines[at].replace(f" {word}", f" {key}={number}")
+                    yield lines[at].split()[1], key, number, "\n".join([*lines[:at], changed, *lines[at + 1 :]])
+
+
+@pytest.mark.parametrize("name", ["model.param", "fused.param"])
+def test_every_number_of_a_layer_is_looked_at(package, name):
+    path, manifest, files = package / "rank-0" / name, Manifest.load(package), WeightFiles.load(package / "rank-0")
+    tried = 0
+    for layer, key, number, text in others_in(path):
+        path.write_text(text)
+        with pytest.raises(PackageError, match=f"{name} is damaged") as wrong:
+            check_graphs(package / "rank-0", files, manifest, 0)
+        assert layer in str(wrong.value) or "its floats take" in str(wrong.value), (key, number, wrong.value)
+        tried += 1
+    assert tried > 80
+
+
+@needs("the engine")
+def test_every_number_of_a_layer_is_looked_at_without_python_too(package):
+    folder, engine = package / "rank-0", cpp.load("_engine").Engine
+    path, null = folder / "fused.param", cpp.load("_comm").null
+    for layer, key, number, text in others_in(path):
+        path.write_text(text)
+        with pytest.raises(PackageError, match=rf"fused.param is damaged at line \d+ \({layer}, ") as wrong:
+            engine(str(folder), null(), 1)
+        assert "\n" not in str(wrong.value), (key, number)
+
+
+SHAPES = [
+    ("attention of heads that no linear makes", r"(Attention .*) 0=8", r"\1 0=65536", "65536"),
+    ("heads of another size", r"(Attention .*) 2=16", r"\1 2=32", "32"),
+    ("a norm of rows half as long", r"(RMSNorm .*) 0=128", r"\1 0=256", "256 numbers of a norm do not fit 128 x"),
+    (
+        "a residual read as an input",
+        r"(QLinear .*down_proj +)2 1 (\S+) (\S+)",
+        r"\g<1>2 1 \3 \2",
+        "inputs do not fit",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("told", [case[0] for case in SHAPES])
+def test_shapes_that_do_not_fit(package, told):
+    """In Python, and in C++ alone."""
+    old, new, said = next(case[1:] for case in SHAPES if case[0] == told)
+    path = package / "rank-0" / "fused.param"
+    text = re.sub(old, new, path.read_text(), count=1)
+    assert text != path.read_text()
+    path.write_text(text)
+    vouch(package)
+    with pytest.raises(PackageError, match=rf"rank-0/fused.param is damaged .*{said}"):
+        load(package)
+    if cpp.load("_engine"):
+        with pytest.raises(PackageError, match=rf"fused.param is damaged at line .*{said}"):
+            cpp.load("_engine").Engine(str(package / "rank-0"), cpp.load("_comm").null(), 1)
 
 
 @pytest.mark.parametrize("old, new", [(" 0=128 ", f" 0={HUGE} "), (" 0=128 ", " 0=-128 ")])
@@ -271,16 +351,24 @@ def test_weights_longer_than_their_file(package, old, new):
         ("hidden 128", "hidden -128"),
         ("embed_rows 512", f"embed_rows {2**31}"),
         ("rope_scaling 1.0", "rope_scaling nan"),
+        ("rope_scaling 1.0", "rope_scaling 1.0 1.0"),
+        ("hidden 128", "hidden 99999999999999999999"),
+        ("hidden 128", "hidden 0x80"),
+        ("hidden 128", "hidden 128\nhidden 128"),
+        ("window 0", "window -1"),
+        ("group 0", "group 0 0"),
     ],
-)  # fmt: skip
+)
 def test_a_rank_text_that_cannot_be(package, old, new):
     need("the engine")
     path = package / "rank-0" / "rank.txt"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     vouch(package)
-    with pytest.raises(PackageError):
+    with pytest.raises(PackageError, match="rank.txt is damaged .it says"):  # the manifest says otherwise
         load_engine(package, Alone(), "native")
+    with pytest.raises(PackageError, match=r"rank.txt is damaged \(\w+: |this process is rank"):
+        cpp.load("_engine").Engine(str(package / "rank-0"), cpp.load("_comm").null(), 1)
 
 
 FILES = [
@@ -353,7 +441,7 @@ def test_whatever_is_changed_it_is_refused_or_right(original, name, seed):
             manifest = Manifest.load(original)
             if name == "manifest.json":
                 manifest.check_files(original, 0)
-            check_graphs(original / "rank-0", WeightFiles.load(original / "rank-0"))
+            check_graphs(original / "rank-0", WeightFiles.load(original / "rank-0"), manifest, 0)
     finally:
         path.write_bytes(data)
     assert resident() - before < GROWTH

@@ -14,8 +14,8 @@ from dataclasses import replace
 from mpsplit.errors import ConvertError
 from mpsplit.export.graph.splits import with_splits, without_splits
 from mpsplit.package.param_text import Layer, Param
-from mpsplit.package.stored.quantisation import BFLOAT, QLinear
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
+from mpsplit.package.stored.quantisation import QLinear
 
 TOP = 64  # logits of its slice that a rank keeps at hand, largest first
 MOST = 3  # products of one QLinear
@@ -104,10 +104,7 @@ def _product(layer: Layer, number: int) -> dict[str, str]:
 
 
 def _reading(layer: Layer) -> tuple[int, bool]:
-    """How a QLinear reads its input, which products of one layer must have in common: the block,
-    and whether in bfloat16."""
-    q = QLinear.of(layer)
-    return q.block, q.bits == BFLOAT
+    return QLinear.of(layer).reading
 
 
 def _of_two(graph: Graph, operation: str) -> list[Layer]:

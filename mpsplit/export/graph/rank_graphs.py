@@ -22,6 +22,8 @@ from mpsplit.export.graph.rewrites import REWRITES, Context
 from mpsplit.export.trace.miniature import miniature
 from mpsplit.export.trace.trace_inputs import examples
 from mpsplit.export.trace.trace_structure import Structure
+from mpsplit.package.checked.graph_check import check_shapes
+from mpsplit.package.checked.layer_shapes import RankSizes
 from mpsplit.package.collectives import BY_LAYER, Call
 from mpsplit.package.manifest import Manifest, rank_folder
 from mpsplit.package.param_text import Layer, Param
@@ -69,6 +71,8 @@ def make_graphs(
             f"the graph of rank {rank} has {len(graphs.schedule)} collectives, its trace"
             f" {len(partition.ranks[rank].schedule)}, or others; partition again"
         )
+    for graph in (graphs.param, graphs.fused):
+        check_shapes(graph, RankSizes.of(partition, rank, fused=graph is graphs.fused))
     assert schedule_of(graphs.fused) == graphs.schedule, "fusing changed the order of the collectives"
     return graphs
 

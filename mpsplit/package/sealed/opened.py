@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mpsplit.errors import PackageError
-from mpsplit.package.graph_check import check_graphs
+from mpsplit.package.checked.graph_check import check_graphs
 from mpsplit.package.manifest import FUSED, GRAPH, File, Manifest, rank_folder
 from mpsplit.package.param_text import REMEDY, Param
 from mpsplit.package.sealed.keys import KeySource
@@ -81,7 +81,7 @@ def opened_rank(package: Path, manifest: Manifest, rank: int, keys: KeySource = 
         for name in weights.names:
             if its_folder / name not in listed:
                 raise PackageError(f"{its_folder / name} is not in the manifest; run `mpsplit convert {package}` again")
-        check_graphs(its_folder, weights)
+        check_graphs(its_folder, weights, manifest, rank)
         _check_embedding(manifest, rank, its_folder, weights)
         yield folder
 

@@ -8,7 +8,7 @@ read it; that of a Gemm's to ncnn (export/weights/gemm_blocks.py).
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from mpsplit.errors import ConvertError, PackageError
 from mpsplit.package.param_text import Layer, Param
@@ -22,6 +22,13 @@ GEMM = "Gemm"
 # a Gemm's parameter for bits and block, 0 for float32: hundreds are the bits, ones the place in
 # BLOCKS
 TERM = "18"
+# of a packed matrix (extensions/kernels/layout.h): outputs of a panel, bytes of a line, inputs of a
+# chunk
+PANEL, LINE, CHUNK = 16, 64, 32
+# ncnn reads parameters into an int: a matrix of more bytes says BY_SHAPE, and n, k, bits and block
+# tell its size
+MOST_NUMBER = (1 << 31) - 1
+SIZE, BY_SHAPE = "5", "-1"
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,36 @@ class QLinear:
     bias: int
 
     def params(self) -> dict[str, str]:
-        return {str(i): str(getattr(self, field.name)) for i, field in enumerate(fields(self))}
+        numbers = {str(i): str(getattr(self, field.name)) for i, field in enumerate(fields(self))}
+        return numbers | ({SIZE: BY_SHAPE} if self.bytes > MOST_NUMBER else {})
 
     @classmethod
-    def of(cls, layer: Layer) -> QLinear:
-        return cls(*(layer.number(str(i)) for i in range(len(fields(cls)))))
+    def of(cls, layer: Layer, first: int = 0) -> QLinear:
+        """That whose parameters begin at the id `first`."""
+        return cls.of_numbers(*(layer.number(str(first + i)) for i in range(len(fields(cls)))))
+
+    @classmethod
+    def of_numbers(cls, *numbers: int) -> QLinear:
+        linear = cls(*numbers)
+        return replace(linear, bytes=linear.packed_bytes) if str(linear.bytes) == BY_SHAPE else linear
+
+    @property
+    def packed_bytes(self) -> int:
+        """What the kernels make of such a matrix (extensions/kernels/layout.h); 0 of what they
+        refuse."""
+        panels = -(-self.n // PANEL)
+        if self.bits == BFLOAT:
+            return panels * -(-self.k // BFLOAT_BLOCK) * BFLOAT * LINE if self.block == BFLOAT_BLOCK else 0
+        if self.bits not in KINDS.values() or self.block not in BLOCKS or self.k % self.block:
+            return 0
+        blocks = self.k // self.block
+        return panels * ((blocks + 1) // 2 * LINE + blocks * self.block // CHUNK * self.bits * LINE)
+
+    @property
+    def reading(self) -> tuple[int, bool]:
+        """How it reads its input, which products of one layer must have in common: the block, and
+        whether in bfloat16."""
+        return self.block, self.bits == BFLOAT
 
 
 def kind_of(param: Param) -> str:

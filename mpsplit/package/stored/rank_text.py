@@ -7,14 +7,21 @@ reads it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.stored.weight_files import WeightFiles
 
 
 def rank_text(manifest: Manifest, rank: int, files: WeightFiles) -> str:
+    return "".join(f"{line}\n" for line in rank_lines(manifest, rank).values()) + str(files)
+
+
+def rank_lines(manifest: Manifest, rank: int) -> dict[str, str]:
+    """name -> its line: what the manifest says."""
     plan, facts = manifest.plan, manifest.facts
     shard = plan.shards[rank]
-    lines = {
+    said: dict[str, Iterable[object]] = {
         "ranks": [plan.ranks],
         "rank": [rank],
         "group": plan.group(rank),
@@ -30,4 +37,4 @@ def rank_text(manifest: Manifest, rank: int, files: WeightFiles) -> str:
         "rope_scaling": [manifest.rope.scaling],
         "inverse_frequencies": manifest.rope.inverse_frequencies,
     }
-    return "".join(f"{name} {' '.join(map(str, values))}\n" for name, values in lines.items()) + str(files)
+    return {name: " ".join([name, *map(str, values)]) for name, values in said.items()}

@@ -35,7 +35,7 @@ class QLinearLayer(ncnn.Layer):
         self.packed, self.threads = packed, threads
 
     def load_param(self, params: ncnn.ParamDict) -> int:
-        q = QLinear(*(params.get(i, -1) for i in range(len(fields(QLinear)))))
+        q = QLinear.of_numbers(*(params.get(i, -1) for i in range(len(fields(QLinear)))))
         matrix, bias = self.packed.at(q.offset, q.bytes), self.packed.at(q.bias, FLOAT_BYTES * q.n)
         if matrix is None or (q.bias >= 0 and bias is None):
             return -1  # ncnn then refuses the graph

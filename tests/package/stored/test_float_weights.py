@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 
 from mpsplit.errors import ConvertError, PackageError
+from mpsplit.native import cpp
 from mpsplit.package.param_text import Layer, Param
 from mpsplit.package.stored.float_weights import FLAG, read_weights, weight_bytes, weights_of
-from mpsplit.package.stored.quantisation import QLinear, Quantisation
+from mpsplit.package.stored.quantisation import KINDS, QLinear, Quantisation
+from tests.missing import needs
 from tests.packages import weight_path
 
 PARAM = Param(
@@ -63,3 +65,17 @@ def test_kinds():
     for kind, block in (("q5", 32), ("q4", 48)):
         with pytest.raises(ConvertError, match="kinds are f32, bf16, q8, q6, q4, blocks 32, 64, 128"):
             Quantisation.named(kind, block)
+
+
+@needs("the kernels")
+@pytest.mark.parametrize("kind, block", [("bf16", 32), ("q8", 32), ("q6", 64), ("q4", 128)])
+@pytest.mark.parametrize("n, k", [(1, 128), (16, 384), (1000, 640)])
+def test_how_much_a_matrix_takes_is_what_the_kernels_say(kind, block, n, k):
+    size = QLinear(n, k, KINDS[kind], block, 0, 0, -1).packed_bytes
+    assert size == cpp.kernels().packed_bytes(n, k, KINDS[kind], block)
+
+
+def test_a_size_that_ncnn_cannot_count_to_is_left_to_the_shape():
+    large = QLinear(131072, 8192, 16, 32, 7, 131072 * 8192 * 2, -1)
+    assert large.bytes == large.packed_bytes and large.params()["5"] == "-1"
+    assert QLinear.of(Layer("QLinear", "x", params=large.params())) == large
