@@ -72,8 +72,9 @@ class Link {
     virtual void look_around() {}  // by waits that take long; throws when a rank has died or is
                                    // silent, as far as is known
     virtual void tell_waits_for(int /*peer*/) {}  // by a rank whose wait takes long; -1: no longer
-    virtual int waits_for(int /*rank*/) { return -1; }  // what that one has told
-    virtual void tell_silent(int /*rank*/) {}           // by a rank that ends for it
+    // what that one has told; may be asked by any thread
+    virtual int waits_for(int /*rank*/) { return -1; }
+    virtual void tell_silent(int /*rank*/) {}  // by a rank that ends for it
     virtual std::string described(int rank) const { return "rank " + std::to_string(rank); }
 
     const int rank, size;

@@ -120,6 +120,16 @@ void bind_comm(nb::module_& m) {
                 if (c.link()) c.link()->resting = resting;
             },
             "What comes next may take as long as it likes, and is no wait that counts.")
+        .def(
+            "waits_for",
+            [](const Comm& c) {
+                std::vector<int> told;
+                for (int r = 0; c.link() && r < c.link()->size; ++r)
+                    told.push_back(c.link()->waits_for(r));
+                return told;
+            },
+            "By rank of the world: for whom it has waited for long, as it told; -1 for nobody. "
+            "From any thread.")
         .def("passed", passed,
              "int64 [ranks of the world, 3 + lengths]: what went to each rank so far, and how long "
              "it was waited for (link_counts.h).")

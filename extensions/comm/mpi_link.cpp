@@ -3,6 +3,7 @@
 #include <mpi.h>
 #include <sched.h>
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -66,8 +67,9 @@ class Mpi final : public Link {
           comm_(comm),
           words_(words),
           place_(short_message),
-          waits_for_(size_t(size), waits_no_longer) {
+          waits_for_(size_t(size)) {
         timeout = seconds;
+        for (auto& nobody : waits_for_) nobody = waits_no_longer;
     }
 
     ~Mpi() override {
@@ -173,8 +175,8 @@ class Mpi final : public Link {
     In in_;
     std::vector<std::byte> place_;
     Requests receiving_, sending_;
-    std::vector<int> waits_for_;  // by rank, as it told
-    std::deque<int> told_;        // by this rank: MPI may read them later
+    std::vector<std::atomic<int>> waits_for_;  // by rank, as it told
+    std::deque<int> told_;                     // by this rank: MPI may read them later
 };
 
 }  // namespace

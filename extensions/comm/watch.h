@@ -38,7 +38,7 @@ class Watch {
     bool has_left(int rank) const { return left_[rank]; }  // ended in good order
     int waits_for(int rank) const {
         return waits_for_[rank];
-    }                                     // whom it has long waited for, or -1
+    }  // whom it has long waited for, or -1
     void tell_lost(int rank) const;       // by a rank that is about to end for it
     void tell_silent(int rank) const;     // the same
     void tell_waits_for(int peer) const;  // -1: no longer

@@ -25,6 +25,15 @@ class Communicator(Protocol):
         """Inside collectives so far, waiting for peers included."""
 
     @property
+    def timeout(self) -> float:
+        """Seconds that a rank is waited for; 0 for ever."""
+
+    @property
+    def waits_for(self) -> list[int | None]:
+        """By rank of the world, whom it has waited for long, as it told the others. From any
+        thread."""
+
+    @property
     def passed(self) -> np.ndarray:
         """To each rank, and waits for it (link_counts.py); zeros where nothing is counted."""
 

@@ -45,6 +45,14 @@ class Mpi:
         host.Free()
         return cls(MpiMessages(communicator, timeout()), tuple(range(communicator.size)), hosts.tolist())
 
+    @property
+    def timeout(self) -> float:
+        return self.messages.timeout
+
+    @property
+    def waits_for(self) -> list[int | None]:
+        return [rank if rank >= 0 else None for rank in self.messages.waits_for]
+
     def all_reduce(self, x: np.ndarray) -> None:
         with self._counted(x.nbytes):
             other = np.empty_like(x)

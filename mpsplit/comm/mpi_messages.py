@@ -33,7 +33,7 @@ class MpiMessages:
 
         self.mpi, self._words, self.MPI = communicator.Dup(), communicator.Dup(), MPI
         self.rank, self.size, self.timeout, self.resting = communicator.rank, communicator.size, timeout, False
-        self._waits_for = [NO_LONGER] * self.size
+        self.waits_for = [NO_LONGER] * self.size
         self._place = np.empty(SHORT, np.uint8)  # of the next short message
         self._told: list[tuple[np.ndarray, Any]] = []  # MPI may read them later
 
@@ -101,7 +101,7 @@ class MpiMessages:
             self._words.Recv(word, status.Get_source(), 0)
             if word[0] < NO_LONGER:
                 raise self._did_not_answer(-2 - int(word[0]))
-            self._waits_for[status.Get_source()] = int(word[0])
+            self.waits_for[status.Get_source()] = int(word[0])
 
     def _tell(self, word: int) -> None:
         told = np.array([word])
@@ -111,7 +111,7 @@ class MpiMessages:
         """The end of the chain of ranks that wait for each other; `peer` in a circle."""
         found = peer
         for _ in range(self.size):
-            following = self._waits_for[found]
+            following = self.waits_for[found]
             if following < 0:
                 return found
             if following in (peer, self.rank):

@@ -83,6 +83,14 @@ class Native:
         return float(self.comm.seconds - self.uncounted_seconds)
 
     @property
+    def timeout(self) -> float:
+        return timeout()
+
+    @property
+    def waits_for(self) -> list[int | None]:
+        return [rank if rank >= 0 else None for rank in self.comm.waits_for()]
+
+    @property
     def passed(self) -> np.ndarray:
         counts: np.ndarray = self.comm.passed()
         return counts

@@ -25,6 +25,7 @@ from mpsplit.runtime.choose.choosing import ChosenToken
 from mpsplit.runtime.choose.lexicon import Grammar
 from mpsplit.runtime.engine.layer_kinds import KINDS
 from mpsplit.runtime.loop.loop_protocol import Ending, Full, Generation, Listener, LoopLoad, Piece, Request, Stats
+from mpsplit.runtime.loop.pulse import LoopHealth, RankSign
 from mpsplit.runtime.talk.text import Stream, Text
 
 EOS = 2
@@ -56,6 +57,7 @@ class FakeLoop:
         self.ending = False
         self.requests: list[Request] = []  # all that were taken
         self.fails: MpsplitError | None = None  # what the next token meets
+        self.step_age = 0.0
         self.script: list[int] = []  # what is said instead, before the end
 
     def submit(self, request: Request, listener: Listener) -> FakeRequest:
@@ -77,6 +79,11 @@ class FakeLoop:
     def load(self) -> LoopLoad:
         used = len(self.running)
         return LoopLoad(used, len(self.queue), used, 0, self.places, self.facts.context)
+
+    most_waiting = property(lambda self: self.most)
+
+    def health(self) -> LoopHealth:
+        return LoopHealth(self.step_age, 0.01, 30.0, (RankSign(0, 0.1, None), RankSign(1, self.step_age, None)))
 
     def ranks_now(self) -> list[dict]:
         busy = len(self.running) / self.places

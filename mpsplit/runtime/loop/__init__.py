@@ -8,6 +8,7 @@ token_loop     the loop itself
 orders         what rank 0 tells the others
 verbs          the verbs of the orders, for Python and C++
 orders_header  writes the orders down for C++
+pulse          whether it turns, and when each rank last answered
 led_ranks      all ranks as one engine, for rank 0
 follow         a rank that follows
 all_logits     the logits of every token on one rank

@@ -11,6 +11,7 @@ on who else is there. Whoever needs a page when there is none left waits again, 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -31,11 +32,14 @@ from mpsplit.runtime.loop.led_ranks import Ranks
 from mpsplit.runtime.loop.live_request import LiveRequest
 from mpsplit.runtime.loop.loop_protocol import Ending, Generation, Listener, LoopLoad, Piece, Request, Ticket
 from mpsplit.runtime.loop.orders import Question
+from mpsplit.runtime.loop.pulse import LoopHealth, Pulse
 from mpsplit.runtime.loop.waiting_queue import WaitingQueue
 from mpsplit.runtime.talk.text import Text
 
 BESIDE = 32  # rows of prompts in a step in which others get tokens: so long they wait at most
-REPORTED = 1.0  # seconds after which the ranks are asked for their accounts, whoever runs
+# seconds after which the ranks are asked for their accounts; also if nobody runs, so that a rank is
+# missed which has died or was stopped
+REPORTED = 1.0
 IDLE = 0.1  # seconds after which a loop with nothing to do looks whether it shall end
 
 
@@ -60,6 +64,7 @@ class TokenLoop:
         self.package = package
         self.ledger = Ledger(engine.manifest.plan, hosts_of(comm))
         self.on_disk = CacheOnDisk(self.ranks, package, most)
+        self.pulse = Pulse(comm)
         self.running: list[LiveRequest] = []  # the longest there first
         self.saving: list[LiveRequest] = []  # answered, and not yet told so
         # signal handlers drain
@@ -81,8 +86,15 @@ class TokenLoop:
         return live
 
     def load(self) -> LoopLoad:
-        pages = self.pages
-        return LoopLoad(len(self.running), len(self._waiting), pages.used, len(pages.kept), pages.count, PAGE)
+        pages, running = self.pages, sum(not live.cancelled for live in list(self.running))
+        return LoopLoad(running, self._waiting.wanted, pages.used, len(pages.kept), pages.count, PAGE)
+
+    @property
+    def most_waiting(self) -> int:
+        return self._waiting.most
+
+    def health(self) -> LoopHealth:
+        return self.pulse.health()
 
     def ranks_now(self) -> list[dict]:
         """What each rank does of late (ledger.py)."""
@@ -146,13 +158,15 @@ class TokenLoop:
 
     def turn(self) -> bool:
         """One step for all that run; whether there is anything left to do."""
+        began = time.monotonic()
         self.on_disk.turn()
         self._drop_cancelled()
         self._admit()
         if tokens_of := self._compose():
             self._step(tokens_of)
-        if self.running and self.ledger.age > REPORTED:
+        if self.ledger.age > REPORTED:
             self._report()
+        self.pulse.turned(began, bool(tokens_of))
         return bool(self.running or self._waiting or self.saving)
 
     def _let_disks_work(self) -> None:
@@ -291,6 +305,7 @@ class TokenLoop:
     def _report(self) -> None:
         """What the ranks spent since the last report, divided among who ran."""
         accounts = self.ranks.report()
+        self.pulse.answered()
         with nobodys():
             sent, rows = sum(account.sent for account in accounts), sum(live.rows for live in self.running)
             self.ledger.add(accounts, rows)

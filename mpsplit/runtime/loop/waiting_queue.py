@@ -22,8 +22,17 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self.returned) + sum(map(len, self.owners.values()))
 
+    @property
+    def wanted(self) -> int:
+        """How many somebody still waits for: who left gives up the place at once, also while the
+        loop hangs."""
+        return sum(not live.cancelled for waiting in self._queues() for live in waiting)
+
+    def _queues(self) -> list[deque[LiveRequest]]:
+        return [self.returned.copy(), *(waiting.copy() for waiting in list(self.owners.values()))]
+
     def add(self, live: LiveRequest) -> None:
-        if (waiting := len(self)) >= self.most:
+        if (waiting := self.wanted) >= self.most:
             raise Full(f"{waiting} requests wait already, the most that may; ask again later")
         self.owners.setdefault(live.request.owner, deque()).append(live)
 

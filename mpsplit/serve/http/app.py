@@ -108,9 +108,24 @@ async def ranks(http: Request) -> dict:
 
 
 @api.get("/health", responses=OBJECTS)
-async def health(http: Request) -> dict:
-    _service(http).check_open()
-    return {"status": "ok"}
+async def health(http: Request) -> Response:
+    """How it is, for people: 503 when it cannot answer now."""
+    now = _service(http).health
+    return JSONResponse(now.to_json(), 200 if now.state in ("ok", "full") else 503)
+
+
+@api.get("/health/ready", responses=OBJECTS)
+async def ready(http: Request) -> Response:
+    """Whether to send it requests."""
+    state = _service(http).health.state
+    return JSONResponse({"status": state}, 200 if state == "ok" else 503)
+
+
+@api.get("/health/live", responses=OBJECTS)
+async def live(http: Request) -> Response:
+    """Whether to let it be: 503 when only a new start helps."""
+    lives = _service(http).health.lives
+    return JSONResponse({"status": "ok" if lives else "stale"}, 200 if lives else 503)
 
 
 @api.get("/metrics", responses=TEXT, response_model=None)

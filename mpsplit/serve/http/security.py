@@ -23,7 +23,8 @@ from mpsplit.serve.service.caller import Caller
 from mpsplit.serve.service.service import Service
 
 VARIABLE = "MPSPLIT_API_KEY"
-OPEN = ("/", "/health")  # the page itself holds nothing, and asks for the key
+# the page itself holds nothing, and asks for the key
+OPEN = ("/", "/health", "/health/live", "/health/ready")
 LOCAL = frozenset(("localhost", "127.0.0.1", "::1"))
 SHORTEST = 8  # bytes of a key
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.loop.loop_protocol import Listener, LoopLoad, Request, Ticket
+from mpsplit.runtime.loop.pulse import LoopHealth
 from mpsplit.runtime.talk.text import Text
 
 
@@ -38,6 +39,12 @@ class ServedLoop(Protocol):
         """Raises Full, Ending, or a RunError that says what is wrong with the request."""
 
     def load(self) -> LoopLoad: ...
+
+    @property
+    def most_waiting(self) -> int:
+        """How many requests may wait."""
+
+    def health(self) -> LoopHealth: ...
 
     def ranks_now(self) -> list[dict]:
         """What each rank does of late, as runtime/account/ledger.py says it."""

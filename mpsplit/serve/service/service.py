@@ -16,6 +16,7 @@ from mpsplit.runtime.talk.answer_settings import Layer
 from mpsplit.runtime.talk.text import Text
 from mpsplit.serve.api_errors import ApiError
 from mpsplit.serve.service.client_texts import ClientTexts
+from mpsplit.serve.service.health import Health
 from mpsplit.serve.service.metrics import Metrics
 from mpsplit.serve.service.served_loop import ServedLoop
 
@@ -39,7 +40,8 @@ class ServiceLimits:
 class Service:
     """`layers` say what calls leave out, the weakest first; `most_tokens` of a prompt and its
     answer, where that is to be less than the model's context; `hosts` by which names browsers may
-    call, None for any."""
+    call, None for any; after `stale_seconds` a step has taken too long, on a machine where others
+    are short."""
 
     loop: ServedLoop
     model: str
@@ -49,6 +51,7 @@ class Service:
     keys: tuple[bytes, ...] = ()
     share_prefixes: bool = False  # a key finds what others computed, and can tell that they did
     hosts: frozenset[str] | None = None
+    stale_seconds: float = 5.0
     created: int = field(default_factory=lambda: int(time.time()))
     ending: threading.Event = field(default_factory=threading.Event)
     tickets: set[Ticket] = field(default_factory=set)  # of answers that are under way
@@ -83,6 +86,11 @@ class Service:
     def salt(self, owner: str) -> str:
         """Whose pages an owner finds (pages.py): with several keys those of its own."""
         return owner if len(self.keys) > 1 and not self.share_prefixes else ""
+
+    @property
+    def health(self) -> Health:
+        loop = self.loop
+        return Health(loop.health(), loop.load(), loop.most_waiting, self.ending.is_set(), self.stale_seconds)
 
     def check_open(self) -> None:
         if self.ending.is_set():

@@ -73,7 +73,25 @@ def test_ranks_and_health(server):
         and reply["load"]["pages"] == 4
         and [row["rank"] for row in reply["ranks"]] == [0, 1, 2, 3]
     )
-    assert httpx.get(f"{server[0]}/health").json() == {"status": "ok"}
+
+
+def test_health(server):
+    """Of the fake loop, whose rank 1 can be late."""
+    address, service = server
+
+    def told(of: str = "") -> tuple[int, str]:
+        reply = httpx.get(f"{address}/health{of}")
+        return reply.status_code, reply.json()["status"]
+
+    assert told() == told("/ready") == told("/live") == (200, "ok")
+    try:
+        for age, ready, alive in ((6, (503, "stale"), (200, "ok")), (60, (503, "stale"), (503, "stale"))):
+            service.loop.step_age = age
+            assert told() == told("/ready") == ready and told("/live") == alive
+        ranks = httpx.get(f"{address}/health").json()["ranks"]
+        assert [(rank["state"], rank["age_s"]) for rank in ranks] == [("ok", 0.1), ("silent", 60)]
+    finally:
+        service.loop.step_age = 0.0
 
 
 def test_small_writes_do_not_wait():
