@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -27,6 +28,9 @@ END_OF_INPUT = b"\x04\n"
 FAILURE = b"mpsplit: rank "  # how the command line and mpsplit-rank begin
 NOISE = b"PMIX ERROR: PMIX_ERR_UNREACH"  # of an mpirun whose ranks were quicker to end
 MOST_RANKS = 32  # a core: a rank that splits a model takes half a gigabyte
+READY = b"mpsplit: ready\n"
+WATCHED = "MPSPLIT_WATCHED"  # whether it is to be said
+INSISTENT = 5  # seconds after a second signal
 RULE = "-" * 20  # mpirun draws its notices between lines of dashes
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -50,29 +54,35 @@ def find_mpirun() -> str:
     return program
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a command on its ranks ended: `why`, where no rank told; whether it was `ready` before
+    (say_ready), and whether a signal `asked` for its end."""
+
+    code: int
+    why: str = ""
+    ready: bool = False
+    asked: bool = False
+
+
 def start(
     ranks: int, arguments: list[str], hostfile: str | None = None, reads_input: bool = False, ends_itself: bool = False
 ) -> int:
     """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits; with `reads_input` our standard input
     goes to rank 0; what `ends_itself` on a signal gets each one from us, once, and all the time
-    that it takes."""
-    mpirun = find_mpirun()
-    if hostfile and not Path(hostfile).is_file():
-        raise LaunchError(f"there is no hostfile {hostfile}; write one line a machine, such as 'board-1 slots=1'")
-    cores = os.cpu_count() or 1
-    if not hostfile and ranks > MOST_RANKS * cores:
-        raise LaunchError(
-            f"{ranks} ranks on this machine of {cores} cores would only wait for each other; "
-            f"{MOST_RANKS * cores} can be started here, and more on other machines with --hostfile FILE"
-        )
-    hosts = ["--hostfile", hostfile] if hostfile else []
-    command = [mpirun, "-np", str(ranks), *hosts, sys.executable, "-m", "mpsplit", *arguments]
-    threads = str(max(1, cores // ranks))
-    environment = {**OPEN_MPI, "OMP_NUM_THREADS": threads, TERMINAL: "1" if sys.stderr.isatty() else "0"}
-    environment |= PASS_SIGNALS if ends_itself else {}
+    that it takes. A second one is the last."""
+    ended = run(ranks, arguments, hostfile, reads_input, ends_itself)
+    if ended.why:
+        raise LaunchError(ended.why)
+    return ended.code
+
+
+def run(
+    ranks: int, arguments: list[str], hostfile: str | None = None, reads_input: bool = False, ends_itself: bool = False
+) -> Ended:
     child = leashed(
-        command,
-        env={**environment, **os.environ},
+        command_of(ranks, arguments, hostfile),
+        env={**_environment(ranks, ends_itself), **os.environ},
         stdin=subprocess.PIPE if reads_input else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         family=ends_itself,  # a terminal's Ctrl-C goes to us alone
@@ -83,20 +93,65 @@ def start(
     notices = Notices(child.stderr.fileno())
     reader = threading.Thread(target=notices.relay, daemon=True)
     reader.start()
+    asked = []
+
+    def pass_on(number: int, _) -> None:
+        asked.append(number)
+        child.send_signal(number)
+        if len(asked) == 2:
+            threading.Thread(target=_insist, args=(child,), daemon=True).start()
+
     passed = (signal.SIGTERM, signal.SIGINT) if ends_itself else (signal.SIGTERM,)
-    previous = {number: signal.signal(number, lambda number, _: child.send_signal(number)) for number in passed}
+    previous = {number: signal.signal(number, pass_on) for number in passed}
     try:
         code = child.wait()
     except KeyboardInterrupt:
         _stop(child)
-        return 130
+        return Ended(130, asked=True)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     reader.join(5)
-    if code > 1 and not notices.said:  # 1 is a verdict, such as verify's
-        raise LaunchError(explain(notices.boxed, code))
-    return code
+    explained = code not in (0, 1) and not notices.said  # 1 is a verdict, such as verify's
+    return Ended(code, explain(notices.boxed, code) if explained else "", notices.ready, bool(asked))
+
+
+def command_of(ranks: int, arguments: list[str], hostfile: str | None) -> list[str]:
+    mpsplit = [sys.executable, "-m", "mpsplit", *arguments]
+    if ranks == 1:
+        return mpsplit
+    mpirun = find_mpirun()
+    if hostfile and not Path(hostfile).is_file():
+        raise LaunchError(f"there is no hostfile {hostfile}; write one line a machine, such as 'board-1 slots=1'")
+    cores = os.cpu_count() or 1
+    if not hostfile and ranks > MOST_RANKS * cores:
+        raise LaunchError(
+            f"{ranks} ranks on this machine of {cores} cores would only wait for each other; "
+            f"{MOST_RANKS * cores} can be started here, and more on other machines with --hostfile FILE"
+        )
+    hosts = ["--hostfile", hostfile] if hostfile else []
+    return [mpirun, "-np", str(ranks), *hosts, *mpsplit]
+
+
+def _environment(ranks: int, ends_itself: bool) -> dict[str, str]:
+    threads = str(max(1, (os.cpu_count() or 1) // ranks))
+    terminal = {TERMINAL: "1" if sys.stderr.isatty() else "0"}
+    return {**OPEN_MPI, "OMP_NUM_THREADS": threads, **terminal, **(PASS_SIGNALS if ends_itself else {})}
+
+
+def say_ready() -> None:
+    """By rank 0, for whoever started it by `run`; nobody else sees it."""
+    if WATCHED in os.environ:
+        sys.stderr.buffer.write(READY)
+        sys.stderr.flush()
+
+
+def _insist(child: subprocess.Popen) -> None:
+    """Its ranks end with it (leash.py)."""
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(INSISTENT)
+        return
+    child.kill()
 
 
 def _stop(child: subprocess.Popen) -> None:
@@ -130,6 +185,7 @@ class Notices:
     def __init__(self, descriptor: int):
         self.descriptor = descriptor
         self.boxed = ""
+        self.ready = False
         self.said = False  # whether a rank told why it failed; a warning is no reason
 
     def relay(self) -> None:
@@ -153,7 +209,9 @@ class Notices:
             self._pass(line)
 
     def _pass(self, data: bytes) -> None:
-        if NOISE in data:
+        if data == READY:
+            self.ready = True
+        if NOISE in data or data == READY:
             return
         self.said = self.said or FAILURE in data
         sys.stderr.buffer.write(data)
@@ -170,4 +228,5 @@ def explain(boxed: str, code: int) -> str:
         )
     if ended := re.search(r"Process name: \[.*?,(\d+)\] Exit code: (\d+)", flat):
         return f"rank {ended[1]} ended with {ended[2]} without a word, and the others with it"
-    return f"mpirun ended with {code}: {flat or 'it said nothing'}"
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
+    return f"mpirun {how}: {flat or 'it said nothing'}"

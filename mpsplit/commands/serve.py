@@ -9,12 +9,14 @@ once; the others follow it.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from importlib.util import find_spec
 from pathlib import Path
 
 from mpsplit.comm import mpi_rank
 from mpsplit.errors import RunError
+from mpsplit.mpirun import WATCHED, run, say_ready
 from mpsplit.options.loop_options import add_leading, lead
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import add_package, package_for_ranks
@@ -22,6 +24,7 @@ from mpsplit.options.rank_options import add_ranks, under_mpirun
 from mpsplit.options.settings_options import layers_of
 from mpsplit.runtime.kept.session_counts import KeptLimits
 from mpsplit.runtime.talk.answer_settings import merged
+from mpsplit.starting_again import keep_running
 
 MIB = 2**20
 NEEDED = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
@@ -67,6 +70,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         help=f"of them, on the disks of all ranks together (default: {most.bytes // MIB})",
     )
+    add(
+        "--stale-after",
+        type=float,
+        default=5,
+        metavar="S",
+        help="seconds of a step after which /health says 503, where others take less (default: 5)",
+    )
+    add("--restart", action="store_true", help="start the ranks again when one fails, after a pause")
     add("--max-body", type=int, default=4, metavar="MIB", help="of one request (default: 4)")
 
 
@@ -79,6 +90,8 @@ def serve_command(args: argparse.Namespace) -> int:
         )
     layers = layers_of(args)
     merged(*layers)  # refuses before the work
+    if args.restart and WATCHED not in os.environ:
+        return _keep_running(manifest.plan.ranks, args)
     if (code := under_mpirun(manifest.plan.ranks, args, ends_itself=True)) is not None:
         return code
     room = dict(cache=args.cache, most=args.max_concurrent, waiting=args.max_waiting)
@@ -109,11 +122,23 @@ def serve_command(args: argparse.Namespace) -> int:
             keys=keys,
             hosts=hosts,
             share_prefixes=args.share_prefixes,
+            stale_seconds=args.stale_after,
         )
+        say_ready()
         print(_greeting(service, serving.url(sock), manifest.plan.ranks), flush=True)
         serving.run(service, sock)
     loop.end()
     return 0
+
+
+def _keep_running(ranks: int, args: argparse.Namespace) -> int:
+    if mpi_rank() is not None:
+        raise RunError(
+            f"--restart starts the ranks by itself; leave mpirun out: mpsplit serve {args.package} --restart"
+        )
+    given = [word for word in args.given if word != "--restart"]
+    os.environ[WATCHED] = "1"
+    return keep_running(lambda: run(ranks, given, args.hostfile, ends_itself=True))
 
 
 def _check_options(args: argparse.Namespace) -> None:
