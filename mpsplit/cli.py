@@ -39,7 +39,7 @@ from mpsplit.commands import (
     verify,
 )
 from mpsplit.errors import MpsplitError
-from mpsplit.leash import end_with_mpirun
+from mpsplit.leash import end_with_mpirun, under_mpirun
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _fail(message: str, code: int) -> int:
     if rank is None:
         print(f"mpsplit: {message}", file=sys.stderr)
         return code
-    if rank:
-        time.sleep(2 + 0.01 * rank)
+    if rank:  # mpirun may hang over a rank that leaves while others start; without it, two seconds are all there is
+        time.sleep((2 if under_mpirun() else 1) + 0.01 * rank)
     print(f"mpsplit: rank {rank}: {message}", file=sys.stderr)
     end_all_ranks(code)

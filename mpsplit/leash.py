@@ -65,5 +65,9 @@ def end_with_parent() -> None:
 def end_with_mpirun() -> None:
     """By a rank, whose parent is mpirun or its daemon; nothing elsewhere. One whose mpirun has gone
     already cannot start MPI, and ends by that."""
-    if "OMPI_COMM_WORLD_RANK" in os.environ:
+    if under_mpirun():
         end_with_parent()
+
+
+def under_mpirun() -> bool:
+    return "OMPI_COMM_WORLD_RANK" in os.environ

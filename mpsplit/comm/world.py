@@ -19,14 +19,14 @@ from mpsplit.comm.communicator import Communicator
 from mpsplit.comm.mpi_comm import Mpi
 from mpsplit.comm.native_comm import Native
 from mpsplit.errors import RunError
-from mpsplit.leash import end_with_mpirun
+from mpsplit.leash import end_with_mpirun, under_mpirun
 from mpsplit.native.cpp import load as load_native
 
 
 def _without_mpirun() -> bool:
     """Whether RANK, WORLD_SIZE and a folder to meet in say who we are, as torchrun says it, and
     mpirun does not."""
-    return "OMPI_COMM_WORLD_RANK" not in os.environ and "MPSPLIT_STORE" in os.environ
+    return not under_mpirun() and "MPSPLIT_STORE" in os.environ
 
 
 def mpi_rank() -> int | None:

@@ -3,19 +3,23 @@
 In: a loop, its Service, a socket that listens. Out: it returns when all is answered.
 
 The calling thread works for the loop, uvicorn has a thread of its own. SIGTERM or SIGINT: no new
-requests, the running ones are answered, then all ranks end; a second signal cancels what runs.
+requests, the running ones are answered, then all ranks end. A second signal cancels what runs; when
+even that does not help within FORCED_SECONDS, because a step hangs, this process leaves without a
+word to the other ranks, and they end for that.
 """
 
 from __future__ import annotations
 
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
 
+from mpsplit.comm import end_all_ranks
 from mpsplit.errors import RunError
 from mpsplit.serve.http.app import create_app
 from mpsplit.serve.http.patience import patient
@@ -24,6 +28,9 @@ from mpsplit.serve.service.service import Service
 BACKLOG = 512
 KEEP_ALIVE_SECONDS = 30
 LAST_WORDS_SECONDS = 10  # for readers that are slow to take what was answered
+FAILED_SECONDS = 1  # the same, once the ranks have failed
+FORCED_SECONDS = 2
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 def listen(host: str, port: int) -> tuple[socket.socket, str]:
@@ -83,6 +90,9 @@ def serving(service: Service, sock: socket.socket) -> Iterator[None]:
     thread.start()
     try:
         yield
+    except BaseException:
+        config.timeout_graceful_shutdown = FAILED_SECONDS
+        raise
     finally:
         service.drain()
         server.should_exit = True
@@ -93,18 +103,36 @@ def serving(service: Service, sock: socket.socket) -> Iterator[None]:
 
 @contextmanager
 def signals(service: Service) -> Iterator[None]:
-    """The main thread's, while the block runs."""
-
-    def asked_to_end(*_) -> None:
-        if (
-            service.ending.is_set()
-        ):  # by another thread: this one may have been interrupted with the loop's lock in its hand
-            threading.Thread(target=service.cancel_all).start()
-        service.drain()
-
-    before = {number: signal.signal(number, asked_to_end) for number in (signal.SIGINT, signal.SIGTERM)}
+    """The main thread's, while the block runs. A thread of its own obeys them, for the main one may
+    be inside a step that hangs."""
+    ours, heard = socket.socketpair()
+    ours.setblocking(False)
+    before = {number: signal.signal(number, lambda *_: None) for number in NUMBERS}
+    wakes = signal.set_wakeup_fd(ours.fileno())
+    threading.Thread(target=_obey, args=[service, heard], name="signals", daemon=True).start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(wakes)
         for number, handler in before.items():
             signal.signal(number, handler)
+        ours.close()
+
+
+def _obey(service: Service, heard: socket.socket) -> None:
+    """Until the other end is closed. A byte is the number of a signal."""
+    with heard:
+        while number := heard.recv(1):
+            if number[0] not in NUMBERS:
+                continue
+            if service.ending.is_set():
+                service.cancel_all()
+                force = threading.Timer(FORCED_SECONDS, _leave, [number[0]])
+                force.daemon = True
+                force.start()
+            service.drain()
+
+
+def _leave(number: int) -> None:
+    print(f"mpsplit: a second signal came, and what ran did not end within {FORCED_SECONDS} s", file=sys.stderr)
+    end_all_ranks(128 + number)
