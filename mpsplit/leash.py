@@ -20,6 +20,7 @@ import functools
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -64,8 +65,9 @@ def end_with_parent() -> None:
 
 def end_with_mpirun() -> None:
     """By a rank, whose parent is mpirun or its daemon; nothing elsewhere. One whose mpirun has gone
-    already cannot start MPI, and ends by that."""
-    if under_mpirun():
+    already cannot start MPI, and ends by that. One that imports mpi4py alone has mpirun's variables
+    too, but was not started with them."""
+    if b"\0OMPI_COMM_WORLD_RANK=" in b"\0" + Path("/proc/self/environ").read_bytes():
         end_with_parent()
 
 
