@@ -113,8 +113,8 @@ class CompletionShape(AnswerShape):
         return _choice(index, {"text": answer.echo}, None) if answer.echo else None
 
     def chunk(self, index: int, answer: Answer, text: str, chosen: Sequence[ChosenToken]) -> dict:
-        text = {"text": text, **self._ids([token.id for token in chosen])}
-        return _choice(index, text, None, self._logprobs(answer, chosen))
+        shown = {"text": text, **self._ids([token.id for token in chosen])}
+        return _choice(index, shown, None, self._logprobs(answer, chosen))
 
     def closing(self, index: int, answer: Answer) -> dict:
         return _choice(index, {"text": ""}, answer.finish)
