@@ -64,3 +64,19 @@ def test_what_is_no_segment(fields):
     check([good], tokens)
     with pytest.raises(ValueError):
         check([Segment(**good.to_json() | fields)], tokens)
+
+
+@pytest.mark.parametrize("last, first", [(PAGE, PAGE - 1), (PAGE - 1, PAGE), (PAGE, 0), (PAGE, 2 * PAGE)])
+def test_segments_that_do_not_follow_each_other(last, first):
+    """Within a page, with a hole, over one another, and beyond the end."""
+    tokens = list(range(2 * PAGE))
+
+    def two(last, first):
+        return [
+            Segment("0" * 32, 0, last, tokens_sha256(tokens[:last])),
+            Segment("1" * 32, first, 2 * PAGE, tokens_sha256(tokens)),
+        ]
+
+    check(two(PAGE, PAGE), tokens)
+    with pytest.raises(ValueError, match=r"segment [01] is none"):
+        check(two(last, first), tokens)
