@@ -4,14 +4,13 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cmath>
 #include <cstring>
 #include <functional>
 #include <iterator>
-#include <limits>
 #include <string>
 #include <utility>
 
+#include "answers.h"
 #include "orders.h"
 
 namespace mpsplit {
@@ -81,13 +80,6 @@ class Counted {
     std::vector<int64_t> told_;
 };
 
-double log_sum_exp(std::span<const float> logits, double temperature) {
-    const double top = *std::max_element(logits.begin(), logits.end()) / temperature;
-    double sum = 0;
-    for (const float x : logits) sum += std::exp(x / temperature - top);
-    return top + std::log(sum);
-}
-
 using Numbers = std::vector<int64_t>;
 
 // The numbers that come with an order: one is in it, more come in a message of their own.
@@ -100,24 +92,36 @@ Numbers numbers_of(const Order& order, Comm& world) {
 // What each order does to this rank.
 class Follower {
   public:
-    Follower(Slice& slice, Comm& world) : slice_(slice), world_(world), counted_(slice, world) {}
+    Follower(Slice& slice, Comm& world)
+        : slice_(slice), world_(world), counted_(slice, world), answers_(slice.first_row()) {}
 
     void step(const Order& order, const Numbers& tokens) {
-        const Question question = {order.slot, order.position, order.count, order.wanted,
-                                   order.temperature};
-        run(tokens, std::span(&question, 1));
+        Question question;
+        question.slot = order.slot, question.position = order.position;
+        question.length = order.count, question.wanted = order.wanted;
+        question.temperature = order.temperature;
+        questions_.assign(1, question);
+        run(tokens);
     }
 
     void batch(const Order& order, const Numbers& numbers) {
-        std::vector<Question> questions(size_t(order.position));
-        const size_t bytes = questions.size() * sizeof(Question);
-        std::memcpy(static_cast<void*>(questions.data()), numbers.data(), bytes);
-        run(std::span(numbers).subspan(bytes / sizeof numbers[0]), questions);
+        questions_.resize(size_t(order.position));
+        const size_t bytes = questions_.size() * sizeof(Question);
+        std::memcpy(static_cast<void*>(questions_.data()), numbers.data(), bytes);
+        run(std::span(numbers).subspan(bytes / sizeof numbers[0]));
     }
 
     void more(const Order& order, const Numbers&) {
-        answer(int(order.position), order.wanted, order.temperature);
+        Question question = questions_.at(size_t(order.position));
+        question.wanted = order.wanted, question.temperature = order.temperature;
+        answer(size_t(order.position), question, order.token, order.count);
     }
+
+    void tilt(const Order& order, const Numbers& changes) {
+        answers_.tilt(order.slot, order.position == 1, changes);
+    }
+
+    void mask(const Order& order, const Numbers& bits) { answers_.mask(order.slot, bits); }
 
     void place(const Order& order, const Numbers& pages) {
         slice_.place(order.slot, order.position, pages);
@@ -147,28 +151,20 @@ class Follower {
     void report(const Order&, const Numbers&) { counted_.report(); }
 
   private:
-    void run(std::span<const int64_t> tokens, std::span<const Question> questions) {
-        logits_ = counted_.step(tokens, questions);
-        for (size_t i = 0; i < questions.size(); ++i)
-            answer(int(i), questions[i].wanted, questions[i].temperature);
+    void run(std::span<const int64_t> tokens) {
+        logits_ = counted_.step(tokens, questions_);
+        for (size_t i = 0; i < questions_.size(); ++i) answer(i, questions_[i], 0, 0);
     }
 
     // What rank 0 wants to know of the logits of one part.
-    void answer(int part, int64_t wanted, double temperature) {
-        const int64_t rows = slice_.rows();
-        if (wanted == nothing_wanted || rows == 0) return;
-        const auto logits = logits_.subspan(size_t(part * rows), size_t(rows));
-        if (wanted <= all_wanted || wanted >= rows)
+    void answer(size_t part, const Question& question, int64_t from, int64_t count) {
+        const auto rows = size_t(slice_.rows());
+        if (question.wanted == nothing_wanted || rows == 0) return;
+        const auto logits = logits_.subspan(part * rows, rows);
+        if (question.wanted == all_wanted)
             return world_.send(logits.data(), logits.size_bytes(), lead);
-        const size_t count = size_t(wanted);
-        std::vector<float> values(count);
-        std::vector<int64_t> ids(count);
-        slice_.largest(part, int(count), values.data(), ids.data());
-        std::vector<double> message{temperature > 0 ? log_sum_exp(logits, temperature)
-                                                    : std::numeric_limits<double>::quiet_NaN()};
-        message.insert(message.end(), values.begin(), values.end());
-        message.insert(message.end(), ids.begin(), ids.end());
-        world_.send(message.data(), message.size() * sizeof(double), lead);
+        const auto message = answers_.more(logits, question, from, count);
+        if (!message.empty()) world_.send(message.data(), message.size_bytes(), lead);
     }
 
     template <size_t words>
@@ -196,7 +192,9 @@ class Follower {
     Slice& slice_;
     Comm& world_;
     Counted counted_;
+    Answers answers_;
     std::span<const float> logits_;  // of the last step, [parts][rows]
+    std::vector<Question> questions_;
 };
 
 struct Handler {
@@ -205,12 +203,19 @@ struct Handler {
 };
 constexpr Handler handlers[] = {
     // by number; the end has nothing to obey
-    {Verb::step, &Follower::step},       {Verb::batch, &Follower::batch},
-    {Verb::more, &Follower::more},       {Verb::place, &Follower::place},
-    {Verb::reserve, &Follower::reserve}, {Verb::save, &Follower::save},
-    {Verb::load, &Follower::load},       {Verb::report, &Follower::report},
-    {Verb::end, nullptr},                {Verb::saved, &Follower::saved},
+    {Verb::step, &Follower::step},
+    {Verb::batch, &Follower::batch},
+    {Verb::more, &Follower::more},
+    {Verb::place, &Follower::place},
+    {Verb::reserve, &Follower::reserve},
+    {Verb::save, &Follower::save},
+    {Verb::load, &Follower::load},
+    {Verb::report, &Follower::report},
+    {Verb::end, nullptr},
+    {Verb::saved, &Follower::saved},
     {Verb::sweep, &Follower::sweep},
+    {Verb::tilt, &Follower::tilt},
+    {Verb::mask, &Follower::mask},
 };
 constexpr bool every_verb_has_one() {
     for (size_t i = 0; i < std::size(handlers); ++i)

@@ -20,9 +20,6 @@ class Slice {
     // part, [parts][rows], valid until the next step; none without a head.
     virtual std::span<const float> step(std::span<const int64_t> tokens,
                                         std::span<const Question> questions) = 0;
-    // The `count` largest logits of a part of the last step in descending order, of equal ones the
-    // lower id first.
-    virtual void largest(int part, int count, float* values, int64_t* ids) = 0;
     virtual void place(int64_t slot, int64_t first, std::span<const int64_t> pages) = 0;
     virtual void reserve(int64_t pages, int64_t stored) = 0;
     // A segment of a slot, to a file of this rank in a folder of the package, beside the steps, and

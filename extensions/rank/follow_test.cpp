@@ -1,12 +1,10 @@
 // A follower over an engine that is a formula. Python's lead talks to it in
 // tests/extensions/test_rank.py.
 //   follow_test FIRST_ROW ROWS
-#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
-#include <numeric>
 
 #include "follow.h"
 #include "join.h"
@@ -38,16 +36,6 @@ class Table final : public Slice {
             }
         }
         return logits_;
-    }
-
-    void largest(int part, int count, float* values, int64_t* ids) override {
-        const float* logits = logits_.data() + size_t(part) * rows_;
-        std::vector<int64_t> order(rows_);
-        std::iota(order.begin(), order.end(), 0);
-        std::stable_sort(order.begin(), order.end(),
-                         [&](int64_t a, int64_t b) { return logits[a] > logits[b]; });
-        for (int i = 0; i < count; ++i)
-            values[i] = logits[order[size_t(i)]], ids[i] = first_ + order[size_t(i)];
     }
 
     void place(int64_t slot, int64_t first, std::span<const int64_t> pages) override {

@@ -70,9 +70,6 @@ class EngineSlice final : public Slice {
         const auto logits = engine_.step(tokens, of_, false);
         return {logits.data, size_t(logits.rows) * logits.columns};
     }
-    void largest(int part, int count, float* values, int64_t* ids) override {
-        engine_.largest(part, count, values, ids);
-    }
     void place(int64_t slot, int64_t first, std::span<const int64_t> pages) override {
         engine_.place(int(slot), int(first), pages);
     }

@@ -11,6 +11,11 @@ namespace mpsplit {
 constexpr int64_t orders_version = 5;
 constexpr int lead = 0;
 constexpr int64_t nothing_wanted = 0, all_wanted = -1;
+constexpr int64_t blocks_wanted = -2, cells_wanted = -3;
+constexpr int64_t cell_wanted = -4, span_wanted = -5;
+constexpr int64_t by_tilt = 1, by_mask = 2;
+constexpr size_t answer_block = 1024;
+constexpr double answer_grain = 32;
 constexpr size_t save_name_bytes = 32;
 
 enum class Verb : int64_t {
@@ -20,7 +25,8 @@ enum class Verb : int64_t {
     // Append tokens to `position` slots at once. The numbers are a `Question` for each slot, then
     // all tokens. Then answer for each, in order.
     batch = 1,
-    // Answer again, from the logits of the last step after the tokens of its `position`-th slot.
+    // Answer again, from the logits of the last step after the tokens of its `position`-th slot:
+    // what is `wanted` now, from `token` on, `count` of it (answers.py).
     more = 2,
     // From the `position`-th on, the pages of `slot` are these numbers.
     place = 3,
@@ -41,6 +47,11 @@ enum class Verb : int64_t {
     // Of this rank's files in a folder, those of `position` saves stay, and the others go, beside
     // the steps. The numbers are the saves' names, 32 bytes each, and the folder, padded with 0.
     sweep = 10,
+    // What the request in `slot` does to logits by token: what is new (tilt.py), or with `position`
+    // 1 all of it.
+    tilt = 11,
+    // The tokens that the request in `slot` may say next: a bit each.
+    mask = 12,
 };
 
 struct VerbFacts {
@@ -60,6 +71,8 @@ constexpr VerbFacts verb_facts[] = {
     {false, false},  // end
     {false, true},   // saved
     {true, true},    // sweep
+    {true, false},   // tilt
+    {true, false},   // mask
 };
 
 // One order; what a field means depends on the verb.
@@ -72,10 +85,10 @@ static_assert(sizeof(Order) == 56);
 
 // A part of a step, and what rank 0 wants to know of the logits after it.
 struct Question {
-    int64_t slot = 0, position = 0, length = 0, wanted = 0;
+    int64_t slot = 0, position = 0, length = 0, wanted = 0, likely = -1, changed = 0;
     double temperature = 0;
 };
-static_assert(sizeof(Question) == 40);
+static_assert(sizeof(Question) == 56);
 
 // Tokens `first` to before `last` of a text, in a file of each rank; what comes of it is wanted up
 // to `until`. `identity`: kept_texts.py.

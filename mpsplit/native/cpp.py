@@ -28,7 +28,7 @@ from mpsplit.errors import MpsplitError
 from mpsplit.native.third_party import PINS, Pin
 
 SOURCES = Path(__file__).parents[2] / "extensions"
-MODULES = ("_comm", "_kernels", "_engine")
+MODULES = ("_comm", "_kernels", "_choose", "_engine")
 # no module: torch.ops.load_library loads it, where there is a torch
 TORCH_LIBRARY = "libmpi_extensions.so"
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mpsplit.plan.shards import even_plan
@@ -21,7 +23,17 @@ SAMPLINGS = [
     Sampling(2.0, seed=2),
     Sampling(1.0, top_p=0.05, seed=3),
     Sampling(5.0, top_p=0.9, seed=4),
+    Sampling(5.0, min_p=0.1, frequency_penalty=0.3, penalty_window=5, seed=5),
+    Sampling(2.0, logit_bias=((3, 4.0), (100, 9.0)), presence_penalty=-1.0, seed=6),
 ]
+
+
+class Odd:
+    def allowed(self):
+        return np.arange(facts().vocabulary) % 2 == 1
+
+    def accept(self, token):
+        assert token % 2
 
 
 class Formula(OneHistory):
@@ -43,7 +55,9 @@ def answers(engine, comm):
     """The tokens of one prompt with every sampling."""
     greet(engine, comm)
     loop = TokenLoop(engine, comm, None, chunk=4)
-    found = [loop.generate(Request((1, 2, 3, 4, 5, 6), 20, sampling, ignore_eos=True)) for sampling in SAMPLINGS]
+    asked = [Request((1, 2, 3, 4, 5, 6), 20, sampling, ignore_eos=True) for sampling in SAMPLINGS]
+    asked += [replace(each, logprobs=5, grammar=Odd) for each in asked]
+    found = [loop.generate(request) for request in asked]
     loop.end()
     assert all(rss > 0 for one in found for rss in one.stats.peak_rss_bytes)
     return [one.token_ids for one in found]

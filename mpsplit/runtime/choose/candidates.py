@@ -1,67 +1,82 @@
-"""What each rank sends of its logits, so that rank 0 can choose.
+"""What the ranks answered, as rank 0 reads it.
 
-In: a rank's slice of the logits. Out: candidates for choosing.py on rank 0.
-
-Only candidates travel: the largest logits of each rank, and for top-p the sum of the rest. From
-these rank 0 knows whether it has seen enough; it asks for all when it has not.
+In: their messages (answers.py). Out: one list of candidates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mpsplit.comm import Communicator
 from mpsplit.plan.shards import Range
+from mpsplit.runtime.choose.answers import ALL, BLOCK, BLOCKS, CELLS, SPAN, Wish
 
-NOTHING, ALL = 0, -1  # how many candidates are wanted, where that is no number
+
+def length(wish: Wish, rows: int, count: int = 0) -> int:
+    """Of the message of a rank with so many rows; of CELL and SPAN for `count` logits."""
+    told = likely_of(wish, rows)
+    beside = 0 if wish.likely < 0 else 1 + 2 * told
+    if wish.wanted > 0:
+        return 1 + min(wish.wanted, rows) * (2 if wish.likely < 0 else 3) + beside
+    if wish.wanted == BLOCKS:
+        return 1 + -(-rows // BLOCK) + beside
+    if wish.wanted == CELLS:
+        return 2 * count
+    if wish.wanted == ALL:
+        return rows
+    return count * ((1 if wish.wanted == SPAN else 2) + (wish.likely >= 0))
+
+
+def likely_of(wish: Wish, rows: int) -> int:
+    return max(0, min(wish.likely, rows))
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """A whole slice as it lies, or its largest logits in descending order; `rest` as in
-    orders.py."""
+class Answer:
+    """Of one rank with these rows of the head: the message, or with ALL the slice, float32."""
 
-    logits: np.ndarray  # float32
-    ids: np.ndarray
-    complete: bool
-    rest: float = np.nan
+    rows: Range
+    wish: Wish
+    message: np.ndarray
 
-    def pack(self) -> np.ndarray:
-        """The answer that orders.py describes."""
-        return self.logits if self.complete else np.concatenate([[self.rest], self.logits, self.ids])
+    @property
+    def head(self) -> float:
+        """`rest` or `top`."""
+        return float(self.message[0])
 
-    @classmethod
-    def receive(cls, comm: Communicator, rank: int, rows: Range, wanted: int) -> Candidates:
-        """The answer of another rank, which owns these rows of the head."""
-        if not 0 <= wanted < len(rows):
-            logits = np.empty(len(rows), np.float32)
-            comm.recv(logits, rank)
-            return candidates_of(logits, rows.start, ALL)
-        packed = np.empty(1 + 2 * wanted)
-        comm.recv(packed, rank)
-        return cls(packed[1 : 1 + wanted].astype(np.float32), packed[1 + wanted :].astype(np.int64), False, packed[0])
+    @property
+    def complete(self) -> bool:
+        return self.wish.wanted >= len(self.rows)
 
+    def column(self, number: int) -> np.ndarray:
+        """0: logits, 1: their ids, 2: the model's own."""
+        count = min(self.wish.wanted, len(self.rows))
+        return self.message[1 + number * count : 1 + (number + 1) * count]
 
-def candidates_of(logits: np.ndarray, first_id: int, wanted: int, temperature: float = 0.0) -> Candidates:
-    """The `wanted` largest of one rank's slice, or all of it; of equal logits the lower id comes
-    first."""
-    if not 0 <= wanted < len(logits):
-        return Candidates(logits, np.arange(first_id, first_id + len(logits)), True)
-    order = np.array([logits.argmax()]) if wanted == 1 else largest(np.arange(len(logits)), logits, wanted)[:wanted]
-    rest = log_sum_exp(logits.astype(np.float64) / temperature) if temperature else np.nan
-    return Candidates(logits[order], order + first_id, False, rest)
+    @property
+    def sums(self) -> np.ndarray:
+        return self.message[1 : 1 + -(-len(self.rows) // BLOCK)]
+
+    @property
+    def own(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """Of the model's own distribution: the log of the sum, the likeliest logits, their ids."""
+        count = likely_of(self.wish, len(self.rows))
+        tail = self.message[len(self.message) - 1 - 2 * count :]
+        return float(tail[0]), tail[1 : 1 + count], tail[1 + count :]
 
 
-def largest(ids: np.ndarray, logits: np.ndarray, wanted: int) -> np.ndarray:
-    """Where the `wanted` largest are, and ties with the last of them, in descending order; of equal
-    ones the lower id comes first."""
-    if wanted >= len(logits):
-        return np.lexsort((ids, -logits))
-    order = np.flatnonzero(logits >= np.partition(logits, len(logits) - wanted)[len(logits) - wanted])
-    return order[np.lexsort((ids[order], -logits[order]))]
+def whole(answers: Sequence[Answer]) -> np.ndarray:
+    """Of slices: all logits in the order of ids, float64."""
+    assert all(answer.wish.wanted == ALL for answer in answers)
+    ordered = sorted(answers, key=lambda answer: answer.rows.start)
+    return np.concatenate([answer.message for answer in ordered]).astype(np.float64)
 
 
-def log_sum_exp(x: np.ndarray) -> float:
-    return float(x.max() + np.log(np.exp(x - x.max()).sum()))
+def likely_tokens(answers: Sequence[Answer], count: int) -> tuple[float, list[tuple[int, float]]]:
+    """Of the model's own distribution: the log of the sum, the likeliest and their logits."""
+    sums, logits, ids = zip(*(answer.own for answer in answers), strict=True)
+    logit, token = np.concatenate(logits), np.concatenate(ids).astype(np.int64)
+    order = np.lexsort((token, -logit))[:count]
+    return float(np.logaddexp.reduce(sums)), list(zip(token[order].tolist(), logit[order].tolist(), strict=True))

@@ -1,19 +1,19 @@
 """How a token is to be chosen.
 
-In: settings by name. Out: Sampling, checked, which also says how many candidates of each rank it
-takes (candidates.py).
+In: settings by name. Out: Sampling, checked, which also says what each rank must tell (answers.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from mpsplit.errors import RunError
-from mpsplit.runtime.choose.candidates import ALL
+from mpsplit.runtime.choose.answers import ALL, BLOCKS
 
 NUCLEUS = 256  # candidates a rank sends where nothing says how many will do: nearly always enough
+FEW = 4096  # where more are needed, all are sent
+BIASES, STRONGEST = 1024, 100.0  # entries of logit_bias, and the most that one adds or takes
 MANY = 1 << 31  # more than any model has tokens
 COLDEST = 1e-5  # below it nothing but the likeliest token is left, and quotients overflow
 
@@ -25,7 +25,7 @@ class Sampling:
 
     Penalties look back over `penalty_window` tokens of prompt and answer, 0 for all: repetition
     divides the logit of a token that occurs (CTRL's rule), presence and frequency lower it once and
-    for each time (OpenAI's rule).
+    for each time (OpenAI's rule). `logit_bias`, pairs of token and number, is added before that.
     """
 
     temperature: float = 0.0
@@ -38,6 +38,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     min_keep: int = 1
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def check(self) -> Sampling:
         for name, fine, allowed in (
@@ -54,6 +55,13 @@ class Sampling:
         ):
             if not fine:
                 raise RunError(f"{name} {getattr(self, name)} is out of range; it must be {allowed}")
+        if len(self.logit_bias) > BIASES:
+            raise RunError(f"logit_bias has {len(self.logit_bias)} entries, at most {BIASES} are taken")
+        for token, bias in self.logit_bias:
+            if not -STRONGEST <= bias <= STRONGEST:
+                raise RunError(
+                    f"logit_bias {bias:g} of token {token} is out of range; it must be from -100 (never) to 100"
+                )
         return self
 
     @property
@@ -65,33 +73,45 @@ class Sampling:
         """What top-k leaves, ties aside."""
         return max(self.top_k, self.min_keep)
 
-    def penalised(self, history: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The distinct tokens that penalties count, ascending, and how often each occurs."""
-        if (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) == (1, 0, 0):
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        return np.unique(np.asarray(history[-self.penalty_window :], np.int64), return_counts=True)
+    @property
+    def penalises(self) -> bool:
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
 
-    def asks(self, penalised: int) -> tuple[int, float]:
-        """How many candidates of each rank are worth sending, and the temperature at which to sum
-        up the rest, 0 for not at all.
-
-        A penalty that lowers logits leaves the first n among the first n + penalised of before; one
-        that raises some may bring up any token. One more candidate than wanted tells that no tie
-        was left behind.
-        """
-        spare = min(penalised, NUCLEUS)
-        raises = self.repetition_penalty < 1 or self.presence_penalty < 0 or self.frequency_penalty < 0
-        if penalised and raises:
-            return ALL, 0.0
+    @property
+    def wanted(self) -> int:
+        """What each rank is to send, as answers.py names it. One more candidate than wanted tells
+        that no tie was left behind."""
         if self.greedy:
-            return (2 + spare if penalised else 1), 0.0
+            return 1
         if self.top_k:
-            return self.fewest + 1 + spare, 0.0
-        if self.min_p and self.top_p == 1:
-            return NUCLEUS + spare, 0.0
-        if self.top_p < 1 and not penalised:
-            return NUCLEUS, self.temperature
-        return ALL, 0.0
+            return self.fewest + 1 if self.fewest < FEW else ALL
+        if self.top_p < 1 or self.min_p:
+            return max(NUCLEUS, self.min_keep + 1) if self.min_keep < FEW else ALL
+        return BLOCKS
+
+    @property
+    def summed_at(self) -> float:
+        """The temperature at which each rank sums up its slice; 0 where no sum is needed."""
+        return self.temperature if self.wanted == BLOCKS or self.top_p < 1 and not self.top_k else 0.0
+
+
+def biases_of(value: Mapping[str, float] | str) -> tuple[tuple[int, float], ...]:
+    """Of {"5": -100} or "5:-100, 7:2.5": pairs of token and bias, by token."""
+    pairs = (
+        value.items() if isinstance(value, Mapping) else [p.partition(":")[::2] for p in value.split(",") if p.strip()]
+    )
+    found: dict[int, float] = {}
+    for token, bias in pairs:
+        try:
+            number = float(bias) if type(bias) is not bool and token.strip().isdecimal() else None
+        except (ValueError, TypeError):
+            number = None
+        if number is None:
+            raise RunError(f"logit_bias {token}: {bias} is no token id and number, such as 5: -100")
+        if int(token) in found:
+            raise RunError(f"logit_bias names token {int(token)} twice")
+        found[int(token)] = number
+    return tuple(sorted(found.items()))
 
 
 # by name, for `--preset`; penalty_sample: likely words, but not the same ones again, and never

@@ -10,9 +10,9 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.runtime.account.account import CountedEngine
-from mpsplit.runtime.choose.candidates import ALL, candidates_of
+from mpsplit.runtime.choose.answers import ALL, NOTHING, Wish, answers_of
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine
-from mpsplit.runtime.loop.orders import LEAD, Order, Orders, kept_of, questions_of, swept_of
+from mpsplit.runtime.loop.orders import LEAD, Order, Orders, Question, kept_of, questions_of, swept_of
 from mpsplit.runtime.loop.verbs import Verb
 
 
@@ -21,16 +21,25 @@ class Follower:
 
     def __init__(self, engine: Engine, comm: Communicator):
         self.engine, self.comm, self.counted = engine, comm, CountedEngine(engine, comm)
+        self.answers = answers_of(engine.vocabulary.start)
         self.logits = np.empty((0, 0), np.float32)  # of the last step, [parts, rows of the head here]
+        self.questions: list[Question] = []
 
     def step(self, order: Order, numbers: np.ndarray) -> None:
-        tokens, questions = questions_of(order, numbers)
-        self.logits = self.counted.batch(tokens, [part for part, *_ in questions])
-        for row, (_, wanted, temperature) in enumerate(questions):
-            self._answer(row, wanted, temperature)
+        tokens, self.questions = questions_of(order, numbers)
+        self.logits = self.counted.batch(tokens, [part for part, *_ in self.questions])
+        for row, question in enumerate(self.questions):
+            self._answer(row, question.wish)
 
     def more(self, order: Order, _: np.ndarray) -> None:
-        self._answer(order.position, ALL, 0.0)
+        wish = self.questions[order.position].wish._replace(wanted=order.wanted, temperature=order.temperature)
+        self._answer(order.position, wish, order.token, order.count)
+
+    def tilt(self, order: Order, changes: np.ndarray) -> None:
+        self.answers.tilt(order.slot, order.position == 1, changes)
+
+    def mask(self, order: Order, bits: np.ndarray) -> None:
+        self.answers.mask(order.slot, bits)
 
     def place(self, order: Order, pages: np.ndarray) -> None:
         self.engine.place(order.slot, order.position, pages)
@@ -53,10 +62,13 @@ class Follower:
     def report(self, _: Order, __: np.ndarray) -> None:
         self.counted.report()
 
-    def _answer(self, row: int, wanted: int, temperature: float) -> None:
-        if wanted and self.logits.shape[1]:
-            first = self.engine.vocabulary.start
-            self.comm.send(candidates_of(self.logits[row], first, wanted, temperature).pack(), LEAD)
+    def _answer(self, row: int, wish: Wish, start: int = 0, count: int = 0) -> None:
+        if wish.wanted == NOTHING or not self.logits.shape[1]:
+            return
+        slot, logits = self.questions[row].part.slot, self.logits[row]
+        message = logits if wish.wanted == ALL else self.answers.more(logits, slot, *wish, start, count)
+        if len(message):
+            self.comm.send(message, LEAD)
 
 
 HANDLERS = {
@@ -70,6 +82,8 @@ HANDLERS = {
     Verb.REPORT: Follower.report,
     Verb.SAVED: Follower.saved,
     Verb.SWEEP: Follower.sweep,
+    Verb.TILT: Follower.tilt,
+    Verb.MASK: Follower.mask,
 }
 
 

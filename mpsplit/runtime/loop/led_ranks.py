@@ -1,6 +1,6 @@
 """All ranks as one engine, for rank 0.
 
-In: steps of several requests. Out: candidates for the next token of each, from every rank with rows
+In: steps of several requests. Out: answers about the next token of each, from every rank with rows
 of the head. Invariant: rank 0 tells the others what it does (orders.py), and does it too. They are
 `in_step` until anything is raised between the first word of an order and its last answer.
 """
@@ -14,7 +14,8 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.runtime.account.account import Account, CountedEngine
-from mpsplit.runtime.choose.candidates import ALL, Candidates, candidates_of
+from mpsplit.runtime.choose.answers import ALL, NOTHING, SPAN, Wish, answers_of
+from mpsplit.runtime.choose.candidates import Answer, length
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, KeptSegment
 from mpsplit.runtime.loop.orders import LEAD, Order, Orders, Question, kept_order, step_order, sweep_order
 from mpsplit.runtime.loop.verbs import Verb
@@ -25,8 +26,10 @@ class Ranks:
         self.engine, self.comm = engine, comm
         self._orders, self._counted = Orders(comm), CountedEngine(engine, comm)
         self._heads = [shard for shard in engine.manifest.plan.shards if len(shard.head)]
+        self._answers = answers_of(engine.vocabulary.start)
         self._logits = np.empty((0, 0), np.float32)
         self.in_step = True
+        self._questions: Sequence[Question] = ()
 
     def reserve(self, pages: int, stored: str) -> None:
         with self._order():
@@ -38,18 +41,43 @@ class Ranks:
             self.engine.place(slot, first, pages)
             self._orders.give(Order(Verb.PLACE, slot, first, len(pages), token=pages[0]), pages)
 
-    def step(self, tokens: Sequence[int], questions: Sequence[Question]) -> list[list[Candidates]]:
+    def tilt(self, slot: int, fresh: bool, changes: np.ndarray) -> None:
+        """As tilt.py tells it."""
+        with self._order():
+            self._answers.tilt(slot, fresh, changes)
+            self._orders.give(Order(Verb.TILT, slot, int(fresh), len(changes)), changes)
+
+    def mask(self, slot: int, allowed: np.ndarray) -> None:
+        bits = np.packbits(allowed, bitorder="little")
+        words = np.concatenate([bits, np.zeros(-len(bits) % 8, np.uint8)]).view(np.int64)
+        with self._order():
+            self._answers.mask(slot, words)
+            self._orders.give(Order(Verb.MASK, slot, count=len(words), token=int(words[0])), words)
+
+    def step(self, tokens: Sequence[int], questions: Sequence[Question]) -> list[list[Answer]]:
         """What the ranks answer to each part; nothing where nothing was wanted."""
         with self._order():
             self._orders.give(*step_order(tokens, questions))
+            self._questions = questions
             self._logits = self._counted.batch(tokens, [part for part, *_ in questions])
-            return [self._gather(row, wanted, temperature) for row, (_, wanted, temperature) in enumerate(questions)]
+            return [self._gather(row, question.wish) for row, question in enumerate(questions)]
 
-    def all_of(self, row: int) -> list[Candidates]:
-        """Every logit after a part of the last step."""
+    def more(
+        self,
+        row: int,
+        wanted: int,
+        start: int = 0,
+        count: int = 0,
+        temperature: float = 0.0,
+        has: Sequence[int] = (),
+    ) -> list[Answer]:
+        """Again after a part of the last step, as choosing.AskAgain."""
+        if wanted == SPAN:
+            has = [len(range(max(start, h.head.start), min(start + count, h.head.stop))) for h in self._heads]
+        wish = self._questions[row].wish._replace(wanted=wanted, temperature=temperature)
         with self._order():
-            self._orders.give(Order(Verb.MORE, position=row, wanted=ALL))
-            return self._gather(row, ALL, 0.0)
+            self._orders.give(Order(Verb.MORE, 0, row, count, wanted, start, temperature))
+            return self._gather(row, wish, start, count, has)
 
     def save(self, slot: int, segment: KeptSegment, folder: str) -> None:
         with self._order():
@@ -90,12 +118,22 @@ class Ranks:
             self.in_step = False
             raise
 
-    def _gather(self, row: int, wanted: int, temperature: float) -> list[Candidates]:
-        if not wanted:
+    def _gather(self, row: int, wish: Wish, start: int = 0, count: int = 0, has: Sequence[int] = ()) -> list[Answer]:
+        if wish.wanted == NOTHING:
             return []
-        return [
-            candidates_of(self._logits[row], shard.head.start, wanted, temperature)
-            if shard.rank == LEAD
-            else Candidates.receive(self.comm, shard.rank, shard.head, wanted)
-            for shard in self._heads
-        ]
+        answers = []
+        for i, shard in enumerate(self._heads):
+            if shard.rank == LEAD:
+                message = self._own(row, wish, start, count)
+            else:
+                words = length(wish, len(shard.head), has[i] if has else count)
+                message = np.empty(words, np.float32 if wish.wanted == ALL else np.float64)
+                if words:
+                    self.comm.recv(message, shard.rank)
+            answers.append(Answer(shard.head, wish, message))
+        return answers
+
+    def _own(self, row: int, wish: Wish, start: int, count: int) -> np.ndarray:
+        if wish.wanted == ALL:
+            return self._logits[row]
+        return self._answers.more(self._logits[row], self._questions[row].part.slot, *wish, start, count)

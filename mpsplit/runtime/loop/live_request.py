@@ -11,10 +11,13 @@ import time
 from operator import add
 
 from mpsplit.runtime.account.account import Account
-from mpsplit.runtime.choose.candidates import Candidates
-from mpsplit.runtime.choose.choosing import Choice, ChosenToken
+from mpsplit.runtime.choose.answers import Wish
+from mpsplit.runtime.choose.candidates import Answer
+from mpsplit.runtime.choose.choosing import AskAgain, Choice, ChosenToken
+from mpsplit.runtime.choose.tilt import Tilt
 from mpsplit.runtime.engine.pages import HeldPages
 from mpsplit.runtime.loop.faults import LOG, told
+from mpsplit.runtime.loop.led_ranks import Ranks
 from mpsplit.runtime.loop.loop_protocol import Generation, Listener, Piece, Request, Stats
 from mpsplit.runtime.talk.text import Stream, Text
 
@@ -27,6 +30,7 @@ class LiveRequest:
         self.grammar = request.grammar() if request.grammar else None
         self.slot, self.held = -1, HeldPages(request.salt)
         self.choice: Choice | None = None  # the choice to be made next
+        self.tilt = Tilt(request.sampling)
         self.fed = 0  # tokens of the history that the cache holds
         self.placed = 0  # pages that all ranks know of
         self.cached = 0  # tokens of the prompt that the cache held when it began
@@ -53,19 +57,24 @@ class LiveRequest:
     def begin(self, slot: int, held: HeldPages, known: int) -> None:
         """It runs from now on; the cache holds so many of its tokens."""
         self.slot, self.held, self.fed, self.placed = slot, held, known, 0
+        self.tilt.fresh = True
         if not self.began_at:
             self.began_at, self.cached = time.perf_counter(), known
 
-    def asks(self) -> tuple[int, float]:
-        """How many candidates of each rank will do, and the temperature at which to sum up the
-        rest."""
+    def asks(self, ranks: Ranks) -> Wish:
+        """What it wants to know of each rank's logits, once the ranks know what changes these."""
         allowed = self.grammar.allowed() if self.grammar else None
-        self.choice = Choice.after(self.history, self.request.sampling, self.request.logprobs, allowed)
-        return self.choice.asks
+        self.choice = Choice(self.request.sampling, self.history, self.request.logprobs, allowed)
+        if self.tilt and len(changes := self.tilt.changes(self.history)):
+            ranks.tilt(self.slot, self.tilt.fresh, changes)
+            self.tilt.fresh = False
+        if allowed is not None:
+            ranks.mask(self.slot, allowed)
+        return self.choice.wish
 
-    def choose(self, candidates: list[Candidates]) -> ChosenToken | None:
+    def choose(self, answers: list[Answer], again: AskAgain) -> ChosenToken:
         assert self.choice, "asks() comes first"
-        return self.choice.choose(candidates)
+        return self.choice.choose(answers, again)
 
     def take(self, chosen: ChosenToken, eos: tuple[int, ...], context: int) -> str:
         """The next token, and why it is the last one, if it is."""

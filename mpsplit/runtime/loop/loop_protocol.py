@@ -56,6 +56,11 @@ class Request:
             raise RunError(
                 f"token {wrong[0]} is not in the vocabulary of {vocabulary}; ids go from 0 to {vocabulary - 1}"
             )
+        if biased := [token for token, _ in self.sampling.logit_bias if not 0 <= token < vocabulary]:
+            raise RunError(
+                f"logit_bias names token {biased[0]}, which is not in the vocabulary of {vocabulary}; ids go from 0 to"
+                f" {vocabulary - 1}"
+            )
         if self.max_new_tokens < 1:
             raise RunError(f"--max-new-tokens {self.max_new_tokens} is out of range; it must be at least 1")
         if self.stops and not has_text:

@@ -7,9 +7,8 @@ Rank 0 knows the request, the history, the sampling and the verdicts. The others
 An order is one broadcast of 56 bytes, as `Order` lists them; verbs.py says what each verb means and
 brings.
 
-An answer is one message to rank 0. It is the slice, float32 [rows], when ALL of it or no less than
-its rows are wanted. Otherwise it is float64 [rest, `wanted` logits in descending order, their ids].
-There `rest` is the log of the summed exp of the whole slice at `temperature`, NaN at temperature 0.
+An answer is one message to rank 0: the slice, float32 [rows], when ALL of it is wanted, otherwise
+float64 as mpsplit/runtime/choose/answers.py says. Who has nothing to tell sends nothing.
 
 From the start to the first order all ranks do together, in arrays that C++ speaks too:
     under mpirun: MPI_Allreduce MIN of int32 [has the C++ communicator], over MPI_COMM_WORLD
@@ -32,7 +31,7 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
-from mpsplit.runtime.choose.candidates import NOTHING
+from mpsplit.runtime.choose.answers import NOTHING, Wish
 from mpsplit.runtime.engine.engine_protocol import IDENTITY, SAVE_NAME, Engine, KeptSegment, Span
 from mpsplit.runtime.loop.verbs import Verb
 
@@ -110,18 +109,24 @@ class Question(NamedTuple):
 
     part: Span
     wanted: int = NOTHING
+    likely: int = -1
+    changed: int = 0
     temperature: float = 0.0
 
+    @property
+    def wish(self) -> Wish:
+        return Wish(*self[1:])
 
-QUESTION = struct.Struct("=4qd")  # as it lies in the numbers of BATCH
+
+QUESTION = struct.Struct("=6qd")  # as it lies in the numbers of BATCH
 
 
 def step_order(tokens: Sequence[int], questions: Sequence[Question]) -> tuple[Order, Numbers]:
     """The shortest order that says it, and its numbers."""
-    if len(questions) == 1:
-        (slot, position, count), wanted, temperature = questions[0]
+    if len(questions) == 1 and questions[0] == Question(*questions[0][:2], temperature=questions[0].temperature):
+        (slot, position, count), wanted, *_, temperature = questions[0]
         return Order(Verb.STEP, slot, position, count, wanted, tokens[0], temperature), tokens
-    words = b"".join(QUESTION.pack(*part, wanted, temperature) for part, wanted, temperature in questions)
+    words = b"".join(QUESTION.pack(*part, *wish) for part, *wish in questions)
     numbers = np.concatenate([np.frombuffer(words, np.int64), np.asarray(tokens, np.int64)])
     return Order(Verb.BATCH, position=len(questions), count=len(numbers)), numbers
 
@@ -130,7 +135,7 @@ def questions_of(order: Order, numbers: np.ndarray) -> tuple[np.ndarray, list[Qu
     """The other way round: the tokens and the questions of STEP or BATCH."""
     if order.verb == Verb.STEP:
         part = Span(order.slot, order.position, order.count)
-        return numbers, [Question(part, order.wanted, order.temperature)]
+        return numbers, [Question(part, order.wanted, temperature=order.temperature)]
     words = order.position * QUESTION.size // 8
     rows = QUESTION.iter_unpack(numbers[:words].tobytes())
     return numbers[words:], [Question(Span(*row[:3]), *row[3:]) for row in rows]

@@ -11,7 +11,7 @@ import itertools
 import textwrap
 from typing import NamedTuple, get_type_hints
 
-from mpsplit.runtime.choose.candidates import ALL, NOTHING
+from mpsplit.runtime.choose import answers
 from mpsplit.runtime.engine.engine_protocol import IDENTITY, SAVE_NAME, KeptSegment, Span
 from mpsplit.runtime.loop import orders
 from mpsplit.runtime.loop.verbs import Verb
@@ -78,7 +78,12 @@ def header() -> str:
         "",
         f"constexpr int64_t orders_version = {orders.VERSION};",
         f"constexpr int lead = {orders.LEAD};",
-        f"constexpr int64_t nothing_wanted = {NOTHING}, all_wanted = {ALL};",
+        f"constexpr int64_t nothing_wanted = {answers.NOTHING}, all_wanted = {answers.ALL};",
+        f"constexpr int64_t blocks_wanted = {answers.BLOCKS}, cells_wanted = {answers.CELLS};",
+        f"constexpr int64_t cell_wanted = {answers.CELL}, span_wanted = {answers.SPAN};",
+        f"constexpr int64_t by_tilt = {answers.BY_TILT}, by_mask = {answers.BY_MASK};",
+        f"constexpr size_t answer_block = {answers.BLOCK};",
+        f"constexpr double answer_grain = {answers.GRAIN};",
         f"constexpr size_t save_name_bytes = {SAVE_NAME};",
         "",
         *_verbs(),

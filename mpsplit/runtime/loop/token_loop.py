@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import MpsplitError, RunError
 from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.account.ledger import Ledger, hosts_of
-from mpsplit.runtime.choose.candidates import NOTHING, Candidates
+from mpsplit.runtime.choose.answers import Wish
+from mpsplit.runtime.choose.candidates import Answer
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, Span
 from mpsplit.runtime.engine.pages import PAGE, Pages, pages_of
 from mpsplit.runtime.kept.cache_on_disk import POLL, CacheOnDisk, Save
@@ -323,9 +325,9 @@ class TokenLoop:
                 if pages := live.held.pages[live.placed :]:
                     self.ranks.place(live.slot, live.placed, pages)
                     live.placed = len(live.held.pages)
-                wanted, temperature = live.asks() if rows == live.left else (NOTHING, 0.0)
+                wish = live.asks(self.ranks) if rows == live.left else Wish()
                 tokens += live.history[live.fed : live.fed + rows]
-                questions.append(Question(Span(live.slot, live.fed, rows), wanted, temperature))
+                questions.append(Question(Span(live.slot, live.fed, rows), *wish))
                 asking.append((live, rows))
         answers = self.ranks.step(tokens, questions) if asking else []
         for row, ((live, rows), answer) in enumerate(zip(asking, answers, strict=True)):
@@ -336,10 +338,7 @@ class TokenLoop:
                 if answer:
                     self._answer(live, row, answer)
 
-    def _answer(self, live: LiveRequest, row: int, answer: list[Candidates]) -> None:
-        chosen = live.choose(answer)
-        if chosen is None:
-            chosen = live.choose(self.ranks.all_of(row))
-            assert chosen, "everything was sent, and it was not enough"
+    def _answer(self, live: LiveRequest, row: int, answer: list[Answer]) -> None:
+        chosen = live.choose(answer, partial(self.ranks.more, row))
         if finish := live.take(chosen, self.eos, self.facts.context):
             self._finish(live, finish)

@@ -34,7 +34,11 @@ class Verb(IntEnum):
         " Then answer for each, in order.",
         True,
     )
-    MORE = 2, "Answer again, from the logits of the last step after the tokens of its `position`-th slot."
+    MORE = (
+        2,
+        "Answer again, from the logits of the last step after the tokens of its `position`-th slot: what is"
+        " `wanted` now, from `token` on, `count` of it (answers.py).",
+    )
     PLACE = 3, "From the `position`-th on, the pages of `slot` are these numbers.", True
     RESERVE = 4, "A cache of `count` pages, stored as CACHES[`token`] (engine_protocol.py).", False, True
     SAVE = (
@@ -61,3 +65,9 @@ class Verb(IntEnum):
         True,
         True,
     )
+    TILT = (
+        11,
+        "What the request in `slot` does to logits by token: what is new (tilt.py), or with `position` 1 all of it.",
+        True,
+    )
+    MASK = 12, "The tokens that the request in `slot` may say next: a bit each.", True

@@ -10,7 +10,7 @@ layer, weaker than those that the layer names one by one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from mpsplit.errors import RunError
 from mpsplit.package.named_templates import TEMPLATES, named_template
-from mpsplit.runtime.choose.sampling import PRESETS, Sampling
+from mpsplit.runtime.choose.sampling import PRESETS, Sampling, biases_of
 
 Layer = dict[str, Any]  # values of the kinds that SETTINGS name
 REFUSE, SLIDE = "refuse", "slide"  # what to do with a conversation that does not fit the context
@@ -64,6 +64,9 @@ NUMBER, WHOLE = Kind("a number", (float, int), float), Kind("a whole number", (i
 TEXT, TEXTS = Kind("a text", (str,), str), Kind("a text or a list of texts", (str, list), str)
 
 
+BIASES = Kind("a map from token ids to numbers, such as 5:-100", (dict, str), str)
+
+
 class Setting(NamedTuple):
     kind: Kind
     metavar: str
@@ -81,6 +84,9 @@ SETTINGS = {
     "repetition_penalty": Setting(NUMBER, "X", "above 1 repeats less (default: 1)"),
     "presence_penalty": Setting(NUMBER, "X", "from the logit of what occurs, -2 to 2 (default: 0)"),
     "frequency_penalty": Setting(NUMBER, "X", "from it for each time that it occurs, -2 to 2 (default: 0)"),
+    "logit_bias": Setting(
+        BIASES, "ID:X,...", "to the logits of these tokens, from -100 (never) to 100 (nearly always)"
+    ),
     "penalty_window": Setting(WHOLE, "N", "tokens that penalties look back, prompt and all, 0 for all (default)"),
     "seed": Setting(WHOLE, "N", "same seed, same answer, at any number of ranks (default: 0)"),
     "stop": Setting(TEXTS, "TEXT", "end the answer before this text (may be repeated)"),
@@ -95,6 +101,13 @@ SETTINGS = {
 SAMPLING = tuple(field.name for field in fields(Sampling))
 
 
+# of what may be said in two ways, the one that a layer has
+LAID_DOWN: dict[Kind, Callable[[Any], tuple]] = {
+    TEXTS: lambda value: (value,) if type(value) is str else tuple(value),
+    BIASES: biases_of,
+}
+
+
 def layer(named_values: Mapping[str, Any], where: str) -> Layer:
     """The values by their names, each of its kind; a name may have hyphens."""
     values: Layer = {}
@@ -107,7 +120,7 @@ def layer(named_values: Mapping[str, Any], where: str) -> Layer:
         kind = SETTINGS[name].kind
         if type(value) not in kind.types or type(value) is list and not all(type(text) is str for text in value):
             raise RunError(f"{where}: {name} must be {kind.says}, not {json.dumps(value, default=repr)[:80]}")
-        values[name] = (value,) if kind is TEXTS and type(value) is str else tuple(value) if kind is TEXTS else value
+        values[name] = LAID_DOWN[kind](value) if kind in LAID_DOWN else value
     return values
 
 
@@ -184,6 +197,8 @@ def shown(settings: Settings) -> str:
 
 
 def _word(value: object) -> str:
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return ",".join(f"{token}:{bias:g}" for token, bias in value)
     if isinstance(value, tuple):
         return " ".join(map(repr, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

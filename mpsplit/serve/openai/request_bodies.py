@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from mpsplit.runtime.choose.sampling import PRESETS
+from mpsplit.runtime.choose.sampling import BIASES, PRESETS, STRONGEST
 from mpsplit.runtime.talk.answer_settings import REFUSE, SLIDE
 
 IGNORED = {"metadata", "modalities", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention",
            "reasoning_effort", "safety_identifier", "service_tier", "store", "verbosity"}  # fmt: skip
-NOT_SERVED = {"audio", "function_call", "functions", "logit_bias", "suffix", "web_search_options"}
+NOT_SERVED = {"audio", "function_call", "functions", "suffix", "web_search_options"}
 
 
 def _encodable(value):
@@ -35,6 +35,8 @@ Strings = Annotated[list[String], Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Prompts = Annotated[list[TokenIds], Field(min_length=1)]
+TokenKey = Annotated[str, Field(pattern="^[0-9]{1,10}$")]  # JSON has no other keys than strings
+Bias = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -80,6 +82,7 @@ class Wishes(Body, ABC):
     repetition_penalty: float | None = Field(default=None, gt=0, le=10)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logit_bias: dict[TokenKey, Bias] | None = Field(default=None, max_length=BIASES)
     penalty_window: int | None = Field(default=None, ge=0)
     min_keep: int | None = Field(default=None, ge=1)
     preset: Literal[tuple(PRESETS)] | None = None  # type: ignore[valid-type]  # their names, wherever they stand

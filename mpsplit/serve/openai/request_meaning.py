@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mpsplit.runtime.choose.lexicon import Grammar
+from mpsplit.runtime.choose.sampling import biases_of
 from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.talk.answer_settings import REFUSE, SETTINGS, SLIDE, Settings, merged
 from mpsplit.serve.api_errors import ApiError
@@ -151,6 +152,7 @@ def _fitted(service: Service, body: Wishes, settings: Settings, prompt: tuple[in
 def _settings(service: Service, body: Wishes, longest: int) -> Settings:
     """The call's wishes before the server's, field by field, for they have the same names."""
     call = {name: wish for name in SETTINGS if (wish := getattr(body, name, None)) is not None}
+    call |= {"logit_bias": biases_of(body.logit_bias)} if body.logit_bias is not None else {}
     call |= {"stop": body.stops} if body.stops else {}
     call |= {"seed": body.seed % SEEDS} if body.seed is not None else {}
     call |= {"max_new_tokens": body.longest} if body.longest else {}

@@ -1,6 +1,7 @@
 """Choosing against transformers' own processors: the same tokens however the vocabulary is cut."""
 
-from dataclasses import replace
+import itertools
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
@@ -18,10 +19,11 @@ from transformers import (
 )
 
 from mpsplit.errors import RunError
-from mpsplit.plan.shards import Range
-from mpsplit.runtime.choose.candidates import ALL, Candidates, candidates_of
+from mpsplit.runtime.choose.answers import ALL
 from mpsplit.runtime.choose.choosing import Choice
 from mpsplit.runtime.choose.sampling import PRESETS, Sampling
+from tests.runtime.choose.asking import KINDS, Ranks
+from tests.runtime.choose.from_all_logits import token_of
 
 samplings = st.builds(
     Sampling,
@@ -35,38 +37,25 @@ samplings = st.builds(
     presence_penalty=st.sampled_from([0.0, 0.0, 0.7, -0.4]),
     frequency_penalty=st.sampled_from([0.0, 0.0, 0.5, -0.3]),
     min_keep=st.sampled_from([1, 5]),
+    logit_bias=st.sampled_from([(), (), ((3, -100.0), (7, 2.5)), ((39, 100.0),)]),
 )
 
 
-class Sent:
-    """A communicator that receives this array."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def recv(self, x, peer):
-        assert (x.dtype, x.shape) == (self.array.dtype, self.array.shape)
-        x[:] = self.array
+def choose(logits, choice, bounds, few=0, kind="numpy"):
+    return Ranks(logits, bounds, kind).choose(choice, few)
 
 
-def choose(logits, choice, bounds, first_count=None):
-    """The whole way with the vocabulary cut at `bounds`; asks again for everything when what was
-    sent will not do."""
-    wanted, temperature = choice.asks
-    if first_count is not None and wanted != ALL:
-        wanted = first_count
-    for count, heat in ((wanted, temperature), (ALL, 0.0)):
-        parts = []
-        for start, stop in zip(bounds, bounds[1:], strict=False):
-            own = candidates_of(logits[start:stop], start, count, heat)
-            parts.append(Candidates.receive(Sent(own.pack()), 1, Range(start, stop), count))
-        if (chosen := choice.choose(parts)) is not None:
-            return chosen
-    raise AssertionError("everything was sent, and it was not enough")
+def sample(logits, history, sampling, bounds, step=0, kind="numpy"):
+    """`step` seeds the draw, whatever the history."""
+    return choose(logits, AtStep(sampling, history, step=step), bounds, kind=kind).id
 
 
-def sample(logits, history, sampling, bounds, step=0, first_count=None):
-    return choose(logits, replace(Choice.after(history, sampling), step=step), bounds, first_count).id
+@dataclass(frozen=True)
+class AtStep(Choice):
+    step: int = 0
+
+    def _random(self):
+        return np.random.Generator(np.random.Philox(key=[self.sampling.seed, self.step])).random()
 
 
 def random_cuts(rng, size, ranks):
@@ -77,6 +66,8 @@ def transformers_probabilities(logits, history, sampling, allowed=None):
     chain = LogitsProcessorList()
     window = history[-sampling.penalty_window :] if sampling.penalty_window else history
     scores = torch.tensor(logits)[None].double()
+    for token, bias in sampling.logit_bias:
+        scores[0, token] += bias
     if sampling.repetition_penalty != 1:
         scores = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)(torch.tensor([window]), scores)
     # OpenAI's penalties, which transformers has not
@@ -107,10 +98,12 @@ def test_cuts_do_not_change_the_token_and_transformers_agrees(sampling, seed, ra
     # likely tokens, so that penalties matter
     history = rng.choice(np.argsort(logits)[-60:], 12).tolist()
     allowed = rng.random(300) < 0.2 if masked else None
-    choice = Choice.after(history, sampling, allowed=allowed)
+    choice = Choice(sampling, history, allowed=allowed)
     whole = choose(logits, choice, [0, 300]).id
+    assert whole == token_of(logits, history, sampling, len(history), allowed)
     bounds = random_cuts(rng, 300, ranks)
-    assert whole == choose(logits, choice, bounds).id == choose(logits, choice, bounds, first_count=7).id
+    for kind in KINDS:
+        assert whole == choose(logits, choice, bounds, kind=kind).id == choose(logits, choice, bounds, 7, kind).id
     probability = transformers_probabilities(logits, history, sampling, allowed)
     # which of equal tokens top-p and min-p leave out is torch.sort's business
     assert probability[whole] > 0 or ties and (sampling.top_p < 1 or sampling.min_p)
@@ -118,18 +111,32 @@ def test_cuts_do_not_change_the_token_and_transformers_agrees(sampling, seed, ra
         assert probability[whole] == probability.max()
 
 
-@settings(max_examples=150, deadline=None)
-@given(samplings, st.integers(0, 2**31))
-def test_what_is_left_to_choose_among_is_what_transformers_leaves(sampling, seed):
-    """All tokens that can be drawn, found by drawing everywhere."""
-    rng = np.random.default_rng(seed)
-    logits = (rng.standard_normal(40) * 2).astype(np.float32)
-    history = rng.integers(0, 40, 9).tolist()
-    choice = Choice.after(history, replace(sampling, temperature=max(sampling.temperature, 0.3)))
-    parts = [candidates_of(logits, 0, ALL)]
-    left, own = choice._first(parts[0].ids, choice._lowered(parts[0].ids, parts[0].logits.astype(np.float64)))
-    probability = transformers_probabilities(logits, history, choice.sampling)
-    assert set(left[: choice._kept(own, parts)].tolist()) == set(np.flatnonzero(probability).tolist())
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", ["normal", "flat", "peaked", "ties"])
+def test_a_large_vocabulary_gives_what_all_logits_give(kind, shape):
+    """And few words travel. Slices that begin anywhere, masks and tilts of thousands."""
+    rng = np.random.default_rng(len(shape))
+    size = 20000
+    logits = np.float32(rng.standard_normal(size) * dict(normal=3, flat=0.3, peaked=1, ties=2)[shape])
+    if shape == "peaked":
+        logits[rng.choice(size, 40, replace=False)] += 15
+    if shape == "ties":
+        logits = np.round(logits * 2) / 2
+    history = rng.integers(0, size, 3000).tolist()
+    heats = dict(temperature=0.8), dict(temperature=2.0, top_p=0.9), dict(temperature=1.0, min_p=0.02)
+    more = dict(temperature=1.0, top_p=0.97, min_p=0.001), dict(temperature=0.7, top_k=30), {}
+    tilts = {}, dict(repetition_penalty=1.2, frequency_penalty=0.2), dict(repetition_penalty=0.8)
+    biased = tuple((int(token), float(bias)) for token, bias in zip(history[:50], rng.uniform(-9, 9, 50), strict=True))
+    for number, (heat, tilt) in enumerate(itertools.product([*heats, *more], [*tilts, dict(logit_bias=biased)])):
+        sampling = Sampling(seed=number, **heat, **tilt)
+        allowed = rng.random(size) < 0.4 if number % 3 == 0 else None
+        expected = token_of(logits, history, sampling, len(history), allowed)
+        for bounds in ([0, size], random_cuts(rng, size, 3)):
+            ranks = Ranks(logits, bounds, kind)
+            chosen = ranks.choose(Choice(sampling, history, 5 if number % 2 else None, allowed))
+            assert chosen.id == expected, (sampling, bounds)
+            # where a cell holds nearly all there are, all are asked for
+            assert shape in ("flat", "ties") or ALL not in ranks.asked and ranks.words < size / 2
 
 
 @pytest.mark.parametrize(
@@ -181,24 +188,33 @@ def test_log_probabilities_are_the_models_own_whatever_was_chosen_from():
     expected = torch.log_softmax(torch.tensor(logits).double(), -1).numpy()
     allowed = np.arange(50) % 7 == 3
     hot = Sampling(2.0, 5, 0.9, 1.5, presence_penalty=1.0)
-    for choice in (
-        Choice.after([1, 2], Sampling(), logprobs=3),
-        Choice.after([1, 2], hot, logprobs=0),
-        Choice.after([1, 2], hot, logprobs=50, allowed=allowed),
+    warm = Sampling(2.0, repetition_penalty=1.5, logit_bias=((4, 5.0),))
+    for choice, kind in itertools.product(
+        (
+            Choice(Sampling(), [1, 2], logprobs=3),
+            Choice(hot, [1, 2], logprobs=0),
+            Choice(warm, [1, 2], logprobs=20),
+            Choice(replace(warm, top_p=0.99), [1, 2], logprobs=20),
+            Choice(hot, [1, 2], logprobs=50, allowed=allowed),
+        ),
+        KINDS,
     ):
-        assert choice.asks == (ALL, 0.0)
-        chosen = choose(logits, choice, [0, 20, 50])
+        chosen = choose(logits, choice, [0, 20, 50], 3, kind)
         assert chosen.logprob == pytest.approx(expected[chosen.id]) and (choice.allowed is None or allowed[chosen.id])
         assert [token for token, _ in chosen.likely] == np.argsort(-expected)[: choice.logprobs].tolist()
         assert dict(chosen.likely) == pytest.approx({token: expected[token] for token, _ in chosen.likely})
-    assert choose(logits, Choice.after([], Sampling()), [0, 50]).logprob is None
+    assert choose(logits, Choice(Sampling(), []), [0, 50]).logprob is None
 
 
 def test_a_grammar_that_allows_nothing_is_refused_and_a_short_mask_ends_the_vocabulary():
     logits = np.arange(6, dtype=np.float32)
-    assert choose(logits, Choice.after([], Sampling(), allowed=np.array([True, True, False])), [0, 6]).id == 1
-    with pytest.raises(RunError, match="the grammar allows no token here"):
-        choose(logits, Choice.after([], Sampling(), allowed=np.zeros(6, bool)), [0, 6])
+    for kind, sampling in itertools.product(
+        KINDS, (Sampling(), Sampling(1.0), Sampling(1.0, 2), Sampling(1.0, top_p=0.5))
+    ):
+        greedy = choose(logits, Choice(sampling, [], allowed=np.array([False, True, False])), [0, 3, 6], kind=kind)
+        assert greedy.id == 1
+        with pytest.raises(RunError, match="the grammar allows no token here"):
+            choose(logits, Choice(sampling, [], allowed=np.zeros(6, bool)), [0, 6], kind=kind)
 
 
 def test_penalties_count_the_prompt_and_look_back_over_the_window():

@@ -21,9 +21,9 @@ from mpsplit.errors import RunError
 from mpsplit.runtime.account.account import CountedEngine
 from mpsplit.runtime.account.ledger import Ledger
 from mpsplit.runtime.choose import sampling
-from mpsplit.runtime.choose.candidates import Candidates
 from mpsplit.runtime.choose.choosing import Choice
 from mpsplit.runtime.choose.sampling import Sampling
+from mpsplit.runtime.choose.tilt import Tilt
 from mpsplit.runtime.engine.pages import PAGE, Pages
 from mpsplit.runtime.kept.cache_on_disk import CacheOnDisk
 from mpsplit.runtime.loop import token_loop
@@ -88,7 +88,8 @@ class Mail(Threads):
 UNUSED = None  # not called here, or only where all ends anyway
 SEAMS = {
     Evens: {"allowed": ONE, "accept": ONE},
-    Choice: {"after": ONE, "choose": ONE},
+    Choice: {"choose": ONE, "from_all": UNUSED},
+    Tilt: {"changes": ONE},
     Stream: {"push": ONE, "take": ONE, "finish": ONE},
     Heard: {"hear": ONE},
     LiveRequest: {
@@ -104,11 +105,10 @@ SEAMS = {
     Ledger: {"add": NOBODY, "rows": UNUSED},
     Ranks: {
         # before an order is begun; what is in it stands below
-        **{"step": ALL, "report": EITHER, "place": ONE, "all_of": ONE},
+        **{"step": ALL, "report": EITHER, "place": ONE, "tilt": ONE, "mask": ONE, "more": ONE},
         **dict.fromkeys(("reserve", "save", "saved", "load", "sweep", "end"), UNUSED),
     },
     CountedEngine: {"batch": ALL, "report": ALL},
-    Candidates: {"pack": ALL, "receive": ALL},
     Orders: {"give": ALL, "take": ALL},
     Rows: {"batch": ALL, "place": ALL, "step": ALL, "reserve": UNUSED},
     Mail: {
@@ -117,7 +117,7 @@ SEAMS = {
     },
 }
 ON_BOTH = (CountedEngine, Rows, Mail)
-ON_FOLLOWER = {(Candidates, "pack"), (Orders, "take"), (Mail, "listen")}
+ON_FOLLOWER = {(Orders, "take"), (Mail, "listen")}
 ON_LEAD = {(Mail, "tell")}
 CALLS = [
     (seam, name, follower)
@@ -133,7 +133,7 @@ CALLS = [
 def test_the_table_has_every_method(seam):
     own = {name for name, what in vars(seam).items() if isinstance(what, FunctionType | classmethod)}
     public = {name for name in own if not name.startswith("_")}
-    if seam in (Choice, Stream, Candidates, Heard, Rows, Mail):  # their other methods are for tests, or within
+    if seam in (Choice, Stream, Heard, Rows, Mail):  # their other methods are for tests, or within
         public &= set(SEAMS[seam])
     assert public <= set(SEAMS[seam])
 

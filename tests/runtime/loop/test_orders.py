@@ -50,18 +50,21 @@ def test_the_header_of_ranks_without_python_is_made_of_the_same_table():
 
 
 def test_messages_have_8_bytes_a_field_in_the_order_of_the_wire():
-    assert (WIRE.size, QUESTION.size) == (56, 40) == tuple(8 * len(fields(each)) for each in (Order, Question))
+    assert (WIRE.size, QUESTION.size) == (56, 56) == tuple(8 * len(fields(each)) for each in (Order, Question))
     assert [name for _, name, _ in fields(Order)] == list(Order._fields)
-    assert [name for _, name, _ in fields(Question)] == ["slot", "position", "length", "wanted", "temperature"]
+    named = "slot position length wanted likely changed temperature"
+    assert [name for _, name, _ in fields(Question)] == named.split()
 
 
 def test_verbs_are_what_version_5_says():
     """A change of any of this is another version."""
     numbered, resting = ([verb.name for verb in Verb if getattr(verb, flag)] for flag in ("numbered", "resting"))
     assert VERSION == 5
-    assert [verb.name for verb in Verb] == "STEP BATCH MORE PLACE RESERVE SAVE LOAD REPORT END SAVED SWEEP".split()
-    assert [verb.value for verb in Verb] == list(range(11))
-    assert numbered == ["STEP", "BATCH", "PLACE", "SAVE", "LOAD", "SWEEP"]
+    assert [
+        verb.name for verb in Verb
+    ] == "STEP BATCH MORE PLACE RESERVE SAVE LOAD REPORT END SAVED SWEEP TILT MASK".split()
+    assert [verb.value for verb in Verb] == list(range(13))
+    assert numbered == ["STEP", "BATCH", "PLACE", "SAVE", "LOAD", "SWEEP", "TILT", "MASK"]
     assert resting == ["RESERVE", "SAVE", "LOAD", "REPORT", "SAVED", "SWEEP"]
     assert set(HANDLERS) == set(Verb) - {Verb.END}
 
@@ -81,6 +84,8 @@ SAMPLINGS = [
     Sampling(1.0, seed=2),
     Sampling(2.0, top_p=0.8, seed=3),
     Sampling(0.8, top_p=0.9, repetition_penalty=1.1),
+    Sampling(logit_bias=((5, 100.0), (90, -100.0))),
+    Sampling(1.5, frequency_penalty=2.0, logit_bias=((100, 9.0),), seed=5),
 ]
 
 
@@ -109,7 +114,7 @@ def test_ranks_that_only_obey_give_the_tokens_of_one_rank(tensor, pipeline):
 def test_top_p_asks_again_when_the_candidates_do_not_do():
     from mpsplit.runtime.choose import sampling
 
-    assert facts().vocabulary < sampling.NUCLEUS  # as it stands, these slices are sent whole
+    assert facts().vocabulary < sampling.NUCLEUS  # as it stands, all of these slices is sent
     few, sampling.NUCLEUS = sampling.NUCLEUS, 3
     try:
         found, _, _ = answers(2, 1)

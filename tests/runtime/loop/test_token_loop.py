@@ -87,6 +87,7 @@ def test_penalties_reach_the_choice():
         (Request(tuple([1] * 128)), "the prompt has 128 tokens, the context 128; shorten it to 127 or fewer"),
         (Request(()), "the prompt is empty"),
         (Request((1, 131)), "token 131 is not in the vocabulary of 131; ids go from 0 to 130"),
+        (Request((1,), sampling=Sampling(logit_bias=((131, 1.0),))), "logit_bias names token 131, which is not in"),
         (Request((-1,)), "token -1 is not in the vocabulary"),
         (Request((1,), 0), "--max-new-tokens 0 is out of range"),
         (Request((1,), stops=("x",)), "stop strings need a tokenizer"),

@@ -104,6 +104,13 @@ def test_files_that_cannot_be_read(tmp_path):
         ({"max_new_tokens": 0}, "max_new_tokens 0 is out of range; it must be at least 1"),
         ({"template": "vicuna"}, "there is no chat template 'vicuna'; choose one of vicuna-v1.1"),
         ({"stop": ["a", ""]}, "a stop text is empty"),
+        ({"logit_bias": {"5": 101}}, "logit_bias 101 of token 5 is out of range; it must be from -100 .never. to 100"),
+        ({"logit_bias": {"-5": 1}}, "logit_bias -5: 1 is no token id and number"),
+        ({"logit_bias": {"5": float("nan")}}, "logit_bias nan of token 5 is out of range"),
+        ({"logit_bias": "5:1,6"}, "logit_bias 6:  is no token id and number"),
+        ({"logit_bias": {"5": [1]}}, "logit_bias 5: .1. is no token id and number"),
+        ({"logit_bias": "5:1,05:2"}, "logit_bias names token 5 twice"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias has 1025 entries, at most 1024 are taken"),
     ],
 )
 def test_what_is_out_of_range_is_refused(values, message):
@@ -116,15 +123,22 @@ def test_the_command_line_takes_all_of_it(tmp_path):
     path.write_text("temperature = 0.5\nmin_p = 0.2\n")
     given = ["--config", str(path), "--preset", "penalty_sample", "--min-p", "0.1", "--stop", "a", "--stop", "b"]
     given += ["--presence-penalty", "0.5", "--frequency-penalty", "-0.5", "--template", "qwen", "--system", "Hi"]
+    given += ["--logit-bias", "7:2.5,5:-100"]
     for command in (["chat", "p"], ["run", "p", "--prompt", "x"]):
         settings = merged(*layers_of(build_parser().parse_args([*command, *given])))
         assert settings.stop == ("a", "b") and (settings.template, settings.system) == ("qwen", "Hi")
-        assert settings.sampling == Sampling(0.7, 50, 0.9, 1.1, 64, 0, 0.1, 0.5, -0.5, 5)
+        assert settings.sampling == Sampling(0.7, 50, 0.9, 1.1, 64, 0, 0.1, 0.5, -0.5, 5, ((5, -100.0), (7, 2.5)))
         assert merged(*layers_of(build_parser().parse_args(command))) == Settings()
 
 
 def test_what_is_shown_can_be_set():
-    settings = merged(pair("temperature = 0.7", "here"), pair("system=a = b", "here"), {"stop": ("x y", "z")})
+    settings = merged(
+        pair("temperature = 0.7", "here"),
+        pair("system=a = b", "here"),
+        {"stop": ("x y", "z")},
+        layer({"logit_bias": {"5": -100, "7": 0.5}}, "here"),
+    )
     lines = shown(settings).splitlines()
     assert "temperature=0.7" in lines and "system=a = b" in lines and "stop='x y' 'z'" in lines
+    assert "logit_bias=5:-100,7:0.5" in lines
     assert merged(*(pair(line, "here") for line in lines if not line.startswith("stop="))).sampling == settings.sampling

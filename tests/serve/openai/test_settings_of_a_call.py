@@ -25,12 +25,14 @@ def test_a_call_comes_before_the_server(text):
             seed=4,
             presence_penalty=0.5,
             frequency_penalty=-0.5,
+            logit_bias={"7": 2, "5": -100},
             extra_body={"min_p": 0.2, "min_keep": 2},
         )
         request = service.loop.requests[-1]
         sampling = request.sampling
         assert (sampling.temperature, sampling.top_k, sampling.min_p, sampling.min_keep) == (0, 7, 0.2, 2)
         assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.seed) == (0.5, -0.5, 4)
+        assert sampling.logit_bias == ((5, -100.0), (7, 2.0))
         assert (
             request.max_new_tokens == 5 and request.stops == ("x",) and "brief" not in text.decode(list(request.prompt))
         )

@@ -1,0 +1,51 @@
+// The Python module _choose: what a rank answers about its logits, as answers.py does in numpy.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include "answers.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace mpsplit;
+
+namespace {
+
+using Numbers = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+nb::ndarray<nb::numpy, double> more(Answers& answers, const Logits& logits, int64_t slot,
+                                    int64_t wanted, int64_t likely, int64_t changed,
+                                    double temperature, int64_t from, int64_t count) {
+    Question question;
+    question.slot = slot, question.wanted = wanted, question.likely = likely;
+    question.changed = changed, question.temperature = temperature;
+    const auto message = answers.more({logits.data(), logits.shape(0)}, question, from, count);
+    auto* data = new double[message.size()];
+    std::copy(message.begin(), message.end(), data);
+    return nb::ndarray<nb::numpy, double>(
+        data, {message.size()},
+        nb::capsule(data, [](void* p) noexcept { delete[] static_cast<double*>(p); }));
+}
+
+}  // namespace
+
+// NOLINTNEXTLINE(performance-unnecessary-value-param): the macro's
+NB_MODULE(_choose, m) {
+    nb::set_leak_warnings(false);
+    nb::class_<Answers>(m, "Answers")
+        .def(nb::init<int64_t>(), "first_row"_a)
+        .def(
+            "tilt",
+            [](Answers& answers, int64_t slot, bool fresh, const Numbers& changes) {
+                answers.tilt(slot, fresh, {changes.data(), changes.shape(0)});
+            },
+            "slot"_a, "fresh"_a, "changes"_a)
+        .def(
+            "mask",
+            [](Answers& answers, int64_t slot, const Numbers& bits) {
+                answers.mask(slot, {bits.data(), bits.shape(0)});
+            },
+            "slot"_a, "bits"_a)
+        .def("more", more, "logits"_a, "slot"_a, "wanted"_a, "likely"_a, "changed"_a,
+             "temperature"_a, "start"_a = 0, "count"_a = 0);
+}

@@ -1,0 +1,30 @@
+// What a request does to the model's logits before a token is chosen: penalties for tokens that
+// occur, and logit_bias. It names few tokens and is kept from step to step, change by change.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+namespace mpsplit {
+
+class Tilt {
+  public:
+    // The numbers of the verb TILT: three penalties, then token, count and bias of each change.
+    void change(std::span<const int64_t> numbers);
+    size_t size() const { return tokens_.size(); }
+    std::span<const int64_t> tokens() const { return tokens_; }
+    // The logits of all its tokens that lie in these rows, after it; where they lie. In the order
+    // of choosing.py: bias, repetition, presence and frequency.
+    void apply(std::span<const float> logits, int64_t first, std::vector<int32_t>& at,
+               std::vector<double>& values) const;
+
+  private:
+    double repetition_ = 1, presence_ = 0, frequency_ = 0;
+    std::vector<int64_t> tokens_;
+    std::vector<double> counts_, biases_;
+    std::unordered_map<int64_t, size_t> where_;  // in these
+};
+
+}  // namespace mpsplit
