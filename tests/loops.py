@@ -12,7 +12,7 @@ from mpsplit.comm.link_counts import nothing
 from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest, Rope
 from mpsplit.plan.shards import Plan, Range, even_plan
-from mpsplit.runtime.engine.engine_protocol import UNTOLD, KeepsNothing, each_span
+from mpsplit.runtime.engine.engine_protocol import UNSHARED, UNTOLD, KeepsNothing, each_span
 from mpsplit.runtime.engine.replay import OneHistory, Replay
 from mpsplit.runtime.loop.follow import follow
 from mpsplit.runtime.loop.loop_protocol import Generation, Piece
@@ -159,6 +159,7 @@ class TableEngine(KeepsNothing):
     def __init__(self):
         self.manifest = bare_manifest("table", even_plan(facts(), 1, 1))
         self.vocabulary, self.bytes_sent, self.seconds, self.spent = Range(0, 131), 0, 0.0, UNTOLD
+        self.shared_work = UNSHARED
         self.steps, self.placed = [], []
 
     def reserve(self, pages, stored):

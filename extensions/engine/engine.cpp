@@ -34,13 +34,13 @@ const Segment& checked(const Segment& segment) {
 }  // namespace
 
 Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threads)
-    : facts_(RankFacts::load(folder + "/rank.txt")) {
+    : facts_(RankFacts::load(folder + "/rank.txt")), pool_(threads) {
     if (world->size() != facts_.ranks || world->rank() != facts_.rank)
         throw Failure(folder + " is rank " + std::to_string(facts_.rank) + " of " +
                       std::to_string(facts_.ranks) + ", this process is rank " +
                       std::to_string(world->rank()) + " of " + std::to_string(world->size()));
     setting_.groups = {{world_id, world}, {stage_id, stage_of(facts_, world)}};
-    setting_.threads = threads;
+    setting_.pool = &pool_;
     setting_.pages = pages_of(facts_.context);
     setting_.window = facts_.window;
     for (int position = 0; position < facts_.context; position++)

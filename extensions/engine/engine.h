@@ -71,6 +71,7 @@ class Engine {
     uint64_t bytes_sent() const;
     double seconds_between_ranks() const;
     Spent spent() const;  // so far
+    const ThreadPool::Times& shared_work() const { return pool_.times(); }
     const RankFacts& facts() const { return facts_; }
 
   private:
@@ -81,6 +82,7 @@ class Engine {
     int index_of(const std::string& blob) const;  // throws a Failure
 
     RankFacts facts_;
+    ThreadPool pool_;
     Setting setting_;
     std::vector<float> cos_, sin_;
     Mapped packed_, embedding_;

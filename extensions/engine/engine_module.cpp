@@ -150,6 +150,17 @@ NB_MODULE(_engine, m) {
         .def_prop_ro("bytes_sent", &Engine::bytes_sent)
         .def_prop_ro("seconds_between_ranks", &Engine::seconds_between_ranks)
         .def(
+            "shared_work",
+            [](const Engine& engine) {
+                const ThreadPool::Times& times = engine.shared_work();
+                auto result = array<int64_t>({3});
+                result.data()[0] = times.shared_ns, result.data()[1] = times.waited_ns,
+                result.data()[2] = times.alone_ns;
+                return result;
+            },
+            "ns so far: of several threads, of it waiting, and of one thread in the place of "
+            "several.")
+        .def(
             "spent",
             [](const Engine& engine) {
                 auto result = array<int64_t>({size_t(kinds)});

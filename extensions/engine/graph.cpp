@@ -10,6 +10,7 @@
 #include "failure.h"
 #include "layer_shapes.h"
 #include "layers.h"
+#include "omp_on_pool.h"
 #include "param_text.h"
 #include "quantised_linear.h"
 
@@ -45,10 +46,12 @@ class MappedReader : public ncnn::DataReader {
     mutable std::span<const uint8_t> last_;
 };
 
+constexpr int parts_a_thread = 4;
+
 // float32 throughout, and every blob laid out plainly
-ncnn::Option plain(int threads, ncnn::Allocator& memory) {
+ncnn::Option plain(int parts, ncnn::Allocator& memory) {
     ncnn::Option option;
-    option.num_threads = threads;
+    option.num_threads = parts;
     option.blob_allocator = option.workspace_allocator = &memory;
     option.use_local_pool_allocator = false;
     option.use_packing_layout = false;
@@ -72,9 +75,11 @@ constexpr int no_memory = -100;  // as ncnn's layers say it
 
 Graph::Graph(const std::string& param, const std::string& weights, const RankFacts& facts,
              Setting& setting)
-    : weights_(weights, Reading::unsaid) {
-    net_.opt = plain(setting.threads, pool_);
+    : setting_(setting), weights_(weights, Reading::unsaid) {
+    const int threads = setting.pool->threads();
+    net_.opt = plain(threads == 1 ? 1 : parts_a_thread * threads, pool_);
     add_layers(net_, setting);
+    const OmpOnPool shared(*setting.pool);
     const MappedReader reader(weights_);
     check_layers(read_param(param), param, facts, setting, int64_t(weights_.bytes));
     if (net_.load_param(param.c_str()) != 0)
@@ -131,6 +136,7 @@ Graph::Row Graph::matrix_of(const std::string& name, int n, int k) const {
 
 void Graph::run(Part part) {
     using Clock = std::chrono::steady_clock;
+    const OmpOnPool shared(*setting_.pool);
     auto began = Clock::now();
     for (int i = part.begin; i < part.end; i++) {
         const ncnn::Layer& layer = *net_.layers()[i];

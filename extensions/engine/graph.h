@@ -49,6 +49,7 @@ class Graph {
   private:
     void run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out);
 
+    Setting& setting_;
     Mapped weights_;
     std::span<const uint8_t> last_;  // array in weights_
     Pool pool_;

@@ -2,8 +2,6 @@
 // all of them. With grouped heads even a single token fills a block.
 #include "attention.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <limits>
 
@@ -198,42 +196,43 @@ void remember(const Attention& a, int head, int position, const int32_t* pages, 
     store(v + head * cache.dim, cache.dim, page.values + size_t(at) * cache.width, 1, value_scale);
 }
 
+void shared(ThreadPool& pool, int parts, bool worthwhile, const auto& work) {
+    if (worthwhile) return pool.parallel(parts, work);
+    for (int part = 0; part < parts; part++) work(part, 0);
+}
+
 template <class T>
 void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v,
-            float* y, float* scratch, int threads) {
+            float* y, float* scratch, ThreadPool& pool) {
     const KeyValueCache& cache = attention.cache;
     const int group = attention.heads / cache.heads, positions = most_positions(runs);
     auto blocks = [&](const Run& run) { return (run.count * group + block - 1) / block; };
     int rows = 0, all = 0;
     for (const Run& run : runs) rows += run.count, all += blocks(run);
-    if (positions <= 64)
-        // a few microseconds: less than it takes to wake a thread
-        threads = std::min(threads, rows);
-#pragma omp parallel num_threads(threads)
-    {
-        const Desk desk(cache, positions, scratch, omp_get_thread_num());
-#pragma omp for
-        for (int i = 0; i < rows * cache.heads; i++) {
-            int row = i / cache.heads, at = row;
-            const Run* run = runs.data();
-            for (; at >= run->count; run++) at -= run->count;
-            remember<T>(attention, i % cache.heads, run->position + at, run->pages, k[row], v[row],
-                        desk.q);
-        }
-#pragma omp for schedule(dynamic)
-        for (int i = cache.heads * all - 1; i >= 0; i--) {  // of each run, the longest first
-            int at = i / cache.heads, row = 0;
-            const Run* run = runs.data();
-            for (; at >= blocks(*run); run++) at -= blocks(*run), row += run->count;
-            const Work work = {attention,
-                               *run,
-                               {q[row], q.stride},
-                               group,
-                               y + size_t(row) * attention.heads * cache.dim};
-            answer<T>(work, i % cache.heads, at * block,
-                      std::min(block, run->count * group - at * block), desk);
-        }
-    }
+    auto store_row = [&](int i, int seat) {
+        int row = i / cache.heads, at = row;
+        const Run* run = runs.data();
+        for (; at >= run->count; run++) at -= run->count;
+        remember<T>(attention, i % cache.heads, run->position + at, run->pages, k[row], v[row],
+                    Desk(cache, positions, scratch, seat).q);
+    };
+    auto answer_block = [&](int part, int seat) {  // of each run, the longest first
+        const int i = cache.heads * all - 1 - part;
+        int at = i / cache.heads, row = 0;
+        const Run* run = runs.data();
+        for (; at >= blocks(*run); run++) at -= blocks(*run), row += run->count;
+        const Work work = {attention,
+                           *run,
+                           {q[row], q.stride},
+                           group,
+                           y + size_t(row) * attention.heads * cache.dim};
+        answer<T>(work, i % cache.heads, at * block,
+                  std::min(block, run->count * group - at * block),
+                  Desk(cache, positions, scratch, seat));
+    };
+    // what takes a few microseconds is less than it takes to tell others of it
+    shared(pool, rows * cache.heads, rows > 8, store_row);
+    shared(pool, all * cache.heads, rows > 1 || positions > 64, answer_block);
 }
 
 }  // namespace
@@ -244,9 +243,9 @@ size_t attention_scratch_floats(const Attention& attention, std::span<const Run>
 }
 
 void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v,
-            float* y, float* scratch, int threads) {
+            float* y, float* scratch, ThreadPool& pool) {
     with_type(attention.cache.stored(),
-              [&]<class T>(T) { attend<T>(attention, runs, q, k, v, y, scratch, threads); });
+              [&]<class T>(T) { attend<T>(attention, runs, q, k, v, y, scratch, pool); });
 }
 
 }  // namespace mpsplit

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "key_value_cache.h"
+#include "thread_pool.h"
 
 namespace mpsplit {
 
@@ -40,6 +41,6 @@ size_t attention_scratch_floats(const Attention& attention, std::span<const Run>
 // those of the runs, one after another. A row's result does not depend on what other rows there
 // are, to the last bit.
 void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v,
-            float* y, float* scratch, int threads);
+            float* y, float* scratch, ThreadPool& pool);
 
 }  // namespace mpsplit

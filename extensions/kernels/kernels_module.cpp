@@ -7,7 +7,9 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdlib>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 
@@ -29,6 +31,15 @@ using Out = nb::ndarray<nb::numpy, T, Rest...>;
 
 void expect(bool good, const char* text) {
     if (!good) throw std::invalid_argument(text);
+}
+
+// One for each number of threads that was asked for, as long as the process.
+ThreadPool& pool_of(int threads) {
+    static std::mutex mutex;
+    static auto& pools = *new std::map<int, ThreadPool>;
+    expect(threads >= 1 && threads <= 1024, "threads are 1 to 1024");
+    const std::lock_guard held(mutex);
+    return pools.try_emplace(threads, threads).first->second;
 }
 
 // an array of our own, at a multiple of 64 bytes
@@ -55,8 +66,9 @@ Out<uint8_t> pack_rows(const Rows& rows, int bits, int block, int threads,
     Shape shape = shape_of(rows, bits, block);
     auto packed = array<uint8_t>({packed_bytes(shape)});
     Scales method = scales_named(scales);
+    ThreadPool& pool = pool_of(threads);
     nb::gil_scoped_release release;
-    pack(shape, rows.data(), packed.data(), threads, method);
+    pack(shape, rows.data(), packed.data(), pool, method);
     return packed;
 }
 
@@ -66,7 +78,8 @@ std::pair<Out<int8_t>, Out<float>> integers_of_rows(const Rows& rows, int bits, 
     packed_bytes(shape);  // refuses what cannot be, before anything is divided by it
     auto values = array<int8_t>({rows.shape(0), rows.shape(1)});
     auto found = array<float>({rows.shape(0), rows.shape(1) / block});
-    integers(shape, rows.data(), values.data(), found.data(), scales_named(scales), threads);
+    integers(shape, rows.data(), values.data(), found.data(), scales_named(scales),
+             pool_of(threads));
     return {values, found};
 }
 
@@ -76,7 +89,7 @@ Out<uint8_t> pack_values(const In<int8_t, nb::ndim<2>>& values, const Rows& scal
     auto packed = array<uint8_t>({packed_bytes(shape)});
     expect(int(scales.shape(0)) == shape.n && int(scales.shape(1)) == shape.k / block,
            "scales are [n, k / block]");
-    pack(shape, values.data(), scales.data(), packed.data(), threads);
+    pack(shape, values.data(), scales.data(), packed.data(), pool_of(threads));
     return packed;
 }
 
@@ -133,8 +146,9 @@ std::vector<Out<float>> run(std::vector<Product>& products, const Rows& x, int t
     }
     std::unique_ptr<uint64_t[]> scratch(new uint64_t[scratch_bytes(rows, shape) / 8 + 1]);
     const Path* how = chosen(path);
+    ThreadPool& pool = pool_of(threads);
     nb::gil_scoped_release release;
-    multiply(products.data(), int(products.size()), x.data(), rows, scratch.get(), threads, how);
+    multiply(products.data(), int(products.size()), x.data(), rows, scratch.get(), pool, how);
     return ys;
 }
 
@@ -192,9 +206,10 @@ Out<float> attend_rows(KeyValueCache& cache, const Rows& q, const Rows& k, const
     expect(asked == rows, "the runs have as many rows as q");
     Attention attention = {cache, int(heads), scale, window, {cos.data(), sin.data()}};
     auto y = array<float>({rows, heads * cache.dim});
+    ThreadPool& pool = pool_of(threads);
     auto scratch = array<float>({attention_scratch_floats(attention, all, threads)});
     attend(attention, all, {q.data(), q.shape(1)}, {k.data(), kv}, {v.data(), kv}, y.data(),
-           scratch.data(), threads);
+           scratch.data(), pool);
     return y;
 }
 
@@ -226,7 +241,7 @@ NB_MODULE(_kernels, m) {
     m.def(
         "read_through",
         [](const In<uint8_t>& data, int threads) {
-            return read_through(data.data(), data.nbytes(), threads);
+            return read_through(data.data(), data.nbytes(), pool_of(threads));
         },
         "data"_a, "threads"_a);
     nb::class_<KeyValueCache>(m, "KeyValueCache")

@@ -1,9 +1,6 @@
-// One parallel region for all products of an x: the threads quantise x together, then each takes
-// its share of the panels. Of a few rows the caller quantises x alone.
-#include <omp.h>
-
+// All products of an x: the threads quantise x together, then they share out the panels. Of a few
+// rows the caller quantises x alone.
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <stdexcept>
 
@@ -17,13 +14,16 @@ namespace {
 // cache holds beside a panel.
 constexpr size_t rows_in_cache = 384 << 10;
 
-// thread's part of 0 .. count - 1
+// some of 0 .. count - 1
 struct Share {
     int begin, end;
 };
-Share share(int64_t count) {
-    int64_t me = omp_get_thread_num(), all = omp_get_num_threads();
-    return {int(count * me / all), int(count * (me + 1) / all)};
+Share share(int64_t count, int64_t part, int64_t parts) {
+    return {int(count * part / parts), int(count * (part + 1) / parts)};
+}
+Share part_of(Share whole, int part, int parts) {
+    const Share within = share(whole.end - whole.begin, part, parts);
+    return {whole.begin + within.begin, whole.begin + within.end};
 }
 
 struct Work {
@@ -128,30 +128,43 @@ void panels_of_share(const Work& work, Share mine, Share tiles) {
     }
 }
 
-// Panels begin .. end for all rows, as many rows at a time as a thread's second cache holds
-void all_rows(const Work& work, Share mine) {
-    const size_t tile = size_t(work.blocks()) * work.tile_block(work.path->widest);
-    const int step = std::max(1, int(rows_in_cache / tile));
-    for (int t = 0; t < work.tiles(); t += step)
-        panels_of_share(work, mine, {t, std::min(t + step, work.tiles())});
-}
+// How the panels are cut up. Of few rows a thread begins with half of its share, to read straight
+// on; the rest is in small pieces, for memory does not serve all alike, and the slowest would hold
+// up the others. Of many rows all pieces are alike, and a thread goes through its panels with as
+// many rows as its second cache holds before it takes the next ones.
+class Cut {
+  public:
+    Cut(const Work& work, int threads)
+        : panels_(work.panels()), tiles_(work.tiles()), threads_(threads) {
+        const size_t tile = size_t(work.blocks()) * work.tile_block(work.path->widest);
+        at_once_ = std::max(1, int(rows_in_cache / tile));
+    }
 
-// Each thread has an equal share of the first three quarters, to read straight on. Of the rest
-// whoever is done takes the next piece: memory does not serve all alike, and the slowest would hold
-// up the others.
-void multiply_share(const Work& work, std::atomic<int>& taken) {
-    const int total = work.panels(), threads = omp_get_num_threads(),
-              fixed = threads > 1 ? total / 4 * 3 : total;
-    const int piece = std::max(1, total / (threads * 32));
-    all_rows(work, share(fixed));
-    for (int p; (p = fixed + taken.fetch_add(piece)) < total;)
-        all_rows(work, {p, std::min(p + piece, total)});
-}
+    int steps() const { return (tiles_ + at_once_ - 1) / at_once_; }
+    int parts() const { return threads_ == 1 ? steps() : steps() * threads_ * pieces; }
+    Share tiles(int part) const {
+        const int begin = part / (parts() / steps()) * at_once_;
+        return {begin, std::min(begin + at_once_, tiles_)};
+    }
+    Share panels(int part) const {
+        if (threads_ == 1) return {0, panels_};
+        const int piece = part % pieces;
+        const Share mine = share(panels_, part / pieces % threads_, threads_);
+        const int half = (mine.end - mine.begin) / 2;
+        if (tiles_ > few_tiles) return part_of(mine, piece, pieces);
+        if (piece == 0) return {mine.begin, mine.begin + half};
+        return part_of({mine.begin + half, mine.end}, piece - 1, pieces - 1);
+    }
 
-void check(const Product* products, int count, int rows, int threads, const Path* path) {
-    if (count < 1 || rows < 1 || threads < 1 || !path)
-        throw std::invalid_argument(
-            "multiply wants products, rows, threads and a path that runs here");
+  private:
+    static constexpr int pieces = 9;  // of a thread's share
+    static constexpr int few_tiles = 2;
+    int panels_, tiles_, threads_, at_once_;
+};
+
+void check(const Product* products, int count, int rows, const Path* path) {
+    if (count < 1 || rows < 1 || !path)
+        throw std::invalid_argument("multiply wants products, rows and a path that runs here");
     const Shape& first = products->weights.shape;
     auto fits = [&](const Shape& s) {
         return s.k == first.k && s.block == first.block && is_float(s.bits) == is_float(first.bits);
@@ -175,23 +188,22 @@ size_t scratch_bytes(int rows, const Shape& s) {
 }
 
 void multiply(const Product* products, int count, const float* x, int rows, void* scratch,
-              int threads, const Path* path) {
-    check(products, count, rows, threads, path);
+              ThreadPool& pool, const Path* path) {
+    check(products, count, rows, path);
     const Shape& shape = products->weights.shape;
-    Work work = {products, count, x, rows, shape, static_cast<uint8_t*>(scratch), path};
+    const Work work = {products, count, x, rows, shape, static_cast<uint8_t*>(scratch), path};
     const int64_t blocks = int64_t(work.tiles()) * work.blocks();
-    // a few microseconds' work: less than a barrier, much less where another process holds a core
-    const bool few = rows <= 4;
-    if (few) quantise_blocks(work, {0, int(blocks)});
-    std::atomic<int> taken = 0;  // panels of the part that is not shared out beforehand
-#pragma omp parallel num_threads(threads)
-    {
-        if (!few) {
-            quantise_blocks(work, share(blocks));
-#pragma omp barrier
-        }
-        multiply_share(work, taken);
+    // a few microseconds' work: less than it takes to tell others of it
+    if (rows <= 4)
+        quantise_blocks(work, {0, int(blocks)});
+    else {
+        const int parts = 8 * pool.threads();
+        pool.parallel(parts,
+                      [&](int part, int) { quantise_blocks(work, share(blocks, part, parts)); });
     }
+    const Cut cut(work, pool.threads());
+    pool.parallel(cut.parts(),
+                  [&](int part, int) { panels_of_share(work, cut.panels(part), cut.tiles(part)); });
 }
 
 }  // namespace mpsplit

@@ -59,10 +59,9 @@ void write_block(const Shape& s, uint8_t* panel, int b, const int8_t* values,
 
 // block_of(row, b, values) fills one row's block and returns its scale
 template <class BlockOf>
-void pack_with(const Shape& s, void* packed, int threads, BlockOf block_of) {
+void pack_with(const Shape& s, void* packed, ThreadPool& pool, BlockOf block_of) {
     int blocks = s.k / s.block;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int p = 0; p < panels(s.n); p++) {
+    pool.parallel(panels(s.n), [&](int p, int) {
         uint8_t* panel = static_cast<uint8_t*>(packed) + p * panel_bytes(s);
         std::memset(panel, 0, panel_bytes(s));
         for (int b = 0; b < blocks; b++) {
@@ -72,15 +71,14 @@ void pack_with(const Shape& s, void* packed, int threads, BlockOf block_of) {
                 scales[o] = block_of(p * panel_rows + o, b, values + o * s.block);
             write_block(s, panel, b, values, scales);
         }
-    }
+    });
 }
 
 // where row o of a panel of 16 bits has input i
 size_t bfloat_at(int o, int i) { return size_t(i) / 2 * line + 4 * o + i % 2 * 2; }
 
-void pack_bfloats(const Shape& s, const float* rows, void* packed, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int p = 0; p < panels(s.n); p++) {
+void pack_bfloats(const Shape& s, const float* rows, void* packed, ThreadPool& pool) {
+    pool.parallel(panels(s.n), [&](int p, int) {
         uint8_t* panel = static_cast<uint8_t*>(packed) + p * panel_bytes(s);
         std::memset(panel, 0, panel_bytes(s));
         for (int o = 0; o < std::min(panel_rows, s.n - p * panel_rows); o++) {
@@ -90,7 +88,7 @@ void pack_bfloats(const Shape& s, const float* rows, void* packed, int threads) 
                 std::memcpy(panel + bfloat_at(o, i), &value, sizeof value);
             }
         }
-    }
+    });
 }
 
 void unpack_bfloats(const uint8_t* panel, int o, int k, float* y) {
@@ -128,29 +126,30 @@ size_t packed_bytes(const Shape& s) {
     return panels(s.n) * panel_bytes(s);
 }
 
-void pack(const Shape& s, const float* rows, void* packed, int threads, Scales scales) {
+void pack(const Shape& s, const float* rows, void* packed, ThreadPool& pool, Scales scales) {
     check(s);
-    if (is_float(s.bits)) return pack_bfloats(s, rows, packed, threads);
-    pack_with(s, packed, threads, [&](int row, int b, int8_t* values) {
+    if (is_float(s.bits)) return pack_bfloats(s, rows, packed, pool);
+    pack_with(s, packed, pool, [&](int row, int b, int8_t* values) {
         return fit(rows + size_t(row) * s.k + size_t(b) * s.block, s.block, s.bits, scales, values);
     });
 }
 
 void integers(const Shape& s, const float* rows, int8_t* values, float* scales, Scales method,
-              int threads) {
+              ThreadPool& pool) {
     check(s);
     if (is_float(s.bits))
         throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int row = 0; row < s.n; row++)
+    pool.parallel(s.n, [&](int row, int) {
         for (int b = 0; b < s.k / s.block; b++) {
             const size_t at = size_t(row) * s.k + size_t(b) * s.block;
             scales[size_t(row) * (s.k / s.block) + b] =
                 from_half(fit(rows + at, s.block, s.bits, method, values + at));
         }
+    });
 }
 
-void pack(const Shape& s, const int8_t* values, const float* scales, void* packed, int threads) {
+void pack(const Shape& s, const int8_t* values, const float* scales, void* packed,
+          ThreadPool& pool) {
     check(s);
     if (is_float(s.bits))
         throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
@@ -158,7 +157,7 @@ void pack(const Shape& s, const int8_t* values, const float* scales, void* packe
         if (values[i] < -zero_point(s.bits) || values[i] > largest(s.bits))
             throw std::invalid_argument("value " + std::to_string(values[i]) + " does not fit " +
                                         std::to_string(s.bits) + " bits");
-    pack_with(s, packed, threads, [&](int row, int b, int8_t* out) {
+    pack_with(s, packed, pool, [&](int row, int b, int8_t* out) {
         std::memcpy(out, values + size_t(row) * s.k + size_t(b) * s.block, s.block);
         return to_half(scales[size_t(row) * (s.k / s.block) + b]);
     });

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "block_scale.h"
+#include "thread_pool.h"
 
 namespace mpsplit {
 
@@ -28,14 +29,14 @@ struct Shape {
 size_t packed_bytes(const Shape& shape);
 
 // rows [n, k] float32; in 16 bits: to the nearest
-void pack(const Shape& shape, const float* rows, void* packed, int threads = 1,
+void pack(const Shape& shape, const float* rows, void* packed, ThreadPool& pool,
           Scales scales = Scales::minmax);
 // the same, not packed: values [n, k], scales [n, k / block]
 void integers(const Shape& shape, const float* rows, int8_t* values, float* scales, Scales method,
-              int threads = 1);
+              ThreadPool& pool);
 // values [n, k] within the bits (not 16), scales [n, k / block] rounded to 16 bits
 void pack(const Shape& shape, const int8_t* values, const float* scales, void* packed,
-          int threads = 1);
+          ThreadPool& pool);
 // A packed matrix somewhere in memory that is known to be large enough; only view() makes one.
 struct Weights {
     Shape shape;
@@ -69,10 +70,10 @@ std::vector<std::string> path_names();  // those that run here, the best one las
 
 size_t scratch_bytes(int rows, const Shape& shape);
 
-// All products of one x [rows, k] in one parallel region, x quantised once. Bits may differ between
+// All products of one x [rows, k] together, x quantised once. Bits may differ between
 // them, k and block may not, nor may bfloat16 stand beside integers. A row's result depends neither
 // on the threads nor on the other rows.
 void multiply(const Product* products, int count, const float* x, int rows, void* scratch,
-              int threads, const Path* path = best_path());
+              ThreadPool& pool, const Path* path = best_path());
 
 }  // namespace mpsplit

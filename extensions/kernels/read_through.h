@@ -4,9 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "thread_pool.h"
+
 namespace mpsplit {
 
 // the exclusive or of all words
-uint64_t read_through(const void* data, size_t bytes, int threads);
+uint64_t read_through(const void* data, size_t bytes, ThreadPool& pool);
 
 }  // namespace mpsplit

@@ -45,7 +45,7 @@ int QuantisedLinear::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn:
     if (gated) products[0].gate = &weights[1];
     if (residual) products[0].residual = in[1];
     multiply(products, made, x, x.h, setting->scratch(scratch_bytes(x.h, weights[0].shape)),
-             setting->threads);
+             *setting->pool);
     return 0;
 }
 

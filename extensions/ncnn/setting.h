@@ -36,7 +36,7 @@ struct Packed {
 struct Setting {
     std::map<int, std::shared_ptr<Comm>> groups;  // by the ids of the graph
     Packed packed;
-    int threads = 1;
+    ThreadPool* pool = nullptr;
     int window = 0;  // tokens; 0: none
     int pages = 0;   // of the caches
     Rotation rotation = {};

@@ -58,6 +58,8 @@ class Counted {
     std::vector<int64_t> so_far() const {
         std::vector<int64_t> words{
             int64_t(slice_.bytes_sent()), 0, took_[0], took_[1], took_[2], took_[3]};
+        const auto work = slice_.shared_work();
+        words.insert(words.end(), work.begin(), work.end());
         const auto spent = slice_.spent();
         words.insert(words.end(), spent.begin(), spent.end());
         for (const Passed& to : world_.link()->passed) {

@@ -33,6 +33,8 @@ class Slice {
     virtual uint64_t bytes_sent() const = 0;
     virtual double seconds_between_ranks() const = 0;
     virtual std::vector<int64_t> spent() const = 0;  // ns so far, by kind of layer
+    // ns so far, as engine_protocol.py's SHARED_WORK names it
+    virtual std::array<int64_t, 3> shared_work() const { return {}; }
 };
 
 // All ranks, once they have loaded: waits for the slowest, and refuses ranks that speak other

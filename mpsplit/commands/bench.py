@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def bench_command(args: argparse.Namespace) -> int:
     if bool(args.package) == bool(args.random):
         raise RunError("measure what? give either a PACKAGE or --random SHAPE")
-    at_least_one(args, "ranks", "threads", "repeat", "chunk")
+    at_least_one(args, "ranks", "repeat", "chunk")
     take_threads(args)
     if args.random:
         args.package = _random_package(args)
@@ -53,7 +53,10 @@ def bench_command(args: argparse.Namespace) -> int:
         return code
     from mpsplit.measure.bench import LENGTHS, Bench, Work, measure, show
     from mpsplit.measure.report import speed_of
+    from mpsplit.runtime.account.account import Account
+    from mpsplit.runtime.account.account_tables import threads_text
     from mpsplit.runtime.engine.cores import share_of_cores
+    from mpsplit.runtime.engine.engine_protocol import SHARED_WORK
     from mpsplit.runtime.load import load_engine
 
     comm = world()
@@ -72,11 +75,14 @@ def bench_command(args: argparse.Namespace) -> int:
     bench = Bench(engine, comm, share_of_cores(comm.local_size), args.chunk, work)
     predicted = speed_of(manifest.facts, placed, stored, work, args.chunk) if placed else None
     speed = measure(bench, args.repeat, shape=manifest.model, quant=stored, predicted=predicted)
+    work = comm.all_gather(engine.shared_work).reshape(comm.size, -1).tolist()
     if comm.rank == 0:
         if args.json:
             print(json.dumps(asdict(speed)))
         else:
             show(speed)
+        if short := threads_text([Account(**dict(zip(SHARED_WORK, row, strict=True))) for row in work]):
+            print(short, file=sys.stderr)
     return 0
 
 

@@ -11,7 +11,7 @@ from mpsplit import mpirun
 from mpsplit.options.loop_options import add_leading, lead
 from mpsplit.options.package_argument import add_package, package_for_ranks
 from mpsplit.options.prefix_option import add_prefix, prefix_of
-from mpsplit.options.rank_options import add_ranks, under_mpirun
+from mpsplit.options.rank_options import add_ranks, take_threads, under_mpirun
 from mpsplit.options.settings_options import layers_of
 from mpsplit.runtime.talk.answer_settings import merged
 
@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def chat_command(args: argparse.Namespace) -> int:
+    take_threads(args)
     manifest = package_for_ranks(args)
     layers, prefix = layers_of(args), prefix_of(args)
     merged(*layers)  # refuses before the work

@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def probe_command(args: argparse.Namespace) -> int:
-    at_least_one(args, "ranks", "threads", "hidden")
+    at_least_one(args, "ranks", "hidden")
     out = Path(args.out)
     if mpi_rank() in (None, 0):
         _check_writable(out)

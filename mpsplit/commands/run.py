@@ -17,7 +17,7 @@ from mpsplit.options.loop_options import add_leading, lead
 from mpsplit.options.machine_options import add_cluster, placed_of
 from mpsplit.options.package_argument import add_package, package_for_ranks, stored_kind
 from mpsplit.options.prefix_option import add_prefix, prefix_of
-from mpsplit.options.rank_options import add_ranks, under_mpirun
+from mpsplit.options.rank_options import add_ranks, take_threads, under_mpirun
 from mpsplit.options.settings_options import layers_of
 from mpsplit.runtime.kept.kept_texts import KeptText, text_of
 from mpsplit.runtime.talk.answer_settings import Settings, merged
@@ -48,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run_command(args: argparse.Namespace) -> int:
     from mpsplit.runtime.engine.dump import Dump
 
+    take_threads(args)
     manifest = package_for_ranks(args)
     if args.dump_per_rank and not args.dump:
         raise RunError("--dump-per-rank says how, not where; give --dump DIR with it")
@@ -62,6 +63,7 @@ def run_command(args: argparse.Namespace) -> int:
     if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.measure import report
+    from mpsplit.runtime.account.account_tables import threads_text
     from mpsplit.runtime.loop.loop_protocol import Request
 
     loop = lead(args, dump)
@@ -79,6 +81,8 @@ def run_command(args: argparse.Namespace) -> int:
     print(",".join(map(str, result.token_ids)) if result.text is None else "", flush=True)
     time.sleep(0.02)  # mpirun carries the two streams side by side: let the answer arrive first
     print(f"[{result.finish_reason}; {result.stats}]", file=sys.stderr)
+    if (short := threads_text(result.stats.accounts)) and not args.report:  # which says it too
+        print(short, file=sys.stderr)
     if args.report:
         report.show(parts, placed, result.stats.accounts)
     return 0

@@ -20,7 +20,7 @@ from mpsplit.mpirun import WATCHED, run, say_ready
 from mpsplit.options.loop_options import add_leading, lead
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import add_package, package_for_ranks
-from mpsplit.options.rank_options import add_ranks, under_mpirun
+from mpsplit.options.rank_options import add_ranks, take_threads, under_mpirun
 from mpsplit.options.settings_options import layers_of
 from mpsplit.runtime.kept.session_counts import KeptLimits
 from mpsplit.runtime.talk.answer_settings import merged
@@ -83,6 +83,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def serve_command(args: argparse.Namespace) -> int:
     _check_options(args)
+    take_threads(args)
     manifest = package_for_ranks(args)
     if (args.context or 0) > (most := manifest.facts.context):
         raise RunError(

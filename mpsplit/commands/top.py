@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpsplit.errors import RunError
-from mpsplit.runtime.account.account_tables import length
+from mpsplit.runtime.account.account_tables import NOTABLE_SHARE, length
 
 KEY = "MPSPLIT_API_KEY"
 BAR = 12  # characters
@@ -87,7 +87,13 @@ def drawn(state: dict[str, Any]) -> Group:
     pages = f"{load['pages_used']} of {load['pages']} pages used, {load['pages_kept']} kept"
     headline = f"{state['model']}: {load['running']} running, {load['waiting']} waiting; {pages}"
     late = [f"rank {row['rank']} makes the others wait" for row in ranks if row["straggler"]]
-    return Group(headline, table, *late)
+    short = [
+        f"the threads of rank {row['rank']} are short of cores for {row['threads_short']:.0%} of their work: something"
+        " else uses them; see --threads"
+        for row in ranks
+        if row["threads_short"] >= NOTABLE_SHARE
+    ]
+    return Group(headline, table, *late, *short)
 
 
 def bar(busy: float, wait: float) -> Text:

@@ -1,4 +1,4 @@
-"""The token loop over a package: --engine, --chunk, --kv.
+"""The token loop over a package: --engine, --chunk, --kv, --threads.
 
 In: arguments, on every rank. Out: the loop on rank 0, which leads; the others follow.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mpsplit.comm import world
 from mpsplit.options.package_argument import add_keys, hold_package, keys_of
+from mpsplit.options.rank_options import add_threads
 from mpsplit.options.settings_options import add_settings
 from mpsplit.runtime.engine.engine_protocol import CACHES
 
@@ -42,6 +43,7 @@ def add_leading(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     add_chunk(parser)
     add_kv(parser)
+    add_threads(parser)
 
 
 def lead(

@@ -42,6 +42,7 @@ def started_ranks(args: argparse.Namespace) -> int | None:
 
 def take_threads(args: argparse.Namespace) -> None:
     """--threads, of this process or the ranks it starts."""
+    at_least_one(args, "threads")
     if args.threads:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)
 

@@ -24,6 +24,7 @@ def test_it_shows_a_row_a_rank(text, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "0 running, 0 waiting" in printed and printed.count("MiB") == len(service.loop.ranks_now())
     assert "rank 3 makes the others wait" in printed and "2 us, 300 us" in printed
+    assert "the threads of rank 2 are short of cores for 31% of their work" in " ".join(printed.split())
 
 
 def test_what_it_cannot_see(capsys, monkeypatch):

@@ -96,6 +96,7 @@ class FakeLoop:
                 tok_s=9.0,
                 busy=busy * 0.7,
                 wait=busy * 0.2,
+                threads_short=0.31 * (rank == 2),
                 wait_p50_s=2e-6,
                 wait_p99_s=3e-4,
                 straggler=rank == 3,

@@ -17,19 +17,20 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.comm.link_counts import COLUMNS, NANO, Link, links_of, nothing
-from mpsplit.runtime.engine.engine_protocol import Engine, Numbers, Span
+from mpsplit.runtime.engine.engine_protocol import SHARED_WORK, Engine, Numbers, Span
 from mpsplit.runtime.engine.layer_kinds import KINDS
 
 # of an Account, before its arrays
-NUMBERS = ("sent", "peak_rss", "prompt", "prompt_between", "token", "token_between")
+NUMBERS = ("sent", "peak_rss", "prompt", "prompt_between", "token", "token_between", *SHARED_WORK)
 
 
 @dataclass(frozen=True, eq=False)
 class Account:
     """Bytes handed to the transport, bytes of memory at the peak, nanoseconds.
 
-    `kinds` are nanoseconds by kind of layer, as far as the engine tells them. `passed` is what went
-    to each rank (comm/link_counts.py)."""
+    `work_...` is of several threads, as SHARED_WORK names it. `kinds` are nanoseconds by kind of
+    layer, as far as the engine tells them. `passed` is what went to each rank
+    (comm/link_counts.py)."""
 
     sent: int = 0
     peak_rss: int = 0
@@ -37,6 +38,9 @@ class Account:
     prompt_between: int = 0
     token: int = 0
     token_between: int = 0
+    work_shared: int = 0
+    work_waited: int = 0
+    work_alone: int = 0
     kinds: np.ndarray = field(default_factory=lambda: np.zeros(len(KINDS), np.int64))
     passed: np.ndarray = field(default_factory=lambda: nothing(0))
 
@@ -61,6 +65,12 @@ class Account:
         """Nanoseconds as they are, seconds where the name says so."""
         links = [asdict(link) for link in self.links(rank)]
         return {**self._numbers, "layers_s": self.seconds(), "links": links}
+
+    @property
+    def threads_short(self) -> float:
+        """The part of the threads' common work in which one waited for another, or worked alone
+        because something else used the cores."""
+        return (self.work_waited + self.work_alone) / max(1, self.work_shared + self.work_alone)
 
     def links(self, rank: int) -> list[Link]:
         return links_of(rank, self.passed)
@@ -96,11 +106,12 @@ class CountedEngine:
         return tuple(map(Account.unpack, rows))
 
     def _so_far(self) -> np.ndarray:
-        prompt, token = self.took[False], self.took[True]
-        engine = self.engine
+        engine, (prompt, between), (token, token_between) = self.engine, self.took[False], self.took[True]
+        shared, waited, alone = engine.shared_work.tolist()
         account = Account(
-            engine.bytes_sent, 0, prompt[0], prompt[1], token[0], token[1], engine.spent, self.comm.passed
-        )
+            engine.bytes_sent, 0, prompt, between, token, token_between, shared, waited, alone,
+            engine.spent, self.comm.passed,
+        )  # fmt: skip
         return account.pack()
 
 

@@ -17,12 +17,15 @@ from mpsplit.runtime.account.straggler import straggler
 from mpsplit.runtime.engine.layer_kinds import BETWEEN, KINDS
 
 WIDE = 100  # columns of the text
+NOTABLE_SHARE = 0.05  # of the time of threads
 UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
 
 
 def tables(accounts: Sequence[Account]) -> Iterator[RenderableType]:
     if layers := _layers(accounts):
         yield layers
+    if short := threads_text(accounts):
+        yield short
     if len(accounts) > 1:
         yield _links(accounts)
         yield straggler_text(accounts)
@@ -41,6 +44,18 @@ def straggler_text(accounts: Sequence[Account]) -> str:
     if late is None:
         return "no rank makes the others wait"
     return f"rank {late.rank} makes the others wait: {length(late.seconds)}, {late.share:.0%} of the time"
+
+
+def threads_text(accounts: Sequence[Account]) -> str:
+    """Of the rank whose threads were the shortest of cores; empty where all had theirs."""
+    rank, account = max(enumerate(accounts), key=lambda each: each[1].threads_short, default=(0, Account()))
+    if account.threads_short < NOTABLE_SHARE:
+        return ""
+    alone = account.work_alone / (account.work_shared + account.work_alone)
+    return (
+        f"the threads of rank {rank} waited {account.threads_short - alone:.0%} of the time for each other, and one of"
+        f" them worked alone for {alone:.0%} of it: something else uses these cores; --threads 1 leaves them to it"
+    )
 
 
 def _layers(accounts: Sequence[Account]) -> Table | None:

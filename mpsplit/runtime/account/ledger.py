@@ -48,8 +48,8 @@ class Ledger:
 
     def rows(self) -> list[dict]:
         """`memory_bytes` at the peak; `tok_s` of prompts and answers; `busy` and `wait` are shares
-        of the time; quantiles of all its waits for others; `straggler`: whether it makes the others
-        wait."""
+        of the time, `threads_short` of the threads' common work (account.py); quantiles of all its
+        waits for others; `straggler`: whether it makes the others wait."""
         reports = list(self._of_late)
         accounts = [reduce(add, each) for each in zip(*(accounts for *_, accounts in reports), strict=True)]
         seconds = max(sum(over for _, over, *_ in reports), 1e-3) + (self.age if self.age > 2 else 0)
@@ -72,6 +72,7 @@ class Ledger:
                     "tok_s": sum(rows for _, _, rows, _ in reports) / seconds,
                     "busy": min(1.0, max(0.0, spent - wait) / seconds),
                     "wait": min(1.0, wait / seconds),
+                    "threads_short": account.threads_short,
                     "wait_p50_s": quantile(waits, 0.5),
                     "wait_p99_s": quantile(waits, 0.99),
                     "straggler": late is not None and late.rank == shard.rank,

@@ -23,6 +23,10 @@ from mpsplit.runtime.engine.pages import pages_of
 CACHES = ("f32", "bf16", "q8")  # how keys and values may be stored
 Numbers = Sequence[int] | np.ndarray  # tokens, or pages
 UNTOLD = np.zeros(len(KINDS), np.int64)  # `spent` of an engine that cannot see into its layers
+# ns of work of several threads: all together, of it one waiting for another, and by one thread
+# while something else used the cores of the others (extensions/kernels/thread_pool.h)
+SHARED_WORK = ("work_shared", "work_waited", "work_alone")
+UNSHARED = np.zeros(len(SHARED_WORK), np.int64)
 
 
 class Span(NamedTuple):
@@ -78,6 +82,10 @@ class Engine(Protocol):
     def spent(self) -> np.ndarray:
         """int64: nanoseconds so far by kind of layer (layer_kinds.py); zeros where the engine
         cannot tell."""
+
+    @property
+    def shared_work(self) -> np.ndarray:
+        """int64, as SHARED_WORK names it: so far; zeros where the engine cannot tell."""
 
     def reserve(self, pages: int, stored: str) -> None:
         """A cache of so many pages, stored as one of CACHES says; what was in it is gone, and no
@@ -143,6 +151,10 @@ class EngineSteps(KeepsNothing, ABC):
     @property
     def spent(self) -> np.ndarray:
         return UNTOLD
+
+    @property
+    def shared_work(self) -> np.ndarray:
+        return UNSHARED
 
     def step(self, tokens: Numbers, position: int, every_row: bool = False) -> np.ndarray:
         if position == 0:  # pages for all of the context, whatever was in them

@@ -64,6 +64,10 @@ class NativeEngine(EngineSteps):
     def spent(self) -> np.ndarray:
         return self._engine.spent()
 
+    @property
+    def shared_work(self) -> np.ndarray:
+        return self._engine.shared_work()
+
     def reserve(self, pages: int, stored: str) -> None:
         check_room(self.manifest, self._neighbours, pages, stored, available_bytes())
         self._engine.reserve(pages, CACHES.index(stored))

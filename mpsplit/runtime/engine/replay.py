@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mpsplit.runtime.engine.engine_protocol import UNTOLD, KeepsNothing, Numbers, Span, each_span
+from mpsplit.runtime.engine.engine_protocol import UNSHARED, UNTOLD, KeepsNothing, Numbers, Span, each_span
 from mpsplit.runtime.engine.pages import PAGE, pages_of
 
 
@@ -46,7 +46,7 @@ class OneHistory(KeepsNothing):
     begins anew."""
 
     step: Callable[..., np.ndarray]  # of the engine that this is mixed into
-    spent = UNTOLD
+    spent, shared_work = UNTOLD, UNSHARED
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from mpsplit.comm.link_counts import no_longer
+from mpsplit.comm.link_counts import NANO, no_longer
 from mpsplit.runtime.account.account import Account
+from mpsplit.runtime.engine.engine_protocol import SHARED_WORK
 from mpsplit.runtime.loop.loop_protocol import Generation
 from mpsplit.serve.service.served_loop import ServedLoop
 
@@ -107,16 +108,23 @@ def _in_all(accounts: Sequence[Account]) -> Iterator[Metric]:
     layers = CounterMetricFamily(
         "mpsplit_layer_seconds", "By kind of layer; between ranks with waiting", labels=["rank", "kind"]
     )
+    work = CounterMetricFamily(
+        "mpsplit_thread_seconds",
+        "Work of several threads: shared; waited, of it one for another; alone, while others used the cores",
+        labels=["rank", "work"],
+    )
     sent = CounterMetricFamily("mpsplit_link_bytes", "From rank to peer", labels=LINK)
     messages = CounterMetricFamily("mpsplit_link_messages", "From rank to peer", labels=LINK)
     waits = HistogramMetricFamily("mpsplit_link_wait_seconds", "A message that rank waited for peer with", labels=LINK)
     for rank, account in enumerate(accounts):
         for kind, seconds in account.seconds().items():
             layers.add_metric([str(rank), kind], seconds)
+        for name in SHARED_WORK:
+            work.add_metric([str(rank), name.removeprefix("work_")], getattr(account, name) * NANO)
         for link in account.links(rank):
             ends = [str(rank), str(link.peer)]
             sent.add_metric(ends, link.bytes)
             messages.add_metric(ends, link.messages)
             buckets = [(f"{seconds:g}", count) for seconds, count in no_longer(account.passed[link.peer])]
             waits.add_metric(ends, [*buckets, ("+Inf", link.waits)], link.waited_s)
-    return iter((layers, sent, messages, waits))
+    return iter((layers, work, sent, messages, waits))

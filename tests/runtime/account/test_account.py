@@ -20,7 +20,7 @@ from mpsplit.comm.link_counts import (
     quantile,
 )
 from mpsplit.runtime.account.account import Account, CountedEngine
-from mpsplit.runtime.account.account_tables import length, text
+from mpsplit.runtime.account.account_tables import length, text, threads_text
 from mpsplit.runtime.account.ledger import Ledger
 from mpsplit.runtime.account.straggler import straggler
 from mpsplit.runtime.engine.engine_protocol import Span
@@ -80,6 +80,18 @@ def test_tables_say_it():
     assert "no rank makes the others wait" in written
     assert "link" not in text([account(1)]) and text([Account()]) == ""
     assert [length(s) for s in (0, 2.54e-6, 862e-6, 0.0123, 3)] == ["0 us", "2.5 us", "860 us", "12 ms", "3 s"]
+
+
+def test_what_is_said_of_threads_without_cores():
+    ms = 1_000_000
+    quiet = account(work_shared=100 * ms, work_waited=1 * ms)
+    short = account(work_shared=50 * ms, work_waited=31 * ms, work_alone=50 * ms)
+    assert text([quiet]) == text([account()]) and threads_text([]) == ""
+    said = threads_text([quiet, short])
+    assert said.startswith("the threads of rank 1 waited 31% of the time for each other") and "alone for 50%" in said
+    assert "--threads 1" in said and said in " ".join(text([quiet, short]).split())
+    assert Account.unpack((quiet + short).pack()).threads_short == pytest.approx(82 / 200)
+    assert short.to_json(0)["work_waited"] == 31 * ms
 
 
 def test_a_ledger_sums_all_and_shows_what_is_of_late(monkeypatch):

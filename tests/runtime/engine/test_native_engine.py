@@ -49,6 +49,19 @@ def damaged(quantised, tmp_path):
     return package, lambda: ENGINES["native"](package, Manifest.load(package), Alone(), 1)
 
 
+@pytest.mark.parametrize("kind", ["f32", "q4", "q8", "bf16"])
+def test_bits_do_not_depend_on_the_threads(quantised, package_of, kind):
+    package = package_of("llama", 1, 1) if kind == "f32" else quantised(kind)
+    manifest, found = Manifest.load(package), []
+    for threads in (1, 2, 3, 5):
+        engine = ENGINES["native"](package, manifest, Alone(), threads)
+        rows = [engine.step(PROMPT, 0, True), *(engine.step([7], len(PROMPT) + i) for i in range(3))]
+        found.append(np.concatenate(rows))
+        shared = engine.shared_work.tolist()
+        assert (threads > 1) == (shared[0] + shared[2] > 0) and shared[1] <= shared[0]
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
 @pytest.mark.mpi
 def test_pieces_of_a_prompt_and_tokens_are_the_stock_engines(world, package_of):
     folder = package_of("llama", *splits(world.size)[0])
