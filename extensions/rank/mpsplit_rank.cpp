@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "cores.h"
 #include "engine.h"
 #include "follow.h"
 #include "join.h"
@@ -45,14 +46,6 @@ Arguments parse(int count, char** words) {
     }
     if (found.package.empty()) throw Error("usage: mpsplit-rank PACKAGE [--threads N]");
     return found;
-}
-
-// as mpsplit/runtime/engine/cores.py
-int share_of_cores(int local_size) {
-    const int share = std::max(1, int(std::thread::hardware_concurrency()) / local_size);
-    const char* asked = std::getenv("OMP_NUM_THREADS");
-    const long threads = asked ? std::strtol(asked, nullptr, 10) : 0;
-    return threads > 0 ? int(std::min<long>(threads, share)) : share;
 }
 
 class EngineSlice final : public Slice {
@@ -93,6 +86,10 @@ class EngineSlice final : public Slice {
     int64_t rows() const override { return engine_.facts().head_rows; }
     uint64_t bytes_sent() const override { return engine_.bytes_sent(); }
     double seconds_between_ranks() const override { return engine_.seconds_between_ranks(); }
+    std::array<int64_t, 3> shared_work() const override {
+        const ThreadPool::Times& times = engine_.shared_work();
+        return {times.shared_ns, times.waited_ns, times.alone_ns};
+    }
     std::vector<int64_t> spent() const override {
         const Spent spent = engine_.spent();
         return {std::begin(spent.ns), std::end(spent.ns)};
