@@ -56,7 +56,8 @@ class Checksum {
 
 class Descriptor {
   public:
-    Descriptor(const fs::path& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
+    Descriptor(const fs::path& path, int flags)
+        : fd_(open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
     ~Descriptor() { close(); }
     Descriptor(const Descriptor&) = delete;
     explicit operator bool() const { return fd_ >= 0; }
@@ -124,9 +125,8 @@ std::span<const int32_t> pages_in(std::span<const int32_t> pages, const Segment&
 
 }  // namespace
 
-Saved save(const std::string& path, const Segment& segment,
-           std::span<KeyValueCache* const> caches, std::span<const int32_t> pages,
-           const std::function<void()>& when_read) {
+Saved save(const std::string& path, const Segment& segment, std::span<KeyValueCache* const> caches,
+           std::span<const int32_t> pages, const std::function<void()>& when_read) {
     const fs::path folder = fs::path(path).parent_path();
     std::optional<Descriptor> file;
     // another rank of this host may remove the folder while it is empty
@@ -164,7 +164,8 @@ Outcome load(const std::string& path, const Segment& segment, int until,
         std::memcmp(head.magic, expected.magic, sizeof head.magic) != 0)
         return Outcome::damaged;
     if (std::memcmp(&head, &expected, sizeof head) != 0) return Outcome::other;
-    std::vector<uint8_t> beyond(size_t(expected.page_bytes));  // what is read for its checksum alone
+    std::vector<uint8_t> beyond(
+        size_t(expected.page_bytes));  // what is read for its checksum alone
     for (KeyValueCache* cache : caches)
         for (int page = page_of(segment.first); page < pages_of(segment.last); page++) {
             uint8_t* to = page < pages_of(until) ? cache->page(pages[page]) : beyond.data();

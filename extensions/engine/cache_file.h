@@ -45,9 +45,8 @@ struct Segment {
 
 // Writes a new file, and its folder where there is none. It returns when the disk has them, or
 // leaves no file. `when_read` is called when the pages are no longer needed.
-Saved save(const std::string& path, const Segment& segment,
-           std::span<KeyValueCache* const> caches, std::span<const int32_t> pages,
-           const std::function<void()>& when_read);
+Saved save(const std::string& path, const Segment& segment, std::span<KeyValueCache* const> caches,
+           std::span<const int32_t> pages, const std::function<void()>& when_read);
 
 // Fills the pages up to position `until`; what is in them after anything but `done` means nothing.
 // `pages` are those of the text in both.

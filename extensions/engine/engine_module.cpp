@@ -117,9 +117,7 @@ NB_MODULE(_engine, m) {
         .def(
             "save",
             [](Engine& engine, int slot, int first, int last, const std::string& identity,
-               const std::string& path) {
-                engine.save(slot, {identity, first, last}, path);
-            },
+               const std::string& path) { engine.save(slot, {identity, first, last}, path); },
             "slot"_a, "first"_a, "last"_a, "identity"_a, "path"_a,
             "Positions of a slot, to a new file, beside the steps")
         .def(
