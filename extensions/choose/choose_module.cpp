@@ -29,9 +29,9 @@ nb::ndarray<nb::numpy, double> more(Answers& answers, const Logits& logits, int6
 
 }  // namespace
 
-// NOLINTNEXTLINE(performance-unnecessary-value-param): the macro's
 NB_MODULE(_choose, m) {
     nb::set_leak_warnings(false);
+    // NOLINTNEXTLINE(performance-unnecessary-value-param): the macro's
     nb::class_<Answers>(m, "Answers")
         .def(nb::init<int64_t>(), "first_row"_a)
         .def(

@@ -10,7 +10,6 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <utility>
 
 namespace mpsplit {
@@ -56,10 +55,11 @@ class Checksum {
 
 class Descriptor {
   public:
+    Descriptor() = default;  // of nothing
     Descriptor(const fs::path& path, int flags)
         : fd_(open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
     ~Descriptor() { close(); }
-    Descriptor(const Descriptor&) = delete;
+    Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
     explicit operator bool() const { return fd_ >= 0; }
 
     bool write(const void* data, size_t bytes) {
@@ -79,7 +79,7 @@ class Descriptor {
     }
 
   private:
-    int fd_;
+    int fd_ = -1;
 };
 
 // The names in it.
@@ -96,6 +96,15 @@ bool make_folder(const fs::path& folder) {
                (mkdir(folder.c_str(), 0777) == 0 ? sync_folder(folder.parent_path())
                                                  : errno == EEXIST);
     return errno == EEXIST;
+}
+
+// Another rank of this host may remove the folder while it is empty.
+Descriptor new_file(const fs::path& path) {
+    for (int tries = 1;; tries++) {
+        if (!make_folder(path.parent_path())) return {};
+        Descriptor file(path, O_WRONLY | O_CREAT | O_EXCL);
+        if (file || errno != ENOENT || tries == 3) return file;
+    }
 }
 
 bool write_all(Descriptor& file, const Segment& segment, std::span<KeyValueCache* const> caches,
@@ -127,17 +136,11 @@ std::span<const int32_t> pages_in(std::span<const int32_t> pages, const Segment&
 
 Saved save(const std::string& path, const Segment& segment, std::span<KeyValueCache* const> caches,
            std::span<const int32_t> pages, const std::function<void()>& when_read) {
-    const fs::path folder = fs::path(path).parent_path();
-    std::optional<Descriptor> file;
-    // another rank of this host may remove the folder while it is empty
-    for (int tries = 0; tries < 3 && (tries == 0 || (!*file && errno == ENOENT)); tries++) {
-        if (!make_folder(folder)) return {Outcome::unwritable, errno};
-        file.emplace(path, O_WRONLY | O_CREAT | O_EXCL);
-    }
-    if (!*file) return {Outcome::unwritable, errno};
-    bool good = write_all(*file, segment, caches, pages_in(pages, segment));
+    Descriptor file = new_file(path);
+    if (!file) return {Outcome::unwritable, errno};
+    bool good = write_all(file, segment, caches, pages_in(pages, segment));
     if (good) when_read();
-    good = good && file->sync() && file->close() && sync_folder(folder);
+    good = good && file.sync() && file.close() && sync_folder(fs::path(path).parent_path());
     if (good) {
         std::error_code ignored;  // it was there a moment ago
         return {Outcome::done, int64_t(fs::file_size(path, ignored))};

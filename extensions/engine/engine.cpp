@@ -23,12 +23,11 @@ constexpr int pages_of(int positions) {
     return (positions + KeyValueCache::page_positions - 1) / KeyValueCache::page_positions;
 }
 
-const Segment& checked(const Segment& segment) {
+void check(const Segment& segment) {
     if (segment.first < 0 || segment.last <= segment.first ||
         segment.first % KeyValueCache::page_positions != 0)
         throw Failure("there is no segment from " + std::to_string(segment.first) + " to " +
                       std::to_string(segment.last));
-    return segment;
 }
 
 }  // namespace
@@ -215,14 +214,16 @@ std::span<const int32_t> Engine::pages(int slot, int positions) const {
 }
 
 void Engine::save(int slot, const Segment& segment, const std::string& path) {
-    writer_.save(path, checked(segment), setting_.caches, pages(slot, segment.last));
+    check(segment);
+    writer_.save(path, segment, setting_.caches, pages(slot, segment.last));
 }
 
 Outcome Engine::load(int slot, const Segment& segment, int until, const std::string& path) {
     if (until <= segment.first || until > segment.last)
         throw Failure("a segment from " + std::to_string(segment.first) + " to " +
                       std::to_string(segment.last) + " does not go to " + std::to_string(until));
-    return mpsplit::load(path, checked(segment), until, setting_.caches, pages(slot, until));
+    check(segment);
+    return mpsplit::load(path, segment, until, setting_.caches, pages(slot, until));
 }
 
 void Engine::sweep(const std::string& folder, const std::vector<std::string>& saves) {

@@ -113,8 +113,9 @@ int64_t cut(std::string_view& text, std::string_view end) {
     const size_t stop = text.find(end);
     int64_t value = -1;
     if (stop == 0 || stop > 8) return -1;
-    const auto [last, wrong] = std::from_chars(text.data(), text.data() + stop, value);
-    const bool whole = wrong == std::errc() && last == text.data() + stop;
+    const char *const begin = text.data(), *const behind = begin + stop;
+    const auto [last, wrong] = std::from_chars(begin, behind, value);
+    const bool whole = wrong == std::errc() && last == behind;
     text.remove_prefix(stop + end.size());
     return whole ? value : -1;
 }

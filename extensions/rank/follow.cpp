@@ -144,7 +144,10 @@ class Follower {
     }
 
     void sweep(const Order& order, const Numbers& numbers) {
+        if (order.position < 0 || size_t(order.position) > numbers.size())
+            throw Error("rank 0 names more saves than it sends; install the same mpsplit");
         std::vector<std::string> saves;
+        saves.reserve(size_t(order.position));
         for (size_t i = 0; i < size_t(order.position); ++i)
             saves.push_back(text(numbers, i * save_name_bytes).substr(0, save_name_bytes));
         slice_.sweep(text(numbers, saves.size() * save_name_bytes), saves);
