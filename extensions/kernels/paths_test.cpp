@@ -12,14 +12,17 @@ using namespace mpsplit;
 
 namespace {
 
-ThreadPool pool(2);
+ThreadPool& pool() {
+    static ThreadPool made(2);
+    return made;
+}
 
 struct Packed {
     Shape shape;
     void* data;
     explicit Packed(const Shape& s) : shape(s), data(std::aligned_alloc(64, packed_bytes(s))) {
         // with scales of both signs
-        pack(s, normal(size_t(s.n) * s.k).data(), data, pool, Scales::mse);
+        pack(s, normal(size_t(s.n) * s.k).data(), data, pool(), Scales::mse);
     }
     ~Packed() { std::free(data); }
     Weights weights() const { return view(shape, data, packed_bytes(shape)); }
@@ -34,7 +37,7 @@ std::vector<float> run(const Packed& up, const Packed& gate, const std::vector<f
     Weights g = gate.weights();
     Product products[] = {{up.weights(), y.data()},
                           {up.weights(), y.data() + size, nullptr, nullptr, &g}};
-    multiply(products, 2, x.data(), rows, scratch.data(), pool, path);
+    multiply(products, 2, x.data(), rows, scratch.data(), pool(), path);
     return y;
 }
 

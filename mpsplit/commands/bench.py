@@ -75,13 +75,13 @@ def bench_command(args: argparse.Namespace) -> int:
     bench = Bench(engine, comm, share_of_cores(comm.local_size), args.chunk, work)
     predicted = speed_of(manifest.facts, placed, stored, work, args.chunk) if placed else None
     speed = measure(bench, args.repeat, shape=manifest.model, quant=stored, predicted=predicted)
-    work = comm.all_gather(engine.shared_work).reshape(comm.size, -1).tolist()
+    shared = comm.all_gather(engine.shared_work).reshape(comm.size, -1).tolist()
     if comm.rank == 0:
         if args.json:
             print(json.dumps(asdict(speed)))
         else:
             show(speed)
-        if short := threads_text([Account(**dict(zip(SHARED_WORK, row, strict=True))) for row in work]):
+        if short := threads_text([Account(**dict(zip(SHARED_WORK, row, strict=True))) for row in shared]):
             print(short, file=sys.stderr)
     return 0
 
