@@ -29,7 +29,7 @@ def digests(package: Path) -> dict[str, str]:
     return {name: hashlib.sha256((package / name).read_bytes()).hexdigest() for name in names}
 
 
-def partition_evenly(folder: Path, out: Path, tensor: int, pipeline: int, comm=None, form="module") -> Manifest:
+def partition_evenly(folder: Path, out: Path, tensor: int, pipeline: int, comm=None, form="module", force=False) -> Manifest:
     """Partitions the model in `folder`; torch is loaded only now."""
     from mpsplit.export.model.model_source import read_config
     from mpsplit.export.partition import partition
@@ -37,7 +37,7 @@ def partition_evenly(folder: Path, out: Path, tensor: int, pipeline: int, comm=N
     from mpsplit.plan.shards import even_plan
 
     plan = even_plan(ModelFacts.from_config(read_config(folder)), tensor, pipeline)
-    return partition(folder, plan, out, comm or Alone(), form)
+    return partition(folder, plan, out, comm or Alone(), form, force=force)
 
 
 def edit_manifest(package: Path, change) -> None:

@@ -35,7 +35,7 @@ def thing(tmp_path, monkeypatch):
                 file.write(made.read_bytes())
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(third_party.subprocess, "run", index)
+    monkeypatch.setattr(third_party.leash, "run", index)
 
     def pin(digest):
         (tmp_path / "thing" / "pin").write_text(f"thing 1 sha256:{digest}\n")
@@ -62,7 +62,7 @@ def test_another_hash_is_refused_and_nothing_stays(thing):
 def test_an_index_out_of_reach(thing, monkeypatch):
     _, cache, _ = thing
     failed = subprocess.CompletedProcess([], 1, "", "some lines\nno route to host\n")
-    monkeypatch.setattr(third_party.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(third_party.leash, "run", lambda *_, **__: failed)
     with pytest.raises(FetchError, match=r"thing==1 cannot be fetched \(no route to host\)"):
         sources("thing", cache)
 

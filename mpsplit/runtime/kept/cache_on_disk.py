@@ -220,7 +220,7 @@ class CacheOnDisk:
         kept.check_whose(self.weights_id, stored)
         self._use(folder)
         if not kept.segments:
-            raise Unusable("its keys and values were set aside")
+            raise Unusable("its keys and values were set aside, or an older mpsplit kept them")
         shared = kept.tokens[: common(kept.tokens, history)]
         held, known = pages.begin([*shared, NO_TOKEN], salt)
         pages.release(held, shared[:known])

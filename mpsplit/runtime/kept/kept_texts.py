@@ -33,7 +33,7 @@ from mpsplit.runtime.kept.segments import Segment, check
 
 KEPT = "kept.json"
 ASIDE = "kept.json.damaged"  # a kept.json that could not be read; nobody reads it
-VERSION = 2
+OLD, VERSION = 1, 2  # of an old one the text still counts, and no file
 PREFIXES, SESSIONS = "prefixes", "sessions"  # kinds of what is kept, and their folders
 CHAT, ANYONE = "chat", "anyone"  # owners: `mpsplit chat`, and who calls without a key
 REMEDY = "make it again"
@@ -88,12 +88,12 @@ class KeptText:
             raise NothingKept(f"the package has no {name} among its {folder.split('/')[0]}; there are: {others}")
         try:
             fields = read_json(path, REMEDY)
-            if (version := fields["format_version"]) != VERSION:
-                age = "an older" if version == 1 else "another"
-                raise Unusable(f"{folder} was kept by {age} mpsplit; {REMEDY}")
+            if (version := fields["format_version"]) not in (OLD, VERSION):
+                raise Unusable(f"{folder} was kept by another mpsplit; {REMEDY}")
             tokens = tuple(int(token) for token in fields["tokens"])
-            segments = tuple(Segment(**segment) for segment in fields["segments"])
-            check(segments, tokens)
+            segments = tuple(Segment(**segment) for segment in fields.get("segments", ()))
+            if version == VERSION:
+                check(segments, tokens)
             kept = cls(folder, str(fields["whose"]), str(fields["stored"]), tokens, dict(fields["about"]), segments)
         except (PackageError, KeyError, TypeError, ValueError, OverflowError) as wrong:
             reason = str(wrong).replace(str(path), KEPT).replace(f"; {REMEDY}", "")

@@ -212,7 +212,7 @@ def test_whatever_is_wrong_is_a_miss_and_the_answer_is_right(world, package, kin
         for wrong, why in (
             ({"whose": "0" * 64}, "belongs to other weights"),
             ({"stored": "q8"}, "belongs to another --kv"),
-            ({"format_version": 1}, "was kept by an older mpsplit"),
+            ({"format_version": 3}, "was kept by another mpsplit"),
             ({"tokens": ["x"]}, "is damaged"),
             ({"tokens": [*TOKENS[:69], 7]}, "the tokens are not those that were written"),
             ({"tokens": list(TOKENS[:60])}, "the segments are not those of the tokens"),
