@@ -29,7 +29,9 @@ def digests(package: Path) -> dict[str, str]:
     return {name: hashlib.sha256((package / name).read_bytes()).hexdigest() for name in names}
 
 
-def partition_evenly(folder: Path, out: Path, tensor: int, pipeline: int, comm=None, form="module", force=False) -> Manifest:
+def partition_evenly(
+    folder: Path, out: Path, tensor: int, pipeline: int, comm=None, form="module", force=False
+) -> Manifest:
     """Partitions the model in `folder`; torch is loaded only now."""
     from mpsplit.export.model.model_source import read_config
     from mpsplit.export.partition import partition
