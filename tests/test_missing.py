@@ -16,6 +16,7 @@ def test_who_skips_names_what_is_missing():
 
 
 def test_what_must_be_here(monkeypatch):
+    monkeypatch.delenv("MPSPLIT_REQUIRE", raising=False)
     monkeypatch.setitem(missing.THINGS, "gloo", missing.Thing("gloo", lambda: False, "install it"))
     missing.check_required()
     monkeypatch.setenv("MPSPLIT_REQUIRE", "gloo")

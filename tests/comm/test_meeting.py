@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from mpsplit.native import cpp
+from tests.missing import need
 from tests.running import ROOT, rank_environment, start_rank
 
-if not hasattr(cpp.load(), "gloo"):
-    pytest.skip("the C++ communicator is not built with gloo", allow_module_level=True)
+need("gloo", module=True)
 
 MEETS = """
 import sys, numpy as np
