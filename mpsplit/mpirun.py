@@ -27,6 +27,7 @@ from mpsplit.progress import TERMINAL
 END_OF_INPUT = b"\x04\n"
 FAILURE = b"mpsplit: rank "  # how the command line and mpsplit-rank begin
 NOISE = b"PMIX ERROR: PMIX_ERR_UNREACH"  # of an mpirun whose ranks were quicker to end
+RANK_FAILED = 2  # as a rank ends that fails by itself
 MOST_RANKS = 32  # a core: a rank that splits a model takes half a gigabyte
 READY = b"mpsplit: ready\n"
 WATCHED = "MPSPLIT_WATCHED"  # whether it is to be said
@@ -74,7 +75,7 @@ def start(
     ended = run(ranks, arguments, hostfile, reads_input, ends_itself)
     if ended.why:
         raise LaunchError(ended.why)
-    return ended.code
+    return RANK_FAILED if ended.code == 128 + signal.SIGKILL else ended.code  # another rank has told of it
 
 
 def run(
