@@ -52,6 +52,12 @@ void take_away(const fs::path& path) {
     fs::remove_all(path, ignored);
 }
 
+// What ranks left that were killed.
+void take_away_all(const fs::path& folder, const std::string& beginning) {
+    for (const auto& entry : fs::directory_iterator(folder))
+        if (entry.path().filename().string().starts_with(beginning)) take_away(entry.path());
+}
+
 }  // namespace
 
 Meeting::Meeting(int rank, int size, const std::string& folder, double timeout)
@@ -86,8 +92,8 @@ void Meeting::clear() const {
 fs::path Meeting::hello(int rank) const { return folder_ / ("hello-" + std::to_string(rank)); }
 
 void Meeting::lead() {
-    for (const auto& entry : fs::directory_iterator(folder_))  // of ranks that were killed
-        if (entry.path().filename().string().starts_with("run-")) take_away(entry.path());
+    take_away_all(folder_, "run-");
+    take_away_all(folder_, "meeting.");
     std::vector<std::string> hellos(size_), known;
     for (;; wait_a_little()) {
         missing_.clear();
@@ -115,6 +121,7 @@ void Meeting::lead() {
 }
 
 void Meeting::follow() {
+    take_away_all(folder_, hello(rank_).filename().string() + ".");
     write(hello(rank_), number_ + " " + std::to_string(size_));
     for (;; wait_a_little()) {
         const auto said = words_of(folder_ / "meeting");  // size, run, number of rank 1, ...

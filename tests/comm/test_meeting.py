@@ -60,6 +60,8 @@ def test_a_folder_whose_ranks_were_killed_is_usable_at_once(tmp_path, killed):
     for rank in ranks:
         kill(rank)
     assert list(tmp_path.iterdir())
+    for name in ("meeting.1f", "hello-1.2f"):  # of one that was killed while it wrote
+        (tmp_path / name).touch()
     meet(tmp_path, 3)
 
 
