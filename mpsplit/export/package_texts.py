@@ -24,9 +24,9 @@ from mpsplit.package.manifest_fields import PATH
 from mpsplit.package.sealed.vault import MAGIC, Vault
 from mpsplit.package.stored.weight_files import FOLDER
 from mpsplit.package.together.exchanged import of_rank_0
-from mpsplit.package.together.package_commit import NEXT, sync, sync_below
+from mpsplit.package.together.package_commit import NEXT, sync_below
 from mpsplit.package.together.package_commit import commit as put_in_place
-from mpsplit.package.whole_files import beside, json_text
+from mpsplit.package.whole_files import beside, json_text, synced
 
 Texts = dict[str, bytes]  # by path in the package, as they will be on the disk
 
@@ -83,8 +83,8 @@ def commit(package: Path, comm: Communicator, manifest: Manifest, texts: Texts, 
     sync_below(package / NEXT)
     for folder in {(package / name).parent for name in texts}:
         if (folder / FOLDER).is_dir():
-            sync(folder / FOLDER)
-            sync(folder)
+            synced(folder / FOLDER)
+            synced(folder)
     comm.exchange(None)  # everybody has everything
     if comm.host_lead:
         put_in_place(package)

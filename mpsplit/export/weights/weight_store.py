@@ -32,9 +32,8 @@ from mpsplit.package.manifest import File, rank_folder
 from mpsplit.package.sealed.vault import Vault
 from mpsplit.package.stored.float_weights import Create
 from mpsplit.package.stored.weight_files import FOLDER, NAME, WeightFiles
-from mpsplit.package.together.package_commit import sync
 from mpsplit.package.verified_files import read_sha256, remembered_sha256
-from mpsplit.package.whole_files import write_json
+from mpsplit.package.whole_files import synced, write_json
 
 INDEX = "index.json"
 
@@ -198,7 +197,7 @@ class Store:
         address = weight_stream.write(unfinished, file.arrays, self.source, tell, create, self.salt)
         name = name or f"{FOLDER}/{address}.bin"
         path = self.folder / name
-        sync(unfinished)
+        synced(unfinished)
         os.replace(unfinished, path)
         return Entry(file.outline, address, name, path.stat().st_size, read_sha256(path))
 

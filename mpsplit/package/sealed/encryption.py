@@ -21,9 +21,9 @@ from mpsplit.package.manifest import File, Manifest
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.sealed.vault import Vault, sealed_size
 from mpsplit.package.stored.float_weights import Written
-from mpsplit.package.together.package_commit import sync, sync_below
+from mpsplit.package.together.package_commit import sync_below
 from mpsplit.package.together.package_lock import PREFIX, held
-from mpsplit.package.whole_files import sha256
+from mpsplit.package.whole_files import sha256, synced
 from mpsplit.plan.placed_plan import PLAN
 
 PIECE = 8 << 20
@@ -115,7 +115,7 @@ def _new_folder(package: Path, out: Path, size: int) -> Iterator[Path]:
                     yield partial
                     sync_below(partial)
                     os.rename(partial, out)
-                    sync(out.parent)
+                    synced(out.parent)
                 except BaseException:
                     _empty(partial)
                     raise

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpsplit.errors import PackageError
+from mpsplit.package.whole_files import synced
 
 NEXT, COMMITTED = ".next", ".committed"
 # a partition in .next/ is whole when this is there; the manifest is what readers believe
@@ -38,19 +39,11 @@ def partition_home(package: Path) -> Path:
     return package / NEXT if (package / NEXT / PARTITION).is_file() else package
 
 
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def sync_below(folder: Path) -> None:
     """Every file and every folder; what another rank is just making, that one syncs."""
     for path in (folder, *folder.rglob("*")):
         with suppress(FileNotFoundError):
-            sync(path)
+            synced(path)
 
 
 def commit(package: Path) -> None:
@@ -58,7 +51,7 @@ def commit(package: Path) -> None:
     the folder, the first does it."""
     with suppress(FileNotFoundError):
         os.rename(package / NEXT, package / COMMITTED)
-        sync(package)
+        synced(package)
     settle(package)
 
 
@@ -105,12 +98,12 @@ def _move(committed: Path, package: Path) -> None:
             folder.mkdir(exist_ok=True)
             for inner in source.iterdir():
                 _replace(inner, folder / inner.name)
-            sync(folder)
+            synced(folder)
         else:
             _replace(source, package / source.name)
-    sync(package)
+    synced(package)
     shutil.rmtree(committed)
-    sync(package)
+    synced(package)
 
 
 def _clear(committed: Path, package: Path) -> None:
