@@ -13,4 +13,5 @@ replay             pages for an engine that cannot share its caches
 layer_kinds        the kinds of layers by which time is counted
 dump               hidden states and the cache of every step, as npz
 cores              how many threads a rank may have
+control_groups     the control groups that this process is in
 """

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
-# version -> (folder, limit, use, and the line of memory.stat with what can be dropped of that use)
+from mpsplit.runtime.engine.control_groups import GROUPS, groups_of, own_groups
+
+# version -> (limit, use, and the line of memory.stat with what can be dropped of that use)
 FILES = {
-    1: ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    2: ("", "memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
 }
 
 
 def available_bytes() -> int:
     """What can be had without swapping, or what this process' control groups leave if less."""
     system = meminfo(Path("/proc/meminfo").read_text(encoding="utf-8"))["MemAvailable"]
-    groups = Path("/proc/self/cgroup")
-    return min([system, *left_in_cgroups(groups.read_text(encoding="utf-8") if groups.exists() else "", CGROUPS)])
+    return min([system, *left_in_cgroups(own_groups(), GROUPS)])
 
 
 def meminfo(text: str) -> dict[str, int]:
@@ -29,24 +29,14 @@ def meminfo(text: str) -> dict[str, int]:
 
 
 def left_in_cgroups(text: str, root: Path) -> list[int]:
-    """Bytes that each group with a limit leaves, from ours up to the root.
-
-    `text` is /proc/self/cgroup.
-    """
-    left = []
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        version = 2 if not controllers else 1 if "memory" in controllers.split(",") else None
-        if version:
-            top = root / FILES[version][0]
-            ours = top / path.lstrip("/")
-            left += [_left(group, version) for group in (ours, *ours.parents) if group.is_relative_to(top)]
+    """Bytes that each group with a limit leaves, from ours up to the root."""
+    left = (_left(group, version) for group, version in groups_of("memory", text, root))
     return [size for size in left if size is not None]
 
 
 def _left(group: Path, version: int) -> int | None:
-    """None where nothing limits it; a container may not see the groups above its own."""
-    _, limit, use, droppable = FILES[version]
+    """None where nothing limits it."""
+    limit, use, droppable = FILES[version]
     try:
         most, used = (group / limit).read_text(encoding="utf-8").strip(), int((group / use).read_text(encoding="utf-8"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())

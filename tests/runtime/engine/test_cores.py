@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from mpsplit.runtime.engine import control_groups
 from mpsplit.runtime.engine import cores as counted
 from mpsplit.runtime.engine.cores import cores_of_groups, share_of_cores
 from tests.extensions.builds import build
@@ -68,7 +69,7 @@ def test_a_share_of_the_time(monkeypatch, tmp_path, limit, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "own").write_text("0::/\n")
-    monkeypatch.setattr(counted, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(control_groups, "OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr(counted, "GROUPS", folder_of({"cpu.max": limit}, tmp_path))
     assert share_of_cores(1) == threads
 
