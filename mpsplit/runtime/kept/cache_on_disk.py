@@ -339,7 +339,8 @@ class CacheOnDisk:
             self.counts.drop(folder)
 
     def _set_aside(self, folder: str, segments: Sequence[Segment] | None) -> None:
-        self._write(set_aside, folder, segments)
+        """Waits until it is done, for the next save of this text builds on what is there."""
+        self._write(set_aside, folder, segments).result()
         self.caches.sweep(folder, [])
 
     def _use(self, folder: str) -> None:
@@ -348,14 +349,14 @@ class CacheOnDisk:
             counts.use(folder, time.time())
             self._write(lambda package, folder: os.utime(package / folder / KEPT), folder)
 
-    def _write(self, what: Callable, folder: str, *more: object) -> None:
+    def _write(self, what: Callable, folder: str, *more: object) -> Future:
         def told() -> None:
             try:
                 what(self.package, folder, *more)
             except (RunError, OSError) as wrong:
                 log.warning("%s: %s", folder, wrong)
 
-        self._beside.submit(told)
+        return self._beside.submit(told)
 
     # -- who may ----------------------------------------------------------------------------------
 
