@@ -1,6 +1,7 @@
 """JSON values as bytes that travel between ranks.
 
-In: a value, or the bytes of one. Out: bytes, or the value.
+In: a value, or the bytes of one, or a value and what gathers arrays. Out: bytes, or the value, or
+the values of all ranks.
 
 Invariant: what arrives is data: JSON makes numbers, texts, lists and objects, and runs nothing. Who
 uses a value looks at it first, because its rank may have another version
@@ -10,11 +11,20 @@ uses a value looks at it first, because its rank may have another version
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from mpsplit.errors import RunError
+
+
+def exchanged(value: Any, gather: Callable[[np.ndarray], np.ndarray]) -> list[Any]:
+    """The value of every rank. `gather` gives the arrays of all ranks, [size, ...], of one shape."""
+    mine = packed(value)
+    lengths = gather(np.array([mine.size]))[:, 0]
+    blocks = gather(np.pad(mine, (0, lengths.max() - mine.size)))
+    return [unpacked(block[:length], rank) for rank, (block, length) in enumerate(zip(blocks, lengths, strict=True))]
 
 
 def packed(value: Any) -> np.ndarray:

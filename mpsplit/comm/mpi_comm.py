@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mpsplit.comm.alone import Alone
-from mpsplit.comm.json_wire import packed, unpacked
+from mpsplit.comm.json_wire import exchanged
 from mpsplit.comm.link_counts import nothing
 from mpsplit.comm.mpi_messages import MpiMessages
 from mpsplit.comm.timeout import timeout
@@ -100,11 +100,8 @@ class Mpi:
             self._move(into=x, source=peer)
 
     def exchange(self, value: Any) -> list[Any]:
-        mine = packed(value)
         with self._as_long_as_it_takes():
-            lengths = self._gathered(np.array([mine.size])).reshape(-1)
-            blocks = self._gathered(np.pad(mine, (0, lengths.max() - mine.size)))
-        return [unpacked(blocks[rank, : lengths[rank]], rank) for rank in range(self.size)]
+            return exchanged(value, self._gathered)
 
     def group(self, ranks: tuple[int, ...]) -> Mpi | Alone:
         if len(ranks) == 1:

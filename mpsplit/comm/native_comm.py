@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mpsplit.comm.alone import Alone
-from mpsplit.comm.json_wire import packed, unpacked
+from mpsplit.comm.json_wire import exchanged
 from mpsplit.comm.timeout import timeout
 from mpsplit.errors import RunError
 from mpsplit.native import cpp
@@ -104,9 +104,7 @@ class Native:
         self.comm.all_reduce(x, name)
 
     def all_gather(self, x: np.ndarray) -> np.ndarray:
-        parts = np.empty((self.size, *x.shape), x.dtype)
-        self.comm.all_gather(_named(np.ascontiguousarray(x))[0], _named(parts)[0])
-        return np.concatenate(parts, axis=-1)
+        return np.concatenate(self._gathered(x), axis=-1)
 
     def broadcast(self, x: np.ndarray, root: int) -> None:
         self.comm.broadcast(_named(x)[0], root)
@@ -118,16 +116,12 @@ class Native:
         self.comm.recv(_named(x)[0], peer)
 
     def exchange(self, value: Any) -> list[Any]:
-        mine = packed(value)
         before, began = self.comm.bytes, self.comm.seconds
-        lengths = np.empty(self.size, np.int64)
         with self._as_long_as_it_takes():
-            self.comm.all_gather(np.array([mine.size]), lengths)
-            blocks = np.zeros((self.size, lengths.max()), np.uint8)
-            self.comm.all_gather(np.pad(mine, (0, blocks.shape[1] - mine.size)), blocks)
+            values = exchanged(value, self._gathered)
         self.uncounted += self.comm.bytes - before
         self.uncounted_seconds += self.comm.seconds - began
-        return [unpacked(blocks[rank, : lengths[rank]], rank) for rank in range(self.size)]
+        return values
 
     def group(self, ranks: tuple[int, ...]) -> Native | Alone:
         if len(ranks) == 1:
@@ -144,6 +138,11 @@ class Native:
     def listen(self, x: np.ndarray) -> None:
         with self._as_long_as_it_takes():
             self.comm.broadcast(x, 0)
+
+    def _gathered(self, x: np.ndarray) -> np.ndarray:
+        parts = np.empty((self.size, *x.shape), x.dtype)
+        self.comm.all_gather(_named(np.ascontiguousarray(x))[0], _named(parts)[0])
+        return parts
 
     @contextmanager
     def _as_long_as_it_takes(self) -> Iterator[None]:
