@@ -20,7 +20,7 @@ from mpsplit.errors import RunError
 
 
 def exchanged(value: Any, gather: Callable[[np.ndarray], np.ndarray]) -> list[Any]:
-    """The value of every rank. `gather` gives the arrays of all ranks, [size, ...], of one shape."""
+    """The value of every rank. `gather` gives the arrays of all ranks, of one shape, in one."""
     mine = packed(value)
     lengths = gather(np.array([mine.size]))[:, 0]
     blocks = gather(np.pad(mine, (0, lengths.max() - mine.size)))
