@@ -124,6 +124,18 @@ def _children(pid: int) -> list[int]:
         return []
 
 
+def naming(path: Path) -> list[int]:
+    """Processes whose command line has the path in it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.fsencode(path) in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
 def alive(pid: int) -> bool:
     """Running or stopped, and no zombie."""
     try:
