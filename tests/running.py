@@ -88,14 +88,16 @@ def start_rank(program: str, *arguments: str, **environment: str) -> subprocess.
     )  # fmt: skip
 
 
-def killed_after(seconds: float, work) -> bool:
-    """Whether `work`, in a child of this process, was killed before it was done."""
+def killed_after(seconds: float | None, work) -> bool:
+    """Whether `work`, in a child of this process, was killed before it was done; without a time it
+    is let be."""
     child = os.fork()
     if not child:
         try:
             work()
         finally:
             os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1] == signal.SIGKILL
