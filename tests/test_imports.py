@@ -6,6 +6,7 @@ Read from the source with ast.
 import ast
 import functools
 import graphlib
+import itertools
 import re
 import subprocess
 import sys
@@ -83,11 +84,17 @@ def test_nothing_that_ranks_tell_each_other_is_a_program(path):
     pickled = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve"}
     assert not pickled & {name.split(".")[0] for name in imports(path)}
     small = set("bcast allgather gather scatter alltoall allreduce isend irecv sendrecv send recv".split())
-    for node in ast.walk(tree):
+    for node in itertools.chain.from_iterable(map(ast.walk, [tree, *programs(tree)])):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             whose = ast.unparse(node.func.value)
             mpi = whose.endswith(".mpi") or "COMM_WORLD" in whose
             assert not (mpi and node.func.attr in small), ast.unparse(node)
+
+
+def programs(tree: ast.AST) -> list[ast.AST]:
+    """What is handed to `python -c`."""
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [ast.parse(text) for text in texts if "from mpi4py import" in text]
 
 
 def test_no_circles():

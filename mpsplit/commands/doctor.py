@@ -79,8 +79,8 @@ def _mpi() -> Finding:
     except MpsplitError as wrong:
         return Finding("two MPI ranks", "run", False, str(wrong), remedy)
     program = (
-        "from mpi4py import MPI; print(MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank + 1),"
-        " MPI.Get_library_version().split(',')[0])"
+        "from array import array; from mpi4py import MPI; x = array('q', [MPI.COMM_WORLD.rank + 1]);"
+        " MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, x); print(x[0], MPI.Get_library_version().split(',')[0])"
     )
     try:
         done = leash.run(
