@@ -183,7 +183,7 @@ class EngineProbe:
             beside = stack.facts.layers * layer.value + step.value if isinstance(stack, Stack) else 0.0
             flop = 2 * ROWS * self.single[kind].elements
             kinds[kind] = Rate(
-                Measured.of([stack.bytes / (t - beside) for t in samples[f"{kind} decode"]]),
+                Measured.of([stack.bytes / difference(t, beside) for t in samples[f"{kind} decode"]]),
                 Measured.of([flop / t for t in samples[f"{kind} prefill"]]),
             )
         return {

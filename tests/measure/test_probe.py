@@ -119,6 +119,17 @@ def test_only_what_all_have_is_sampled():
     assert not any(name.startswith(("q4", "bf16")) for name in engine.samples)
 
 
+def test_noise_makes_no_rate_negative():
+    """What lies beside the weights was measured in a busy moment, and takes longer than all of
+    it."""
+    engine = EngineProbe(StockEngine, TINY, ("f32",), 1)
+    samples = {name: [2.0, 3.0] for name in engine.samples} | {"many layers": [50.0, 1.0], "f32 decode": [0.5, 0.5]}
+    found = engine.fields_of(samples)
+    rate, attention = found["kinds"]["f32"], found["attention"]
+    measured = (found["layer_seconds"], found["step_seconds"], rate.decode, rate.prefill, *vars(attention).values())
+    assert all(each.value > 0 and each.spread >= 0 for each in measured), found
+
+
 @pytest.mark.mpi
 def test_a_cluster_holds_every_rank_and_every_pair(world, shared_folder, capsys):
     cluster = probe(world, 1, shared_folder, 32, TINY)
