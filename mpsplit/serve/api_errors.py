@@ -2,8 +2,8 @@
 
 In: whatever a request made us raise. Out: a status and {"error": {message, type, param, code}}.
 
-What the client can mend is told in full; of what it cannot, only that it happened. Nothing of a
-request is repeated but names of fields.
+What the client can mend is told in full; of what it cannot, only that it happened, and a number
+under which the log has more. Nothing of a request is repeated but names of fields.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mpsplit.errors import MpsplitError, RunError
+from mpsplit.runtime.loop.faults import OwnFault, told
 from mpsplit.runtime.loop.loop_protocol import Ending, Full
 
 RETRY_SECONDS = {429: 1, 503: 5}
@@ -59,7 +61,14 @@ class ApiError(Exception):
         return Response(json.dumps(self.body), self.status, headers, "application/json")
 
 
+def of_any(wrong: Exception) -> ApiError:
+    """A mistake of ours has a number, under which the log has it (faults.py)."""
+    return wrong if isinstance(wrong, ApiError) else of_mpsplit(told(wrong))
+
+
 def of_mpsplit(wrong: MpsplitError) -> ApiError:
+    if isinstance(wrong, OwnFault):
+        return ApiError(500, str(wrong), "failed")
     if isinstance(wrong, Full):
         return ApiError(429, str(wrong), "queue_full")
     if isinstance(wrong, Ending):
@@ -94,4 +103,25 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(MpsplitError, answer(of_mpsplit))
     app.add_exception_handler(RequestValidationError, answer(of_validation))
     app.add_exception_handler(HTTPException, answer(lambda wrong: ApiError(wrong.status_code, str(wrong.detail))))
-    app.add_exception_handler(Exception, answer(lambda wrong: ApiError(500, "the server failed; its log says why")))
+
+
+class Guarded:
+    """Whatever an app raises is answered, as long as nothing else was."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_on)
+        except Exception as wrong:
+            mistake = of_any(wrong)
+            if not begun:
+                await mistake.response(scope, receive, send)

@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpsplit.serve import api_errors
-from mpsplit.serve.api_errors import ApiError, ErrorBody
+from mpsplit.serve.api_errors import ApiError, ErrorBody, Guarded
 from mpsplit.serve.http.body_limits import Bounded
 from mpsplit.serve.http.page import Page
 from mpsplit.serve.http.security import Gate, caller
@@ -146,6 +146,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(api)
     app.add_middleware(Bounded, limits=service.limits)
     app.add_middleware(Gate, service=service)
+    app.add_middleware(Guarded)
     app.add_middleware(CountedReplies, service=service)  # the last one added is the first one called
     return app
 

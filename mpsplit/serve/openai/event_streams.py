@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from mpsplit.runtime.choose.choosing import ChosenToken
 from mpsplit.runtime.loop.loop_protocol import Generation
-from mpsplit.serve.api_errors import ApiError
+from mpsplit.serve.api_errors import of_any
 from mpsplit.serve.openai.answer_shapes import Answer, AnswerShape, usage
 from mpsplit.serve.service.service import Service
 from mpsplit.serve.service.taken_requests import TakenRequests
@@ -49,8 +49,8 @@ class HttpReply:
         try:
             async for event in self._chunks():
                 yield f"data: {json.dumps(event)}\n\n"
-        except ApiError as wrong:
-            yield f"data: {json.dumps(wrong.body)}\n\n"
+        except Exception as wrong:
+            yield f"data: {json.dumps(of_any(wrong).body)}\n\n"
         else:
             yield DONE
 

@@ -1,12 +1,15 @@
 """What is not answered, and how that is said: the status, and OpenAI's shape."""
 
 import json
+import re
 
 import httpx
 import openai
 import pytest
 
 from mpsplit.errors import RunError
+from mpsplit.serve.http.security import Gate
+from mpsplit.serve.openai.answer_shapes import ChatShape
 from mpsplit.serve.service.service import ServiceLimits
 from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
@@ -198,11 +201,37 @@ def test_an_answer_that_the_server_gives_up(text):
             list(stream)
 
 
-def test_a_failure_of_ours_tells_nothing(text, monkeypatch):
+def number_in(said: str, capsys) -> str:
+    """Under which the log has what the client is not told, once and with its traceback."""
+    number = re.search("its log says why, under ([0-9a-f]{8})", said)[1]
+    log = capsys.readouterr().err
+    assert log.count(number) == log.count("Traceback") == 1 and "ZeroDivisionError" in log and "Zero" not in said
+    return number
+
+
+def test_a_failure_of_ours_has_a_number(text, monkeypatch, capsys):
+    """Outside the loop: in an endpoint, in a middleware, and where an answer is put into shape."""
     with served(FakeLoop(text)) as (address, service), client_of(address) as client:
-        monkeypatch.setattr(service.loop, "submit", lambda *_: 1 / 0)
-        with pytest.raises(openai.InternalServerError, match="the server failed; its log says why"):
-            client.chat.completions.create(model="fake", messages=CHAT)
+        numbers = []
+        for owner, name in ((service.loop, "submit"), (Gate, "_keyless"), (ChatShape, "whole")):
+            with monkeypatch.context() as patch, pytest.raises(openai.InternalServerError) as told:
+                patch.setattr(owner, name, lambda *_: 1 / 0)
+                client.chat.completions.create(model="fake", messages=CHAT)
+            assert told.value.status_code == 500 and told.value.code == "failed"
+            numbers.append(number_in(told.value.message, capsys))
+        assert len(set(numbers)) == 3 and service.loop.idle() and not service.tickets
+        assert client.chat.completions.create(model="fake", messages=CHAT)
+
+
+@pytest.mark.parametrize("name", ("opening", "chunk", "closing"))
+def test_a_stream_whose_shaping_fails_ends_with_an_error(text, monkeypatch, capsys, name):
+    with served(FakeLoop(text)) as (address, service), client_of(address) as client:
+        with monkeypatch.context() as patch, pytest.raises(openai.APIError) as told:
+            patch.setattr(ChatShape, name, lambda *_: 1 / 0)
+            list(client.chat.completions.create(model="fake", messages=CHAT, stream=True))
+        assert told.value.code == "failed" and number_in(told.value.message, capsys)
+        assert service.loop.idle() and not service.tickets
+        assert list(client.chat.completions.create(model="fake", messages=CHAT, stream=True))
 
 
 def test_a_model_without_a_tokenizer():
