@@ -1,6 +1,6 @@
 r"""kill -9, hundreds of times, at random moments, and whether anything is wrong afterwards.
 
-    python bench/kills.py [--shape llama-15m] [--kills 500] [--at-once 3] [--folder DIR] [--seed 0]
+    python bench/kills.py [--shape llama-15m] [--kills 500] [--minutes M] [--folder DIR]
 
 A random model of the shape, over two ranks. A round does one of these, and kills the front, mpirun,
 rank 0 or rank 1:
@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -43,6 +44,7 @@ from weather import Reply, Server, alive, gone, naming, processes
 from mpsplit.errors import MpsplitError
 from mpsplit.export.model.named_shapes import find_shape
 from mpsplit.export.random_package import random_checkpoint
+from mpsplit.leash import leashed
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.together.package_commit import NEXT, PARTITION
 
@@ -55,10 +57,8 @@ LENGTHS = {"stream": (40, 160), "save": (2, 5)}  # tokens of an answer
 
 
 def mpsplit(*words) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "mpsplit", *map(str, words)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "mpsplit", *map(str, words)]
+    return leashed(command, family=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def done(*words) -> str:
@@ -280,8 +280,8 @@ class Making:
         return "tensor" if len(Manifest.load(self.package, PARTITION).plan.stages) == 1 else "pipeline"
 
 
-def worker(folder: Path, number: int, right: Right, model: Path, kills: int, seed: str, tally: Tally) -> None:
-    """Rounds until there are so many kills, with packages of its own."""
+def worker(folder: Path, number: int, right: Right, model: Path, kills: int, until: float, seed: str, tally: Tally):
+    """Rounds until there are so many kills, or it is so late, with packages of its own."""
     dice = random.Random(f"{seed}-{number}")
     served, made = (folder / f"{name}-{number}" for name in ("served", "made"))
     for package in (served, made):
@@ -289,7 +289,7 @@ def worker(folder: Path, number: int, right: Right, model: Path, kills: int, see
             shutil.copytree(folder / "package", package)
     serving, making = Serving(served, right, dice), Making(made, right, dice, model)
     works = {"stream": serving, "save": serving, "convert": making, "split": making}
-    while tally.kills < kills:
+    while tally.kills < kills and time.monotonic() < until:
         work = dice.choices(list(SHARES), list(SHARES.values()))[0]
         works[work].play(Round(work, dice.choice(PARTS), tally))
 
@@ -306,6 +306,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", default="llama-15m", help="of named_shapes.py")
     parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="at most")
     parser.add_argument("--at-once", type=int, default=3, help="rounds, each with packages of its own")
     parser.add_argument("--folder", type=Path, help="where everything stays for the next call")
     parser.add_argument("--seed", type=int, default=0)
@@ -317,8 +318,9 @@ def main() -> int:
         told = folder / "tally.json"
         tally = Tally(json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {})
         began, before = time.monotonic(), tally.kills
-        until, seed = before + args.kills, f"{args.seed}-{before}"
-        play = partial(worker, folder, right=right, model=model, kills=until, seed=seed, tally=tally)
+        until, seed = began + args.minutes * 60, f"{args.seed}-{before}"
+        kills = before + args.kills
+        play = partial(worker, folder, right=right, model=model, kills=kills, until=until, seed=seed, tally=tally)
         workers = [threading.Thread(target=play, args=(number,)) for number in range(args.at_once)]
         for each in workers:
             each.start()

@@ -6,8 +6,8 @@ Without PACKAGE a random one of llama-110m in 8 bits. First every question is as
 clients ask them in any order, some over sessions that come and go, some with a seed, some over
 streams; some hang up. Meanwhile a follower is stopped now and then, for less than the limit, and
 once the disk on which sessions are kept is full for a minute. Every answer must equal the one
-alone. At the end nothing runs, no page is lost, and memory has not grown: the slope of each is
-printed.
+alone. At the end nothing runs, no page is lost, no file is left that nothing names, and memory has
+not grown: the slope of each is printed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from weather import Server, gone, open_files, private_bytes, processes
 
 from mpsplit.export.random_package import random_package
 from mpsplit.package.stored.quantisation import Quantisation
+from mpsplit.package.together.folder_lock import LOCK
+from mpsplit.runtime.kept.kept_texts import KeptText
 
-RANKS, SESSIONS = 2, 24
+RANKS, SESSION_MIB = 2, 256
 STYLES = (  # of choosing a token; the seed makes each one repeatable
     dict(temperature=0),
     dict(temperature=0.8, seed=7),
@@ -176,7 +178,8 @@ def main() -> int:
 
 def soak(package: Path, disk: Path | None, args: argparse.Namespace) -> int:
     dice = random.Random(args.seed)
-    server = Server(package, RANKS, "--cache", "8192", "--max-concurrent", str(args.clients))
+    limits = ["--cache", "8192", "--max-concurrent", str(args.clients), "--session-mib", str(SESSION_MIB)]
+    server = Server(package, RANKS, *limits)
     asked = questions(server, 30, dice, vocabulary=32000)
     print(f"{len(asked)} questions asked alone; now {args.clients} clients for {args.hours:g} hours", flush=True)
     weather = Weather(time.monotonic() + args.hours * 3600)
@@ -197,10 +200,20 @@ def soak(package: Path, disk: Path | None, args: argparse.Namespace) -> int:
     for thread in work:
         thread.join()
     time.sleep(2)
-    return told(server, watcher, weather, files, disk)
+    return told(server, watcher, weather, files, package)
 
 
-def told(server: Server, watcher: Watcher, weather: Weather, files: dict[str, int], disk: Path | None) -> int:
+def unnamed(package: Path) -> list[Path]:
+    """Files of sessions that no kept.json names, and what is hidden but for locks."""
+    found = [path for path in package.rglob(".*") if path.name != LOCK]
+    for path in (package / "sessions").rglob("*.kv"):
+        saves = KeptText.read(package, path.parent.relative_to(package).as_posix()).saves
+        if path.name.split(".")[1] not in saves:
+            found.append(path)
+    return found
+
+
+def told(server: Server, watcher: Watcher, weather: Weather, files: dict[str, int], package: Path) -> int:
     faults = list(weather.wrong)
     if running := server.gauge("mpsplit_requests_running") + server.gauge("mpsplit_requests_waiting"):
         faults.append(f"{running:g} requests are left")
@@ -215,15 +228,17 @@ def told(server: Server, watcher: Watcher, weather: Weather, files: dict[str, in
         faults.append(f"the server ended with {code}: {server.process.stderr.read()}")
     if left := gone(watcher.parts.values(), 2):
         faults.append(f"processes are left: {left}")
+    faults += [f"{path} is left" for path in unnamed(package)]
     print("\n| what | how often |\n|---|---|")
     for what, count in sorted(weather.counts.items()):
         print(f"| {what} | {count} |")
     print("\n| process | MiB at the end | MiB an hour |\n|---|---|---|")
     for (part, slope), size in zip(watcher.slopes().items(), watcher.seen[-1][1:], strict=True):
         print(f"| {part} | {size / 2**20:.1f} | {slope:+.2f} |")
-    if disk:
-        kept = [path for path in disk.rglob("*") if path.is_file()]
-        print(f"\nsessions left: {len(kept)} files, {sum(path.stat().st_size for path in kept) / 2**20:.1f} MiB")
+    size = sum(path.stat().st_size for path in (package / "sessions").rglob("*.kv")) / 2**20
+    print(f"\nsessions on disk: {size:.1f} MiB of {SESSION_MIB}")
+    if size > SESSION_MIB:
+        faults.append(f"sessions take {size:.1f} MiB")
     print("\n".join(faults[:20]) or "nothing was wrong")
     return int(bool(faults))
 

@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpsplit.leash import leashed
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -36,8 +38,8 @@ class Server:
 
     def __init__(self, package: Path, ranks: int, *options: str, port: int = 0):
         command = [sys.executable, "-m", "mpsplit", "serve", package, "--ranks", ranks, "--port", port, *options]
-        self.process = subprocess.Popen(
-            [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        self.process = leashed(
+            [*map(str, command)], family=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         line = self.process.stdout.readline()
         if not (address := re.search(r"http://([\d.]+):(\d+)", line)):

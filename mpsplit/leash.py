@@ -18,12 +18,16 @@ import ctypes
 import fcntl
 import functools
 import os
+import re
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+# mpirun's process and the number of its daemon, 0 for mpirun itself; where that one listens
+DAEMON = re.compile(rb"\0PMIX_SERVER_URI\d+=prterun-[^\0;]*-(\d+)@0\.(\d+);tcp4://([\d.]+):(\d+)")
 
 
 def leashed(command: list[str], family: bool = False, **options: Any) -> subprocess.Popen:
@@ -65,10 +69,29 @@ def end_with_parent() -> None:
 
 def end_with_mpirun() -> None:
     """By a rank, whose parent is mpirun or its daemon; nothing elsewhere. One whose mpirun has gone
-    already cannot start MPI, and ends by that. One that imports mpi4py alone has mpirun's variables
-    too, but was not started with them."""
-    if b"\0OMPI_COMM_WORLD_RANK=" in b"\0" + Path("/proc/self/environ").read_bytes():
+    by now ends here: it would import much before it finds that it cannot start MPI. One that
+    imports mpi4py alone has mpirun's variables too, but was not started with them."""
+    started_with = b"\0" + Path("/proc/self/environ").read_bytes()
+    if b"\0OMPI_COMM_WORLD_RANK=" in started_with:
         end_with_parent()
+        if _has_gone(started_with):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _has_gone(started_with: bytes) -> bool:
+    """Whether mpirun, or its daemon of this host, does not listen any more. One who is our parent
+    still is there, and nobody is asked; a shell may stand between."""
+    found = DAEMON.search(started_with)
+    if not found:
+        return False
+    process, number, host, port = (word.decode() for word in found.groups())
+    if os.getppid() == int(process) if number == "0" else os.getppid() != 1:
+        return False
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+        return False
+    except OSError:
+        return True
 
 
 def under_mpirun() -> bool:

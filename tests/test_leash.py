@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from mpsplit.leash import leashed
 from tests.extensions.meeting import meet
-from tests.running import ROOT, descendants, gone, rank_environment
+from tests.running import MPSPLIT, ROOT, descendants, gone, rank_environment
 
 SECONDS = 2
 FAMILY = """
@@ -61,3 +62,20 @@ def test_ranks_end_with_mpirun(tmp_path, how):
     os.kill(mpirun.pid, signal.SIGKILL)
     mpirun.wait()
     assert gone(pids, SECONDS)
+
+
+@pytest.mark.parametrize("listens", (True, False), ids=("mpirun is there", "mpirun has gone"))
+@pytest.mark.parametrize("daemon, parent, asked", [(0, 1, True), (0, os.getpid(), False), (3, 1, False)])
+def test_a_rank_whose_mpirun_has_gone_does_not_begin(listens, daemon, parent, asked):
+    """It was killed before the rank could ask the kernel to end with it."""
+    with socket.create_server(("127.0.0.1", 0)) as mpirun:
+        port = mpirun.getsockname()[1]
+        if not listens:
+            mpirun.close()
+        uri = f"prterun-a-host-{parent}@0.{daemon};tcp4://127.0.0.1:{port}"
+        environment = rank_environment(OMPI_COMM_WORLD_RANK="0", PMIX_SERVER_URI41=uri)
+        rank = subprocess.run([*MPSPLIT, "--version"], env=environment, capture_output=True, text=True, check=False)
+    if asked and not listens:
+        assert (rank.returncode, rank.stdout) == (-signal.SIGKILL, "")
+    else:
+        assert rank.returncode == 0 and rank.stdout.startswith("mpsplit ")
