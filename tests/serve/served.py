@@ -4,15 +4,48 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
 
 from mpsplit.serve.http.security import allowed_hosts
 from mpsplit.serve.http.serving import listen, serving, url
 from mpsplit.serve.service.service import Service
 from tests.serve.fake_loop import FakeLoop
+from tests.serve.real_loop import RealLoop
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server, and what it answers to an honest question."""
+
+    address: str
+    service: Service
+    path: str
+    question: dict
+    answer: str
+
+    @property
+    def loop(self) -> FakeLoop | RealLoop:
+        return self.service.loop
+
+    @property
+    def cancelled(self) -> int:
+        """Answers that were given up, so far."""
+        labels = {"finish_reason": "cancelled"}
+        return int(self.service.metrics.registry.get_sample_value("mpsplit_answers_total", labels) or 0)
+
+    def lives(self) -> None:
+        """Nothing is left of what was, and who asks is answered."""
+        assert self.loop.idle() and not self.service.tickets
+        reply = httpx.post(f"{self.address}{self.path}", json=self.question)
+        assert reply.status_code == 200, reply.text
+        choice = reply.json()["choices"][0]
+        assert (choice["text"] if "text" in choice else choice["message"]["content"]).strip() == self.answer
 
 
 @contextmanager
-def served(loop: FakeLoop, **settings):
+def served(loop: FakeLoop | RealLoop, **settings):
     """(its address, its Service) of a server that answers until the block is left."""
     sock, address = listen("127.0.0.1", 0)
     hosts = allowed_hosts("127.0.0.1", address, ())
