@@ -4,9 +4,7 @@ In: a package, the file that steers fail_calls.c. Out: a line for each rank and 
 many calls were made to fail, and how many of these were told.
 """
 
-import mmap
 import shutil
-import struct
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,25 +14,10 @@ from mpsplit.runtime.engine.pages import Pages
 from mpsplit.runtime.kept.session_counts import KeptLimits
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
+from tests.runtime.kept.disk_faults import Faults
 
 TOKENS = tuple((7 * i * i + 3 * i) % 256 + 1 for i in range(80))
 PROMPT = (*TOKENS[:70], 9)
-
-
-class Faults:
-    """Of one rank."""
-
-    def __init__(self, path: Path, rank: int):
-        with open(path, "r+b") as file:
-            self.map, self.at = mmap.mmap(file.fileno(), 4096), 16 * rank
-
-    def arm(self, call: int) -> None:
-        self.map[self.at : self.at + 16] = struct.pack("2q", call, 0)
-
-    @property
-    def fired(self) -> bool:
-        call, seen = struct.unpack("2q", self.map[self.at : self.at + 16])
-        return seen >= call > 0
 
 
 def restart(loop) -> None:

@@ -3,7 +3,6 @@ without: the answer is right, the request is told, and the next save works."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,28 +12,19 @@ from mpsplit.native import cpp
 from tests.missing import needs
 from tests.models import EXAMPLE
 from tests.running import rank_environment
-
-HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    path = tmp_path_factory.mktemp("library") / "fail_calls.so"
-    source = HERE / "fail_calls.c"
-    subprocess.run([cpp.compiler(), "-x", "c", "-shared", "-fPIC", "-O1", "-o", path, source, "-ldl"], check=True)
-    return path
+from tests.runtime.kept.disk_faults import library
 
 
 @needs("the engine")
 @pytest.mark.seconds(240)
 @pytest.mark.parametrize("follower", ["Python", "mpsplit-rank"])
-def test_each_call_that_fails_is_told_and_spoils_nothing(package_of, tmp_path, library, follower):
+def test_each_call_that_fails_is_told_and_spoils_nothing(package_of, tmp_path, follower):
     package, control = package_of(EXAMPLE, 2, 1), tmp_path / "control"
     control.write_bytes(bytes(4096))
     lead = [sys.executable, "-m", "tests.runtime.kept.fault_ranks", package, control]
     other = lead if follower == "Python" else [cpp.folder() / "mpsplit-rank", package, "--threads", "1"]
     command = [mpirun.find_mpirun(), "-np", "1", *lead, ":", "-np", "1", *other]
-    environment = {**OPEN_MPI, **rank_environment(LD_PRELOAD=str(library), MPSPLIT_FAULTS=str(control))}
+    environment = {**OPEN_MPI, **rank_environment(LD_PRELOAD=str(library(tmp_path)), MPSPLIT_FAULTS=str(control))}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]

@@ -3,104 +3,17 @@ process of a server over two ranks, while it answers."""
 
 import json
 import os
-import re
 import signal
 import socket
-import subprocess
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
 
-from mpsplit.mpirun import OPEN_MPI, PASS_SIGNALS, find_mpirun
-from mpsplit.native import cpp
 from tests.cases import thorough
 from tests.missing import needs
-from tests.models import EXAMPLE
-from tests.running import CLEAN, MPSPLIT, descendants, gone
-
-SECONDS = 2  # until nothing is left
-ASK = {"model": "vicuna", "prompt": "A", "max_tokens": 400, "ignore_eos": True, "stream": True}
-
-
-@dataclass
-class Served:
-    """`started` by us; `processes` by name, those of ranks among them."""
-
-    started: list[subprocess.Popen]
-    address: str
-    processes: dict[str, int]
-
-    def asked(self, **wishes) -> httpx.Response:
-        return httpx.post(f"{self.address}/v1/completions", json=ASK | wishes, timeout=60)
-
-    def health(self, of: str = "") -> tuple[int, dict]:
-        reply = httpx.get(f"{self.address}/health{of}")
-        return reply.status_code, reply.json()
-
-
-def begun(command: list, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**OPEN_MPI, **PASS_SIGNALS, **CLEAN, **environment},
-    )  # fmt: skip
-
-
-@pytest.fixture
-def serve(package_of, tmp_path):
-    """how -> a server: by `front`, by `mpirun`, by mpirun with a rank `without Python`, or by
-    `nobody`."""
-    package, all_started, all_pids = package_of(EXAMPLE, 2, 1), [], []
-
-    def start(how: str, *options: str, **environment: str) -> Served:
-        command = [*MPSPLIT, "serve", package, "--port", 0, "--model-name", "vicuna", *options]
-        if how == "nobody":
-            meet = environment | {"WORLD_SIZE": "2", "MPSPLIT_STORE": str(tmp_path / "meet")}
-            started = [begun(command, RANK=str(rank), **meet) for rank in range(2)]
-            processes = {f"rank {rank}": child.pid for rank, child in enumerate(started)}
-        else:
-            second = [":", "-np", 1, cpp.folder() / "mpsplit-rank", package]
-            first = {
-                "front": [],
-                "mpirun": [find_mpirun(), "-np", 2],
-                "without Python": [find_mpirun(), "-np", 1],
-            }[how]
-            started = [begun([*first, *command, *(second if how == "without Python" else [])], **environment)]
-            processes = {}
-        all_started.extend(started)
-        said = started[0].stdout.readline()
-        assert (found := re.match(r"vicuna at (http://127.0.0.1:\d+), over 2 ranks", said)), started[0].stderr.read()
-        if not processes:
-            below = [pid for pid, line in descendants(started[0].pid) if "template_sandbox" not in line]
-            ranks = {f"rank {rank}": pid for pid in below if (rank := rank_of(pid)) is not None}
-            above = [started[0].pid, *(pid for pid in below if pid not in ranks.values())]
-            processes = {"front": above[0], "mpirun": above[-1]} | ranks
-        all_pids.extend(processes.values())
-        return Served(started, found[1], processes)
-
-    yield start
-    for child in all_started:
-        child.kill()
-        child.communicate()
-    assert gone(all_pids, SECONDS)
-
-
-def rank_of(pid: int) -> int | None:
-    found = re.search(r"\0OMPI_COMM_WORLD_RANK=(\d+)", Path(f"/proc/{pid}/environ").read_text())
-    return int(found[1]) if found else None
-
-
-def gone_soon(served: Served) -> bool:
-    """Also from the view of who started them: a process whose parent does not look is a zombie."""
-    until = time.monotonic() + SECONDS
-    for child in served.started:
-        try:
-            child.wait(max(0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return False
-    return gone(served.processes.values(), max(0, until - time.monotonic()))
+from tests.running import gone
+from tests.serve.started_ranks import ASK, gone_soon, processes_below
 
 
 def can_be_listened_at(address: str) -> bool:
@@ -189,3 +102,32 @@ def test_two_signals_end_it_though_a_rank_is_stopped(serve):
         served.started[0].terminate()
         served.started[0].wait(10)
     assert gone_soon(served)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@pytest.mark.clock
+def test_a_server_is_started_again_after_a_kill(serve):
+    """Twice, after pauses that grow: it answers at the same port, and what was kept is used."""
+    served = serve("front", "--restart", "--port", str(free_port()))
+    front, session = served.started[0], {"session_id": "mine"}
+    assert served.answer(**session)["usage"]["mpsplit"]["saved"] is True
+    for victim, pause in (("rank 1", 1), ("rank 0", 2)):
+        before = served.processes
+        os.kill(before[victim], signal.SIGKILL)
+        assert front.stdout.readline().startswith(f"vicuna at {served.address}, over 2 ranks")
+        assert gone(set(before.values()) - {front.pid}, 0)
+        said = front.stderr.readline()
+        while "is started again" not in said:
+            said = front.stderr.readline()
+        assert f"it is started again in {pause} s" in said
+        served.processes = processes_below(front.pid)
+        usage = served.answer(**session)["usage"]
+        assert usage["mpsplit"]["kept"]["hit"] >= usage["prompt_tokens"] - 1, usage
+        served.as_before()
+    front.terminate()
+    assert front.wait(20) == 0 and gone_soon(served) and can_be_listened_at(served.address)
