@@ -7,7 +7,7 @@ from its file as it was.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -80,13 +80,14 @@ class _Reader:
         if not devices or len(set(names)) < len(names):
             self.fail(f"the {len(names)} devices have {len(set(names))} different names; each needs its own")
         links = self.links(data, len(devices))
+        sums = self.of(data, "sums", list) if "sums" in data else []
         local, remote = (self.link(data[name], name) if data.get(name) else None for name in ("local", "remote"))
         cluster = Cluster(
             devices=devices,
             links=links,
             local=local,
             remote=remote,
-            sums=tuple(self.sum(entry, i, len(devices)) for i, entry in enumerate(data.get("sums", []))),
+            sums=tuple(self.sum(entry, i, len(devices)) for i, entry in enumerate(sums)),
             transport=str(data.get("transport", "")),
             measured=bool(data.get("measured", True)),
         )
@@ -155,14 +156,14 @@ class _Reader:
     def measured(self, entry: JsonObject, name: str, where: str) -> Measured:
         inner = self.of(entry, name, dict, f"{where}.{name}")
         value, spread = self.positive(inner, "value", f"{where}.{name}"), inner.get("spread", 0.0)
-        if not isinstance(spread, int | float) or not 0 <= spread < math.inf:
-            self.fail(f"{where}.{name}.spread is {spread}; it must be a number from 0")
+        if not isinstance(spread, int | float) or not 0 <= spread <= sys.float_info.max:
+            self.fail(f"{where}.{name}.spread is {spread!s:.40}; it must be a number from 0")
         return Measured(value, float(spread))
 
     def positive(self, entry: JsonObject, name: str, where: str) -> float:
         value = self.of(entry, name, (int, float), f"{where}.{name}")
-        if not 0 < value < math.inf:
-            self.fail(f"{where}.{name} is {value}; it must be above 0")
+        if not 0 < value <= sys.float_info.max:
+            self.fail(f"{where}.{name} is {value!s:.40}; it must be above 0, and a number that a float can be")
         return float(value)
 
     def of(self, entry: JsonObject, name: str, kind: Kind, where: str = "") -> Any:

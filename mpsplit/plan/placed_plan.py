@@ -9,7 +9,7 @@ In: a file. Out: Placed, whose devices are the plan's ranks, in order.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,13 @@ class Placed:
             raise PlanError(
                 f"{path} has {plan.ranks} ranks on {cluster.size} devices; make it again with `mpsplit plan`"
             )
-        try:
-            return cls(plan, cluster, Job(**data["job"]))
-        except (KeyError, TypeError) as wrong:
-            raise PlanError(
-                f"{path} has no job that can be read ({wrong}); make it again with `mpsplit plan`"
-            ) from None
+        return cls(plan, cluster, _job_from(data.get("job"), path))
+
+
+def _job_from(data: object, path: Path) -> Job:
+    """Fields that are not there are as they are without a word."""
+    kinds = {field.name: type(field.default) for field in fields(Job)}
+    fine = isinstance(data, dict) and all(type(value) is kinds.get(name) for name, value in data.items())
+    if not isinstance(data, dict) or not fine:
+        raise PlanError(f"{path} has no job that can be read ({data!a:.200}); make it again with `mpsplit plan`")
+    return Job(**data)

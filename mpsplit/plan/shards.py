@@ -23,6 +23,8 @@ from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.steps import divide, divide_heads, even, steps_of
 
 PLAN_VERSION = 1
+AGAIN = "make it again with `mpsplit plan`"
+MOST = 1 << 24  # of anything that a plan counts
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class Plan:
 
     def check(self, facts: ModelFacts) -> Plan:
         """Itself, when it covers the model; otherwise the first hole or overlap, in numbers."""
+        if facts.heads % facts.kv_heads:
+            raise PlanError(f"{facts.heads} heads do not share {facts.kv_heads} KV heads evenly; no model has such")
         if [s.rank for s in self.shards] != list(range(self.ranks)):
             raise PlanError(
                 f"shards are ranks {[s.rank for s in self.shards]}; they must be 0 to {self.ranks - 1} in order"
@@ -139,14 +143,11 @@ class Plan:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
         if data.get("version") != PLAN_VERSION:
-            raise PlanError(
-                f"plan has version {data.get('version')}, this mpsplit reads {PLAN_VERSION}; make it again with"
-                " `mpsplit plan`"
-            )
-        try:
-            return cls(tuple(_shard_from(entry) for entry in data["shards"]))
-        except (KeyError, TypeError) as wrong:
-            raise PlanError(f"plan is not complete: {wrong}; make it again with `mpsplit plan`") from None
+            raise PlanError(f"plan has version {data.get('version')}, this mpsplit reads {PLAN_VERSION}; {AGAIN}")
+        entries = data.get("shards")
+        if not isinstance(entries, list) or not entries:
+            raise PlanError(f"plan has no list of shards; {AGAIN}")
+        return cls(tuple(_shard_from(entry, f"shards[{i}]", len(entries) - 1) for i, entry in enumerate(entries)))
 
     @classmethod
     def load(cls, path: Path) -> Plan:
@@ -156,11 +157,13 @@ class Plan:
     def read(path: Path) -> dict[str, Any]:
         """What is in a plan's file, the plan and what else `mpsplit plan` put there."""
         try:
-            data: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise PlanError(f"there is no plan at {path}; make one with `mpsplit plan MODEL --out {path}`") from None
-        except json.JSONDecodeError as wrong:
-            raise PlanError(f"{path} is not JSON ({wrong}); make it again with `mpsplit plan`") from None
+        except (ValueError, RecursionError) as wrong:  # not JSON, not UTF-8, a number of thousands of digits, too deep
+            raise PlanError(f"{path} is not JSON ({wrong}); {AGAIN}") from None
+        if not isinstance(data, dict):
+            raise PlanError(f"{path} is no plan, but another JSON; {AGAIN}")
         return data
 
 
@@ -239,11 +242,28 @@ def _cover(what: str, parts: list[Range], whole: int) -> None:
         raise PlanError(f"{what}: ranges end at {position}, the model has {whole}")
 
 
-def _shard_from(entry: dict[str, Any]) -> Shard:
-    known = {field.name for field in fields(Shard)}
-    if set(entry) != known:
-        raise PlanError(f"a shard has the fields {sorted(entry)}; it must have {sorted(known)}")
-    values: dict[str, Any] = {
-        name: Range(**value) if isinstance(value, dict) else value for name, value in entry.items()
-    }
-    return Shard(**values)
+def _shard_from(entry: object, where: str, last: int) -> Shard:
+    """Of a stage up to `last`: as many lists are made as there are stages."""
+    rank, stage, *parts = _fields(entry, where, [field.name for field in fields(Shard)])
+    return Shard(_whole(rank, where), _whole(stage, where, last), *(_range(part, where) for part in parts))
+
+
+def _range(entry: object, where: str) -> Range:
+    start, stop = (_whole(end, where) for end in _fields(entry, where, ["start", "stop"]))
+    if start > stop:
+        raise PlanError(f"{where} has a range from {start} to {stop}; {AGAIN}")
+    return Range(start, stop)
+
+
+def _fields(entry: object, where: str, names: list[str]) -> list[object]:
+    """The values of an object that has these names and no others."""
+    if not isinstance(entry, dict) or set(entry) != set(names):
+        found = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+        raise PlanError(f"{where} has the fields {found!s:.200}; it must have {sorted(names)}")
+    return [entry[name] for name in names]
+
+
+def _whole(value: object, where: str, most: int = MOST) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise PlanError(f"{where} has {value!a:.40} where a whole number from 0 to {most} must be; {AGAIN}")
+    return value

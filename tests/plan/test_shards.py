@@ -123,7 +123,7 @@ def test_plan_files(tmp_path):
     broken = even_plan(facts(), 1, 1).to_json()
     del broken["shards"][0]["mlp"]
     (tmp_path / "plan.json").write_text(json.dumps(broken))
-    with pytest.raises(PlanError, match="a shard has the fields"):
+    with pytest.raises(PlanError, match=r"shards\[0\] has the fields"):
         Plan.load(tmp_path / "plan.json")
 
 
