@@ -29,7 +29,7 @@ from mpsplit.runtime.engine.pages import HeldPages
 from mpsplit.runtime.loop.led_ranks import Ranks
 from mpsplit.runtime.loop.live_request import LiveRequest
 from mpsplit.runtime.loop.loop_protocol import Request
-from mpsplit.runtime.loop.orders import Question
+from mpsplit.runtime.loop.order_numbers import Question
 
 DRAWS = {
     "greedy": {},
@@ -107,7 +107,7 @@ def measured(logits: list[np.ndarray], history: list[int], requests: list[Reques
 
         engine.batch = timed
         began = time.thread_time()
-        questions = [Question(Span(live.slot, 0, 1), *live.asks(ranks)) for live in lives]
+        questions = [Question.of(Span(live.slot, 0, 1), live.asks(ranks)) for live in lives]
         answers = ranks.step([0] * len(lives), questions)
         chosen = [
             live.choose(answer, partial(ranks.more, row))

@@ -100,50 +100,46 @@ void Answers::mask(int64_t slot, std::span<const int64_t> bits) {
     masks_[slot].assign(bits.begin(), bits.end());
 }
 
-std::span<const double> Answers::answer(std::span<const float> logits, const Question& question) {
-    return more(logits, question, 0, 0);
-}
-
-std::span<const double> Answers::more(std::span<const float> logits, const Question& question,
-                                      int64_t from, int64_t count) {
-    see(logits, question);
+std::span<const double> Answers::answer(std::span<const float> logits, int64_t slot,
+                                        const Wish& wish) {
+    see(logits, slot, wish.changed);
     message_.clear();
-    const bool own_too = question.likely >= 0;
-    switch (question.wanted) {
-        case cells_wanted: cells(question.temperature, from, count); break;
-        case cell_wanted: cell(question.temperature, from, count, own_too); break;
-        case span_wanted: span(from, count, own_too); break;
-        case blocks_wanted: blocks(question.temperature); break;
+    const bool own_too = wish.likely >= 0;
+    switch (wish.wanted) {
+        case cells_wanted: cells(wish.temperature, wish.start, wish.count); break;
+        case cell_wanted: cell(wish.temperature, wish.start, wish.count, own_too); break;
+        case span_wanted: span(wish.start, wish.count, own_too); break;
+        case blocks_wanted: blocks(wish.temperature); break;
         default: {
             message_.push_back(nan);
-            if (question.temperature > 0) {
-                sums(question.temperature);
+            if (wish.temperature > 0) {
+                sums(wish.temperature);
                 double sum = 0;
                 for (const double part : weights_) sum += part;
-                message_[0] = top(question.temperature) + std::log(sum);
+                message_[0] = top(wish.temperature) + std::log(sum);
             }
-            const size_t rows = std::min(size_t(question.wanted), logits.size());
+            const size_t rows = std::min(size_t(wish.wanted), logits.size());
             likeliest(rows);
             if (own_too)
                 for (size_t i = 0; i < rows; ++i)
                     message_.push_back(logits[size_t(int64_t(message_[1 + rows + i]) - first_)]);
         }
     }
-    if (own_too && question.wanted >= blocks_wanted) own(size_t(question.likely));
+    if (own_too && wish.wanted >= blocks_wanted) own(size_t(wish.likely));
     return message_;
 }
 
-void Answers::see(std::span<const float> logits, const Question& question) {
+void Answers::see(std::span<const float> logits, int64_t slot, int64_t changed) {
     logits_ = plain_ = logits;
     at_.clear(), tilted_.clear();
-    if (!question.changed) return;
+    if (!changed) return;
     changed_.assign(logits.begin(), logits.end());
-    if (question.changed & by_tilt) {
-        tilts_[question.slot].apply(logits, first_, at_, tilted_);
+    if (changed & by_tilt) {
+        tilts_[slot].apply(logits, first_, at_, tilted_);
         for (const int32_t row : at_) changed_[size_t(row)] = never;
     }
-    if (question.changed & by_mask) {
-        const std::vector<int64_t>& bits = masks_[question.slot];
+    if (changed & by_mask) {
+        const std::vector<int64_t>& bits = masks_[slot];
         const auto allowed = [&](int64_t id) {
             return size_t(id / 64) < bits.size() &&
                    (uint64_t(bits[size_t(id / 64)]) >> (id % 64) & 1);

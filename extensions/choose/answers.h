@@ -11,6 +11,14 @@
 
 namespace mpsplit {
 
+// What rank 0 wants to know, as mpsplit/runtime/choose/answers.py says. `start` and `count` are of
+// cells, of one of them, and of a span.
+struct Wish {
+    int64_t wanted = nothing_wanted, likely = -1, changed = 0;
+    double temperature = 0;
+    int64_t start = 0, count = 0;
+};
+
 class Answers {
   public:
     explicit Answers(int64_t first_row) : first_(first_row) {}
@@ -19,16 +27,13 @@ class Answers {
     void tilt(int64_t slot, bool fresh, std::span<const int64_t> changes);
     void mask(int64_t slot, std::span<const int64_t> bits);
 
-    // One message, valid until the next.
-    std::span<const double> answer(std::span<const float> logits, const Question& question);
-    // The same of a part that was answered before: `from` and `count` as MORE brings them.
-    std::span<const double> more(std::span<const float> logits, const Question& question,
-                                 int64_t from, int64_t count);
+    // One message, valid until the next, about the logits of what a slot says next.
+    std::span<const double> answer(std::span<const float> logits, int64_t slot, const Wish& wish);
 
   private:
     // The logits after tilt and mask: floats as they were, -inf where one is not allowed or tilted;
     // the tilted ones beside them.
-    void see(std::span<const float> logits, const Question& question);
+    void see(std::span<const float> logits, int64_t slot, int64_t changed);
     void likeliest(size_t count);
     void own(size_t count);
     void sums(double temperature);

@@ -1,6 +1,7 @@
 // The Python module _choose: what a rank answers about its logits, as answers.py does in numpy.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/tuple.h>
 
 #include "answers.h"
 
@@ -13,13 +14,14 @@ namespace {
 using Numbers = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-nb::ndarray<nb::numpy, double> more(Answers& answers, const Logits& logits, int64_t slot,
-                                    int64_t wanted, int64_t likely, int64_t changed,
-                                    double temperature, int64_t from, int64_t count) {
-    Question question;
-    question.slot = slot, question.wanted = wanted, question.likely = likely;
-    question.changed = changed, question.temperature = temperature;
-    const auto message = answers.more({logits.data(), logits.shape(0)}, question, from, count);
+// the Wish of answers.py
+using Told = std::tuple<int64_t, int64_t, int64_t, double, int64_t, int64_t>;
+
+nb::ndarray<nb::numpy, double> answer(Answers& answers, const Logits& logits, int64_t slot,
+                                      const Told& told) {
+    const auto [wanted, likely, changed, temperature, start, count] = told;
+    const Wish wish = {wanted, likely, changed, temperature, start, count};
+    const auto message = answers.answer({logits.data(), logits.shape(0)}, slot, wish);
     auto* data = new double[message.size()];
     std::copy(message.begin(), message.end(), data);
     return nb::ndarray<nb::numpy, double>(
@@ -46,6 +48,5 @@ NB_MODULE(_choose, m) {
                 answers.mask(slot, {bits.data(), bits.shape(0)});
             },
             "slot"_a, "bits"_a)
-        .def("more", more, "logits"_a, "slot"_a, "wanted"_a, "likely"_a, "changed"_a,
-             "temperature"_a, "start"_a = 0, "count"_a = 0);
+        .def("answer", answer, "logits"_a, "slot"_a, "wish"_a);
 }

@@ -125,7 +125,9 @@ bool write_all(Descriptor& file, const Segment& segment, std::span<KeyValueCache
 
 int page_of(int position) { return position / KeyValueCache::page_positions; }
 
-int pages_of(int positions) { return page_of(positions + KeyValueCache::page_positions - 1); }
+int pages_of(int positions) {
+    return page_of(positions) + (positions % KeyValueCache::page_positions != 0);
+}
 
 std::span<const int32_t> pages_in(std::span<const int32_t> pages, const Segment& segment) {
     const int first = page_of(segment.first);

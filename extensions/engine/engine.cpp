@@ -20,7 +20,8 @@ std::shared_ptr<Comm> stage_of(const RankFacts& facts, const std::shared_ptr<Com
 }
 
 constexpr int pages_of(int positions) {
-    return (positions + KeyValueCache::page_positions - 1) / KeyValueCache::page_positions;
+    constexpr int page = KeyValueCache::page_positions;
+    return positions / page + (positions % page != 0);
 }
 
 void check(const Segment& segment) {
@@ -111,6 +112,10 @@ void Engine::place(int slot, int first, std::span<const int64_t> pages) {
     if (first < 0 || first > int(table.size()))
         throw Failure("page " + std::to_string(first) + " of slot " + std::to_string(slot) +
                       " does not follow its " + std::to_string(table.size()));
+    if (int64_t(pages.size()) > setting_.pages - first)
+        throw Failure("slot " + std::to_string(slot) + " would have " +
+                      std::to_string(first + pages.size()) + " pages of " +
+                      std::to_string(setting_.pages));
     table.resize(first);
     for (const int64_t page : pages) {
         if (page < 0 || page >= setting_.pages)

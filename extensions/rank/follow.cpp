@@ -4,18 +4,22 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstring>
+#include <exception>
 #include <functional>
 #include <iterator>
+#include <map>
+#include <set>
 #include <string>
 #include <utility>
 
 #include "answers.h"
-#include "orders.h"
+#include "order_numbers.h"
 
 namespace mpsplit {
 
 namespace {
+
+constexpr const char* remedy = "; install the same mpsplit";
 
 // While it lives, the others may take as long as they like.
 class Patient {
@@ -82,93 +86,102 @@ class Counted {
     std::vector<int64_t> told_;
 };
 
-using Numbers = std::vector<int64_t>;
-
 // The numbers that come with an order: one is in it, more come in a message of their own.
-Numbers numbers_of(const Order& order, Comm& world) {
-    Numbers numbers(size_t(order.count), order.token);
+std::vector<int64_t> numbers_of(const Order& order, Comm& world) {
+    check_count(order);
+    std::vector<int64_t> numbers(size_t(order.count), order.token);
     if (order.count > 1) world.broadcast(numbers.data(), numbers.size() * sizeof numbers[0], lead);
     return numbers;
 }
 
-// What each order does to this rank.
+// What each order does to this rank, after those before it.
 class Follower {
   public:
     Follower(Slice& slice, Comm& world)
         : slice_(slice), world_(world), counted_(slice, world), answers_(slice.first_row()) {}
 
-    void step(const Order& order, const Numbers& tokens) {
-        Question question;
-        question.slot = order.slot, question.position = order.position;
-        question.length = order.count, question.wanted = order.wanted;
-        question.temperature = order.temperature;
-        questions_.assign(1, question);
-        run(tokens);
+    void step(const Order& order, Numbers numbers) {
+        auto [questions, tokens] = parts_of(order, numbers);
+        for (const Question& part : questions) {
+            check_room(part.slot, part.position + part.length);
+            check_known(part.changed & by_tilt, tilted_, part.slot, "tilt");
+            check_known(part.changed & by_mask, masked_, part.slot, "mask");
+        }
+        questions_ = std::move(questions);
+        logits_ = counted_.step(tokens, questions_);
+        for (size_t i = 0; i < questions_.size(); ++i) answer(i, wish_of(questions_[i]));
     }
 
-    void batch(const Order& order, const Numbers& numbers) {
-        questions_.resize(size_t(order.position));
-        const size_t bytes = questions_.size() * sizeof(Question);
-        std::memcpy(static_cast<void*>(questions_.data()), numbers.data(), bytes);
-        run(std::span(numbers).subspan(bytes / sizeof numbers[0]));
+    void more(const Order& order, Numbers) {
+        want(order.position >= 0 && order.position < int64_t(questions_.size()),
+             "the last step had " + std::to_string(questions_.size()) + " parts, none is part " +
+                 std::to_string(order.position));
+        const auto part = size_t(order.position);
+        Wish wish = wish_of(questions_[part]);
+        wish.wanted = order.wanted, wish.temperature = order.temperature;
+        wish.start = order.token, wish.count = order.count;
+        check(wish);
+        answer(part, wish);
     }
 
-    void more(const Order& order, const Numbers&) {
-        Question question = questions_.at(size_t(order.position));
-        question.wanted = order.wanted, question.temperature = order.temperature;
-        answer(size_t(order.position), question, order.token, order.count);
-    }
-
-    void tilt(const Order& order, const Numbers& changes) {
+    void tilt(const Order& order, Numbers changes) {
+        check_tilt(order, changes);
+        check_known(order.position != 1, tilted_, order.slot, "tilt");
+        tilted_.insert(order.slot);
         answers_.tilt(order.slot, order.position == 1, changes);
     }
 
-    void mask(const Order& order, const Numbers& bits) { answers_.mask(order.slot, bits); }
+    void mask(const Order& order, Numbers bits) {
+        check_slot(order);
+        masked_.insert(order.slot);
+        answers_.mask(order.slot, bits);
+    }
 
-    void place(const Order& order, const Numbers& pages) {
+    void place(const Order& order, Numbers pages) {
+        check_place(order, pages);
+        int64_t& has = pages_[order.slot];
+        want(order.position >= 0 && order.position <= has,
+             "page " + std::to_string(order.position) + " does not follow the " +
+                 std::to_string(has) + " of slot " + std::to_string(order.slot));
+        has = order.position + int64_t(pages.size());
         slice_.place(order.slot, order.position, pages);
     }
 
-    void reserve(const Order& order, const Numbers&) { slice_.reserve(order.count, order.token); }
+    void reserve(const Order& order, Numbers) {
+        check_reserve(order);
+        pages_.clear();
+        slice_.reserve(order.count, order.token);
+    }
 
-    void save(const Order& order, const Numbers& numbers) {
-        const auto [segment, folder] = segment_and_folder(numbers);
+    void save(const Order& order, Numbers numbers) {
+        const auto [segment, folder] = kept_of(order, numbers);
+        check_room(order.slot, segment.last);
         slice_.save(order.slot, segment, folder);
     }
 
-    void saved(const Order&, const Numbers&) { gather(slice_.saved()); }
+    void saved(const Order&, Numbers) { gather(slice_.saved()); }
 
-    void load(const Order& order, const Numbers& numbers) {
-        const auto [segment, folder] = segment_and_folder(numbers);
+    void load(const Order& order, Numbers numbers) {
+        const auto [segment, folder] = kept_of(order, numbers);
+        check_room(order.slot, segment.until);
         gather(std::array{slice_.load(order.slot, segment, folder)});
     }
 
-    void sweep(const Order& order, const Numbers& numbers) {
-        if (order.position < 0 || size_t(order.position) > numbers.size())
-            throw Error("rank 0 names more saves than it sends; install the same mpsplit");
-        std::vector<std::string> saves;
-        saves.reserve(size_t(order.position));
-        for (size_t i = 0; i < size_t(order.position); ++i)
-            saves.push_back(text(numbers, i * save_name_bytes).substr(0, save_name_bytes));
-        slice_.sweep(text(numbers, saves.size() * save_name_bytes), saves);
+    void sweep(const Order& order, Numbers numbers) {
+        const auto [folder, saves] = swept_of(order, numbers);
+        slice_.sweep(folder, saves);
     }
 
-    void report(const Order&, const Numbers&) { counted_.report(); }
+    void report(const Order&, Numbers) { counted_.report(); }
 
   private:
-    void run(std::span<const int64_t> tokens) {
-        logits_ = counted_.step(tokens, questions_);
-        for (size_t i = 0; i < questions_.size(); ++i) answer(i, questions_[i], 0, 0);
-    }
-
     // What rank 0 wants to know of the logits of one part.
-    void answer(size_t part, const Question& question, int64_t from, int64_t count) {
+    void answer(size_t part, const Wish& wish) {
         const auto rows = size_t(slice_.rows());
-        if (question.wanted == nothing_wanted || rows == 0) return;
+        if (wish.wanted == nothing_wanted || rows == 0) return;
         const auto logits = logits_.subspan(part * rows, rows);
-        if (question.wanted == all_wanted)
-            return world_.send(logits.data(), logits.size_bytes(), lead);
-        const auto message = answers_.more(logits, question, from, count);
+        if (wish.wanted == all_wanted) return world_.send(logits.data(), logits.size_bytes(), lead);
+        const auto message = answers_.answer(logits, questions_[part].slot, wish);
         if (!message.empty()) world_.send(message.data(), message.size_bytes(), lead);
     }
 
@@ -178,20 +191,18 @@ class Follower {
         world_.all_gather(mine.data(), sizeof mine, all.data());
     }
 
-    static std::pair<KeptSegment, std::string> segment_and_folder(const Numbers& numbers) {
-        KeptSegment segment;
-        if (numbers.size() * sizeof numbers[0] <= sizeof segment)
-            throw Error("rank 0 names a segment without a folder; install the same mpsplit");
-        std::memcpy(static_cast<void*>(&segment), numbers.data(), sizeof segment);
-        return {segment, text(numbers, sizeof segment)};
+    void check_room(int64_t slot, int64_t positions) const {
+        const auto found = pages_.find(slot);
+        const int64_t has = found == pages_.end() ? 0 : found->second;
+        want(positions <= page_positions * has, "slot " + std::to_string(slot) + " has " +
+                                                    std::to_string(has) + " pages, too few for " +
+                                                    std::to_string(positions) + " positions");
     }
 
-    // From a byte on, until a 0.
-    static std::string text(const Numbers& numbers, size_t begin) {
-        const size_t bytes = numbers.size() * sizeof numbers[0];
-        if (begin >= bytes) throw Error("rank 0 names no folder; install the same mpsplit");
-        const char* at = reinterpret_cast<const char*>(numbers.data()) + begin;
-        return {at, strnlen(at, bytes - begin)};
+    static void check_known(bool needed, const std::set<int64_t>& slots, int64_t slot,
+                            const char* what) {
+        want(!needed || slots.count(slot),
+             "slot " + std::to_string(slot) + " has no " + std::string(what));
     }
 
     Slice& slice_;
@@ -200,16 +211,18 @@ class Follower {
     Answers answers_;
     std::span<const float> logits_;  // of the last step, [parts][rows]
     std::vector<Question> questions_;
+    std::map<int64_t, int64_t> pages_;   // slot -> how many it has
+    std::set<int64_t> tilted_, masked_;  // slots
 };
 
 struct Handler {
     Verb verb;
-    void (Follower::*obey)(const Order&, const Numbers&);
+    void (Follower::*obey)(const Order&, Numbers);
 };
 constexpr Handler handlers[] = {
     // by number; the end has nothing to obey
     {Verb::step, &Follower::step},
-    {Verb::batch, &Follower::batch},
+    {Verb::batch, &Follower::step},
     {Verb::more, &Follower::more},
     {Verb::place, &Follower::place},
     {Verb::reserve, &Follower::reserve},
@@ -241,7 +254,7 @@ void greet(const Slice& slice, Comm& world) {
         if (all[3 * rank] != orders_version)
             throw Error("rank " + std::to_string(rank) + " speaks version " +
                         std::to_string(all[3 * rank]) + " of the orders, this rank version " +
-                        std::to_string(orders_version) + "; install the same mpsplit");
+                        std::to_string(orders_version) + remedy);
 }
 
 void follow(Slice& slice, Comm& world) {
@@ -257,10 +270,19 @@ void follow(Slice& slice, Comm& world) {
         if (order.verb == Verb::end) return;
         const auto number = size_t(order.verb);
         if (number >= std::size(handlers))
-            throw Error("rank 0 gave order " + std::to_string(int64_t(order.verb)) +
-                        ", which this rank does not know; install the same mpsplit");
-        const auto [numbered, resting] = verb_facts[number];
-        (follower.*handlers[number].obey)(order, numbered ? numbers_of(order, world) : Numbers());
+            throw Error("rank " + std::to_string(lead) + " gave order " +
+                        std::to_string(int64_t(order.verb)) + ", which rank " +
+                        std::to_string(world.rank()) + " does not know" + remedy);
+        const auto [name, numbered, resting] = verb_facts[number];
+        try {
+            const auto numbers = numbered ? numbers_of(order, world) : std::vector<int64_t>();
+            (follower.*handlers[number].obey)(order, numbers);
+        } catch (const Error&) {
+            throw;                               // of the ranks
+        } catch (const std::exception& wrong) {  // of the order, or the engine cannot obey it
+            throw Error("rank " + std::to_string(world.rank()) + " cannot obey " + told(order) +
+                        " of rank " + std::to_string(lead) + ": " + wrong.what() + remedy);
+        }
         idle = resting;
     }
 }

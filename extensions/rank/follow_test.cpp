@@ -1,13 +1,16 @@
 // A follower over an engine that is a formula. Python's lead talks to it in
-// tests/extensions/test_rank.py.
-//   follow_test FIRST_ROW ROWS
+// tests/extensions/test_rank.py, or a file of orders does.
+//   follow_test FIRST_ROW ROWS [ORDERS]
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <map>
 
 #include "follow.h"
 #include "join.h"
+#include "script_link.h"
 
 using namespace mpsplit;
 
@@ -63,12 +66,25 @@ class Table final : public Slice {
     std::vector<float> logits_;
 };
 
+void follow_script(Table& table, const char* path) {
+    std::ifstream file(path, std::ios::binary);
+    const std::string orders{std::istreambuf_iterator<char>(file), {}};
+    const auto* data = reinterpret_cast<const uint8_t*>(orders.data());
+    Comm world(std::make_shared<ScriptLink>(data, orders.size()), {0, 1});
+    try {
+        follow(table, world);
+    } catch (const EndOfScript&) {
+        throw Error("rank 0 says no more");
+    }
+}
+
 }  // namespace
 
-int main(int, char** words) {
+int main(int count, char** words) {
     try {
-        const auto world = join(place()).world;
         Table table(std::stoll(words[1]), std::stoll(words[2]));
+        if (count > 3) return follow_script(table, words[3]), 0;
+        const auto world = join(place()).world;
         greet(table, *world);
         follow(table, *world);
     } catch (const std::exception& wrong) {

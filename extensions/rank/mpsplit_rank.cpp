@@ -10,8 +10,7 @@
 #include <thread>
 
 #include "cores.h"
-#include "engine.h"
-#include "follow.h"
+#include "engine_slice.h"
 #include "join.h"
 
 using namespace mpsplit;
@@ -47,68 +46,6 @@ Arguments parse(int count, char** words) {
     if (found.package.empty()) throw Error("usage: mpsplit-rank PACKAGE [--threads N]");
     return found;
 }
-
-class EngineSlice final : public Slice {
-  public:
-    EngineSlice(const std::string& package, std::shared_ptr<Comm> world, int threads)
-        : package_(package),
-          rank_("rank-" + std::to_string(world->rank())),
-          engine_(package + "/" + rank_, std::move(world), threads) {}
-
-    std::span<const float> step(std::span<const int64_t> tokens,
-                                std::span<const Question> questions) override {
-        of_.clear();
-        for (const Question& part : questions)
-            of_.push_back({int(part.slot), int(part.position), int(part.length)});
-        const auto logits = engine_.step(tokens, of_, false);
-        return {logits.data, size_t(logits.rows) * logits.columns};
-    }
-    void place(int64_t slot, int64_t first, std::span<const int64_t> pages) override {
-        engine_.place(int(slot), int(first), pages);
-    }
-    void reserve(int64_t pages, int64_t stored) override { engine_.reserve(pages, stored); }
-    void save(int64_t slot, const KeptSegment& kept, const std::string& folder) override {
-        const Segment segment = segment_of(kept);
-        engine_.save(int(slot), segment, path(folder, segment));
-    }
-    std::array<int64_t, 2> saved() override {
-        const Saved saved = engine_.saved();
-        return {int64_t(saved.outcome), saved.detail};
-    }
-    int64_t load(int64_t slot, const KeptSegment& kept, const std::string& folder) override {
-        const Segment segment = segment_of(kept);
-        return int64_t(engine_.load(int(slot), segment, int(kept.until), path(folder, segment)));
-    }
-    void sweep(const std::string& folder, const std::vector<std::string>& saves) override {
-        engine_.sweep(package_ + "/" + folder, saves);
-    }
-    int64_t first_row() const override { return engine_.facts().head_start; }
-    int64_t rows() const override { return engine_.facts().head_rows; }
-    uint64_t bytes_sent() const override { return engine_.bytes_sent(); }
-    double seconds_between_ranks() const override { return engine_.seconds_between_ranks(); }
-    std::array<int64_t, 3> shared_work() const override {
-        const ThreadPool::Times& times = engine_.shared_work();
-        return {times.shared_ns, times.waited_ns, times.alone_ns};
-    }
-    std::vector<int64_t> spent() const override {
-        const Spent spent = engine_.spent();
-        return {std::begin(spent.ns), std::end(spent.ns)};
-    }
-
-  private:
-    static Segment segment_of(const KeptSegment& kept) {
-        return {std::string(kept.identity, sizeof kept.identity), int(kept.first), int(kept.last)};
-    }
-    // as mpsplit/runtime/engine/native_engine.py
-    std::string path(const std::string& folder, const Segment& segment) const {
-        const size_t name = segment.identity.size() - save_name_bytes;
-        return package_ + "/" + folder + "/" + rank_ + "." + segment.identity.substr(name) + ".kv";
-    }
-
-    std::string package_, rank_;
-    Engine engine_;
-    std::vector<Engine::Part> of_;
-};
 
 // Who has a key trusts what it protects. mpsplit/package/sealed/keys.py has the same names.
 void demand_sealed(const std::string& folder) {

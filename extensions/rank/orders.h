@@ -15,6 +15,10 @@ constexpr int64_t blocks_wanted = -2, cells_wanted = -3;
 constexpr int64_t cell_wanted = -4, span_wanted = -5;
 constexpr int64_t by_tilt = 1, by_mask = 2;
 constexpr size_t answer_block = 1024;
+constexpr int64_t most_cells = 4096;
+constexpr int64_t most_numbers = 16777216, largest_number = 2147483647;
+constexpr int64_t largest_start = 9007199254740992;
+constexpr int64_t page_positions = 32, caches = 3;
 constexpr double answer_grain = 32;
 constexpr size_t save_name_bytes = 32;
 
@@ -55,24 +59,24 @@ enum class Verb : int64_t {
 };
 
 struct VerbFacts {
+    const char* name;
     bool numbered;  // brings `count` numbers: `token`, or for more than one int64 [count]
     bool resting;   // the next order may take as long as it likes
 };
 constexpr VerbFacts verb_facts[] = {
-    // by number
-    {true, false},   // step
-    {true, false},   // batch
-    {false, false},  // more
-    {true, false},   // place
-    {false, true},   // reserve
-    {true, true},    // save
-    {true, true},    // load
-    {false, true},   // report
-    {false, false},  // end
-    {false, true},   // saved
-    {true, true},    // sweep
-    {true, false},   // tilt
-    {true, false},   // mask
+    {"step", true, false},     // 0
+    {"batch", true, false},    // 1
+    {"more", false, false},    // 2
+    {"place", true, false},    // 3
+    {"reserve", false, true},  // 4
+    {"save", true, true},      // 5
+    {"load", true, true},      // 6
+    {"report", false, true},   // 7
+    {"end", false, false},     // 8
+    {"saved", false, true},    // 9
+    {"sweep", true, true},     // 10
+    {"tilt", true, false},     // 11
+    {"mask", true, false},     // 12
 };
 
 // One order; what a field means depends on the verb.

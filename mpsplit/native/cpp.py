@@ -75,9 +75,14 @@ def _digest(texts: list[str], root: Path, *suffixes: str) -> str:
     digest = hashlib.sha256()
     for text in (_compiler_version(), _processor(), *flags(), *texts):
         digest.update(text.encode() + b"\0")
-    for path in sorted(p for p in root.rglob("*") if p.suffix in suffixes and p.is_file()):
+    for path in sorted(p for p in root.rglob("*") if p.suffix in suffixes and p.is_file() and not _is_test(p)):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _is_test(path: Path) -> bool:
+    """What the tests alone build."""
+    return path.stem.endswith("_test") or path.parent.name == "fuzz"
 
 
 @functools.cache

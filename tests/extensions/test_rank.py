@@ -2,17 +2,22 @@
 formula in both."""
 
 import json
+import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from mpsplit.comm import Alone
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
 from mpsplit.native import cpp
 from mpsplit.plan.shards import even_plan
+from mpsplit.runtime.loop.orders import BadOrder, Order
+from mpsplit.runtime.loop.verbs import Verb
 from tests.extensions.builds import build
 from tests.extensions.formula import Formula, answers
+from tests.extensions.scripts import follow_script
 from tests.missing import need
 from tests.models import facts
 from tests.running import rank_environment
@@ -81,6 +86,108 @@ def test_a_package_runs_with_a_worker_without_python(package_of, tmp_path, meet)
     told = [rank.communicate(timeout=120) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * len(ranks), told
     assert json.loads(told[0][0])["token_ids"] == expected["token_ids"]
+
+
+STEP, PLACED = Order(Verb.STEP, 0, 0, 1, 3, 5), [(Order(Verb.PLACE, 0, 0, 1), ())]
+CHARS = b"a" * 128 + b"0" * 32
+
+
+def kept(first=0, last=9, until=9, identity=CHARS, folder=b"sessions/x"):
+    data = struct.pack("=3q160s", first, last, until, identity) + folder
+    return np.frombuffer(data + bytes(8 - len(data) % 8), np.int64)
+
+
+def batch(*parts, tokens):
+    """Of (slot, position, length, wanted, likely, changed, temperature)."""
+    return np.frombuffer(
+        b"".join(struct.pack("=6qd", *part) for part in parts) + struct.pack(f"={len(tokens)}q", *tokens), np.int64
+    )
+
+
+PART = (0, 0, 2, 3, -1, 0, 1.0)
+BAD = [
+    (
+        "a count below 1",
+        Order(Verb.STEP, 0, 0, -1, 3, 5),
+        (),
+        "(step: slot 0, position 0, count -1, wanted 3, token 5) of rank 0: it brings 1 to 16777216 numbers",
+    ),
+    ("a count without end", Order(Verb.MASK, 0, 0, 2**62), (), "it brings 1 to 16777216 numbers"),
+    ("a slot without pages", STEP._replace(slot=7), (), "slot 7 has 0 pages, too few for 1 positions"),
+    ("more positions than pages", STEP._replace(position=32), (), "slot 0 has 1 pages, too few for 33 positions"),
+    ("a token below 0", STEP._replace(token=-(2**63)), (), "token -9223372036854775808 is not from 0 to 2147483647"),
+    ("nothing that can be wanted", STEP._replace(wanted=-6), (), "wanted -6 is not from -5 to 2147483647"),
+    ("a cold block", STEP._replace(wanted=-2), (), "temperature 0.000000 is none for -2"),
+    (
+        "more questions than numbers",
+        Order(Verb.BATCH, 0, 3, 9),
+        batch(PART, tokens=(1, 2)),
+        "9 numbers are not 3 questions",
+    ),
+    ("no questions", Order(Verb.BATCH, 0, 0, 9), batch(PART, tokens=(1, 2)), "9 numbers are not 0 questions"),
+    (
+        "fewer tokens than parts",
+        Order(Verb.BATCH, 0, 1, 8),
+        batch(PART, tokens=(1,)),
+        "1 tokens are not the 2 of its parts",
+    ),
+    (
+        "a mask that nobody told",
+        Order(Verb.BATCH, 0, 1, 9),
+        batch((0, 0, 2, 3, -1, 2, 1.0), tokens=(1, 2)),
+        "slot 0 has no mask",
+    ),
+    ("a part that was none", Order(Verb.MORE, 0, 0, 4, -5), (), "the last step had 0 parts, none is part 0"),
+    ("a part below 0", Order(Verb.MORE, 0, -1, 4, -5), (), "the last step had 0 parts, none is part -1"),
+    ("a page that does not follow", Order(Verb.PLACE, 0, 5, 1), (), "page 5 does not follow the 1 of slot 0"),
+    ("a cache that nobody knows", Order(Verb.RESERVE, 0, 0, 8, 0, -1), (), "token -1 is not from 0 to 2"),
+    ("half a tilt", Order(Verb.TILT, 0, 1, 2), np.zeros(2, np.int64), "2 numbers are no three of each token"),
+    ("a tilt that goes on", Order(Verb.TILT, 0, 0, 3), np.zeros(3, np.int64), "slot 0 has no tilt"),
+    ("a folder above", Order(Verb.SAVE, 0, 0, 25), kept(folder=b"x/../../y"), "its folder leaves the package"),
+    ("a folder elsewhere", Order(Verb.LOAD, 0, 0, 24), kept(folder=b"/etc"), "its folder leaves the package"),
+    (
+        "a save that is a way",
+        Order(Verb.SAVE, 0, 0, 25),
+        kept(identity=b"a" * 128 + b"/../" * 8),
+        "a save has no name of letters and digits",
+    ),
+    ("a segment without a folder", Order(Verb.SAVE, 0, 0, 23), kept()[:23], "23 numbers are no segment and its folder"),
+    (
+        "a segment that ends first",
+        Order(Verb.SAVE, 0, 0, 25),
+        kept(first=64, last=9),
+        "last 9 is not from 65 to 2147483647",
+    ),
+    (
+        "more saves than names",
+        Order(Verb.SWEEP, 0, 1, 2),
+        np.zeros(2, np.int64),
+        "2 numbers are not 1 saves and a folder",
+    ),
+    (
+        "an order that nobody knows",
+        99,
+        (),
+        "rank 0 gave order 99, which rank 1 does not know; install the same mpsplit",
+    ),
+]
+
+
+@pytest.mark.parametrize("order, numbers, message", [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_an_order_that_means_nothing_is_refused_alike(follower, tmp_path, order, numbers, message):
+    """By ranks with Python and without: with the rank, the order, and why."""
+    script = b""
+    for each, brings in [*PLACED, (order if isinstance(order, Order) else Order(order), numbers)]:
+        script += each.pack().tobytes() + np.asarray(brings, np.int64).tobytes()
+    (tmp_path / "orders").write_bytes(script)
+    with pytest.raises(BadOrder) as wrong:
+        follow_script(script)
+    told = str(wrong.value)
+    assert message in told and ("99" in told or told.startswith(f"rank 1 cannot obey order {order.verb.value} ("))
+    done = subprocess.run(
+        [follower, "0", "1", tmp_path / "orders"], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, told + "\n")
 
 
 @pytest.mark.parametrize(

@@ -32,15 +32,18 @@ from mpsplit.native import cpp
 NOTHING, ALL, BLOCKS, CELLS, CELL, SPAN = 0, -1, -2, -3, -4, -5
 BY_TILT, BY_MASK = 1, 2  # what changes the logits first
 BLOCK, GRAIN = 1024, 32
+MOST_CELLS = 4096  # that one answer counts
 
 
 class Wish(NamedTuple):
-    """What rank 0 wants to know."""
+    """What rank 0 wants to know. `start` and `count` are of CELLS, CELL and SPAN."""
 
     wanted: int = NOTHING
     likely: int = -1
     changed: int = 0
     temperature: float = 0.0
+    start: int = 0
+    count: int = 0  # type: ignore[assignment]  # a tuple has a method of this name
 
 
 class Answers(Protocol):
@@ -50,17 +53,7 @@ class Answers(Protocol):
     def mask(self, slot: int, bits: np.ndarray) -> None:
         """A bit a token, in int64."""
 
-    def more(
-        self,
-        logits: np.ndarray,
-        slot: int,
-        wanted: int,
-        likely: int,
-        changed: int,
-        temperature: float,
-        start: int = 0,
-        count: int = 0,
-    ) -> np.ndarray: ...
+    def answer(self, logits: np.ndarray, slot: int, wish: Wish) -> np.ndarray: ...
 
 
 def answers_of(first_row: int) -> Answers:
@@ -90,17 +83,8 @@ class NumpyAnswers:
     def mask(self, slot: int, bits: np.ndarray) -> None:
         self.masks[slot] = np.unpackbits(bits.view(np.uint8), bitorder="little").astype(bool)
 
-    def more(
-        self,
-        logits: np.ndarray,
-        slot: int,
-        wanted: int,
-        likely: int,
-        changed: int,
-        temperature: float,
-        start: int = 0,
-        count: int = 0,
-    ) -> np.ndarray:
+    def answer(self, logits: np.ndarray, slot: int, wish: Wish) -> np.ndarray:
+        wanted, likely, changed, temperature, start, count = wish
         seen = self._changed(logits.astype(np.float64), slot, changed)
         own = logits.astype(np.float64)
         if wanted == CELLS:

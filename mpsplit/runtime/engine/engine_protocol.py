@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest
 from mpsplit.plan.shards import Range
 from mpsplit.runtime.engine.layer_kinds import KINDS
@@ -119,22 +120,26 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+class Refused(RunError):
+    """An engine was asked for what it cannot do."""
+
+
 class KeepsNothing:
     """Of an engine that cannot save its cache."""
 
     keeps = False
 
     def save(self, slot: int, segment: KeptSegment, folder: str) -> None:
-        raise AssertionError("this engine keeps nothing")
+        raise Refused("this engine keeps nothing")
 
     def load(self, slot: int, segment: KeptSegment, folder: str) -> int:
-        raise AssertionError("this engine keeps nothing")
+        raise Refused("this engine keeps nothing")
 
     def saved(self) -> tuple[int, int]:
-        raise AssertionError("this engine keeps nothing")
+        raise Refused("this engine keeps nothing")
 
     def sweep(self, folder: str, saves: Sequence[str]) -> None:
-        raise AssertionError("this engine keeps nothing")
+        raise Refused("this engine keeps nothing")
 
 
 class EngineSteps(KeepsNothing, ABC):

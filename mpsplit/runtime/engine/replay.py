@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mpsplit.runtime.engine.engine_protocol import UNSHARED, UNTOLD, KeepsNothing, Numbers, Span, each_span
+from mpsplit.runtime.engine.engine_protocol import (
+    UNSHARED,
+    UNTOLD,
+    KeepsNothing,
+    Numbers,
+    Refused,
+    Span,
+    each_span,
+)
 from mpsplit.runtime.engine.pages import PAGE, pages_of
 
 
@@ -27,11 +35,16 @@ class Replay:
     def feed(self, tokens: Numbers, span: Span, cache: int) -> tuple[int, list[int]]:
         """The position from which on the cache is wrong, which is its end or 0, and what to feed it
         from there."""
-        table, before = self.tables.get(span.slot, []), []
+        table = self.tables.get(span.slot, [])
+        before: list[int] = []
         needed = pages_of(span.position + span.length)
-        assert len(table) >= needed, f"slot {span.slot} has {len(table)} pages, the step needs {needed}"
         for page in table[: pages_of(span.position)]:
-            before += self.written[page]
+            before += self.written.get(page, ())
+        if len(table) < needed or len(before) < span.position:
+            raise Refused(
+                f"slot {span.slot} has {len(table)} pages with {len(before)} tokens; the step needs {needed} with"
+                f" {span.position}"
+            )
         history = [*before[: span.position], *map(int, tokens)]
         fed = self.fed.get(cache, [])
         kept = len(fed) if fed == history[: span.position] else 0

@@ -6,6 +6,7 @@ waiting_queue  requests that wait, and whose turn it is
 live_request   one request while it waits and runs
 token_loop     the loop itself
 orders         what rank 0 tells the others
+order_numbers  the numbers that an order brings
 verbs          the verbs of the orders, for Python and C++
 orders_header  writes the orders down for C++
 pulse          whether it turns, and when each rank last answered

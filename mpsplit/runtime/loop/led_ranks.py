@@ -17,7 +17,8 @@ from mpsplit.runtime.account.account import Account, CountedEngine
 from mpsplit.runtime.choose.answers import ALL, NOTHING, SPAN, Wish, answers_of
 from mpsplit.runtime.choose.candidates import Answer, length
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, KeptSegment
-from mpsplit.runtime.loop.orders import LEAD, Order, Orders, Question, kept_order, step_order, sweep_order
+from mpsplit.runtime.loop.order_numbers import Question, kept_order, step_order, sweep_order
+from mpsplit.runtime.loop.orders import LEAD, Order, Orders
 from mpsplit.runtime.loop.verbs import Verb
 
 
@@ -74,10 +75,10 @@ class Ranks:
         """Again after a part of the last step, as choosing.AskAgain."""
         if wanted == SPAN:
             has = [len(range(max(start, h.head.start), min(start + count, h.head.stop))) for h in self._heads]
-        wish = self._questions[row].wish._replace(wanted=wanted, temperature=temperature)
+        wish = self._questions[row].wish._replace(wanted=wanted, temperature=temperature, start=start, count=count)
         with self._order():
             self._orders.give(Order(Verb.MORE, 0, row, count, wanted, start, temperature))
-            return self._gather(row, wish, start, count, has)
+            return self._gather(row, wish, has)
 
     def save(self, slot: int, segment: KeptSegment, folder: str) -> None:
         with self._order():
@@ -118,22 +119,21 @@ class Ranks:
             self.in_step = False
             raise
 
-    def _gather(self, row: int, wish: Wish, start: int = 0, count: int = 0, has: Sequence[int] = ()) -> list[Answer]:
+    def _gather(self, row: int, wish: Wish, has: Sequence[int] = ()) -> list[Answer]:
         if wish.wanted == NOTHING:
             return []
         answers = []
         for i, shard in enumerate(self._heads):
             if shard.rank == LEAD:
-                message = self._own(row, wish, start, count)
+                message = self._own(row, wish)
             else:
-                words = length(wish, len(shard.head), has[i] if has else count)
+                words = length(wish, len(shard.head), has[i] if has else wish.count)
                 message = np.empty(words, np.float32 if wish.wanted == ALL else np.float64)
                 if words:
                     self.comm.recv(message, shard.rank)
             answers.append(Answer(shard.head, wish, message))
         return answers
 
-    def _own(self, row: int, wish: Wish, start: int, count: int) -> np.ndarray:
-        if wish.wanted == ALL:
-            return self._logits[row]
-        return self._answers.more(self._logits[row], self._questions[row].part.slot, *wish, start, count)
+    def _own(self, row: int, wish: Wish) -> np.ndarray:
+        logits = self._logits[row]
+        return logits if wish.wanted == ALL else self._answers.answer(logits, self._questions[row].part.slot, wish)

@@ -4,8 +4,8 @@ In: requests, on rank 0 alone. Out: arrays that any rank can obey. Invariant: Py
 the same bytes; orders_header.py writes extensions/rank/orders.h from this file and verbs.py.
 
 Rank 0 knows the request, the history, the sampling and the verdicts. The others know their engine.
-An order is one broadcast of 56 bytes, as `Order` lists them; verbs.py says what each verb means and
-brings.
+An order is one broadcast of 56 bytes, as `Order` lists them; verbs.py says what each verb means,
+order_numbers.py what it brings. An order that means nothing is refused with the rank and the order.
 
 An answer is one message to rank 0: the slice, float32 [rows], when ALL of it is wanted, otherwise
 float64 as mpsplit/runtime/choose/answers.py says. Who has nothing to tell sends nothing.
@@ -31,8 +31,8 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
-from mpsplit.runtime.choose.answers import NOTHING, Wish
-from mpsplit.runtime.engine.engine_protocol import IDENTITY, SAVE_NAME, Engine, KeptSegment, Span
+from mpsplit.runtime.choose.answers import NOTHING
+from mpsplit.runtime.engine.engine_protocol import Engine
 from mpsplit.runtime.loop.verbs import Verb
 
 VERSION = 5
@@ -40,6 +40,7 @@ VERSION = 5
 DUMPING = VERSION + 1000
 LEAD = 0
 Numbers = Sequence[int] | np.ndarray
+MOST_NUMBERS = 1 << 24  # that come with an order
 CODES = {Verb: "q", int: "q", float: "d"}  # of the wire, by type
 
 
@@ -61,15 +62,28 @@ class Order(NamedTuple):
     def unpack(cls, words: np.ndarray) -> Order:
         return cls(*WIRE.unpack(words.tobytes()))
 
+    def told(self) -> str:
+        verb, *rest = self[:-1]
+        fields = ", ".join(f"{name} {value}" for name, value in zip(self._fields[1:], rest, strict=False))
+        return f"order {verb.value} ({verb.name.lower()}: {fields})"
+
 
 WIRE = struct.Struct("=" + "".join(CODES[kind] for kind in get_type_hints(Order).values()))
 
 
-def known(number: int) -> Verb:
+class BadOrder(RunError):
+    """An order that means nothing. Whoever gave it is another mpsplit, or broken."""
+
+    @classmethod
+    def of(cls, rank: int, order: Order, why: object) -> BadOrder:
+        return cls(f"rank {rank} cannot obey {order.told()} of rank {LEAD}: {why}; install the same mpsplit")
+
+
+def known(number: int, rank: int) -> Verb:
     for verb in Verb:
         if verb == number:
             return verb
-    raise RunError(f"rank 0 gave order {number}, which this rank does not know; install the same mpsplit")
+    raise BadOrder(f"rank {LEAD} gave order {number}, which rank {rank} does not know; install the same mpsplit")
 
 
 class Orders:
@@ -96,89 +110,15 @@ class Orders:
         else:
             self.comm.broadcast(words, LEAD)
         order = Order.unpack(words)
-        verb = known(order.verb)
+        verb = known(order.verb, self.comm.rank)
+        order = order._replace(verb=verb)
+        if verb.numbered and not 1 <= order.count <= MOST_NUMBERS:
+            raise BadOrder.of(self.comm.rank, order, f"it brings 1 to {MOST_NUMBERS} numbers")
         numbers = np.full(order.count if verb.numbered else 0, order.token)
         if len(numbers) > 1:
             self.comm.broadcast(numbers, LEAD)
         self.idle = verb.resting
         return order, numbers
-
-
-class Question(NamedTuple):
-    """A part of a step, and what rank 0 wants to know of the logits after it."""
-
-    part: Span
-    wanted: int = NOTHING
-    likely: int = -1
-    changed: int = 0
-    temperature: float = 0.0
-
-    @property
-    def wish(self) -> Wish:
-        return Wish(*self[1:])
-
-
-QUESTION = struct.Struct("=6qd")  # as it lies in the numbers of BATCH
-
-
-def step_order(tokens: Sequence[int], questions: Sequence[Question]) -> tuple[Order, Numbers]:
-    """The shortest order that says it, and its numbers."""
-    if len(questions) == 1 and questions[0] == Question(*questions[0][:2], temperature=questions[0].temperature):
-        (slot, position, count), wanted, *_, temperature = questions[0]
-        return Order(Verb.STEP, slot, position, count, wanted, tokens[0], temperature), tokens
-    words = b"".join(QUESTION.pack(*part, *wish) for part, *wish in questions)
-    numbers = np.concatenate([np.frombuffer(words, np.int64), np.asarray(tokens, np.int64)])
-    return Order(Verb.BATCH, position=len(questions), count=len(numbers)), numbers
-
-
-def questions_of(order: Order, numbers: np.ndarray) -> tuple[np.ndarray, list[Question]]:
-    """The other way round: the tokens and the questions of STEP or BATCH."""
-    if order.verb == Verb.STEP:
-        part = Span(order.slot, order.position, order.count)
-        return numbers, [Question(part, order.wanted, temperature=order.temperature)]
-    words = order.position * QUESTION.size // 8
-    rows = QUESTION.iter_unpack(numbers[:words].tobytes())
-    return numbers[words:], [Question(Span(*row[:3]), *row[3:]) for row in rows]
-
-
-SEGMENT = struct.Struct(f"=3q{IDENTITY}s")  # as it lies in the numbers of SAVE and LOAD
-
-
-def kept_order(verb: Verb, slot: int, segment: KeptSegment, folder: str) -> tuple[Order, np.ndarray]:
-    """SAVE or LOAD, and its numbers."""
-    assert len(segment.identity) == IDENTITY
-    numbers = _padded(SEGMENT.pack(*segment[:3], segment.identity.encode()) + folder.encode())
-    return Order(verb, slot, count=len(numbers)), numbers
-
-
-def kept_of(numbers: np.ndarray) -> tuple[KeptSegment, str]:
-    """The other way round."""
-    first, last, until, identity = SEGMENT.unpack(numbers.tobytes()[: SEGMENT.size])
-    return KeptSegment(first, last, until, identity.decode()), _unpadded(numbers, SEGMENT.size)
-
-
-def sweep_order(folder: str, saves: Sequence[str]) -> tuple[Order, np.ndarray]:
-    """SWEEP, and its numbers."""
-    assert all(len(save) == SAVE_NAME for save in saves)
-    numbers = _padded("".join((*saves, folder)).encode())
-    return Order(Verb.SWEEP, position=len(saves), count=len(numbers)), numbers
-
-
-def swept_of(order: Order, numbers: np.ndarray) -> tuple[str, list[str]]:
-    """The other way round."""
-    names = order.position * SAVE_NAME
-    text = numbers.tobytes()[:names].decode()
-    return _unpadded(numbers, names), [text[at : at + SAVE_NAME] for at in range(0, names, SAVE_NAME)]
-
-
-def _padded(text: bytes) -> np.ndarray:
-    """Two numbers at least: so many come in a message of their own, whatever the text."""
-    text += b"\0"
-    return np.frombuffer(bytearray(text + bytes(max(16 - len(text), -len(text) % 8))), np.int64)
-
-
-def _unpadded(numbers: np.ndarray, begin: int) -> str:
-    return numbers.tobytes()[begin:].rstrip(b"\0").decode()
 
 
 def greet(engine: Engine, comm: Communicator, spoken: int = VERSION) -> None:

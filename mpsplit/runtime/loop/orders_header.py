@@ -12,8 +12,9 @@ import textwrap
 from typing import NamedTuple, get_type_hints
 
 from mpsplit.runtime.choose import answers
-from mpsplit.runtime.engine.engine_protocol import IDENTITY, SAVE_NAME, KeptSegment, Span
-from mpsplit.runtime.loop import orders
+from mpsplit.runtime.engine.engine_protocol import CACHES, IDENTITY, SAVE_NAME, KeptSegment, Span
+from mpsplit.runtime.engine.pages import PAGE
+from mpsplit.runtime.loop import order_numbers, orders
 from mpsplit.runtime.loop.verbs import Verb
 
 WIDTH = 100
@@ -29,14 +30,15 @@ def _verbs() -> list[str]:
     for verb in Verb:
         lines += [*_comment(verb.meaning, "    "), f"    {verb.name.lower()} = {verb.value},"]
     lines += ["};", "", "struct VerbFacts {"]
+    lines += ["    const char* name;"]
     lines += ["    bool numbered;  // brings `count` numbers: `token`, or for more than one int64 [count]"]
     lines += ["    bool resting;   // the next order may take as long as it likes", "};"]
-    lines += ["constexpr VerbFacts verb_facts[] = {", "    // by number"]
-    flags = [f"{{{str(verb.numbered).lower()}, {str(verb.resting).lower()}}}," for verb in Verb]
+    lines += ["constexpr VerbFacts verb_facts[] = {"]
+    flags = [f'{{"{verb.name.lower()}", {verb.numbered}, {verb.resting}}},'.lower() for verb in Verb]
     wide = max(map(len, flags))
     return [
         *lines,
-        *(f"    {flag:{wide}}  // {verb.name.lower()}" for flag, verb in zip(flags, Verb, strict=True)),
+        *(f"    {flag:{wide}}  // {verb.value}" for flag, verb in zip(flags, Verb, strict=True)),
         "};",
     ]
 
@@ -83,12 +85,16 @@ def header() -> str:
         f"constexpr int64_t cell_wanted = {answers.CELL}, span_wanted = {answers.SPAN};",
         f"constexpr int64_t by_tilt = {answers.BY_TILT}, by_mask = {answers.BY_MASK};",
         f"constexpr size_t answer_block = {answers.BLOCK};",
+        f"constexpr int64_t most_cells = {answers.MOST_CELLS};",
+        f"constexpr int64_t most_numbers = {orders.MOST_NUMBERS}, largest_number = {order_numbers.MOST};",
+        f"constexpr int64_t largest_start = {order_numbers.MOST_START};",
+        f"constexpr int64_t page_positions = {PAGE}, caches = {len(CACHES)};",
         f"constexpr double answer_grain = {answers.GRAIN};",
         f"constexpr size_t save_name_bytes = {SAVE_NAME};",
         "",
         *_verbs(),
         *_struct("Order", orders.Order, inspect.getdoc(orders.Order)),
-        *_struct("Question", orders.Question, inspect.getdoc(orders.Question)),
+        *_struct("Question", order_numbers.Question, inspect.getdoc(order_numbers.Question)),
         *_struct("KeptSegment", KeptSegment, inspect.getdoc(KeptSegment)),
         "",
         "}  // namespace mpsplit",

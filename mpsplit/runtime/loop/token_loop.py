@@ -33,7 +33,7 @@ from mpsplit.runtime.loop.follow import follow
 from mpsplit.runtime.loop.led_ranks import Ranks
 from mpsplit.runtime.loop.live_request import LiveRequest
 from mpsplit.runtime.loop.loop_protocol import Ending, Generation, Listener, LoopLoad, Piece, Request, Ticket
-from mpsplit.runtime.loop.orders import Question
+from mpsplit.runtime.loop.order_numbers import Question
 from mpsplit.runtime.loop.pulse import LoopHealth, Pulse
 from mpsplit.runtime.loop.waiting_queue import WaitingQueue
 from mpsplit.runtime.talk.text import Text
@@ -327,7 +327,7 @@ class TokenLoop:
                     live.placed = len(live.held.pages)
                 wish = live.asks(self.ranks) if rows == live.left else Wish()
                 tokens += live.history[live.fed : live.fed + rows]
-                questions.append(Question(Span(live.slot, live.fed, rows), *wish))
+                questions.append(Question.of(Span(live.slot, live.fed, rows), wish))
                 asking.append((live, rows))
         answers = self.ranks.step(tokens, questions) if asking else []
         for row, ((live, rows), answer) in enumerate(zip(asking, answers, strict=True)):

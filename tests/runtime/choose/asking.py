@@ -38,13 +38,13 @@ class Ranks:
 
     def again(self, wanted, start=0, count=0, temperature=0.0, has=()):
         self.asked.append(wanted)
-        wish = self.wish._replace(wanted=wanted, temperature=temperature)
+        wish = self.wish._replace(wanted=wanted, temperature=temperature, start=start, count=count)
         if wanted == SPAN:
             has = [len(range(max(start, rows.start), min(start + count, rows.stop))) for rows in self.rows]
         answers = []
         for i, (rank, rows) in enumerate(zip(self.ranks, self.rows, strict=True)):
             own = self.logits[rows.start : rows.stop]
-            message = own if wanted == ALL else rank.more(own, self.slot, *wish, start, count)
+            message = own if wanted == ALL else rank.answer(own, self.slot, wish)
             assert len(message) == length(wish, len(rows), has[i] if has else count)
             self.words += len(message)
             answers.append(Answer(rows, wish, message))

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpsplit.runtime.choose.answers import BY_TILT
+from mpsplit.runtime.choose.answers import BY_TILT, Wish
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.choose.tilt import Tilt
 from tests.runtime.choose.asking import KINDS
@@ -27,7 +27,7 @@ def test_changes_add_up(pieces, window, biases):
                 told[kind].tilt(3, fresh, changes)
             anew = make(0)
             anew.tilt(3, True, Tilt(sampling).changes(history))
-            seen, expected = (each.more(logits, 3, 10, -1, BY_TILT, 0.0)[1:] for each in (told[kind], anew))
+            seen, expected = (each.answer(logits, 3, Wish(10, changed=BY_TILT))[1:] for each in (told[kind], anew))
             assert seen.tolist() == expected.tolist()
 
 

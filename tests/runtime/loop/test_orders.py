@@ -14,20 +14,8 @@ from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.engine.engine_protocol import KeptSegment
 from mpsplit.runtime.loop.follow import HANDLERS
 from mpsplit.runtime.loop.loop_protocol import Request
-from mpsplit.runtime.loop.orders import (
-    LEAD,
-    QUESTION,
-    VERSION,
-    WIRE,
-    Order,
-    Orders,
-    Question,
-    greet,
-    kept_of,
-    kept_order,
-    sweep_order,
-    swept_of,
-)
+from mpsplit.runtime.loop.order_numbers import QUESTION, Question, kept_of, kept_order, sweep_order, swept_of
+from mpsplit.runtime.loop.orders import LEAD, VERSION, WIRE, Order, Orders, greet
 from mpsplit.runtime.loop.orders_header import fields, header
 from mpsplit.runtime.loop.verbs import Verb
 from tests.loops import Rows, Threads, led
@@ -72,7 +60,7 @@ def test_verbs_are_what_version_5_says():
 def test_an_order_that_nobody_knows_is_refused():
     lead, other = Threads.world(2)
     lead.broadcast(Order(99).pack(), LEAD)
-    with pytest.raises(RunError, match="rank 0 gave order 99, which this rank does not know"):
+    with pytest.raises(RunError, match="rank 0 gave order 99, which rank 1 does not know"):
         Orders(other).take()
 
 
@@ -164,7 +152,7 @@ def test_what_is_kept_comes_back_from_its_numbers():
     segment = KeptSegment(32, 99, 64, "w" * 64 + "5" * 64 + "0" * 32)
     for folder in ("x", "sessions/key-1/name", "é"):
         order, numbers = kept_order(Verb.SAVE, 3, segment, folder)
-        assert (order.slot, order.count) == (3, len(numbers)) and kept_of(numbers) == (segment, folder)
+        assert (order.slot, order.count) == (3, len(numbers)) and kept_of(order, numbers) == (segment, folder)
         for saves in ([], ["1" * 32], ["1" * 32, "2" * 32]):
             order, numbers = sweep_order(folder, saves)
             # one number would travel in the order itself
