@@ -60,6 +60,7 @@ def pytest_sessionfinish(session):
 
 
 def pytest_addoption(parser):
+    parser.addoption("--seeds", help="FIRST:END of the changes that test_mutated_files.py tries")
     parser.addoption("--thorough", action="store_true", help="also the cases that look for the same thing once more")
     parser.addoption("--quick", action="store_true", help="only what makes no package and starts no command")
     parser.addoption("--again", metavar="FILE", help="with --last-failed: what looks at the clock; FILE tells of it")

@@ -8,14 +8,22 @@ import random
 from pathlib import Path
 
 from mpsplit.comm import Alone
-from mpsplit.package.manifest import Manifest
+from mpsplit.package.manifest import Manifest, RankPart, Rope
 from mpsplit.package.stored.weight_files import WeightFiles
+from mpsplit.plan.shards import even_plan
+from tests.models import facts
 
 
 def weight_path(folder: Path, role: str = "floats", number: int = 0) -> Path:
     """A weight file of a rank: its floats, its embedding, or one of the packed."""
     files = WeightFiles.load(folder)
     return folder / (files.packed[number][1] if role == "packed" else getattr(files, role))
+
+
+def small_manifest(**changes) -> Manifest:
+    """Of one rank without files."""
+    plan, rope = even_plan(facts(), 1, 1), Rope((1.0, 0.5), 1.0)
+    return Manifest("small", facts(), plan, rope, "F32", (2,), (RankPart((), 0),), (), (), {}, **changes)
 
 
 def digests(package: Path) -> dict[str, str]:
@@ -36,7 +44,6 @@ def partition_evenly(
     from mpsplit.export.model.model_source import read_config
     from mpsplit.export.partition import partition
     from mpsplit.plan.model_facts import ModelFacts
-    from mpsplit.plan.shards import even_plan
 
     plan = even_plan(ModelFacts.from_config(read_config(folder)), tensor, pipeline)
     return partition(folder, plan, out, comm or Alone(), form, force=force)

@@ -4,11 +4,9 @@ import shutil
 import pytest
 
 from mpsplit.errors import PackageError
-from mpsplit.package.manifest import FORMAT_VERSION, PARTITION, File, Manifest, RankPart, Rope, Seal
+from mpsplit.package.manifest import FORMAT_VERSION, PARTITION, File, Manifest, Seal
 from mpsplit.package.manifest_fields import check_manifest
-from mpsplit.plan.shards import even_plan
-from tests.models import facts
-from tests.packages import weight_path
+from tests.packages import small_manifest, weight_path
 
 
 @pytest.fixture
@@ -66,12 +64,6 @@ def test_a_folder_that_is_no_package(package, tmp_path):
         Manifest.load(package)
 
 
-def small(**changes) -> Manifest:
-    """Of one rank without files."""
-    plan, rope = even_plan(facts(), 1, 1), Rope((1.0, 0.5), 1.0)
-    return Manifest("small", facts(), plan, rope, "F32", (2,), (RankPart((), 0),), (), (), {}, **changes)
-
-
 CONFIG = File("config.json", 3, "0" * 64)
 
 
@@ -85,24 +77,24 @@ CONFIG = File("config.json", 3, "0" * 64)
     ],
 )
 def test_what_only_some_packages_have(more):
-    data = json.loads(json.dumps(small(**more).to_json()))
-    assert Manifest.from_json(data) == small(**more)
-    assert set(data) == {*small().to_json(), *more}
+    data = json.loads(json.dumps(small_manifest(**more).to_json()))
+    assert Manifest.from_json(data) == small_manifest(**more)
+    assert set(data) == {*small_manifest().to_json(), *more}
 
 
 def test_other_files_in_the_place_of_those_that_all_share():
     made = {"config.json": File("config.json", 4, "5" * 64), "a": File("a", 1, "6" * 64)}
-    assert small(config=CONFIG).with_shared(made).shared == (made["config.json"],)
-    assert small().with_shared(made).shared == ()
+    assert small_manifest(config=CONFIG).with_shared(made).shared == (made["config.json"],)
+    assert small_manifest().with_shared(made).shared == ()
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "rank-0/model.param", "rank-0/rank.txt"])
 def test_what_would_be_read_and_is_not_listed_is_refused(tmp_path, name):
     (tmp_path / "rank-0").mkdir()
-    small().check_files(tmp_path, 0)
+    small_manifest().check_files(tmp_path, 0)
     (tmp_path / name).symlink_to("nowhere")
     with pytest.raises(PackageError, match=f"{name} is not in the manifest; remove it"):
-        small().check_files(tmp_path, 0)
+        small_manifest().check_files(tmp_path, 0)
 
 
 def test_the_step_that_is_missing_is_named(tmp_path):
@@ -112,7 +104,7 @@ def test_the_step_that_is_missing_is_named(tmp_path):
 
 
 def test_a_manifest_that_contradicts_itself():
-    right = json.loads(json.dumps(small().to_json()))
+    right = json.loads(json.dumps(small_manifest().to_json()))
     check_manifest(right)
     rank, shards = right["ranks"][0], right["plan"]["shards"]
     for change, told in [
