@@ -161,7 +161,8 @@ def test_verify_tells_the_same_from_the_different(package, package_of, tmp_path)
     tensors = load_file(model / "model.safetensors")
     tensors["model.norm.weight"] += 0.1
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
-    assert mpsplit("verify", other, model, code=1).startswith("DIFFERENT: logits at most ")
+    said = mpsplit("verify", other, model, code=1)
+    assert said.startswith("DIFFERENT: rank 0: model.norm.weight in rank-0/weights/") and "; logits at most " in said
 
 
 def test_verify_runs_the_sliced_modules_themselves(package):

@@ -1,7 +1,11 @@
 """Is it right? A package against the model it was made of.
 
 original_model  the original, one decoder layer at a time
+rounded_model   the yardstick: what plain rounding makes of it
 verification    `mpsplit verify`
-gate            what it asks before it calls two models the same
-parting         which layer is the first to part
+stored_weights  each weight of a rank against the checkpoint's
+weight_bounds   how far a stored weight may be off
+gate            the limits, and what does not hold
+parting         what each part of a package does by itself
+layer_cost      what comparing layer by layer takes, told before
 """

@@ -1,81 +1,139 @@
-"""What an Agreement must hold before `mpsplit verify` calls two models the same.
+"""What an Agreement must hold before `mpsplit verify` says that a package is its model.
 
-In: measured numbers, limits. Out: what failed, as text.
+In: measured numbers. Out: limits, and what does not hold, as text.
 
-Invariant: quantised weights cannot give the original's logits, so each kind has limits of its own.
-They are a few times what a sound package of a small model shows, far below what a damaged one does.
+The limits come from the package's own kinds of weights on the model at hand: plain rounding was
+measured beside it, part by part (check/rounded_model.py). A better way of rounding stays below
+that, damage does not. Invariant: MARGINS is all that was chosen, and says why.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from mpsplit.check.parting import first_parting
+from mpsplit.check.layer_cost import LayerCost
+from mpsplit.check.weight_bounds import BOUNDS
 from mpsplit.errors import RunError
-from mpsplit.package.agreement import Agreement, PartAgreement
+from mpsplit.package.agreement import Agreement, Distance, PartAgreement
 from mpsplit.package.manifest import MANIFEST, Manifest
+from mpsplit.package.stored.quantisation import FLOAT
 from mpsplit.progress import console
 
 
 @dataclass(frozen=True)
+class Margin:
+    """A limit is `times` what plain rounding does, and `plus`; of shares and perplexities `errors`
+    are standard errors that come on top."""
+
+    times: float
+    plus: float
+    errors: float
+    unit: str
+    why: str
+
+
+MARGINS = {
+    "kl": Margin(2.0, 1e-6, 0, "nats", "sound packages show 0.7 to 1.3 times plain rounding, 1e-8 in float32"),
+    "unequal": Margin(1.0, 0.01, 4, "share of the best tokens", "two roundings differ by chance at positions that tie"),
+    "perplexity": Margin(1.0, 1e-3, 4, "logarithm", "a sum over few tokens: its error is larger than its size"),
+    "part": Margin(1.5, 1e-3, 0, "of what the part adds", "0.7 to 1.2 times plain rounding; damage 2 times and more"),
+    "logits": Margin(1.0, 1e-3, 0, "logit", "in float32 alone: sums in another order"),
+}
+
+
+@dataclass(frozen=True)
 class Limits:
-    """None is no limit. `own` is how wrong a part of a layer may be by itself (PartAgreement),
-    for --layers."""
+    """None is no limit."""
 
     tolerance: float | None
     max_kl: float
     min_top1: float
+    min_perplexity_ratio: float
     max_perplexity_ratio: float
-    own: float
+
+    @classmethod
+    def of(cls, agreement: Agreement) -> Limits:
+        """What rounding to the package's kinds of weights allows on these tokens."""
+        plain = agreement.rounding or EXACT
+        kl, unequal, perplexity = (MARGINS[name] for name in ("kl", "unequal", "perplexity"))
+        missed = 1 - plain.top1
+        by_chance = math.sqrt(missed * plain.top1 / max(1, agreement.positions))
+        surplus, chance = math.log(plain.perplexity_ratio), perplexity.errors * plain.uncertain + perplexity.plus
+        return cls(
+            MARGINS["logits"].plus if is_exact(agreement) else None,
+            kl.times * plain.kl + kl.plus,
+            max(0.0, 1 - unequal.times * missed - unequal.errors * by_chance - unequal.plus),
+            math.exp(min(0.0, perplexity.times * surplus) - chance),
+            math.exp(max(0.0, perplexity.times * surplus) + chance),
+        )
 
     def with_wishes(self, **given: float | None) -> Limits:
-        for name, value in given.items():
-            if value is not None and not 0 <= value < math.inf:
-                raise RunError(f"--{name.replace('_', '-')} {value} is out of range; it must be 0 or more")
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
-# the coarsest kind of a package -> what it must hold; logits of 1e-3 apart may still be a tie for
-# the best token
-LIMITS = {
-    "f32": Limits(1e-3, 1e-6, 0.99, 1.001, own=1e-3),
-    "bf16": Limits(None, 0.01, 0.90, 1.05, own=0.01),
-    "q8": Limits(None, 0.01, 0.90, 1.05, own=0.03),
-    "q6": Limits(None, 0.05, 0.70, 1.15, own=0.1),
-    "q4": Limits(None, 0.5, 0.30, 2.0, own=0.3),
-}
+def own_limit(part: PartAgreement) -> float:
+    return MARGINS["part"].times * part.rounding + MARGINS["part"].plus
 
 
-def failures(agreement: Agreement, limits: Limits) -> list[str]:
+def first_parting(parts: Sequence[PartAgreement]) -> PartAgreement | None:
+    """The first part that does by itself more wrong than it may."""
+    return next((part for part in parts if not part.own <= own_limit(part)), None)
+
+
+def farthest_part(parts: Sequence[PartAgreement]) -> PartAgreement | None:
+    """The one that is nearest to its limit, or farthest beyond."""
+    return max(parts, key=lambda part: part.own / own_limit(part), default=None)
+
+
+EXACT = Distance(kl=0.0, top1=1.0, perplexity_ratio=1.0)
+WISHES = tuple(field.name for field in fields(Limits))
+
+
+def check_wishes(**given: float | None) -> None:
+    for name, value in given.items():
+        if value is not None and not 0 <= value < math.inf:
+            raise RunError(f"--{name.replace('_', '-')} {value} is out of range; it must be 0 or more")
+
+
+def failures(agreement: Agreement, limits: Limits, wrong_weights: tuple[str, ...] = ()) -> list[str]:
     """One text for each limit that does not hold; what is not finite holds none."""
     bounds = (
         ("logits at most {0:.2e} apart, --tolerance allows {1:g} ({2})", agreement.max_abs, limits.tolerance),
-        ("KL {0:.2e}, --max-kl allows {1:g} ({2})", agreement.kl, limits.max_kl),
+        ("KL {0:.2e}, --max-kl allows {1:.3g} ({2})", agreement.kl, limits.max_kl),
         (
-            "perplexity {0:.4g} times the original's, --max-perplexity-ratio allows {1:g} ({2})",
+            "perplexity {0:.4g} times the original's, --max-perplexity-ratio allows {1:.4g} ({2})",
             agreement.perplexity_ratio,
             limits.max_perplexity_ratio,
         ),
     )
-    failed = [
+    failed = list(wrong_weights) + [
         text.format(value, limit, _times(value, limit))
         for text, value, limit in bounds
         if limit is not None and not value <= limit
     ]
+    if agreement.perplexity_ratio < limits.min_perplexity_ratio:
+        failed.append(
+            f"perplexity {agreement.perplexity_ratio:.4g} times the original's, --min-perplexity-ratio asks for"
+            f" {limits.min_perplexity_ratio:.4g}: rounding makes no model better; is it made of another one?"
+        )
     if not agreement.top1 >= limits.min_top1:
         missing = 100 * (limits.min_top1 - agreement.top1)
         failed.append(
             f"top-1 {agreement.top1:.1%}, --min-top1 asks for {limits.min_top1:.1%} ({missing:.1f} points are missing)"
         )
-    if part := first_parting(agreement.parts, limits.own):
+    if part := first_parting(agreement.parts):
         failed.append(
-            f"first parts at {part.where}, which by itself is {part.own:.2g} off,"
-            f" {agreement.kind} allows {limits.own:g}"
+            f"first parts at {part.where}, which by itself is {part.own:.2g} off, {own_limit(part):.2g} is allowed"
+            f" (plain rounding: {part.rounding:.2g}){'' if wrong_weights else OF_THE_GRAPH}"
         )
     return failed
+
+
+OF_THE_GRAPH = "; the weights are the model's, so what is computed with them is not: partition and convert again"
 
 
 def _times(value: float, limit: float) -> str:
@@ -90,33 +148,54 @@ def store(package: Path, agreement: Agreement) -> None:
         print(f"mpsplit: {why}: what was found is told, not kept", file=sys.stderr)
 
 
-def show(agreement: Agreement, limits: Limits, failed: list[str]) -> None:
-    if agreement.parts:
-        show_parts(agreement.parts, limits.own)
-    print(("DIFFERENT: " + "; ".join(failed)) if failed else f"the same: {agreement}")
-    if failed:
-        print(agreement)
+def show(agreement: Agreement, failed: list[str], cost: LayerCost, table: bool) -> None:
+    """`table`: every part, also where all is well."""
+    print(f"DIFFERENT: {'; '.join(failed)}\n{agreement}" if failed else f"{verdict(agreement)}: {agreement}")
+    for of_kind in agreement.weights:
+        bound = BOUNDS[of_kind.kind]
+        allowed = f"{bound.most:g} allowed" if bound.most else "none allowed"
+        print(f"weights: {of_kind.count} {of_kind.kind}, at most {of_kind.worst:.2g} {bound.unit} off, {allowed}")
+    if plain := None if is_exact(agreement) else agreement.rounding:
+        print(
+            f"plain rounding to these kinds: KL {plain.kl:.2e}, top-1 {plain.top1:.1%},"
+            f" perplexity {plain.perplexity_ratio:.4g} times"
+        )
+    if part := farthest_part(agreement.parts):
+        print(f"layers: {part.where} is nearest to its limit, {part.own:.2g} of {own_limit(part):.2g}")
+    print(cost)
+    if agreement.parts and (table or failed):
+        show_parts(agreement.parts)
 
 
-def show_parts(parts: tuple[PartAgreement, ...], limit: float) -> None:
+def is_exact(agreement: Agreement) -> bool:
+    """Whether nothing of the package was rounded."""
+    return agreement.kind == FLOAT.kind and not (agreement.rounding and agreement.rounding.kl)
+
+
+def verdict(agreement: Agreement) -> str:
+    return "the same" if is_exact(agreement) else f"within the limits of {agreement.kind}"
+
+
+def show_parts(parts: tuple[PartAgreement, ...]) -> None:
     from rich.table import Table
 
-    table = Table("part", "max-abs", "cosine", "off by itself", box=None, header_style="")
+    table = Table("part", "max-abs", "cosine", "off by itself", "allowed", box=None, header_style="")
     for column in table.columns[1:]:
         column.justify = "right"
-    parted = first_parting(parts, limit)
+    parted = first_parting(parts)
     for part in parts:
-        mark = "bold red" if part is parted else None
-        table.add_row(part.where, f"{part.max_abs:.2e}", f"{part.cosine:.6f}", f"{part.own:.2e}", style=mark)
+        numbers = f"{part.max_abs:.2e}", f"{part.cosine:.6f}", f"{part.own:.2e}", f"{own_limit(part):.2e}"
+        table.add_row(part.where, *numbers, style="bold red" if part is parted else None)
     console().print(table)
 
 
-def as_json(agreement: Agreement, limits: Limits, failed: list[str]) -> dict:
+def as_json(agreement: Agreement, limits: Limits, failed: list[str], cost: LayerCost) -> dict:
     """For --json."""
-    parted = first_parting(agreement.parts, limits.own)
+    parted = first_parting(agreement.parts)
     return agreement.to_json() | {
         "same": not failed,
         "failed": failed,
         "limits": asdict(limits),
         "first_parts_at": parted.where if parted else None,
+        "layers": asdict(cost),
     }

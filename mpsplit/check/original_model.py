@@ -10,7 +10,7 @@ the rows of the embedding that were asked for, and a piece of the head.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,17 @@ from mpsplit.plan.shards import Range
 from mpsplit.progress import track
 
 HEAD_ROWS = 4096  # of the head at once
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of rows of a weight, and of what is multiplied with them."""
+
+    rows: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows
+    inputs: Callable[[torch.Tensor], torch.Tensor] = lambda inputs: inputs
+
+
+UNCHANGED = Change()
 
 
 @dataclass(frozen=True)
@@ -108,10 +119,10 @@ class Original:
         model.set_submodule(family.path(NORM), nn.Identity())
         model.set_submodule(family.layers, nn.ModuleList())
 
-    def embed(self, tokens: tuple[int, ...]) -> torch.Tensor:
+    def embed(self, tokens: tuple[int, ...], change: Change = UNCHANGED) -> torch.Tensor:
         """[length, hidden]"""
         distinct = sorted(set(tokens))
-        rows = {t: self._read(self.family.embedding, Part(0, Range(t, t + 1))) for t in distinct}
+        rows = {t: change.rows(self._read(self.family.embedding, Part(0, Range(t, t + 1)))) for t in distinct}
         return torch.cat([rows[t] for t in tokens]) * self._times
 
     def layers(self) -> Iterator[Layer]:
@@ -123,13 +134,13 @@ class Original:
             yield Layer(self._body, layer, self.family)
 
     @torch.inference_mode()
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, change: Change = UNCHANGED) -> torch.Tensor:
         """[length, vocabulary] of what the last layer left."""
-        normed = self._norm(hidden)
+        normed = change.inputs(self._norm(hidden))
         pieces = []
         for start in range(0, self._vocabulary, HEAD_ROWS):
             rows = Range(start, min(start + HEAD_ROWS, self._vocabulary))
-            pieces.append(F.linear(normed, self._read(self._head, Part(0, rows))))
+            pieces.append(F.linear(normed, change.rows(self._read(self._head, Part(0, rows)))))
         return torch.cat(pieces, dim=1) / self._over
 
     def _read(self, name: str, part: Part) -> torch.Tensor:

@@ -28,7 +28,7 @@ from mpsplit.runtime.loop.all_logits import all_logits
 from mpsplit.runtime.loop.orders import LEAD
 
 if TYPE_CHECKING:
-    from mpsplit.check.original_model import Layer, Original
+    from mpsplit.check.original_model import Change, Layer, Original
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class NamesStates(Protocol):
     """An engine without a graph that would say what its hidden states are called: the torch one."""
 
     stream: Sequence[str]
+
+
+def shows_states(engine: Engine) -> bool:
+    return isinstance(engine, KeepsStates)
 
 
 def package_states(engine: Engine, comm: Communicator, package: Path, tokens: tuple[int, ...]) -> States | None:
@@ -101,44 +105,50 @@ def _stream(engine: Engine, package: Path, rank: int) -> Sequence[str]:
 class Witness:
     """Sees the original's layers pass, one after the other."""
 
-    def __init__(self, original: Original, states: States):
-        self.original, self.states = original, states
+    def __init__(self, original: Original, states: States, embedding: Change, head: Change):
+        self.original, self.states, self.head = original, states, head
         self.hidden = original.embed(states.tokens)  # the original's own
-        self.seen = [_part(None, "embedding", states.stream[0], self.hidden, self.hidden, 0, np.max)]
+        plain = original.embed(states.tokens, embedding)
+        self.seen = [_part(None, "embedding", states.stream[0], self.hidden, self.hidden, plain, 0, np.max)]
 
-    def see(self, layer: Layer) -> None:
+    def see(self, layer: Layer, plain: Layer) -> None:
+        """`plain`: the same after plain rounding."""
         index = len(self.seen) // 2
         before, between, after = map(_tensor, self.states.stream[2 * index : 2 * index + 3])
         step = layer(self.hidden)
-        # what the package should have made of what it had
-        attention, mlp = layer(before).attention, layer.mlp(between)
+        # what the package should have made of what it had, and what plain rounding makes of it
+        attention, mlp = (
+            (half(layer), half(plain))
+            for half in (lambda layer: layer(before).attention, lambda layer: layer.mlp(between))
+        )
         self.seen += [
-            _part(index, "attention", between, step.attention, attention, before),
-            _part(index, "mlp", after, step.mlp, mlp, between),
+            _part(index, "attention", between, step.attention, *attention, before),
+            _part(index, "mlp", after, step.mlp, *mlp, between),
         ]
         self.hidden = step.mlp
 
     def parts(self) -> tuple[PartAgreement, ...]:
         """All of them, once every layer has passed."""
-        due = self.original.logits(_tensor(self.states.stream[-1]))
-        head = _part(None, "head", self.states.logits, self.original.logits(self.hidden), due, 0)
+        last, of = _tensor(self.states.stream[-1]), self.original.logits
+        head = _part(None, "head", self.states.logits, of(self.hidden), of(last), of(last, self.head), 0)
         return (*self.seen, head)
 
 
-def _part(layer: int | None, name: str, package, original, due, before, over=np.median) -> PartAgreement:
-    """All [length, n]: what the package has, the original has, the package should have, and had
-    before.
+def _part(layer: int | None, name: str, package, original, due, plain, before, over=np.median) -> PartAgreement:
+    """All [length, n]: what the package has, the original has, the package should have, plain
+    rounding would have, and there was before.
 
     A token that a model gives much larger states than all others does not speak for them: the
     median position does. Rows of the embedding are damaged one by one.
     """
-    package, original, due, before = (np.asarray(x, np.float64) for x in (package, original, due, before))
+    package, original, due, plain, before = (np.asarray(x, np.float64) for x in (package, original, due, plain, before))
     if not np.isfinite(package).all():
         return PartAgreement(layer, name, np.inf, np.inf, np.inf)
     norm = np.linalg.norm
     cosine = (package * original).sum(-1) / np.maximum(norm(package, axis=-1) * norm(original, axis=-1), TINY)
-    off = norm(package - due, axis=-1) / np.maximum(norm(due - before, axis=-1), TINY)
-    return PartAgreement(layer, name, float(np.abs(package - original).max()), float(cosine.mean()), float(over(off)))
+    off, rounding = (norm(x - due, axis=-1) / np.maximum(norm(due - before, axis=-1), TINY) for x in (package, plain))
+    largest = float(np.abs(package - original).max())
+    return PartAgreement(layer, name, largest, float(cosine.mean()), float(over(off)), float(over(rounding)))
 
 
 TINY = 1e-30
@@ -148,8 +158,3 @@ def _tensor(array: np.ndarray):
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def first_parting(parts: Sequence[PartAgreement], limit: float) -> PartAgreement | None:
-    """The first part that does by itself more wrong than `limit`."""
-    return next((part for part in parts if not part.own <= limit), None)

@@ -14,23 +14,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mpsplit.check.layer_cost import LAYER_TOKENS
 from mpsplit.check.parting import States, Witness, package_states
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
-from mpsplit.package.agreement import Agreement, PartAgreement
-from mpsplit.package.json_fields import flag, many, record, whole
+from mpsplit.package.agreement import Agreement, Distance, PartAgreement
+from mpsplit.package.json_fields import flag, many, mapping, record, whole
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.manifest_fields import SIZES
 from mpsplit.package.sealed.keys import KeySource
 from mpsplit.package.sealed.opened import ENVIRONMENT, graph_of
-from mpsplit.package.stored.quantisation import KINDS, Quantisation
+from mpsplit.package.stored.embedding import BITS, HEAD_ROWS, block_of
+from mpsplit.package.stored.quantisation import FLOAT, KINDS, Quantisation
 from mpsplit.package.together.exchanged import exchanged, of_rank_0, plain
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.progress import track
@@ -50,8 +52,8 @@ SENTENCES = (
 )
 NEW_TOKENS = 32
 CHUNK = 128  # positions whose logits are in memory at once
+WAYS = plain(mapping(many(whole(1, 128), 2), SIZES))
 TOKENS, MOST_PROMPTS = many(whole(0, SIZES), SIZES), 1 << 20
-LAYER_TOKENS = 64  # positions at which layers are compared
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,21 @@ def stored_kind(manifest: Manifest, trial: Trial, comm: Communicator) -> str:
     return next(kind for kind, number in KINDS.items() if number == bits)
 
 
+def _kinds(manifest: Manifest, trial: Trial, comm: Communicator) -> dict[str, Quantisation]:
+    """How each linear is stored, by the name of its weight; the coarsest way where ranks differ.
+    Nothing is rounded before conversion."""
+    if trial.kind == FLOAT.kind:
+        return {}
+    graph = graph_of(trial.package, manifest, comm.rank, trial.keys)
+    ways = {f"{layer.name}.weight": how for layer in graph.layers if (how := Quantisation.of(layer)) and how.bits}
+    kinds: dict[str, Quantisation] = {}
+    for of_rank in exchanged(comm, {name: [how.bits, how.block] for name, how in ways.items()}, WAYS):
+        for name, numbers in of_rank.items():
+            how = Quantisation(*numbers)
+            kinds[name] = min(kinds.get(name, how), how, key=lambda how: how.bits)
+    return kinds
+
+
 def loop_of(engine: str | None, manifest: Manifest, trial: Trial, comm: Communicator) -> TokenLoop:
     """The package, or for `torch` the sliced modules it is made of."""
     if engine != "torch":
@@ -123,6 +140,7 @@ def verify(loop: TokenLoop, comm: Communicator, trial: Trial) -> Agreement | Non
     """What all ranks find out together, on rank 0; None on the others."""
     chosen = _prompts(loop.engine.manifest, trial) if comm.rank == LEAD else ()
     prompts = of_rank_0(comm, [{"tokens": [*p.tokens], "is_text": p.is_text} for p in chosen], _prompts_of_rank_0)
+    kinds = _kinds(loop.engine.manifest, trial, comm)
     states = None
     if trial.layers:
         longest = max((prompt.tokens for prompt in prompts), key=len)
@@ -130,21 +148,24 @@ def verify(loop: TokenLoop, comm: Communicator, trial: Trial) -> Agreement | Non
     sequences = _answered(loop, comm, prompts)
     original = None
     if comm.rank == LEAD:
-        original = _Reference(trial.folder, sequences, states)
+        original = _Reference(trial.folder, loop.engine.manifest, sequences, states, kinds)
     comm.wait()  # as long as the original takes
-    rows = []
+    rows, plain_rows = [], []
     for number, tokens in enumerate(track(sequences, "package")):
-        pieces = []
+        pieces, plain_pieces = [], []
         for start, split in _pieces(loop.engine, comm, tokens):
             if original:
                 assert split is not None, "rank 0 puts the logits together"
-                whole = original.logits(number, start)
-                pieces.append(_compared(split, whole, tokens[start + 1 : start + 1 + CHUNK]))
-        if pieces:
-            rows.append(Rows(*map(np.concatenate, zip(*map(astuple, pieces), strict=True))))
+                whole, following = original.logits(number, start), tokens[start + 1 : start + 1 + CHUNK]
+                pieces.append(_compared(split, whole, following))
+                plain_pieces.append(_compared(original.plain_logits(number, start), whole, following))
+        if original:
+            rows.append(Rows.of(pieces))
+            plain_rows.append(Rows.of(plain_pieces))
     if not original:
         return None
-    return _agreement(loop.engine.name, trial.kind, prompts, sequences, rows, original.parts)
+    found = _agreement(loop.engine.name, trial.kind, prompts, sequences, rows, original.parts)
+    return replace(found, rounding=_distance(prompts, plain_rows))
 
 
 @dataclass(frozen=True)
@@ -159,26 +180,52 @@ class Rows:
     split_surprise: np.ndarray
     whole_surprise: np.ndarray
 
+    @classmethod
+    def of(cls, pieces: Sequence[Rows]) -> Rows:
+        """One behind the other."""
+        return cls(*map(np.concatenate, zip(*map(astuple, pieces), strict=True)))
+
 
 class _Reference:
-    """The original's last hidden state of every sequence, and its logits of some positions; where
-    there are `states`, also how each part agrees with them."""
+    """The last hidden state of every sequence, of the original and of what plain rounding makes of
+    it, and the logits of some positions; where there are `states`, also how each part agrees with
+    them."""
 
-    def __init__(self, folder: Path, sequences: Sequence[tuple[int, ...]], states: States | None):
-        from mpsplit.check.original_model import Original
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        sequences: Sequence[tuple[int, ...]],
+        states: States | None,
+        kinds: Mapping[str, Quantisation],
+    ):
+        from mpsplit.check.original_model import UNCHANGED, Original
+        from mpsplit.check.rounded_model import change_of, rounded_layer
 
         self.original = Original(folder)
-        witness = Witness(self.original, states) if states else None
+        family, block = manifest.facts.family, block_of(manifest.dtype)
+        head = kinds.get(family.head)
+        rows = head if manifest.dtype == HEAD_ROWS else Quantisation(BITS, block) if block else None
+        embedding, self.head = change_of(rows, reads=False), change_of(head)
+        witness = Witness(self.original, states, embedding, self.head) if states else None
         self.hidden = [self.original.embed(tokens) for tokens in sequences]
-        for layer in self.original.layers():
+        rounds = kinds or embedding is not UNCHANGED
+        self.plain = [self.original.embed(tokens, embedding) for tokens in sequences] if rounds else self.hidden
+        for index, layer in enumerate(self.original.layers()):
+            plain = rounded_layer(layer, family.layer(index), kinds)
             self.hidden = [layer(hidden).mlp for hidden in self.hidden]
+            self.plain = [plain(hidden).mlp for hidden in self.plain] if rounds else self.hidden
             if witness:
-                witness.see(layer)
+                witness.see(layer, plain)
         self.parts = witness.parts() if witness else ()
 
     def logits(self, sequence: int, start: int) -> np.ndarray:
         """float32 [up to CHUNK, vocabulary]"""
         return self.original.logits(self.hidden[sequence][start : start + CHUNK]).numpy()
+
+    def plain_logits(self, sequence: int, start: int) -> np.ndarray:
+        """The same after plain rounding."""
+        return self.original.logits(self.plain[sequence][start : start + CHUNK], self.head).numpy()
 
 
 def _prompts(manifest: Manifest, trial: Trial) -> tuple[Prompt, ...]:
@@ -252,30 +299,44 @@ def _agreement(
     rows_of: list[Rows],
     parts: tuple[PartAgreement, ...],
 ) -> Agreement:
-    texts = any(prompt.is_text for prompt in prompts)
-    surpluses, greedy = [], []
+    greedy = []
     for prompt, tokens, rows in zip(prompts, sequences, rows_of, strict=True):
         answer = len(prompt.tokens) - 1  # the position that gives the first token of the answer
         greedy.append(rows.whole_best[answer:-1] == np.array(tokens[answer + 1 :]))
-        # nobody is expected to know what follows in a random prompt
-        if prompt.is_text or not texts:
-            surpluses.append((rows.split_surprise - rows.whole_surprise)[:answer])
-    surplus = np.concatenate(surpluses)
     kl = np.concatenate([rows.kl for rows in rows_of])
-    with np.errstate(over="ignore"):
-        ratio = float(np.exp(surplus.mean())) if len(surplus) else 1.0
+    far = _distance(prompts, rows_of)
     return Agreement(
         engine=engine,
         kind=kind,
         prompts=hashlib.sha256(json.dumps([prompt.tokens for prompt in prompts]).encode()).hexdigest(),
         positions=len(kl),
         max_abs=float(max(rows.apart.max() for rows in rows_of)),
-        kl=float(kl.mean()),
+        kl=far.kl,
         max_kl=float(kl.max()),
-        top1=float(np.mean(np.concatenate([rows.split_best == rows.whole_best for rows in rows_of]))),
+        top1=far.top1,
         greedy=float(np.mean(np.concatenate(greedy))),
-        perplexity_ratio=ratio,
+        perplexity_ratio=far.perplexity_ratio,
         parts=parts,
+    )
+
+
+def _distance(prompts: tuple[Prompt, ...], rows_of: list[Rows]) -> Distance:
+    texts = any(prompt.is_text for prompt in prompts)
+    # nobody is expected to know what follows in a random prompt
+    surplus = np.concatenate(
+        [
+            (rows.split_surprise - rows.whole_surprise)[: len(prompt.tokens) - 1]
+            for prompt, rows in zip(prompts, rows_of, strict=True)
+            if prompt.is_text or not texts
+        ]
+    )
+    with np.errstate(over="ignore"):
+        ratio = float(np.exp(surplus.mean())) if len(surplus) else 1.0
+    return Distance(
+        kl=float(np.mean(np.concatenate([rows.kl for rows in rows_of]))),
+        top1=float(np.mean(np.concatenate([rows.split_best == rows.whole_best for rows in rows_of]))),
+        perplexity_ratio=ratio,
+        uncertain=float(surplus.std() / np.sqrt(len(surplus))) if len(surplus) and np.isfinite(ratio) else 0.0,
     )
 
 

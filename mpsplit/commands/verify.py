@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from mpsplit.check.gate import LIMITS, as_json, failures, show, store
+from mpsplit.check.gate import MARGINS, Limits, as_json, check_wishes, failures, show, store
+from mpsplit.check.layer_cost import LayerCost
 from mpsplit.comm import world
 from mpsplit.options.loop_options import ENGINES, add_engine
 from mpsplit.options.model_argument import add_model
@@ -19,13 +20,16 @@ from mpsplit.options.rank_options import add_ranks, under_mpirun
 from mpsplit.package.agreement import Agreement
 from mpsplit.package.manifest import MANIFEST, PARTITION, Manifest
 from mpsplit.package.together.exchanged import of_rank_0
+from mpsplit.runtime.engine.cores import cores
 
 SLICES = {"torch": "the sliced modules before conversion, on partition's output too"}
-WISHES = {  # fields of gate.Limits; without a default here each kind of package has its own
-    "tolerance": "largest difference of a logit",
+# fields of gate.Limits; without them plain rounding to the package's kinds of weights decides
+WISHES = {
+    "tolerance": f"largest difference of a logit (default: {MARGINS['logits'].plus:g} in float32)",
     "max_kl": "largest mean KL divergence from the original, in nats",
     "min_top1": "smallest share of equal best tokens",
-    "max_perplexity_ratio": "largest perplexity, over the original's",
+    "min_perplexity_ratio": "smallest perplexity, over the original's",
+    "max_perplexity_ratio": "largest",
 }
 
 
@@ -36,36 +40,47 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_engine(parser, ENGINES | SLICES)
     add = parser.add_argument
     for name, what in WISHES.items():
-        limits = {kind: getattr(limits, name) for kind, limits in LIMITS.items()}
-        defaults = ", ".join(f"{kind} {limit:g}" for kind, limit in limits.items() if limit is not None)
-        add(f"--{name.replace('_', '-')}", type=float, metavar="X", help=f"{what} (default: {defaults})")
-    add("--layers", action="store_true", help="compare layer by layer too, and name the first that parts")
+        add(f"--{name.replace('_', '-')}", type=float, metavar="X", help=what)
+    add(
+        "--layers",
+        action=argparse.BooleanOptionalAction,
+        help="compare layer by layer too, and name the first that parts (default: where that is cheap)",
+    )
     add("--prompts", metavar="FILE", help="one text a line (default: built-in random and English prompts)")
     add_keys(parser)
     add("--json", action="store_true", help="print one JSON object")
 
 
 def verify_command(args: argparse.Namespace) -> int:
+    from mpsplit.check.parting import shows_states
+    from mpsplit.check.stored_weights import check_weights
     from mpsplit.check.verification import Trial, loop_of, read_texts, stored_kind, verify
 
     sliced = args.engine == "torch"  # the modules themselves, which need no conversion
     manifest = package_for_ranks(args, PARTITION if sliced else MANIFEST)
     folder, package = original_of(manifest, args.model), Path(args.package)
     wishes = {name: getattr(args, name) for name in WISHES}
-    LIMITS["f32"].with_wishes(**wishes)  # refuses before the work
+    check_wishes(**wishes)
     texts = read_texts(Path(args.prompts)) if args.prompts else ()
     if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
         return code
     comm = world()
     hold_package(args)
-    trial = Trial(package, folder, texts=texts, layers=args.layers, keys=keys_of(args))
-    trial = replace(trial, kind="f32" if sliced else stored_kind(manifest, trial, comm))
-    limits = LIMITS[trial.kind].with_wishes(**wishes)
-    found = verify(loop_of(args.engine, manifest, trial, comm), comm, trial)
+    trial = Trial(package, folder, texts=texts, keys=keys_of(args))
+    weights, wrong = ((), ()) if sliced else check_weights(package, manifest, folder, comm, trial.keys)
+    loop = loop_of(args.engine, manifest, trial, comm)
+    wish = args.layers if shows_states(loop.engine) else bool(args.layers)
+    cost = of_rank_0(comm, asdict(LayerCost.of(manifest.facts, cores(), wish)), lambda told: LayerCost(**told))
+    trial = replace(trial, layers=cost.compared, kind="f32" if sliced else stored_kind(manifest, trial, comm))
+    found = verify(loop, comm, trial)
     agreement = of_rank_0(comm, found and found.to_json(), Agreement.from_json)
-    failed = failures(agreement, limits)
-    if comm.rank == 0:
-        print(json.dumps(as_json(agreement, limits, failed))) if args.json else show(agreement, limits, failed)
+    agreement = replace(agreement, weights=weights)
+    limits = Limits.of(agreement).with_wishes(**wishes)
+    failed = failures(agreement, limits, wrong)
+    if comm.rank == 0 and args.json:
+        print(json.dumps(as_json(agreement, limits, failed, cost)))
+    elif comm.rank == 0:
+        show(agreement, failed, cost, table=bool(args.layers))
     # whoever changes a sealed one signs it again
     if comm.host_lead and not sliced and not manifest.sealed:
         store(package, agreement)

@@ -23,7 +23,7 @@ class PartAgreement:
     `max_abs` and `cosine` (mean over positions) compare what package and original have after it,
     with all that went before; `own` is what this part alone does wrong: given the package's own
     input, how far it is off, relative to what it should add (median over positions; of the
-    embedding the largest).
+    embedding the largest). `rounding` is the same of plain rounding (check/rounded_model.py).
     """
 
     layer: int | None
@@ -31,10 +31,33 @@ class PartAgreement:
     max_abs: float
     cosine: float
     own: float
+    rounding: float = 0.0
 
     @property
     def where(self) -> str:
         return self.part if self.layer is None else f"layer {self.layer} ({self.part})"
+
+
+@dataclass(frozen=True)
+class WeightsAgreement:
+    """How far `count` weights of a kind (check/weight_bounds.py) are off the checkpoint's, at their
+    worst place."""
+
+    kind: str
+    count: int
+    worst: float
+
+
+@dataclass(frozen=True)
+class Distance:
+    """From the original, over positions: mean KL divergence (original against the other, in nats),
+    the share of equal best tokens, and the perplexity of the prompts' own tokens over the
+    original's, whose logarithm has a standard error of `uncertain`."""
+
+    kl: float
+    top1: float
+    perplexity_ratio: float
+    uncertain: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +68,8 @@ class Agreement:
     Over `positions`: the largest difference of a logit, mean and largest KL divergence (original
     against package, in nats), the share of equal best tokens. `greedy` is that share among the
     tokens that the package generates; `perplexity_ratio` is the package's perplexity of the
-    prompts' own tokens over the original's.
+    prompts' own tokens over the original's. `rounding` is how far plain rounding to the package's
+    kinds of weights is from the original on the same tokens; None of an older mpsplit.
     """
 
     engine: str
@@ -59,6 +83,8 @@ class Agreement:
     greedy: float
     perplexity_ratio: float
     parts: tuple[PartAgreement, ...] = ()
+    rounding: Distance | None = None
+    weights: tuple[WeightsAgreement, ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -68,29 +94,35 @@ class Agreement:
         )
 
     def to_json(self) -> dict[str, Any]:
-        data = _plain(asdict(self))
-        if self.parts:
-            data["parts"] = [_plain(asdict(part)) for part in self.parts]
-        else:
-            del data["parts"]
-        return data
+        data = plain(self)
+        for name in ("parts", "weights"):
+            data[name] = [plain(item) for item in getattr(self, name)]
+        data["rounding"] = self.rounding and plain(self.rounding)
+        return {name: value for name, value in data.items() if name not in LATER or value}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Agreement:
-        parts = tuple(PartAgreement(**_floats(part, PartAgreement)) for part in data.get("parts", ()))
-        return cls(**(_floats(data, cls) | {"parts": parts}))
+        parts = tuple(PartAgreement(**floats(part, PartAgreement)) for part in data.get("parts", ()))
+        weights = tuple(WeightsAgreement(**floats(of_kind, WeightsAgreement)) for of_kind in data.get("weights", ()))
+        rounding = Distance(**floats(data["rounding"], Distance)) if "rounding" in data else None
+        return cls(**(floats(data, cls) | {"parts": parts, "weights": weights, "rounding": rounding}))
 
 
-def _plain(data: dict[str, Any]) -> dict[str, Any]:
-    return {name: _short(value) if isinstance(value, float) else value for name, value in data.items()}
+LATER = ("parts", "rounding", "weights")  # fields that are not written where they are empty
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """JSON of a dataclass of numbers and words."""
+    return {name: _short(item) if isinstance(item, float) else item for name, item in asdict(value).items()}
 
 
 def _short(value: float) -> float | None:
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
-def _floats(data: dict[str, Any], cls: type) -> dict[str, Any]:
-    missing = {field.name for field in _floating(cls) if data[field.name] is None}
+def floats(data: dict[str, Any], cls: type) -> dict[str, Any]:
+    """The same fields, with what was not finite."""
+    missing = {field.name for field in _floating(cls) if data.get(field.name, 0.0) is None}
     return {name: math.inf if name in missing else value for name, value in data.items()}
 
 

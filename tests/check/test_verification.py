@@ -9,21 +9,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mpsplit.check.gate import LIMITS, failures
-from mpsplit.check.parting import first_parting
+from mpsplit.check.gate import Limits, failures, first_parting
 from mpsplit.check.verification import Trial, stored_kind, verify
 from mpsplit.comm import Alone
 from mpsplit.package.agreement import Agreement, PartAgreement
 from mpsplit.package.inside.anatomy import anatomy
-from mpsplit.package.manifest import GRAPH, File, Manifest, rank_folder
+from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
 from mpsplit.package.param_text import Param
 from mpsplit.package.stored.float_weights import ALIGNMENT, read_weights, write_weights
-from mpsplit.package.stored.quantisation import LAYER, QLinear, Quantisation
-from mpsplit.package.stored.recipe import Recipe
+from mpsplit.package.stored.quantisation import LAYER, QLinear
 from mpsplit.package.stored.weight_files import WeightFiles, inside
 from mpsplit.package.together.exchanged import of_rank_0
 from mpsplit.runtime.load import load_loop
 from tests.cases import splits
+from tests.check.damages import rehash
 from tests.missing import needs
 from tests.models import EXAMPLE
 from tests.running import CLEAN, MPSPLIT, mpsplit, refused
@@ -49,7 +48,7 @@ def test_a_sound_package_is_the_model_in_every_part(world, package_of, model_of,
     if index >= len(cuts):
         return  # one rank has one way to cut
     found = run(world, package_of(family, *cuts[index]), model_of(family))
-    assert not failures(found, LIMITS["f32"].with_wishes(tolerance=1e-4))
+    assert not failures(found, Limits.of(found).with_wishes(tolerance=1e-4))
     assert found.greedy == found.top1 == 1 and found.positions == 1 + 7 + 40 + 3 * 32
     assert [part.layer for part in found.parts] == WHERE
     assert [part.part for part in found.parts] == ["embedding", *["attention", "mlp"] * 3, "head"]
@@ -68,12 +67,11 @@ def test_the_damaged_layer_is_named(world, package_of, model_of, shared_folder, 
         damage(copy, rank_with(copy, layer), layer, matrix)
     world.exchange(None)
     found = run(world, copy, model_of("llama"))
-    part = first_parting(found.parts, LIMITS["f32"].own)
+    part = first_parting(found.parts)
     assert part.where == f"layer {layer} ({'mlp' if matrix == 'down' else 'attention'})"
     assert all(other.own < 1e-5 for other in found.parts if other is not part), found.parts
-    assert any(
-        text.startswith(f"first parts at {part.where}, which by itself is ") for text in failures(found, LIMITS["f32"])
-    )
+    said = failures(found, Limits.of(found))
+    assert any(text.startswith(f"first parts at {part.where}, which by itself is ") for text in said)
 
 
 def rank_with(package, layer):
@@ -99,7 +97,7 @@ def damage(package, rank, layer, matrix):
         }
         weights[name][0].reshape(-1)[:100].view(np.uint32)[:] ^= 0x80000000
         write_weights(graph, weights, folder / files.floats)
-    rehash(package, manifest)
+    rehash(package)
 
 
 def matrix_of(folder, q):
@@ -115,55 +113,29 @@ def graph_layer(graph, name):
     return next(layer for layer in graph.layers if layer.name == name)
 
 
-def rehash(package, manifest):
-    parts = tuple(
-        replace(part, files=tuple(File.of(package, package / file.path) for file in part.files))
-        for part in manifest.ranks
-    )
-    replace(manifest, ranks=parts).save(package)
-
-
-@pytest.fixture(scope="module")
-def quantised(package_of, tmp_path_factory):
-    """kind -> tiny-vicuna on one rank, stored so."""
-    from mpsplit.export.convert import convert
-    from mpsplit.export.graph.pnnx import find_pnnx
-
-    def make(kind):
-        out = tmp_path_factory.getbasetemp() / f"tiny-{kind}"
-        if not out.exists():
-            shutil.copytree(package_of(EXAMPLE, 1, 1), out)
-            convert(out, Alone(), find_pnnx(), Recipe(Quantisation.named(kind, 32)))
-        return out
-
-    return make
+@needs_the_engine
+@pytest.mark.parametrize("kind", ("bf16", "q8", "q6", "q4"))
+def test_each_kind_is_what_plain_rounding_foretells(stored_as, kind):
+    found = run(Alone(), stored_as(kind, 1), EXAMPLE)
+    assert found.kind == kind and not failures(found, Limits.of(found))
+    assert 0.7 < found.kl / found.rounding.kl < 1.4
+    halves = [part for part in found.parts if part.layer is not None]
+    assert len(halves) == 10 and all(0.9 < part.own / part.rounding < 1.1 for part in halves)
 
 
 @needs_the_engine
-@pytest.mark.parametrize("kind", ("q8", "q6", "q4"))
-def test_each_kind_holds_its_own_limits_and_not_those_of_a_finer_one(quantised, kind):
-    found = run(Alone(), quantised(kind), EXAMPLE)
-    finer = {"q8": "f32", "q6": "q8", "q4": "q6"}[kind]
-    assert found.kind == kind and not failures(found, LIMITS[kind])
-    parting = first_parting(found.parts, LIMITS[finer].own)
-    assert failures(found, LIMITS[finer] if finer == "f32" else replace(LIMITS[finer], own=0.01)) and (
-        parting or finer != "f32"
-    )
-
-
-@needs_the_engine
-def test_a_damaged_layer_of_4_bits_is_named_and_one_that_is_not_finite_too(quantised, tmp_path):
-    package = shutil.copytree(quantised("q4"), tmp_path / "q4")
+def test_a_damaged_layer_of_4_bits_is_named_and_one_that_is_not_finite_too(stored_as, tmp_path):
+    package = shutil.copytree(stored_as("q4", 1), tmp_path / "q4")
     damage(package, 0, 3, "up")
     found = run(Alone(), package, EXAMPLE)
-    assert first_parting(found.parts, LIMITS["q4"].own).where == "layer 3 (mlp)"
+    assert first_parting(found.parts).where == "layer 3 (mlp)"
     graph = Param.load(package / "rank-0" / GRAPH)
     data = matrix_of(package / "rank-0", QLinear.of([p for p in anatomy(graph, 0).of("layer 1") if p.type == LAYER][0]))
     data[:] = 0x7F
     data.base.flush()
-    rehash(package, Manifest.load(package))
+    rehash(package)
     found = run(Alone(), package, EXAMPLE)
-    assert first_parting(found.parts, LIMITS["q4"].own).where == "layer 1 (attention)"
+    assert first_parting(found.parts).where == "layer 1 (attention)"
     assert Agreement.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))).kind == "q4"
 
 
@@ -171,10 +143,10 @@ def test_what_is_not_finite_holds_no_limit_and_survives_json():
     inf, part = np.inf, PartAgreement(2, "mlp", np.inf, np.inf, np.inf)
     found = Agreement("native", "q4", "0", 9, inf, inf, inf, 0.0, 0.0, inf, (part,))
     assert Agreement.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
-    said = failures(found, LIMITS["q4"])
+    said = failures(found, Limits.of(found))
     assert len(said) == 4 and "KL inf" in said[0] and "first parts at layer 2 (mlp)" in said[-1]
     close = Agreement("native", "f32", "0", 9, 2e-3, 0.0, 0.0, 1.0, 1.0, 1.0)
-    assert failures(close, LIMITS["f32"]) == [
+    assert failures(close, Limits.of(close)) == [
         "logits at most 2.00e-03 apart, --tolerance allows 0.001 (2 times as much)"
     ]
 
@@ -194,7 +166,7 @@ def test_the_manifest_keeps_what_was_found_and_is_otherwise_the_same(package):
     assert told["same"] and told["failed"] == [] and told["first_parts_at"] is None and len(told["parts"]) == 12
     after = json.loads((package / "manifest.json").read_bytes())
     assert after.pop("verified") == {
-        name: told[name] for name in told if name not in ("same", "failed", "limits", "first_parts_at")
+        name: told[name] for name in told if name not in ("same", "failed", "limits", "first_parts_at", "layers")
     }
     assert json.dumps(after, indent=1, ensure_ascii=False).encode() + b"\n" == before
     assert "verified: f32 on native: logits at most " in mpsplit("inspect", package)
@@ -212,13 +184,10 @@ def test_thresholds_and_prompts_of_your_own(package_of, tmp_path):
     said = mpsplit("verify", package, EXAMPLE, "--prompts", prompts, "--layers", code=1).splitlines()
     lines = [line for line in said if line.startswith("DIFFERENT: ")]
     assert len(lines) == 1 and "--tolerance allows 0.001" in lines[0] and "first parts at layer 2 (mlp)" in lines[0]
-    loose = ("--tolerance", 100, "--max-kl", 100, "--max-perplexity-ratio", 100)
-    said = mpsplit("verify", package, EXAMPLE, "--prompts", prompts, *loose, "--min-top1", 1.01, code=1)
-    assert (
-        said.startswith("DIFFERENT: top-1 ")
-        and "--min-top1 asks for 101.0%" in said
-        and "; " not in said.splitlines()[0]
-    )
+    loose = ("--tolerance", 100, "--max-kl", 100, "--max-perplexity-ratio", 100, "--min-perplexity-ratio", 0)
+    said = mpsplit("verify", package, EXAMPLE, "--prompts", prompts, *loose, "--no-layers", "--min-top1", 1.01, code=1)
+    assert "; top-1 " in said and "--min-top1 asks for 101.0%" in said and "KL " not in said.splitlines()[0]
+    assert said.splitlines()[-1].startswith("not layer by layer: that takes about ")
 
 
 def test_what_cannot_be_verified_is_refused_in_one_line(package, package_of, model_of, tmp_path):

@@ -24,13 +24,15 @@ from mpsplit.export.weights.weight_contents import PANEL
 from mpsplit.native.cpp import kernels
 from mpsplit.package.manifest import GRAPH, MANIFEST, Manifest, rank_folder
 from mpsplit.package.param_text import Layer, Param
-from mpsplit.package.stored.embedding import HEAD_ROWS, dtype_of, joined, stored_row
+from mpsplit.package.stored.embedding import BITS as TABLE_BITS
+from mpsplit.package.stored.embedding import HEAD_ROWS, block_of, dtype_of, joined, stored_row
+from mpsplit.package.stored.embedding import floats as unrounded
 from mpsplit.package.stored.float_weights import ALIGNMENT, arrays_of, weights_of
 from mpsplit.package.stored.quantisation import BFLOAT, FLOAT, GEMM, QLinear, Quantisation
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 from mpsplit.package.stored.recipe import Recipe, Rule, text_of
 from mpsplit.package.stored.weight_files import WeightFiles, inside
-from mpsplit.package.whole_files import NUMPY_TYPES
+from mpsplit.package.whole_files import NUMPY_TYPES, widened
 from mpsplit.plan.cuts import Part, linears_of, part_of
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Range, Shard
@@ -68,13 +70,18 @@ class Repacked:
     its rows have as a table, which the head's can become where it is both; None where these ranks
     have none of it."""
 
-    def __init__(self, package: Path, manifest: Manifest, ranks: list[int]):
+    def __init__(self, package: Path, manifest: Manifest, ranks: list[int], foreign: bool = False):
+        """`foreign`: whether some may be in ncnn's own layout, which is not read."""
         self.ranks, self.bytes_read = ranks, 0
+        self.foreign: set[str] = set()
         self._facts = manifest.facts
         self._open: dict[Path, int] = {}
         self._slices: dict[str, list[Slice]] = defaultdict(list)
         for rank in ranks:
             for name, piece in _slices_of(rank_folder(package, rank), manifest, rank):
+                if piece is None:
+                    self.foreign.add(name)
+                    continue
                 part, shape = piece.part, piece.shape
                 if part.shape_of(shape) != shape:
                     raise PackageError(
@@ -83,6 +90,11 @@ class Repacked:
                     )
                 self._slices[name].append(piece)
         self.embedding = None if manifest.dtype == HEAD_ROWS else manifest.dtype
+        if self.foreign and not foreign:
+            raise PackageError(
+                f"{min(self.foreign)} is stored in ncnn's own layout, which stays as it was cut; partition the model"
+                " again and convert it --layout ncnn"
+            )
         family = manifest.facts.family
         if manifest.dtype == HEAD_ROWS and family.head in self._slices:
             self._slices[family.embedding] = self._slices[family.head]
@@ -130,13 +142,36 @@ class Repacked:
         if not how.bits:
             return np.concatenate([self._rows(*piece) for piece in pieces], axis)
         if how.bits == BFLOAT:  # which float32 holds as they are
-            rows = np.concatenate([self._bfloats(*piece) for piece in pieces], axis)
+            rows = np.concatenate([self._unpacked(*piece) for piece in pieces], axis)
             return _bfloats_of(rows) if is_table else kernels().pack(rows, how.bits, how.block)
         integers = [self._integers(*piece) for piece in pieces]
         values, scales = (np.concatenate(arrays, axis) for arrays in zip(*integers, strict=True))
         if is_table:
             return joined(values, scales.astype(np.float16))
         return kernels().pack_values(values, scales, how.bits, how.block)
+
+    def slice_of(self, name: str) -> Slice | None:
+        """Of one rank."""
+        return self._slices[name][0] if name in self._slices else None
+
+    def how_of(self, name: str) -> Quantisation:
+        """Of the embedding too: how its rows are rounded."""
+        piece, block = self._slices[name][0], block_of(self.embedding or "") if self._is_table(name) else None
+        return Quantisation(TABLE_BITS, block) if block and not piece.matrix else piece.how
+
+    def floats(self, name: str, rows: Range) -> np.ndarray:
+        """float32 [rows, ...] of one rank's part, as they are multiplied with."""
+        piece = self._slices[name][0]
+        if piece.matrix:
+            return self._unpacked(piece, rows, None)
+        stored = self._rows(piece, rows, None)
+        if not self._is_table(name) or self.embedding is None:
+            return stored
+        block = block_of(self.embedding)
+        return unrounded(stored, self._facts.hidden, block) if block else widened(stored, self.embedding)
+
+    def _is_table(self, name: str) -> bool:
+        return name == self._facts.family.embedding
 
     def _pieces(self, name: str, part: Part, start: int, stop: int) -> Iterator[tuple[Slice, Range, Range | None]]:
         """What rows start..stop of a part are put together of: rows and columns of slices, None for
@@ -168,7 +203,7 @@ class Repacked:
         numbers = data.view(piece.number).reshape(len(rows), *piece.shape[1:])
         return numbers if columns is None else numbers[:, columns.start : columns.stop]
 
-    def _bfloats(self, piece: Slice, rows: Range, columns: Range | None) -> np.ndarray:
+    def _unpacked(self, piece: Slice, rows: Range, columns: Range | None) -> np.ndarray:
         weights, inside = self._panels(piece, rows)
         return weights.unpack()[inside, _slice(columns)]
 
@@ -211,8 +246,9 @@ def _bfloats_of(rows: np.ndarray) -> np.ndarray:
     return (rows.view(np.uint32) >> 16).astype(np.uint16)
 
 
-def _slices_of(folder: Path, manifest: Manifest, rank: int) -> Iterator[tuple[str, Slice]]:
-    """What the files of a rank hold, by the names of the weights."""
+def _slices_of(folder: Path, manifest: Manifest, rank: int) -> Iterator[tuple[str, Slice | None]]:
+    """What the files of a rank hold, by the names of the weights; None for what is in ncnn's own
+    layout."""
     shard, files, at = manifest.plan.shards[rank], WeightFiles.load(folder), 0
     spans = files.spans(folder)
     for layer in Param.load(folder / GRAPH).layers:
@@ -224,7 +260,12 @@ def _slices_of(folder: Path, manifest: Manifest, rank: int) -> Iterator[tuple[st
             first, name = files.packed[number]
             yield from _of_linear(folder / name, first, q, parts)
             continue
-        for (name, part), array in zip(parts.items(), arrays_of(layer), strict=True):
+        arrays = arrays_of(layer)
+        if layer.type == GEMM and Quantisation.of_gemm(layer).bits:
+            at += sum(array.total for array in arrays)
+            yield from dict.fromkeys(parts).items()
+            continue
+        for (name, part), array in zip(parts.items(), arrays, strict=True):
             at += array.total
             yield name, Slice(part, folder / files.floats, at - array.bytes, array.shape)
     if files.embedding and len(shard.embed):
@@ -244,11 +285,6 @@ def _of_linear(file: Path, first: int, q: QLinear, parts: dict[str, Part]) -> It
 
 
 def _part(layer: Layer, name: str, shard: Shard, facts: ModelFacts) -> Part:
-    if layer.type == GEMM and Quantisation.of_gemm(layer).bits:
-        raise PackageError(
-            f"{layer.name} is stored in ncnn's own layout, which stays as it was cut; partition the model again and"
-            " convert it --layout ncnn"
-        )
     part = part_of(name, shard, facts) if facts.family.role_of(name) else None
     if part is None:
         raise PackageError(f"rank {shard.rank} has {name}, which its plan does not give it; copy the package again")

@@ -13,6 +13,7 @@ import numpy as np
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes
 # the manifest's dtype where the embedding has no file: a tied head's matrix is the embedding too
 HEAD_ROWS = "HEAD"
+BITS = 8
 PREFIX, LARGEST, HALF = "Q8-", 127, np.finfo(np.float16)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpsplit.check.gate import LIMITS, failures
+from mpsplit.check.gate import Limits, failures
 from mpsplit.check.verification import verify
 from mpsplit.export.trace import operators
 from mpsplit.package.collectives import STAGE
@@ -20,7 +20,7 @@ def test_the_sliced_modules_are_the_model(world, loop_of, family, index):
     loop, trial = loop_of(family, *cuts[index])
     found = verify(loop, world, trial)
     assert (found is None) == (world.rank > 0), "rank 0 is told"
-    assert not found or not failures(found, LIMITS["f32"].with_wishes(tolerance=1e-4)), found
+    assert not found or not failures(found, Limits.of(found).with_wishes(tolerance=1e-4)), found
     assert (sum(world.exchange(loop.engine.bytes_sent)) > 0) == (world.size > 1)
 
 
@@ -33,4 +33,4 @@ def test_without_the_sums_they_are_not(world, loop_of):
     found = verify(loop, world, trial)
     assert (found is None) == (world.rank > 0), "rank 0 is told"
     assert not found or found.max_abs > 0.1, found
-    assert not found or "first parts at embedding" in str(failures(found, LIMITS["f32"])), found
+    assert not found or "first parts at embedding" in str(failures(found, Limits.of(found))), found

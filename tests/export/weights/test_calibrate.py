@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from mpsplit.check.gate import LIMITS, failures
+from mpsplit.check.gate import Limits, failures
 from mpsplit.check.verification import Trial, verify
 from mpsplit.comm import Alone
 from mpsplit.errors import ConvertError
@@ -133,7 +133,7 @@ def test_folded_scales_cancel_out(world, partition_of, model_of, family, index):
     convert(package, world, find_pnnx(), recipe, calibration=calibration)
     found = verify(load_loop(package, world), world, Trial(package, folder, "q8"))
     found = of_rank_0(world, found and found.to_json(), Agreement.from_json)
-    assert not failures(found, LIMITS["q8"]), found
+    assert not failures(found, Limits.of(found)), found
 
 
 class PowerCut(Exception):
