@@ -6,7 +6,6 @@
 #include <new>
 
 #include "failure.h"
-#include "top_k.h"
 
 namespace mpsplit {
 namespace {
@@ -65,11 +64,9 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
     hidden_in_ = graph_->blob("hidden");
     hidden_out_ = graph_->blob("hidden_out");
     logits_ = graph_->blob("logits");
-    top_ = graph_->blob("top");
-    if (hidden_in_ < 0 || hidden_out_ < 0 || (facts_.head_rows && (logits_ < 0 || top_ < 0)))
+    if (hidden_in_ < 0 || hidden_out_ < 0 || (facts_.head_rows && logits_ < 0))
         throw Failure(
-            folder +
-            "/fused.param has no hidden, hidden_out, logits or top; convert the package again");
+            folder + "/fused.param has no hidden, hidden_out or logits; convert the package again");
     if (facts_.first_stage && facts_.dtype != head_rows)
         embed_ = rows_of_file(folder + "/" + facts_.embedding);
     else if (facts_.first_stage && facts_.embed_rows) {
@@ -79,9 +76,8 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
                           "convert the package again");
         embed_ = graph_->matrix_of("logits", facts_.head_rows, facts_.hidden);
     }
-    if (logits_ >= 0) graph_->keep(logits_);  // TopK reads them too
     body_ = graph_->until("hidden_out");
-    head_ = graph_->from("hidden_out");
+    head_ = {body_.end, graph_->until("logits").end};  // without TopK, which nobody needs
 }
 
 Graph::Row Engine::rows_of_file(const std::string& path) {
@@ -192,22 +188,6 @@ void Engine::hidden_in(std::span<const int64_t> tokens) {
         else
             embed_(int(at), row);
     }
-}
-
-int Engine::largest(int row, int count, float* values, int64_t* ids) {
-    const ncnn::Mat& logits = (*graph_)[logits_];
-    if (row < 0 || row >= logits.h)
-        throw Failure("there is no row " + std::to_string(row) + " of " + std::to_string(logits.h));
-    count = std::min(count, facts_.head_rows);
-    const ncnn::Mat& top = (*graph_)[top_];
-    if (row == logits.h - 1 && count <= top.w) {
-        std::copy_n(top.row(0), count, values);
-        std::copy_n(top.row(1), count, ids);
-        return count;
-    }
-    mpsplit::largest(logits.row(row), logits.w, count, values, ids);
-    for (int i = 0; i < count; i++) ids[i] += facts_.head_start;
-    return count;
 }
 
 std::span<const int32_t> Engine::pages(int slot, int positions) const {

@@ -47,10 +47,6 @@ class Engine {
     // where there is no head.
     Logits step(std::span<const int64_t> tokens, std::span<const Part> parts, bool every_row);
 
-    // The `count` largest logits of a row of the last step and the ids of their tokens; gives how
-    // many there are.
-    int largest(int row, int count, float* values, int64_t* ids);
-
     // A segment of a slot to a file, beside the steps: nobody changes its pages until `saved` says
     // that they were read. And from there, up to `until`.
     void save(int slot, const Segment& segment, const std::string& path);
@@ -89,7 +85,7 @@ class Engine {
     std::unique_ptr<Graph> graph_;
     Graph::Row embed_;  // a row of this rank's part of the embedding, on the first stage
     Graph::Part body_ = {}, head_ = {};
-    int hidden_in_ = -1, hidden_out_ = -1, logits_ = -1, top_ = -1;
+    int hidden_in_ = -1, hidden_out_ = -1, logits_ = -1;
     std::map<int, std::vector<int32_t>> slots_;  // the pages of each
     int64_t embedding_ns_ = 0;                   // so far
     CacheWriter writer_;                         // the last: it reads the caches to its end

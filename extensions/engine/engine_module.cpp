@@ -47,14 +47,6 @@ nb::ndarray<nb::numpy, float> step(Engine& engine, const Tokens& tokens, const P
     return result;
 }
 
-nb::tuple largest(Engine& engine, int row, int count) {
-    count = std::min(count, engine.facts().head_rows);
-    auto values = array<float>({size_t(count)});
-    auto ids = array<int64_t>({size_t(count)});
-    engine.largest(row, count, values.data(), ids.data());
-    return nb::make_tuple(values, ids);
-}
-
 nb::ndarray<nb::numpy, float> blob(Engine& engine, const std::string& name) {
     const ncnn::Mat& mat = engine.blob(name);
     if (mat.dims > 2) throw Failure("blob " + name + " has more than rows and columns");
@@ -112,8 +104,6 @@ NB_MODULE(_engine, m) {
             "slot"_a, "first"_a, "pages"_a)
         .def("step", step, "tokens"_a, "parts"_a, "every_row"_a = false,
              "parts: [slot, position, count] of each")
-        .def("largest", largest, "row"_a, "count"_a,
-             "The largest logits of a row of the last step, and their tokens.")
         .def(
             "save",
             [](Engine& engine, int slot, int first, int last, const std::string& identity,

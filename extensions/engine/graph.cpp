@@ -110,10 +110,6 @@ Graph::Part Graph::until(const std::string& name) const {
     return {0, reader < 0 ? end : reader};
 }
 
-Graph::Part Graph::from(const std::string& name) const {
-    return {until(name).end, int(net_.layers().size())};
-}
-
 Graph::Row Graph::matrix_of(const std::string& name, int n, int k) const {
     const int index = blob(name);
     const ncnn::Layer* layer = index < 0 ? nullptr : net_.layers()[net_.blobs()[index].producer];

@@ -31,7 +31,6 @@ class Graph {
         int begin, end;
     };
     Part until(const std::string& blob) const;  // the layers before the one that reads the blob
-    Part from(const std::string& blob) const;   // and the others
     void run(Part part);
 
     using Row = std::function<void(int row, float* y)>;

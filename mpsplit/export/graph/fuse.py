@@ -17,7 +17,7 @@ from mpsplit.package.param_text import Layer, Param
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 from mpsplit.package.stored.quantisation import QLinear
 
-TOP = 64  # logits of its slice that a rank keeps at hand, largest first
+TOP = 64  # of TopK, which mpsplit read up to 0.2 and passes over now
 MOST = 3  # products of one QLinear
 # parameters of a QLinear (extensions/ncnn/quantised_linear.h)
 GATED, RESIDUAL = {"7": "1"}, {"8": "1"}

@@ -113,15 +113,6 @@ def test_an_embedding_of_8_bits(package_of, tmp_path, block):
         ENGINES["native"](package, Manifest.load(package), Alone(), 1)
 
 
-def test_the_largest_logits_are_at_hand(package_of):
-    engine = load_engine(package_of("llama", 1, 1), Alone(), "native")
-    logits = engine.step(PROMPT, 0)[0]
-    for count in (1, 5, 64, 65, 131, 500):
-        values, ids = engine._engine.largest(0, count)
-        order = np.lexsort((np.arange(len(logits)), -logits))[:count]
-        assert np.array_equal(ids, order) and np.array_equal(values, logits[order])
-
-
 def test_memory_does_not_grow_with_the_answer(quantised):
     """But for attention's row of scores, once; the keys and values of 82 tokens would be 63 KB."""
     engine = load_engine(quantised("q4"), Alone(), "native")
