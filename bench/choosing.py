@@ -1,13 +1,14 @@
 """What choosing one token costs rank 0, for every combination of settings.
 
-    python bench/choosing.py [--vocabulary 128256] [--history 32000] [--tokens 30] [--json]
+    python bench/choosing.py [--ranks 1] [--vocabulary 128256] [--history 32000] [--json]
 
-Method: one rank that owns the whole head, the worst case for rank 0. The engine is an array; all
-that runs between two steps of it is timed: the wish, what is told to the ranks, the answer of this
-rank's own slice, the draw. The history grows by each token. Two kinds of logits: `peaked`, where a
-few hundred tokens have nearly all of the weight, and `normal`, three times a standard normal, where
-top-p 0.9 leaves some 5,000. `ms` is the median of single requests, `eight` of eight in one step.
-Small logits of other kinds are in tests/runtime/choose.
+Method: the engine is an array. All that rank 0 does between two steps of it is timed: the wish,
+what is told to the ranks, the answer of its own slice, the draw. The other ranks answer within its
+calls, and their time is left out, as they work beside it; so is what a message takes. One rank owns
+the whole head, the worst case for rank 0; several own equal parts of it. The history grows by each
+token. `peaked`: a few hundred tokens have nearly all of the weight. `flat`: three times a standard
+normal, where top-p 0.9 leaves some 5,000. In ms of its thread, the median of the tokens: of one
+request alone, and of eight in one step together.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import itertools
 import json
 import statistics
 import time
+from collections import deque
 from functools import partial
 
 import numpy as np
@@ -26,10 +28,12 @@ from mpsplit.plan.shards import Range
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.engine.engine_protocol import Span
 from mpsplit.runtime.engine.pages import HeldPages
+from mpsplit.runtime.loop.follow import HANDLERS, Follower
 from mpsplit.runtime.loop.led_ranks import Ranks
 from mpsplit.runtime.loop.live_request import LiveRequest
 from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.loop.order_numbers import Question
+from mpsplit.runtime.loop.orders import Order
 
 DRAWS = {
     "greedy": {},
@@ -50,21 +54,68 @@ TILTS = {
 }
 
 
+VERBS = {int(verb): verb for verb in HANDLERS}
+BARS = {"1": 0.3, "8": 2.0}  # ms, of one request and of eight
+
+
 class Logits:
-    """An engine whose logits are there already."""
+    """An engine of one rank whose logits are there already."""
 
     bytes_sent, seconds = 0, 0.0
     spent = np.zeros(10, np.int64)
+    shared_work = np.zeros(3, np.int64)
 
-    def __init__(self, rows: list[np.ndarray]):
-        self.rows, self.vocabulary, self.turn = rows, Range(0, len(rows[0])), 0
-        shard = type("Shard", (), dict(rank=0, head=self.vocabulary))
-        plan = type("Plan", (), dict(shards=[shard], ranks=1))
-        self.manifest = type("Manifest", (), dict(plan=plan))
+    def __init__(self, rows: list[np.ndarray], cuts: list[int], rank: int):
+        heads = [Range(*pair) for pair in zip(cuts, cuts[1:], strict=False)]
+        self.vocabulary, self.turn = heads[rank], 0
+        self.rows = [row[self.vocabulary.start : self.vocabulary.stop] for row in rows]
+        shards = [type("Shard", (), dict(rank=i, head=head)) for i, head in enumerate(heads)]
+        self.manifest = type("Manifest", (), dict(plan=type("Plan", (), dict(shards=shards, ranks=len(heads)))))
 
     def batch(self, tokens, spans) -> np.ndarray:
         self.turn += 1
         return np.stack([self.rows[(self.turn + i) % len(self.rows)] for i in range(len(spans))])
+
+
+class Sends(Alone):
+    """What a follower sends waits for rank 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent: deque[np.ndarray] = deque()
+
+    def send(self, x, peer) -> None:
+        self.sent.append(x.copy())
+
+
+class Leads(Alone):
+    """Rank 0's side. The others obey within its calls, and `outside` is their time."""
+
+    def __init__(self, followers: list[Follower]):
+        super().__init__()
+        self.followers, self.size, self.outside = followers, 1 + len(followers), 0.0
+        self.order: Order | None = None  # whose numbers come next
+
+    def broadcast(self, x, root) -> None:
+        began = time.thread_time()
+        numbers = None if self.order is None else x
+        order = self.order or Order.unpack(x)
+        order = order._replace(verb=VERBS[order.verb])
+        if numbers is None and order.verb.numbered and order.count > 1:
+            self.order = order
+        else:
+            self.order = None
+            if numbers is None:
+                numbers = np.full(order.count if order.verb.numbered else 0, order.token)
+            for follower in self.followers:
+                HANDLERS[order.verb](follower, order, numbers)
+        self.outside += time.thread_time() - began
+
+    def tell(self, x) -> None:
+        self.broadcast(x, 0)
+
+    def recv(self, x, peer) -> None:
+        x[:] = self.followers[peer - 1].comm.sent.popleft()
 
 
 class Mask:
@@ -86,37 +137,37 @@ def logits_of(kind: str, vocabulary: int) -> list[np.ndarray]:
     return rows
 
 
-def measured(logits: list[np.ndarray], history: list[int], requests: list[Request], tokens: int) -> float:
-    """Seconds a step of these requests, the engine left out."""
-    engine = Logits(logits)
-    ranks = Ranks(engine, Alone())
+def measured(logits: list[np.ndarray], requests: list[Request], tokens: int, ranks: int) -> float:
+    """Seconds of rank 0 a step of these requests, the engine left out."""
+    cuts = [len(logits[0]) * i // ranks for i in range(ranks + 1)]
+    comm = Leads([Follower(Logits(logits, cuts, rank), Sends()) for rank in range(1, ranks)])
+    engine = Logits(logits, cuts, 0)
+    led = Ranks(engine, comm if ranks > 1 else Alone())
     lives = [LiveRequest(request, lambda event: None, None) for request in requests]
     for slot, live in enumerate(lives):
         live.begin(slot, HeldPages([], []), 0)
     took = []
     batch = engine.batch
-    for _ in range(tokens + 1):
-        inside = 0.0
 
-        def timed(tokens, spans):
-            nonlocal inside
-            began = time.thread_time()
-            rows = batch(tokens, spans)
-            inside = time.thread_time() - began
-            return rows
-
-        engine.batch = timed
+    def outside(tokens, spans):
         began = time.thread_time()
-        questions = [Question.of(Span(live.slot, 0, 1), live.asks(ranks)) for live in lives]
-        answers = ranks.step([0] * len(lives), questions)
+        rows = batch(tokens, spans)
+        comm.outside += time.thread_time() - began
+        return rows
+
+    engine.batch = outside
+    for _ in range(tokens + 2):
+        comm.outside, began = 0.0, time.thread_time()
+        questions = [Question.of(Span(live.slot, 0, 1), live.asks(led)) for live in lives]
+        answers = led.step([0] * len(lives), questions)
         chosen = [
-            live.choose(answer, partial(ranks.more, row))
+            live.choose(answer, partial(led.more, row))
             for row, (live, answer) in enumerate(zip(lives, answers, strict=True))
         ]
-        took.append(time.thread_time() - began - inside)
+        took.append(time.thread_time() - began - comm.outside)
         for live, token in zip(lives, chosen, strict=True):
             live.history.append(token.id)
-    return statistics.median(took[1:])  # the first counts the whole prompt
+    return statistics.median(took[2:])  # the first counts the whole prompt, and memory is new
 
 
 def cases(vocabulary: int):
@@ -132,6 +183,7 @@ def cases(vocabulary: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--vocabulary", type=int, default=128256)
     parser.add_argument("--history", type=int, default=32000)
     parser.add_argument("--tokens", type=int, default=30)
@@ -141,20 +193,30 @@ def main() -> None:
     # as natural text has it: few tokens often, many seldom
     history = (np.random.default_rng(2).zipf(1.2, 4 * words.history) - 1).tolist()
     history = [token for token in history if token < words.vocabulary][: words.history]
+    kinds = {kind: logits_of(kind, words.vocabulary) for kind in ("peaked", "flat")}
     rows = []
-    for kind in ("peaked", "normal"):
-        logits = logits_of(kind, words.vocabulary)
-        for name, sampling, logprobs, grammar in cases(words.vocabulary):
-            if words.only not in name:
-                continue
-            request = Request(tuple(history), 64, sampling, logprobs=logprobs, grammar=grammar)
-            one = measured(logits, history, [request], words.tokens)
-            eight = measured(logits, history, [request] * 8, words.tokens // 3)
-            rows.append(dict(logits=kind, settings=name, ms=one * 1e3, eight=eight * 1e3))
-            if not words.json:
-                print(f"{kind:7} {name:60} {one * 1e3:7.3f} {eight * 1e3:7.3f}", flush=True)
+    if not words.json:
+        print(f"{'settings':58}   peaked 1       8     flat 1       8", flush=True)
+    for name, sampling, logprobs, grammar in cases(words.vocabulary):
+        if words.only not in name:
+            continue
+        request = Request(tuple(history), 64, sampling, logprobs=logprobs, grammar=grammar)
+        ms = {
+            f"{kind} {many}": measured(logits, [request] * many, max(3, words.tokens * 2 // (many + 1)), words.ranks)
+            * 1e3
+            for kind, logits in kinds.items()
+            for many in (1, 8)
+        }
+        rows.append(dict(settings=name, **ms))
+        if not words.json:
+            print(f"{name:58}", "  ".join(f"{time:8.3f}" for time in ms.values()), flush=True)
     if words.json:
         print(json.dumps(rows))
+    else:
+        for many, bar in BARS.items():
+            times = sorted(time for row in rows for name, time in row.items() if name.endswith(many))
+            over = sum(time > bar for time in times)
+            print(f"{many} at once: {times[0]:.3f} to {times[-1]:.3f} ms, {over} of {len(times)} over {bar:g}")
 
 
 if __name__ == "__main__":

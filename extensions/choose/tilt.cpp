@@ -1,5 +1,6 @@
 #include "tilt.h"
 
+#include <algorithm>
 #include <bit>
 
 namespace mpsplit {
@@ -11,41 +12,35 @@ void Tilt::change(std::span<const int64_t> numbers) {
     for (size_t i = 3; i + 2 < numbers.size(); i += 3) {
         const int64_t token = numbers[i];
         const double count = double(numbers[i + 1]), bias = std::bit_cast<double>(numbers[i + 2]);
-        const auto [found, fresh] = where_.try_emplace(token, tokens_.size());
-        const size_t at = found->second;
-        if (count == 0 && bias == 0) {  // the last one takes its place
-            where_.erase(found);
-            if (fresh) continue;
-            if (at + 1 != tokens_.size()) {
-                tokens_[at] = tokens_.back(), counts_[at] = counts_.back();
-                biases_[at] = biases_.back();
-                where_[tokens_[at]] = at;
-            }
-            tokens_.pop_back(), counts_.pop_back(), biases_.pop_back();
-        } else if (fresh) {
-            tokens_.push_back(token), counts_.push_back(count), biases_.push_back(bias);
-        } else {
-            counts_[at] = count, biases_[at] = bias;
+        const auto found = std::lower_bound(tokens_.begin(), tokens_.end(), token);
+        const ptrdiff_t at = found - tokens_.begin();
+        const bool known = found != tokens_.end() && *found == token;
+        const bool stays = count != 0 || bias != 0;
+        if (known && stays) {
+            counts_[size_t(at)] = count, biases_[size_t(at)] = bias;
+        } else if (known) {
+            tokens_.erase(found);
+            counts_.erase(counts_.begin() + at), biases_.erase(biases_.begin() + at);
+        } else if (stays) {
+            tokens_.insert(found, token);
+            counts_.insert(counts_.begin() + at, count);
+            biases_.insert(biases_.begin() + at, bias);
         }
     }
 }
 
 void Tilt::apply(std::span<const float> logits, int64_t first, std::vector<int32_t>& at,
                  std::vector<double>& values) const {
-    const size_t most = tokens_.size();
-    at.resize(most), values.resize(most);
-    static thread_local std::vector<double> counts, biases;
-    counts.resize(most), biases.resize(most);
-    size_t here = 0;
-    for (size_t i = 0; i < most; ++i) {
-        const int64_t row = tokens_[i] - first;
-        if (row < 0 || row >= int64_t(logits.size())) continue;
-        at[here] = int32_t(row), values[here] = logits[size_t(row)];
-        counts[here] = counts_[i], biases[here] = biases_[i];
-        ++here;
-    }
-    at.resize(here), values.resize(here);
-    for (size_t i = 0; i < here; ++i) {
+    const auto place = [&](int64_t token) {
+        return size_t(std::lower_bound(tokens_.begin(), tokens_.end(), token) - tokens_.begin());
+    };
+    const size_t begin = place(first), count = place(first + int64_t(logits.size())) - begin;
+    const int64_t* tokens = tokens_.data() + begin;
+    const double *counts = counts_.data() + begin, *biases = biases_.data() + begin;
+    at.resize(count), values.resize(count);
+    for (size_t i = 0; i < count; ++i) at[i] = int32_t(tokens[i] - first);
+    for (size_t i = 0; i < count; ++i) values[i] = logits[size_t(at[i])];
+    for (size_t i = 0; i < count; ++i) {
         const double old = values[i] + biases[i];
         const double divided = old < 0 ? old * repetition_ : old / repetition_;
         const double lowered = divided - (presence_ + frequency_ * counts[i]);

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <span>
-#include <unordered_map>
 #include <vector>
 
 namespace mpsplit {
@@ -13,18 +12,16 @@ class Tilt {
   public:
     // The numbers of the verb TILT: three penalties, then token, count and bias of each change.
     void change(std::span<const int64_t> numbers);
-    size_t size() const { return tokens_.size(); }
-    std::span<const int64_t> tokens() const { return tokens_; }
-    // The logits of all its tokens that lie in these rows, after it; where they lie. In the order
-    // of choosing.py: bias, repetition, presence and frequency.
+    // Of its tokens that lie in these rows, the first of which is token `first`: the rows in
+    // ascending order, and their logits after it. In the order of choosing.py: bias, repetition,
+    // presence and frequency.
     void apply(std::span<const float> logits, int64_t first, std::vector<int32_t>& at,
                std::vector<double>& values) const;
 
   private:
     double repetition_ = 1, presence_ = 0, frequency_ = 0;
-    std::vector<int64_t> tokens_;
+    std::vector<int64_t> tokens_;  // ascending
     std::vector<double> counts_, biases_;
-    std::unordered_map<int64_t, size_t> where_;  // in these
 };
 
 }  // namespace mpsplit

@@ -86,13 +86,14 @@ Wish wish_of(const Question& question) {
 }
 
 void check(const Wish& wish) {
-    within("wanted", wish.wanted, largest_number, span_wanted);
+    within("wanted", wish.wanted, largest_number, wide_wanted - most_cells);
     within("likely", wish.likely, largest_number, -1);
     within("changed", wish.changed, by_tilt | by_mask);
     within("start", wish.start, largest_start, -largest_start);
     within("count", wish.count, wish.wanted == cells_wanted ? most_cells : largest_number);
-    const bool warm =
-        wish.wanted == blocks_wanted || wish.wanted == cells_wanted || wish.wanted == cell_wanted;
+    want(wish.wanted != wide_wanted, "it wants no cells");
+    const bool warm = wish.wanted == blocks_wanted || wish.wanted == cells_wanted ||
+                      wish.wanted == cell_wanted || wish.wanted < wide_wanted;
     want(std::isfinite(wish.temperature) && (warm ? wish.temperature > 0 : wish.temperature >= 0),
          "temperature " + std::to_string(wish.temperature) + " is none for " +
              std::to_string(wish.wanted));

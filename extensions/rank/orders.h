@@ -13,6 +13,7 @@ constexpr int lead = 0;
 constexpr int64_t nothing_wanted = 0, all_wanted = -1;
 constexpr int64_t blocks_wanted = -2, cells_wanted = -3;
 constexpr int64_t cell_wanted = -4, span_wanted = -5;
+constexpr int64_t wide_wanted = -6;
 constexpr int64_t by_tilt = 1, by_mask = 2;
 constexpr size_t answer_block = 1024;
 constexpr int64_t most_cells = 4096;

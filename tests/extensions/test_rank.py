@@ -116,7 +116,9 @@ BAD = [
     ("a slot without pages", STEP._replace(slot=7), (), "slot 7 has 0 pages, too few for 1 positions"),
     ("more positions than pages", STEP._replace(position=32), (), "slot 0 has 1 pages, too few for 33 positions"),
     ("a token below 0", STEP._replace(token=-(2**63)), (), "token -9223372036854775808 is not from 0 to 2147483647"),
-    ("nothing that can be wanted", STEP._replace(wanted=-6), (), "wanted -6 is not from -5 to 2147483647"),
+    ("nothing that can be wanted", STEP._replace(wanted=-4103), (), "wanted -4103 is not from -4102 to 2147483647"),
+    ("no cells", STEP._replace(wanted=-6, temperature=1.0), (), "it wants no cells"),
+    ("cold cells", STEP._replace(wanted=-7), (), "temperature 0.000000 is none for -7"),
     ("a cold block", STEP._replace(wanted=-2), (), "temperature 0.000000 is none for -2"),
     (
         "more questions than numbers",

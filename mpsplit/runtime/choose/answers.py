@@ -13,23 +13,27 @@ told beside it, -1 for none; then each logit that is told has the model's own be
     BLOCKS    [top, sums by block of BLOCK rows of exp(logit / temperature - top)]
     CELLS     [`count` counts, as many sums of exp(logit / temperature - (start + 1) / GRAIN)] by
               cell: a logit lies in cell start - floor(logit / temperature * GRAIN)
-    CELL      [the logits in cell `count` of these, their ids (, own)]
+    CELL      [the logits in cell `count` of these in descending order, their ids (, own)]; CELLS or
+              WIDE came before
+    WIDE - n  [rest, the largest logit, CELLS of n cells from that one's on]
     SPAN      [the logits of `count` rows from `start` on, as far as they are here (, own)]
-    (and with `likely`, after n and BLOCKS: the log of the summed exp of the model's own, its
+    (and with `likely`, after n, BLOCKS and WIDE: the log of the summed exp of the model's own, its
     likeliest logits, their ids)
 
-Of equal logits the lower id comes first. A logit that the mask forbids is -inf.
+Of equal logits the lower id comes first. A logit that the mask forbids is -inf; the id beside it
+means nothing.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mpsplit.native import cpp
 
-NOTHING, ALL, BLOCKS, CELLS, CELL, SPAN = 0, -1, -2, -3, -4, -5
+NOTHING, ALL, BLOCKS, CELLS, CELL, SPAN, WIDE = 0, -1, -2, -3, -4, -5, -6
 BY_TILT, BY_MASK = 1, 2  # what changes the logits first
 BLOCK, GRAIN = 1024, 32
 MOST_CELLS = 4096  # that one answer counts
@@ -88,12 +92,10 @@ class NumpyAnswers:
         seen = self._changed(logits.astype(np.float64), slot, changed)
         own = logits.astype(np.float64)
         if wanted == CELLS:
-            cells = start - np.floor(seen / temperature * GRAIN)
-            near = (cells >= 0) & (cells < count)
-            at, weights = cells[near].astype(int), np.exp(seen[near] / temperature - (start + 1) / GRAIN)
-            return np.concatenate([np.bincount(at, minlength=count), np.bincount(at, weights, count)])
+            return cells_of(seen / temperature, start, count)
         if wanted == CELL:
             at = np.flatnonzero(np.floor(seen / temperature * GRAIN) == start - count)
+            at = at[likeliest(seen[at], len(at))]
             return np.concatenate([seen[at], at + self.first, *([own[at]] if likely >= 0 else [])])
         if wanted == SPAN:
             rows = slice(*np.clip([start - self.first, start - self.first + count], 0, len(seen)))
@@ -103,6 +105,10 @@ class NumpyAnswers:
             with np.errstate(invalid="ignore"):  # where the mask leaves nothing
                 weights = np.nan_to_num(np.exp(seen / temperature - top))
             message: list[Any] = [[top], np.add.reduceat(weights, np.arange(0, len(seen), BLOCK))]
+        elif wanted < WIDE:
+            best = seen.max()
+            top = cell_of(best / temperature) if best > -np.inf else 0
+            message = [[log_sum_exp(seen / temperature), best], cells_of(seen / temperature, top, WIDE - wanted)]
         else:
             order = likeliest(seen, min(wanted, len(seen)))
             rest = log_sum_exp(seen / temperature) if temperature else np.nan
@@ -125,6 +131,18 @@ class NumpyAnswers:
             fine[: len(known)] = known
             logits[~fine] = -np.inf
         return logits
+
+
+def cell_of(scaled: float) -> int:
+    """The number of the cell in which a logit over the temperature lies."""
+    return math.floor(scaled * GRAIN)
+
+
+def cells_of(scaled: np.ndarray, top: int, count: int) -> np.ndarray:
+    cells = top - np.floor(scaled * GRAIN)
+    near = (cells >= 0) & (cells < count)
+    at, weights = cells[near].astype(int), np.exp(scaled[near] - (top + 1) / GRAIN)
+    return np.concatenate([np.bincount(at, minlength=count), np.bincount(at, weights, count)])
 
 
 def tilted(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpsplit.plan.shards import Range
-from mpsplit.runtime.choose.answers import ALL, BLOCK, BLOCKS, CELLS, SPAN, Wish
+from mpsplit.runtime.choose.answers import ALL, BLOCK, BLOCKS, CELLS, SPAN, WIDE, Wish
 
 
 def length(wish: Wish, rows: int, count: int = 0) -> int:
@@ -22,6 +22,8 @@ def length(wish: Wish, rows: int, count: int = 0) -> int:
         return 1 + min(wish.wanted, rows) * (2 if wish.likely < 0 else 3) + beside
     if wish.wanted == BLOCKS:
         return 1 + -(-rows // BLOCK) + beside
+    if wish.wanted < WIDE:
+        return 2 + 2 * (WIDE - wish.wanted) + beside
     if wish.wanted == CELLS:
         return 2 * count
     if wish.wanted == ALL:
@@ -43,7 +45,7 @@ class Answer:
 
     @property
     def head(self) -> float:
-        """`rest` or `top`."""
+        """`rest`, or of BLOCKS `top`."""
         return float(self.message[0])
 
     @property
@@ -77,6 +79,8 @@ def whole(answers: Sequence[Answer]) -> np.ndarray:
 def likely_tokens(answers: Sequence[Answer], count: int) -> tuple[float, list[tuple[int, float]]]:
     """Of the model's own distribution: the log of the sum, the likeliest and their logits."""
     sums, logits, ids = zip(*(answer.own for answer in answers), strict=True)
+    if len(answers) == 1:
+        return sums[0], list(zip(ids[0].astype(np.int64).tolist(), logits[0].tolist(), strict=True))
     logit, token = np.concatenate(logits), np.concatenate(ids).astype(np.int64)
     order = np.lexsort((token, -logit))[:count]
     return float(np.logaddexp.reduce(sums)), list(zip(token[order].tolist(), logit[order].tolist(), strict=True))

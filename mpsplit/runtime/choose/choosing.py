@@ -8,15 +8,17 @@ grammar's mask, temperature, top-k, top-p, min-p; of what these leave one token 
 float64.
 
 A few candidates decide nearly always. Without top-k they may be too few, or nothing may be left out
-at all. Then sums say in which block of ids or cell of logits the draw falls, and only the logits
-there are asked for. A sum of slices rounds otherwise than the sum of all: what falls nearer than
-EDGE to where two tokens part is decided by all logits, in one order.
+at all. Then sums say in which block of ids or cell of logits (cells.py) the draw falls, and only
+the logits there are asked for. Where the last token took many cells, the next one asks for cells at
+once. A sum of slices rounds otherwise than the sum of all: what falls nearer than EDGE to where two
+tokens part is decided by all logits, in one order.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -30,36 +32,33 @@ from mpsplit.runtime.choose.answers import (
     BY_TILT,
     CELL,
     CELLS,
-    GRAIN,
     SPAN,
+    WIDE,
     Wish,
+    cell_of,
     largest,
     log_sum_exp,
     tilted,
 )
 from mpsplit.runtime.choose.candidates import Answer, likely_tokens, whole
-from mpsplit.runtime.choose.sampling import Sampling
-
-EDGE = 1e-9  # of the sum of all weights
-DEEPEST = 60.0  # below the best, in logits at temperature 1, where cells are told
+from mpsplit.runtime.choose.cells import EDGE, CellDraw, Cells, Uncertain, depth, sure_place
+from mpsplit.runtime.choose.draws import uniform
+from mpsplit.runtime.choose.sampling import NUCLEUS, Sampling
 
 
 class NoWayOn(RunError):
     """The request's grammar allows no token that this model could say."""
 
 
-class Uncertain(Exception):
-    """Only all logits can tell."""
-
-
 @dataclass(frozen=True)
 class ChosenToken:
     """A token of the answer; where asked for, the log of its probability in the model's own
-    distribution, and the likeliest."""
+    distribution, and the likeliest. `wide` is for the next choice, not for the answer."""
 
     id: int
     logprob: float | None = None
     likely: tuple[tuple[int, float], ...] = ()
+    wide: int = field(default=0, compare=False)
 
 
 class AskAgain(Protocol):
@@ -74,12 +73,14 @@ class AskAgain(Protocol):
 @dataclass(frozen=True)
 class Choice:
     """One choice; the seed and the length of the history are all its randomness. `logprobs` and
-    `allowed` as Request and Grammar say."""
+    `allowed` as Request and Grammar say. `wide`: so many cells are asked for in the place of
+    candidates, where top-p or min-p cut; which are asked for changes no token."""
 
     sampling: Sampling
     history: Sequence[int]
     logprobs: int | None = None
     allowed: np.ndarray | None = None
+    wide: int = 0
 
     @property
     def wish(self) -> Wish:
@@ -87,33 +88,37 @@ class Choice:
         changed = BY_TILT * (self.sampling.penalises or bool(self.sampling.logit_bias))
         changed |= BY_MASK * (self.allowed is not None)
         likely = -1 if self.logprobs is None else self.logprobs
+        if self.wide:
+            return Wish(WIDE - self.wide, likely, changed, self.sampling.temperature)
         return Wish(self.sampling.wanted, likely, changed, self.sampling.summed_at)
 
     def choose(self, answers: list[Answer], again: AskAgain) -> ChosenToken:
-        wanted = answers[0].wish.wanted
+        wanted, wide = answers[0].wish.wanted, 0
         try:
             if wanted == BLOCKS:
                 token, own = self._from_blocks(answers, again)
+            elif wanted < WIDE:
+                token, own, wide = self._from_wide(answers, again)
             elif wanted != ALL:
-                token, own = self._from_candidates(answers, again)
+                token, own, wide = self._from_candidates(answers, again)
             else:
                 return self.from_all(whole(answers))
         except Uncertain:
             return self.from_all(whole(again(ALL)))
         if self.logprobs is None:
-            return ChosenToken(token)
+            return ChosenToken(token, wide=wide)
         total, likely = likely_tokens(answers, self.logprobs)
-        return ChosenToken(token, own - total, tuple((id, logit - total) for id, logit in likely))
+        return ChosenToken(token, own - total, tuple((id, logit - total) for id, logit in likely), wide)
 
     # -- from a few -------------------------------------------------------------------------------
 
-    def _from_candidates(self, answers: list[Answer], again: AskAgain) -> tuple[int, float]:
-        """The token, and the model's own logit of it."""
+    def _from_candidates(self, answers: list[Answer], again: AskAgain) -> tuple[int, float, int]:
+        """The token, the model's own logit of it, and how many cells to ask for next time."""
         logits, ids, own = self._candidates(answers)
         if logits[0] == -np.inf:
             raise _lost()
         if self.sampling.greedy:
-            return int(ids[0]), float(own[0])
+            return int(ids[0]), float(own[0]), 0
         # no token that was not sent is above the floor
         floor = max((float(answer.column(0)[-1]) for answer in answers if not answer.complete), default=-np.inf)
         if logits[-1] == -np.inf:
@@ -124,13 +129,15 @@ class Choice:
             left = logits[: np.searchsorted(-logits, -last, side="right")]
         if self.sampling.top_k and left[-1] <= floor:
             raise Uncertain
-        kept = self._kept(left, answers)
+        scaled = (left - left[0]) / self.sampling.temperature
+        all_there = bool(self.sampling.top_k) or floor == -np.inf
+        kept = self._kept(scaled, None if all_there or self.sampling.top_p == 1 else self._total(answers, left[0]))
         if not self.sampling.top_k and left[kept - 1] <= floor:
             if kept <= self.sampling.min_keep:
                 raise Uncertain
             return self._from_cells(float(logits[0]), answers, again)
-        at = self._draw(left[:kept])
-        return int(ids[at]), float(own[at])
+        at = self._draw(scaled[:kept])
+        return int(ids[at]), float(own[at]), 0
 
     def _candidates(self, answers: list[Answer]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All that were sent in descending order: logits, ids, the model's own."""
@@ -144,39 +151,37 @@ class Choice:
         order = np.lexsort((ids, -logits))
         return logits[order], ids[order], own[order]
 
-    def _kept(self, logits: np.ndarray, answers: list[Answer] | None) -> int:
-        """How many top-p and min-p leave of what is in descending order; these are all that there
-        are where no answers are given."""
-        sampling = self.sampling
-        if sampling.top_p == 1 and not sampling.min_p:
-            return len(logits)
-        scaled = (logits - logits[0]) / sampling.temperature
-        kept = len(logits)
+    def _kept(self, scaled: np.ndarray, total: float | None) -> int:
+        """How many top-p and min-p leave, of logits over the temperature in descending order, the
+        first of them 0. `total` is the log of the sum of all weights where these are not all."""
+        sampling, kept = self.sampling, len(scaled)
         if sampling.top_p < 1:
-            few = answers is not None and not sampling.top_k and not all(answer.complete for answer in answers)
-            total = self._total(answers, logits[0]) if few and answers else log_sum_exp(scaled)
-            probability = np.exp(scaled - total)
-            before = np.cumsum(probability) - probability
-            if few and np.abs(before - sampling.top_p).min() < EDGE:
+            probability = np.exp(scaled - (log_sum_exp(scaled) if total is None else total))
+            before = probability.cumsum() - probability
+            kept = int(np.count_nonzero(before < sampling.top_p))
+            if total is not None and (np.abs(before[max(0, kept - 1) : kept + 1] - sampling.top_p) < EDGE).any():
                 raise Uncertain
-            kept = max(sampling.min_keep, int((before < sampling.top_p).sum()))
+            kept = max(sampling.min_keep, kept)
         if sampling.min_p:
-            kept = min(kept, max(sampling.min_keep, int((scaled >= np.log(sampling.min_p)).sum())))
-        return min(kept, len(logits))
+            kept = min(kept, max(sampling.min_keep, int(np.count_nonzero(scaled >= np.log(sampling.min_p)))))
+        return min(kept, len(scaled))
 
     def _total(self, answers: list[Answer], best: float) -> float:
         """The log of the sum of all weights, with that of the best token 1."""
-        return float(np.logaddexp.reduce([answer.head for answer in answers])) - best / self.sampling.temperature
+        rests = [answer.head for answer in answers]
+        rest = rests[0] if len(rests) == 1 else float(np.logaddexp.reduce(rests))
+        return rest - best / self.sampling.temperature
 
-    def _draw(self, logits: np.ndarray) -> int:
-        if len(logits) == 1:
+    def _draw(self, scaled: np.ndarray) -> int:
+        """One of these, the largest of which is 0."""
+        if len(scaled) == 1:
             return 0
-        cumulative = np.cumsum(np.exp((logits - logits.max()) / self.sampling.temperature))
+        cumulative = np.exp(scaled).cumsum()
         drawn = self._random() * cumulative[-1]
-        return min(int(np.searchsorted(cumulative, drawn, side="right")), len(logits) - 1)
+        return min(int(cumulative.searchsorted(drawn, side="right")), len(scaled) - 1)
 
     def _random(self) -> float:
-        return np.random.Generator(np.random.Philox(key=[self.sampling.seed, len(self.history)])).random()
+        return uniform(self.sampling.seed, len(self.history))
 
     # -- from sums --------------------------------------------------------------------------------
 
@@ -186,103 +191,44 @@ class Choice:
         heat, top = self.sampling.temperature, max(answer.head for answer in answers)
         if top == -np.inf:
             raise _lost()
-        sums = np.concatenate([answer.sums * np.exp(answer.head - top) for answer in answers])
-        starts = [start for answer in answers for start in range(answer.rows.start, answer.rows.stop, BLOCK)]
-        ends = np.cumsum(sums)
+        sums = np.concatenate([answer.sums * math.exp(answer.head - top) for answer in answers])
+        ends = sums.cumsum()
         drawn, sure = self._random() * ends[-1], EDGE * ends[-1]
-        which = min(int(np.searchsorted(ends, drawn, side="right")), len(ends) - 1)
-        start = starts[which]
-        stop = next(
-            min(start + BLOCK, answer.rows.stop) for answer in answers if answer.rows.start <= start < answer.rows.stop
-        )
+        which = min(int(ends.searchsorted(drawn, side="right")), len(ends) - 1)
+        start, stop = _rows_of_block(which, answers)
         found = next(answer.message for answer in again(SPAN, start, stop - start) if len(answer.message))
         logits = found[: stop - start]
-        cumulative = ends[which] - sums[which] + np.cumsum(np.exp(logits / heat - top))
-        at = self._sure(cumulative, drawn, float(ends[which] - sums[which]), sure)
+        cumulative = ends[which] - sums[which] + np.exp(logits / heat - top).cumsum()
+        at = sure_place(cumulative, drawn, float(ends[which] - sums[which]), sure)
         return start + at, float(found[-(stop - start) :][at])
 
-    def _from_cells(self, best: float, few: list[Answer], again: AskAgain) -> tuple[int, float]:
-        """Top-p or min-p leave more than the `few` that were sent. `best` is the largest logit."""
-        sampling, heat = self.sampling, self.sampling.temperature
-        log_p, total = (np.log(sampling.min_p) if sampling.min_p else -np.inf), np.inf
-        deep = -log_p
-        if sampling.top_p < 1:
-            # what lies deeper weighs less than top-p leaves out, even if it were all that there is
-            total = self._total(few, best)
-            count = max(answer.rows.stop for answer in few)
-            deep = min(deep, np.log(count) - np.log1p(-sampling.top_p) - total)
-        if not deep < DEEPEST:
-            raise Uncertain
-        top, cells = int(np.floor(best / heat * GRAIN)), int(deep * GRAIN) + 3
-        ceiling = (top + 1) / GRAIN
-        answers = again(CELLS, top, cells, heat)
-        counts = np.array([answer.message[:cells] for answer in answers]).astype(int)
-        ends = np.cumsum(np.sum([answer.message[cells:] for answer in answers], axis=0))
-        total = np.exp(total + best / heat - ceiling) if sampling.top_p < 1 else float(ends[-1])
-        sure = EDGE * total
-
-        def found(sought: float) -> tuple[float, int, float]:
-            """The first token with which the sum of weights passes what is sought: the sum, the
-            token, the model's own logit."""
-            cell = int(np.searchsorted(ends, sought, side="right"))
-            if cell == cells:
-                raise Uncertain
-            _, ids, own, sums = self._inside(again, counts, top, cell, ends)
-            at = self._sure(sums, sought, float(ends[cell - 1]) if cell else 0.0, sure)
-            return float(sums[at]), int(ids[at]), float(own[at])
-
-        kept, target = np.inf, sampling.top_p * total
-        if sampling.top_p < 1 and not (sampling.min_p and target > ends[-1] + sure):  # min-p leaves fewer
-            kept = found(target)[0]
-        if sampling.min_p:
-            kept = min(kept, self._above(best, log_p, again, counts, top, ends))
-        drawn = self._random() * kept
-        if kept - drawn < sure:
-            raise Uncertain
-        return found(drawn)[1:]
-
-    def _above(
-        self, best: float, log_p: float, again: AskAgain, counts: np.ndarray, top: int, ends: np.ndarray
-    ) -> float:
-        """The sum of the weights of what min-p leaves."""
-        cell = top - int(np.floor((best / self.sampling.temperature + log_p) * GRAIN))
-        if cell >= len(ends):  # top-p leaves fewer
-            return np.inf
-        logits, *_, sums = self._inside(again, counts, top, cell, ends)
-        scaled = (logits - best) / self.sampling.temperature
-        near = (best / self.sampling.temperature + log_p) * GRAIN % 1
-        if (np.abs(scaled - log_p) < EDGE).any() or min(near, 1 - near) < EDGE * GRAIN * max(1, abs(best)):
-            raise Uncertain
-        fine = int((scaled >= log_p).sum())
-        return float(sums[fine - 1]) if fine else float(ends[cell - 1]) if cell else 0.0
-
-    def _inside(
-        self, again: AskAgain, counts: np.ndarray, top: int, cell: int, ends: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """A cell in descending order: logits, ids, the model's own, the sum of all weights up to
-        each."""
+    def _from_cells(self, best: float, answers: list[Answer], again: AskAgain) -> tuple[int, float, int]:
+        """Top-p or min-p leave more than was told. `best` is the largest logit."""
         heat = self.sampling.temperature
-        told = again(CELL, top, cell, heat, counts[:, cell].tolist())
-        columns = [answer.message.reshape(self._columns, -1) for answer in told]
-        together = np.concatenate(columns, axis=1)
-        together = together[:, np.lexsort((together[1], -together[0]))]
-        weights = np.exp(together[0] / heat - (top + 1) / GRAIN)
-        before = ends[cell - 1] if cell else 0.0
-        return together[0], together[1], together[-1], before + np.cumsum(weights)
+        total = self._total(answers, best) if self.sampling.top_p < 1 else math.inf
+        count, top = depth(self.sampling, total, max(answer.rows.stop for answer in answers)), cell_of(best / heat)
+        told = again(CELLS, top, count, heat)
+        return self._draw_in(self._cell_draw(best, total, Cells.of(top, [each.message for each in told]), again))
 
-    @property
-    def _columns(self) -> int:
-        return 2 if self.logprobs is None else 3
+    def _from_wide(self, answers: list[Answer], again: AskAgain) -> tuple[int, float, int]:
+        best = max(float(answer.message[1]) for answer in answers)
+        if best == -np.inf:
+            raise _lost()
+        cells = Cells.of_wide(answers, self.sampling.temperature)
+        draw = self._cell_draw(best, self._total(answers, best), cells, again)
+        return self._draw_in(draw) if draw.deep_enough else self._from_cells(best, answers, again)
 
-    @staticmethod
-    def _sure(cumulative: np.ndarray, sought: float, before: float, sure: float) -> int:
-        """Where the sum passes what is sought, far enough from where it begins and ends there."""
-        at = int(np.searchsorted(cumulative, sought, side="right"))
-        if at == len(cumulative) or cumulative[at] - sought < sure:
-            raise Uncertain
-        if sought - (cumulative[at - 1] if at else before) < sure and (at or before):
-            raise Uncertain
-        return at
+    def _cell_draw(self, best: float, total: float, cells: Cells, again: AskAgain) -> CellDraw:
+        def ask(cell: int, has: np.ndarray) -> list[np.ndarray]:
+            told = again(CELL, cells.top, cell, self.sampling.temperature, has.astype(int).tolist())
+            return [answer.message.reshape(2 if self.logprobs is None else 3, -1) for answer in told]
+
+        return CellDraw(self.sampling, best, total, cells, ask)
+
+    def _draw_in(self, draw: CellDraw) -> tuple[int, float, int]:
+        token, own, cut = draw.draw(self._random())
+        many = self.sampling.min_keep == 1 and draw.cells.counts[:, :cut].sum() >= NUCLEUS
+        return token, own, (cut + cut // 8 + 8) * bool(many)
 
     # -- from all ---------------------------------------------------------------------------------
 
@@ -292,8 +238,10 @@ class Choice:
         left = self._first(ids, logits)
         if len(left) < len(ids) or self._sorts:
             ids, logits = ids[left], logits[left]
-        kept = 1 if self.sampling.greedy else self._kept(logits, None)
-        token = int(ids[self._draw(logits[:kept])])
+        token = int(ids[0])
+        if not self.sampling.greedy:
+            scaled = (logits - logits.max()) / self.sampling.temperature
+            token = int(ids[self._draw(scaled[: self._kept(scaled, None)])])
         if self.logprobs is None:
             return ChosenToken(token)
         logprobs = own - log_sum_exp(own)
@@ -334,6 +282,16 @@ class Choice:
             return np.arange(len(ids))
         top_k = sampling.greedy or sampling.top_k
         return largest(ids, logits, (1 if sampling.greedy else sampling.fewest) if top_k else len(ids))
+
+
+def _rows_of_block(which: int, answers: list[Answer]) -> tuple[int, int]:
+    """Of one of the blocks of all ranks, in the order of ids."""
+    for answer in answers:
+        if which < len(answer.sums):
+            start = answer.rows.start + which * BLOCK
+            return start, min(start + BLOCK, answer.rows.stop)
+        which -= len(answer.sums)
+    raise AssertionError("no rank has this block")
 
 
 def _lost() -> NoWayOn:

@@ -15,6 +15,9 @@ import numpy as np
 
 from mpsplit.runtime.choose.sampling import Sampling
 
+CHANGE = struct.Struct("=qqd").pack
+NONE = np.empty(0, np.int64)
+
 
 class Tilt:
     def __init__(self, sampling: Sampling):
@@ -37,11 +40,9 @@ class Tilt:
         if self.fresh:
             changed = self.counts.keys() | self.biases.keys()
         elif not changed:
-            return np.empty(0, np.int64)
-        rows = [
-            struct.pack("=qqd", token, self.counts.get(token, 0), self.biases.get(token, 0.0))
-            for token in sorted(changed)
-        ]
+            return NONE
+        counts, biases = self.counts, self.biases
+        rows = [CHANGE(token, counts.get(token, 0), biases.get(token, 0.0)) for token in sorted(changed)]
         return np.frombuffer(bytearray(self._penalties + b"".join(rows)), np.int64)
 
     def _count(self, history: list[int]) -> list[int]:
@@ -50,9 +51,10 @@ class Tilt:
         came = history[max(self.seen, len(history) - window) :]
         left = history[max(0, self.seen - window) : max(0, min(self.seen, len(history) - window))]
         self.seen = len(history)
-        self.counts.update(came)
-        self.counts.subtract(left)
+        for token in came:
+            self.counts[token] += 1
         for token in left:
+            self.counts[token] -= 1
             if not self.counts[token]:
                 del self.counts[token]
         return came + left

@@ -50,7 +50,8 @@ class Ranks:
 
     def mask(self, slot: int, allowed: np.ndarray) -> None:
         bits = np.packbits(allowed, bitorder="little")
-        words = np.concatenate([bits, np.zeros(-len(bits) % 8, np.uint8)]).view(np.int64)
+        words = np.zeros(-(-len(bits) // 8), np.int64)
+        words.view(np.uint8)[: len(bits)] = bits
         with self._order():
             self._answers.mask(slot, words)
             self._orders.give(Order(Verb.MASK, slot, count=len(words), token=int(words[0])), words)

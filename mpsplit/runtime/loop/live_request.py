@@ -30,6 +30,7 @@ class LiveRequest:
         self.grammar = request.grammar() if request.grammar else None
         self.slot, self.held = -1, HeldPages(request.salt)
         self.choice: Choice | None = None  # the choice to be made next
+        self.wide = 0  # as Choice has it
         self.tilt = Tilt(request.sampling)
         self.fed = 0  # tokens of the history that the cache holds
         self.placed = 0  # pages that all ranks know of
@@ -64,7 +65,7 @@ class LiveRequest:
     def asks(self, ranks: Ranks) -> Wish:
         """What it wants to know of each rank's logits, once the ranks know what changes these."""
         allowed = self.grammar.allowed() if self.grammar else None
-        self.choice = Choice(self.request.sampling, self.history, self.request.logprobs, allowed)
+        self.choice = Choice(self.request.sampling, self.history, self.request.logprobs, allowed, self.wide)
         if self.tilt and len(changes := self.tilt.changes(self.history)):
             ranks.tilt(self.slot, self.tilt.fresh, changes)
             self.tilt.fresh = False
@@ -74,7 +75,9 @@ class LiveRequest:
 
     def choose(self, answers: list[Answer], again: AskAgain) -> ChosenToken:
         assert self.choice, "asks() comes first"
-        return self.choice.choose(answers, again)
+        chosen = self.choice.choose(answers, again)
+        self.wide = chosen.wide
+        return chosen
 
     def take(self, chosen: ChosenToken, eos: tuple[int, ...], context: int) -> str:
         """The next token, and why it is the last one, if it is."""

@@ -24,7 +24,7 @@ from mpsplit.runtime.choose.answers import (
     CELLS,
     MOST_CELLS,
     NOTHING,
-    SPAN,
+    WIDE,
     Wish,
 )
 from mpsplit.runtime.engine.engine_protocol import CACHES, IDENTITY, SAVE_NAME, KeptSegment, Span
@@ -118,12 +118,13 @@ def _check_question(question: Question) -> None:
 
 
 def check_wish(wish: Wish) -> None:
-    _within("wanted", wish.wanted, least=SPAN)
+    _within("wanted", wish.wanted, least=WIDE - MOST_CELLS)
     _within("likely", wish.likely, least=-1)
     _within("changed", wish.changed, BY_TILT | BY_MASK)
     _within("start", wish.start, MOST_START, -MOST_START)
     _within("count", wish.count, MOST_CELLS if wish.wanted == CELLS else MOST)
-    warm = wish.wanted in (BLOCKS, CELLS, CELL)
+    want(wish.wanted != WIDE, "it wants no cells")
+    warm = wish.wanted in (BLOCKS, CELLS, CELL) or wish.wanted < WIDE
     fine = math.isfinite(wish.temperature) and (wish.temperature > 0 if warm else wish.temperature >= 0)
     want(fine, f"temperature {wish.temperature:f} is none for {wish.wanted}")
 

@@ -83,6 +83,7 @@ def header() -> str:
         f"constexpr int64_t nothing_wanted = {answers.NOTHING}, all_wanted = {answers.ALL};",
         f"constexpr int64_t blocks_wanted = {answers.BLOCKS}, cells_wanted = {answers.CELLS};",
         f"constexpr int64_t cell_wanted = {answers.CELL}, span_wanted = {answers.SPAN};",
+        f"constexpr int64_t wide_wanted = {answers.WIDE};",
         f"constexpr int64_t by_tilt = {answers.BY_TILT}, by_mask = {answers.BY_MASK};",
         f"constexpr size_t answer_block = {answers.BLOCK};",
         f"constexpr int64_t most_cells = {answers.MOST_CELLS};",

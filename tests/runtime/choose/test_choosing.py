@@ -58,6 +58,12 @@ class AtStep(Choice):
         return np.random.Generator(np.random.Philox(key=[self.sampling.seed, self.step])).random()
 
 
+def cut_alone(sampling):
+    """Whether top-p or min-p cut, and cells may be asked for."""
+    cuts = sampling.top_p < 1 or sampling.min_p
+    return cuts and not sampling.greedy and not sampling.top_k and sampling.min_keep == 1
+
+
 def random_cuts(rng, size, ranks):
     return [0, *sorted(rng.choice(np.arange(1, size), ranks - 1, replace=False).tolist()), size]
 
@@ -104,6 +110,9 @@ def test_cuts_do_not_change_the_token_and_transformers_agrees(sampling, seed, ra
     bounds = random_cuts(rng, 300, ranks)
     for kind in KINDS:
         assert whole == choose(logits, choice, bounds, kind=kind).id == choose(logits, choice, bounds, 7, kind).id
+        if cut_alone(sampling):
+            for wide in (5, 80, 1000):
+                assert whole == choose(logits, replace(choice, wide=wide), bounds, kind=kind).id
     probability = transformers_probabilities(logits, history, sampling, allowed)
     # which of equal tokens top-p and min-p leave out is torch.sort's business
     assert probability[whole] > 0 or ties and (sampling.top_p < 1 or sampling.min_p)
@@ -125,18 +134,41 @@ def test_a_large_vocabulary_gives_what_all_logits_give(kind, shape):
     history = rng.integers(0, size, 3000).tolist()
     heats = dict(temperature=0.8), dict(temperature=2.0, top_p=0.9), dict(temperature=1.0, min_p=0.02)
     more = dict(temperature=1.0, top_p=0.97, min_p=0.001), dict(temperature=0.7, top_k=30), {}
+    kept = dict(temperature=1.0, top_p=0.05, min_keep=300), dict(temperature=1.0, min_p=0.9, min_keep=300)
     tilts = {}, dict(repetition_penalty=1.2, frequency_penalty=0.2), dict(repetition_penalty=0.8)
     biased = tuple((int(token), float(bias)) for token, bias in zip(history[:50], rng.uniform(-9, 9, 50), strict=True))
-    for number, (heat, tilt) in enumerate(itertools.product([*heats, *more], [*tilts, dict(logit_bias=biased)])):
+    for number, (heat, tilt) in enumerate(itertools.product([*heats, *more, *kept], [*tilts, dict(logit_bias=biased)])):
         sampling = Sampling(seed=number, **heat, **tilt)
         allowed = rng.random(size) < 0.4 if number % 3 == 0 else None
         expected = token_of(logits, history, sampling, len(history), allowed)
         for bounds in ([0, size], random_cuts(rng, size, 3)):
             ranks = Ranks(logits, bounds, kind)
-            chosen = ranks.choose(Choice(sampling, history, 5 if number % 2 else None, allowed))
+            logprobs = (None, 5, 0)[number // 2 % 3]
+            chosen = ranks.choose(Choice(sampling, history, logprobs, allowed))
             assert chosen.id == expected, (sampling, bounds)
             # where a cell holds nearly all there are, all are asked for
             assert shape in ("flat", "ties") or ALL not in ranks.asked and ranks.words < size / 2
+            assert not chosen.wide or cut_alone(sampling)
+            if chosen.wide:  # as the next token would be asked for
+                ranks = Ranks(logits, bounds, kind)
+                again = ranks.choose(Choice(sampling, history, logprobs, allowed, chosen.wide))
+                assert again == chosen and again.wide and ALL not in ranks.asked
+                # these cells, the ones of the cuts, the one of the draw
+                assert len(ranks.asked) <= 2 + (sampling.top_p < 1) + (sampling.min_p > 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_at_the_very_end_of_a_token_is_for_all_logits_to_decide(kind):
+    """Four equal ones are all there is, so the second ends at a half."""
+    logits = np.full(900, -1000, np.float32)
+    logits[[3, 400, 500, 899]] = 0
+    for top_p, wide in itertools.product((0.5, 0.5 + 1e-6), (0, 64)):
+        sampling = Sampling(1.0, top_p=top_p)
+        ranks = Ranks(logits, [0, 450, 900], kind)
+        for step in range(20):
+            chosen = ranks.choose(AtStep(sampling, [], wide=wide, step=step))
+            assert chosen.id == token_of(logits, [], sampling, step)
+        assert (ALL in ranks.asked) == (top_p == 0.5)
 
 
 @pytest.mark.parametrize(
