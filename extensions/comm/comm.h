@@ -75,6 +75,9 @@ class Link {
     // what that one has told; may be asked by any thread
     virtual int waits_for(int /*rank*/) { return -1; }
     virtual void tell_silent(int /*rank*/) {}  // by a rank that ends for it
+    // by a rank that ends for a reason of its own: the others' waits throw it (wait.h)
+    virtual void tell_last_words(const std::string& /*why*/) {}
+    virtual void hear_last_words() {}  // throws when a rank has told why it ends
     virtual std::string described(int rank) const { return "rank " + std::to_string(rank); }
 
     const int rank, size;

@@ -130,6 +130,12 @@ void bind_comm(nb::module_& m) {
             },
             "By rank of the world: for whom it has waited for long, as it told; -1 for nobody. "
             "From any thread.")
+        .def(
+            "last_words",
+            [](Comm& c, const std::string& why) {
+                if (c.link()) c.link()->tell_last_words(why);
+            },
+            "By a rank that ends for a reason of its own: what the others' waits throw.")
         .def("passed", passed,
              "int64 [ranks of the world, 3 + lengths]: what went to each rank so far, and how long "
              "it was waited for (link_counts.h).")

@@ -165,6 +165,7 @@ class Gloo final : public Link {
 
     void look_around() override {
         if (!watch_) return;
+        hear_last_words();
         if (watch_->silent() >= 0) throw did_not_answer(*outer, watch_->silent());
         if (watch_->lost() >= 0) fail_for(watch_->lost());
     }
@@ -173,6 +174,15 @@ class Gloo final : public Link {
         if (watch_) watch_->tell_waits_for(peer);
     }
     int waits_for(int other) override { return watch_ ? watch_->waits_for(other) : -1; }
+    // Of a rank that ends for another one's death, these are not the cause.
+    void hear_last_words() override {
+        if (!watch_ || watch_->ended() < 0) return;
+        if (watch_->lost() < 0 || watch_->lost() == watch_->ended())
+            throw has_ended(*outer, watch_->ended(), watch_->why());
+    }
+    void tell_last_words(const std::string& why) override {
+        if (watch_) watch_->tell_last_words(why);
+    }
     void tell_silent(int other) override {
         if (watch_) watch_->tell_silent(other);
     }
@@ -276,7 +286,7 @@ class Gloo final : public Link {
             // the connection to `peer` has closed, perhaps because it missed another rank
             if (!watch_) throw;
             const auto began = Clock::now();
-            while (watch_->lost() < 0 && watch_->silent() < 0 &&
+            while (watch_->lost() < 0 && watch_->silent() < 0 && watch_->ended() < 0 &&
                    Clock::now() < began + word_of_others)
                 std::this_thread::sleep_for(milliseconds(5));
             outer->look_around();

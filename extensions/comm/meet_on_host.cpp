@@ -52,6 +52,8 @@ class NearAndFar final : public Link {
         return is_near_[other] ? near_->waits_for(other) : far_->waits_for(other);
     }
 
+    void tell_last_words(const std::string& why) override { far_->tell_last_words(why); }
+    void hear_last_words() override { far_->hear_last_words(); }
     void tell_silent(int other) override {
         near_->tell_silent(other);
         far_->tell_silent(other);

@@ -52,6 +52,7 @@ void begin_mpi() {
 }
 
 // What a rank tells the others besides messages, as one int.
+constexpr int a_word = 0, ended_word = 1;      // tags; with the second comes a text
 constexpr int waits_no_longer = -1;            // else, from 0 on: for whom it waits
 int is_silent(int rank) { return -2 - rank; }  // its own inverse
 
@@ -106,6 +107,7 @@ class Mpi final : public Link {
             MPI_Status status;
             check(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, words_, &there, &status), "look around");
             if (!there) return;
+            if (status.MPI_TAG == ended_word) hear_why(status);
             int told = 0;
             check(MPI_Recv(&told, 1, MPI_INT, status.MPI_SOURCE, status.MPI_TAG, words_,
                            MPI_STATUS_IGNORE),
@@ -118,8 +120,27 @@ class Mpi final : public Link {
     void tell_waits_for(int peer) override { tell(peer); }
     int waits_for(int other) override { return waits_for_[size_t(other)]; }
     void tell_silent(int other) override { tell(is_silent(other)); }
+    void hear_last_words() override { look_around(); }
+    void tell_last_words(const std::string& why) override {
+        why_ = last_words_of(why);
+        MPI_Request request;
+        for (int other = 0; other < size; ++other)
+            if (other != rank && MPI_Isend(why_.data(), int(why_.size()), MPI_CHAR, other,
+                                           ended_word, words_, &request) == 0)
+                MPI_Request_free(&request);
+    }
 
   private:
+    [[noreturn]] void hear_why(MPI_Status& status) {
+        int length = 0;
+        MPI_Get_count(&status, MPI_CHAR, &length);
+        std::string why(size_t(std::max(length, 0)), ' ');
+        check(MPI_Recv(why.data(), length, MPI_CHAR, status.MPI_SOURCE, ended_word, words_,
+                       MPI_STATUS_IGNORE),
+              "receive last words");
+        throw has_ended(*outer, status.MPI_SOURCE, last_words_of(why));
+    }
+
     void send(const void* data, int bytes, int tag) {
         check(MPI_Isend(data, bytes, MPI_BYTE, out_.peer, tag, comm_, &sending_.emplace_back()),
               "send");
@@ -166,7 +187,7 @@ class Mpi final : public Link {
         const int& kept = told_.emplace_back(word);
         MPI_Request request;
         for (int other = 0; other < size; ++other)
-            if (other != rank && MPI_Isend(&kept, 1, MPI_INT, other, 0, words_, &request) == 0)
+            if (other != rank && MPI_Isend(&kept, 1, MPI_INT, other, a_word, words_, &request) == 0)
                 MPI_Request_free(&request);
     }
 
@@ -177,6 +198,7 @@ class Mpi final : public Link {
     Requests receiving_, sending_;
     std::vector<std::atomic<int>> waits_for_;  // by rank, as it told
     std::deque<int> told_;                     // by this rank: MPI may read them later
+    std::string why_;                          // the same
 };
 
 }  // namespace

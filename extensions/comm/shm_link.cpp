@@ -312,6 +312,7 @@ class Shm final : public Link {
             lost.compare_exchange_strong(found, gone);
             if (!found) found = gone;
         }
+        if (found) outer->hear_last_words();
         if (found)
             throw Error(described(found - 1) + " has died, seen by rank " + std::to_string(rank) +
                         "; was there memory left?");

@@ -69,6 +69,19 @@ Error did_not_answer(const Link& link, int rank) {
                  "many seconds a rank may take");
 }
 
+Error has_ended(const Link& link, int rank, const std::string& why) {
+    return Error(link.described(rank) + " ended: " + why);
+}
+
+std::string last_words_of(std::string why) {
+    if (why.size() > most_last_words) why.resize(most_last_words);
+    for (char& c : why) {
+        const bool printed = c >= ' ' && c <= '~';
+        if (!printed) c = c == '\n' ? ' ' : '?';
+    }
+    return why;
+}
+
 Error other_length(int peer, size_t sent, int rank, size_t expected) {
     return Error("rank " + std::to_string(peer) + " sent " + std::to_string(sent) +
                  " bytes where rank " + std::to_string(rank) + " expected " +

@@ -35,6 +35,13 @@ class Wait {
 // "rank 1 (process 7 on this host) did not answer for 30 s, ...", as `link`'s rank sees it.
 Error did_not_answer(const Link& link, int rank);
 
+// "rank 1 (process 7 on this host) ended: ..."
+Error has_ended(const Link& link, int rank, const std::string& why);
+
+// As they travel: in one line, in ASCII, not too long.
+constexpr size_t most_last_words = 400;
+std::string last_words_of(std::string why);
+
 // "rank 1 sent 128 bytes where rank 0 expected 64; ..."
 Error other_length(int peer, size_t sent, int rank, size_t expected);
 

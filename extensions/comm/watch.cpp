@@ -13,6 +13,8 @@
 #include <random>
 #include <utility>
 
+#include "wait.h"
+
 namespace mpsplit {
 
 namespace {
@@ -183,6 +185,15 @@ bool Watch::hear(int peer) {
     if (word.kind == Kind::lost) lost_.compare_exchange_strong(nobody, word.rank);
     if (word.kind == Kind::silent) silent_.compare_exchange_strong(nobody, word.rank);
     if (word.kind == Kind::waits_for) waits_for_[peer] = word.rank;
+    return word.kind != Kind::ended || hear_why(peer, word.rank);
+}
+
+bool Watch::hear_why(int peer, int32_t length) {
+    if (length < 0 || size_t(length) > most_last_words) return false;
+    std::string why(size_t(length), ' ');
+    if (recv(sockets_[peer], why.data(), why.size(), MSG_WAITALL) != ssize_t(why.size()))
+        return false;
+    if (ended_ < 0) why_ = why, ended_ = peer;
     return true;
 }
 
@@ -194,9 +205,17 @@ void Watch::tell_waits_for(int peer) const { tell_all({Kind::waits_for, peer}); 
 
 void Watch::say_goodbye() const { tell_all({Kind::goodbye, -1}); }
 
-void Watch::tell_all(Word word) const {
+void Watch::tell_last_words(const std::string& why) const {
+    const std::string words = last_words_of(why);
+    tell_all({Kind::ended, int32_t(words.size())}, words);
+}
+
+void Watch::tell_all(Word word, const std::string& text) const {
+    std::string all(sizeof word, ' ');
+    std::memcpy(all.data(), &word, sizeof word);
+    all += text;
     for (const int socket : sockets_)
-        if (socket >= 0) send(socket, &word, sizeof word, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (socket >= 0) send(socket, all.data(), all.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 }  // namespace mpsplit

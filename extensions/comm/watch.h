@@ -11,6 +11,7 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <string>
 #include <thread>
 
 #include "comm.h"
@@ -21,10 +22,10 @@ constexpr std::chrono::milliseconds watch_tick{100};
 
 class Watch {
   public:
-    enum class Kind : int32_t { goodbye, lost, silent, waits_for };
+    enum class Kind : int32_t { goodbye, lost, silent, waits_for, ended };
     struct Word {  // what a connection carries
         Kind kind;
-        int32_t rank;
+        int32_t rank;  // or, of one that has ended, how long the text is that follows
     };
 
     // All ranks of `comm` together; it carries where they listen. `address`: this rank's, as
@@ -33,14 +34,17 @@ class Watch {
     ~Watch();
     Watch(const Watch&) = delete;
 
-    int lost() const { return lost_; }      // the first rank known to have died, or -1
-    int silent() const { return silent_; }  // the first that somebody gave up, or -1
+    int lost() const { return lost_; }               // the first rank known to have died, or -1
+    int silent() const { return silent_; }           // the first that somebody gave up, or -1
+    int ended() const { return ended_; }             // the first that told why it ends, or -1
+    const std::string& why() const { return why_; }  // once there is one
     bool has_left(int rank) const { return left_[rank]; }  // ended in good order
     int waits_for(int rank) const {
         return waits_for_[rank];
     }  // whom it has long waited for, or -1
-    void tell_lost(int rank) const;       // by a rank that is about to end for it
-    void tell_silent(int rank) const;     // the same
+    void tell_lost(int rank) const;    // by a rank that is about to end for it
+    void tell_silent(int rank) const;  // the same
+    void tell_last_words(const std::string& why) const;
     void tell_waits_for(int peer) const;  // -1: no longer
     void say_goodbye() const;             // by a rank that ends in good order
 
@@ -48,12 +52,14 @@ class Watch {
     void connect_all(Comm& comm, const std::string& address, double timeout);
     void watch(const std::function<void()>& tick);
     bool hear(int peer);
-    void tell_all(Word word) const;
+    bool hear_why(int peer, int32_t length);
+    void tell_all(Word word, const std::string& text = {}) const;
 
     std::vector<int> sockets_;  // one a rank, -1 for this one; open until the end
     std::vector<std::atomic<bool>> left_;
     std::vector<std::atomic<int>> waits_for_;
-    std::atomic<int> lost_ = -1, silent_ = -1;
+    std::atomic<int> lost_ = -1, silent_ = -1, ended_ = -1;
+    std::string why_;  // written before ended_, and once
     std::atomic<bool> done_ = false;
     std::thread thread_;
 };

@@ -62,7 +62,12 @@ void work(const Arguments& arguments, const Place& place) {
     EngineSlice slice(arguments.package, world,
                       arguments.threads ? arguments.threads : share_of_cores(local_size));
     greet(slice, *world);
-    follow(slice, *world);
+    try {
+        follow(slice, *world);
+    } catch (const std::exception& wrong) {
+        world->link()->tell_last_words(wrong.what());
+        throw;
+    }
 }
 
 }  // namespace

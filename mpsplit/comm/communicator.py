@@ -63,6 +63,9 @@ class Communicator(Protocol):
     def tell(self, x: np.ndarray) -> None:
         """Rank 0: a broadcast that the others may have awaited for long, in `listen`."""
 
+    def last_words(self, why: str) -> None:
+        """By a rank that ends for a reason of its own: the waits of the others end with it."""
+
     def listen(self, x: np.ndarray) -> None:
         """Overwrites x with what rank 0 tells; waits as long as it takes, without burning
         the core."""

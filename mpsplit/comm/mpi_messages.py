@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from mpsplit.errors import RunError
 SHORT = 64 << 10  # bytes
 WHOLE, ANNOUNCED, PART = 1, 2, 3  # tags: of a short message, and of a long one
 NO_LONGER = -1  # a word; else, from 0 on: for whom a rank waits; below: -2 - the rank that is silent
+A_WORD, ENDED_WORD = 0, 1  # tags; with the second comes a text, as in extensions/comm/wait.h
+MOST_LAST_WORDS = 400
 SPINS, YIELDS = 2000, 20_000  # looks before a wait gives the core away, and before it sleeps between looks
 SLEEP, LOOK = 0.0002, 0.1  # seconds
 # shares of the limit: after how much of it the others are told, and what counts between two looks
@@ -97,15 +100,26 @@ class MpiMessages:
     def _hear(self) -> None:
         """Words that have come. Who is silent ends everybody."""
         status, word = self.MPI.Status(), np.empty(1, np.int64)
-        while self._words.Iprobe(self.MPI.ANY_SOURCE, 0, status):
-            self._words.Recv(word, status.Get_source(), 0)
+        while self._words.Iprobe(self.MPI.ANY_SOURCE, A_WORD, status):
+            self._words.Recv(word, status.Get_source(), A_WORD)
             if word[0] < NO_LONGER:
                 raise self._did_not_answer(-2 - int(word[0]))
             self.waits_for[status.Get_source()] = int(word[0])
+        if self._words.Iprobe(self.MPI.ANY_SOURCE, ENDED_WORD, status):
+            text = np.empty(status.Get_count(self.MPI.BYTE), np.uint8)
+            self._words.Recv(text, status.Get_source(), ENDED_WORD)
+            raise RunError(f"rank {status.Get_source()} ended: {text.tobytes().decode('ascii', 'replace')}")
+
+    def tell_last_words(self, why: str) -> None:
+        text = np.frombuffer(" ".join(why.split()).encode("ascii", "replace")[:MOST_LAST_WORDS], np.uint8)
+        with suppress(self.MPI.Exception):  # who is gone hears nothing
+            self._tell_all(text, ENDED_WORD)
 
     def _tell(self, word: int) -> None:
-        told = np.array([word])
-        self._told += [(told, self._words.Isend(told, rank, 0)) for rank in range(self.size) if rank != self.rank]
+        self._tell_all(np.array([word]), A_WORD)
+
+    def _tell_all(self, told: np.ndarray, tag: int) -> None:
+        self._told += [(told, self._words.Isend(told, rank, tag)) for rank in range(self.size) if rank != self.rank]
 
     def _who_holds_up(self, peer: int) -> int:
         """The end of the chain of ranks that wait for each other; `peer` in a circle."""

@@ -144,6 +144,9 @@ class Native:
         self.comm.all_gather(_named(np.ascontiguousarray(x))[0], _named(parts)[0])
         return parts
 
+    def last_words(self, why: str) -> None:
+        self.comm.last_words(why)
+
     @contextmanager
     def _as_long_as_it_takes(self) -> Iterator[None]:
         self.comm.resting = True

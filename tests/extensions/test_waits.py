@@ -34,6 +34,21 @@ def test_who_holds_up_all_is_named_not_who_waits_for_it(tmp_path, how):
         child.communicate()
 
 
+@pytest.mark.parametrize("how", HOW)
+def test_a_rank_says_why_it_ends(tmp_path, how):
+    """Also to one that waits for another, and before it is gone. In one line, in ASCII."""
+    words = "out\nof l\xfcck " * 100
+    program = f"w.recv(x, 1 - w.rank) if w.rank < 2 else (w.last_words({words!r}), time.sleep(60))\n"
+    started, _ = meet(program, how, tmp_path, MPSPLIT_TIMEOUT="9")
+    told = ends(started[:2])
+    for wrong in (wrong for _, wrong in told):
+        (words,) = {*re.findall(r"Error: rank 2 (?:\(process \d+ on this host\) )?ended: (.*)", wrong)}
+        assert re.fullmatch(r"(out of l\?+ck ?){20,}.*", words) and len(words) == 400, told
+    for child in started[2:]:
+        child.kill()
+        child.communicate()
+
+
 @pytest.mark.parametrize("how", ("gloo alone", "gloo+shm", "mpirun mpi alone", "mpirun mpi4py"))
 def test_a_message_of_another_length_is_refused(tmp_path, how):
     """Two that are short, a short one for a long one, and two that are long."""

@@ -1,7 +1,8 @@
 """A rank whose messages go wrong once, and which is otherwise `mpsplit ARGUMENTS`.
 
-`python -m tests.serve.faulty_rank FAULT AT ARGUMENTS`: the AT-th message of its kind meets FAULT.
-Answers go from a rank that follows to rank 0, orders from rank 0 to the others.
+`python -m tests.serve.faulty_rank RANK FAULT AT ARGUMENTS`, for all ranks: on RANK the AT-th
+message of its kind meets FAULT. Answers go from a rank that follows to rank 0, orders from rank 0
+to the others. Where connections close no rank uses shared memory, or nothing would be missed.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from mpsplit import cli
-from mpsplit.comm import Native
+from mpsplit.comm import Native, mpi_rank
 from mpsplit.comm.timeout import timeout
 from mpsplit.runtime.loop.orders import WIRE
 
@@ -89,6 +91,13 @@ def harm(fault: str, at: int) -> None:
     setattr(Native, name, outer)
 
 
+def main(rank: str, fault: str, at: str, *arguments: str) -> int:
+    if fault == closed.__name__:
+        Native.gloo = partial(Native.gloo, shared=False)
+    if mpi_rank() == int(rank):
+        harm(fault, int(at))
+    return cli.main(list(arguments))
+
+
 if __name__ == "__main__":
-    harm(sys.argv[1], int(sys.argv[2]))
-    sys.exit(cli.main(sys.argv[3:]))
+    sys.exit(main(*sys.argv[1:]))

@@ -63,15 +63,17 @@ def begun(command: list, **environment: str) -> subprocess.Popen:
 @contextmanager
 def serving_ranks(package: Path, store: Path):
     """how -> a server: by `front`, by `mpirun`, by mpirun with a rank `without Python`, or by
-    `nobody`, where a rank may meet a `fault` (faulty_rank.py). When the block is left, nothing is
-    left of it within two seconds."""
+    `nobody`, where one may meet a `fault`: its rank, its name, at which message (faulty_rank.py).
+    When the block is left, nothing is left of it within two seconds."""
     all_started, all_pids = [], []
 
     def start(how: str, *options: str, fault: tuple[int, str, int] | None = None, **environment: str) -> Served:
         command = [*MPSPLIT, "serve", package, "--port", 0, "--model-name", "vicuna", *options]
         if how == "nobody":
             meet = environment | {"WORLD_SIZE": "2", "MPSPLIT_STORE": str(store)}
-            started = [begun(harmed(command, rank, fault), RANK=str(rank), **meet) for rank in range(2)]
+            if fault:
+                command = [sys.executable, "-m", "tests.serve.faulty_rank", *fault, *command[len(MPSPLIT) :]]
+            started = [begun(command, RANK=str(rank), **meet) for rank in range(2)]
             processes = {f"rank {rank}": child.pid for rank, child in enumerate(started)}
         else:
             second = [":", "-np", 1, cpp.folder() / "mpsplit-rank", package]
@@ -97,14 +99,6 @@ def serving_ranks(package: Path, store: Path):
             child.kill()
             child.communicate()
     assert gone(all_pids, SECONDS)
-
-
-def harmed(command: list, rank: int, fault: tuple[int, str, int] | None) -> list:
-    """The same, where it is the rank that meets a fault, the fault and which message of its
-    kind."""
-    if fault is None or fault[0] != rank:
-        return command
-    return [sys.executable, "-m", "tests.serve.faulty_rank", *fault[1:], *command[len(MPSPLIT) :]]
 
 
 def processes_below(front: int) -> dict[str, int]:

@@ -178,8 +178,13 @@ class TokenLoop:
                 self._changed.wait(POLL)
 
     def follow(self) -> None:
-        """The other ranks: take part in every request until rank 0 ends."""
-        follow(self.engine, self.comm)
+        """The other ranks: take part in every request until rank 0 ends. Why one ends before that
+        is told to all, for clients hear of it."""
+        try:
+            follow(self.engine, self.comm)
+        except Exception as wrong:
+            self.comm.last_words(str(wrong) if isinstance(wrong, MpsplitError) else repr(wrong))
+            raise
 
     def end(self) -> None:
         """No more requests."""
