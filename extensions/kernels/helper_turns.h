@@ -2,10 +2,12 @@
 //
 // Where another process wants a helper's core too, the scheduler takes it away every few
 // milliseconds, and whoever waits for the helper's part waits as long. Nothing is gained then: the
-// scheduler also takes from the caller what the helper gets. So a helper may be waited for a
-// hundredth of the time, with a little of it in advance: a core is seldom quite its own. What is
-// more than that leaves it out for a hundred times as long, and twice as long as before where it
-// had just come back. Time is the time of work: a pause of an hour says nothing about the cores.
+// scheduler also takes from the caller what the helper gets. Such waits take a third of the time
+// and more. On a core of one's own they take a hundredth or two: something always runs for some
+// milliseconds. So a helper may be waited for a tenth of the time, with a little of it in advance.
+// What is more than that leaves it out for a hundred times as long, and twice as long as before
+// where it had just come back. Time is the time of work: a pause of an hour says nothing about the
+// cores.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +21,7 @@ class HelperTurns {
 
     // So much was lost until now because threads were on no core.
     void lost(int64_t now, int64_t ns) {
-        allowed_ = std::min(allowed_ + (now - counted_at_) / 100, in_advance) - ns;
+        allowed_ = std::min(allowed_ + (now - counted_at_) / 10, in_advance) - ns;
         counted_at_ = now;
         if (allowed_ >= 0) return;
         const bool at_once = back_at_ && now - back_at_ < calm;
@@ -29,7 +31,7 @@ class HelperTurns {
     }
 
   private:
-    static constexpr int64_t ms = 1'000'000, in_advance = 10 * ms, calm = 1000 * ms,
+    static constexpr int64_t ms = 1'000'000, in_advance = 20 * ms, calm = 1000 * ms,
                              shortest = 100 * ms, longest = 2000 * ms;
 
     int64_t allowed_ = in_advance, counted_at_ = 0;  // of waiting, as it was then

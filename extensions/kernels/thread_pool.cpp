@@ -1,5 +1,7 @@
 #include "thread_pool.h"
 
+#include <pthread.h>
+
 #include <chrono>
 #include <utility>
 
@@ -147,6 +149,7 @@ bool ThreadPool::wait_for(Helper& helper) const {
 }
 
 void ThreadPool::serve(Helper& helper) {
+    pthread_setname_np(pthread_self(), "mpsplit-helper");  // for top -H, and /proc
     const auto something = [&] { return helper.is(Helper::asked) || helper.is(Helper::ending); };
     for (;;) {
         if (!look_for(something, looks_for_work) && helper.change(Helper::idle, Helper::asleep))
