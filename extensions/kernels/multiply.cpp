@@ -201,7 +201,7 @@ void multiply(const Product* products, int count, const float* x, int rows, void
         pool.parallel(parts,
                       [&](int part, int) { quantise_blocks(work, share(blocks, part, parts)); });
     }
-    const Cut cut(work, pool.threads());
+    const Cut cut(work, pool.at_hand());
     pool.parallel(cut.parts(),
                   [&](int part, int) { panels_of_share(work, cut.panels(part), cut.tiles(part)); });
 }

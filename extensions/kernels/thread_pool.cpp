@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -73,8 +74,14 @@ ThreadPool::~ThreadPool() {
     }
 }
 
+int ThreadPool::at_hand() const {
+    return 1 + int(std::count_if(helpers_.begin(), helpers_.end(), [&](const auto& helper) {
+               return helper->turns.asked(times_.all());
+           }));
+}
+
 void ThreadPool::run(int parts, Call call) {
-    const bool alone = threads_ == 1 || parts <= 1 || busy_.exchange(true);
+    const bool alone = threads_ == 1 || busy_.exchange(true);
     if (alone) {
         for (int part = 0; part < parts; part++) call.call(call.what, part, 0);
         return;
@@ -97,7 +104,10 @@ void ThreadPool::share(int parts, int64_t began) {
     }
     bool any = false;
     for (const auto& helper : helpers_)
-        if (helper->turns.asked(times_.all())) helper->ask(), any = true;
+        if (helper->turns.asked(times_.all())) {
+            any = true;
+            if (parts > 1) helper->ask();
+        }
     take_parts(0);
     const int64_t done = now();
     bool slept = false;

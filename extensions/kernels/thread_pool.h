@@ -26,6 +26,9 @@ class ThreadPool {
     ThreadPool(const ThreadPool&) = delete;
 
     int threads() const { return threads_; }
+    // How many would take parts now: 1 while the helpers are left out. Fewer parts do then, and
+    // take one thread less time. For the thread that calls parallel().
+    int at_hand() const;
 
     // Calls work(part, seat) for each part from 0 on; nobody else has the seat, 0 to threads() - 1,
     // meanwhile. Each seat begins with an equal run of neighbouring parts, and then helps the

@@ -99,7 +99,13 @@ void times_tell_of_waits() {
     expect(times.waited_ns > 4 * ms && times.shared_ns > times.waited_ns && !times.alone_ns,
            "a wait of 5 ms is not counted");
     for (int i = 0; i < 1000 && !times.alone_ns; i++) a_piece(false);
-    expect(times.alone_ns > 0, "a helper that is always waited for is never left out");
+    expect(times.alone_ns > 0 && pool.at_hand() == 1,
+           "a helper that is always waited for is never left out");
+    const auto a_while = [](int, int) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    };
+    for (int i = 0; i < 1000 && pool.at_hand() == 1; i++) pool.parallel(1, a_while);
+    expect(pool.at_hand() == 2, "a helper that was left out never comes back");
 }
 
 void two_callers(ThreadPool& pool) {
