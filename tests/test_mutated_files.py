@@ -30,14 +30,13 @@ from mpsplit.plan.shards import even_plan
 from mpsplit.runtime.kept.kept_texts import KeptText, Unusable
 from mpsplit.runtime.kept.segments import Segment, tokens_sha256
 from mpsplit.runtime.loop.orders import BadOrder
-from tests.extensions.fuzz_seeds import orders
+from tests.extensions.fuzz_seeds import FILES, orders
 from tests.extensions.scripts import follow_script
 from tests.models import facts
 from tests.packages import mutated, small_manifest
 
 SECONDS = 1.0  # of this process, for one reading
 FEW, MANY = 300, 20_000  # changes of each file; MANY with --thorough
-PACKED = 2 << 20
 FOLDER = "sessions/anyone/mine"
 
 
@@ -70,8 +69,6 @@ def manifest_read(folder: Path, data: bytes) -> Manifest:
 
 
 # -- rank.txt -------------------------------------------------------------------------------------
-
-FILES = WeightFiles("weights/floats.bin", "weights/embedding.bin", ((0, "weights/a.bin"), (PACKED, "weights/b.bin")))
 
 
 def rank_written(_: Path) -> bytes:

@@ -8,22 +8,28 @@ In: a folder. Out: in it a package of one rank, and for each target a folder of 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from mpsplit.comm import Alone
-from mpsplit.runtime.choose.answers import ALL, BLOCKS, BY_MASK, BY_TILT, CELL, CELLS, SPAN
+from mpsplit.package.stored.rank_text import rank_text
+from mpsplit.package.stored.weight_files import WeightFiles
+from mpsplit.plan.shards import even_plan
+from mpsplit.runtime.choose.answers import ALL, BLOCKS, BY_MASK, BY_TILT, CELL, CELLS, SPAN, WIDE
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.choose.tilt import Tilt
 from mpsplit.runtime.engine.engine_protocol import KeptSegment, Span
 from mpsplit.runtime.loop.led_ranks import Ranks
 from mpsplit.runtime.loop.order_numbers import Question
 from tests.loops import TableEngine
-from tests.models import make_model
+from tests.models import facts, make_model
+from tests.packages import small_manifest
 
 TARGETS = ("rank_text", "param", "kept", "orders")
 SAVE = "0123456789abcdef" * 2
+FILES = WeightFiles("weights/floats.bin", "weights/embedding.bin", ((0, "weights/a.bin"), (2 << 20, "weights/b.bin")))
 
 
 class Keeps(TableEngine):
@@ -41,7 +47,9 @@ class Keeps(TableEngine):
 
 
 class Written(Alone):
-    """What rank 0 tells the others, one message after another."""
+    """What rank 0 tells the other one, one message after another."""
+
+    size = 2
 
     def __init__(self):
         self.bytes = b""
@@ -51,6 +59,9 @@ class Written(Alone):
 
     def tell(self, x):
         self.broadcast(x, 0)
+
+    def all_gather(self, x):
+        return np.concatenate([x, x])
 
 
 def orders() -> dict[str, bytes]:
@@ -68,6 +79,7 @@ def orders() -> dict[str, bytes]:
         parts = [Span(0, 0, 3), Span(1, 0, 2)]
         ranks.step([5, 6, 7, 8, 9], [Question(part, BLOCKS, 3, 0, 0.7) for part in parts])
         ranks.step([1, 2], [Question(Span(0, 3, 1), ALL), Question(Span(1, 2, 1), 5, 5)])
+        ranks.step([3], [Question(Span(0, 4, 1), WIDE - 20, temperature=0.7)])
 
     def more(ranks):
         ranks.step([5, 6, 7], [Question(Span(0, 0, 3), 4, 2, 0, 1.0)])
@@ -105,8 +117,15 @@ def orders() -> dict[str, bytes]:
             about(ranks)
             ranks.report()
             ranks.end()
+            assert told.bytes
             found[f"{about.__name__}-{stored}"] = told.bytes
     return found
+
+
+def rank_texts() -> dict[str, bytes]:
+    """Of ranks that share a stage, and of one that has no embedding."""
+    manifest = replace(small_manifest(), plan=even_plan(facts(), 2, 2))
+    return {f"{rank}-of-4": rank_text(manifest, rank, FILES).encode() for rank in (1, 2)}
 
 
 def package(folder: Path) -> Path:
@@ -126,10 +145,12 @@ def write(folder: Path) -> None:
     rank = package(folder) / "rank-0"
     for target in TARGETS:
         (folder / target).mkdir()
-    (folder / "rank_text" / "rank.txt").write_bytes((rank / "rank.txt").read_bytes())
-    (folder / "param" / "fused.param").write_bytes((rank / "fused.param").read_bytes())
-    for name, data in orders().items():
-        (folder / "orders" / name).write_bytes(data)
+    inputs = {"rank_text/rank.txt": (rank / "rank.txt").read_bytes()}
+    inputs["param/fused.param"] = (rank / "fused.param").read_bytes()
+    inputs |= {f"rank_text/{name}": data for name, data in rank_texts().items()}
+    inputs |= {f"orders/{name}": data for name, data in orders().items()}
+    for name, data in inputs.items():
+        (folder / name).write_bytes(data)
 
 
 if __name__ == "__main__":
