@@ -134,8 +134,10 @@ class NumpyAnswers:
 
 
 def cell_of(scaled: float) -> int:
-    """The number of the cell in which a logit over the temperature lies."""
-    return math.floor(scaled * GRAIN)
+    """The number of the cell in which a logit over the temperature lies; 0 where it is too far for
+    numbers to tell (answers.cpp)."""
+    cell = scaled * GRAIN
+    return math.floor(cell) if abs(cell) < 1e15 else 0
 
 
 def cells_of(scaled: np.ndarray, top: int, count: int) -> np.ndarray:
