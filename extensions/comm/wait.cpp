@@ -54,6 +54,7 @@ void Wait::look() {
         link_.tell_waits_for(peer_);
     }
     if (waited_ <= share_of(limit, 1)) return;
+    told_ = false;  // its word stands: others at their limit follow it to who holds up all
     const int silent = who_holds_up(link_, peer_);
     link_.tell_silent(silent);
     throw did_not_answer(link_, silent);
