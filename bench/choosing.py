@@ -72,6 +72,10 @@ class Logits:
         shards = [type("Shard", (), dict(rank=i, head=head)) for i, head in enumerate(heads)]
         self.manifest = type("Manifest", (), dict(plan=type("Plan", (), dict(shards=shards, ranks=len(heads)))))
 
+    def reserve(self, pages, stored) -> None: ...
+
+    def place(self, slot, first, pages) -> None: ...
+
     def batch(self, tokens, spans) -> np.ndarray:
         self.turn += 1
         return np.stack([self.rows[(self.turn + i) % len(self.rows)] for i in range(len(spans))])
@@ -144,8 +148,10 @@ def measured(logits: list[np.ndarray], requests: list[Request], tokens: int, ran
     engine = Logits(logits, cuts, 0)
     led = Ranks(engine, comm if ranks > 1 else Alone())
     lives = [LiveRequest(request, lambda event: None, None) for request in requests]
+    led.reserve(len(lives), "f32")
     for slot, live in enumerate(lives):
         live.begin(slot, HeldPages([], []), 0)
+        led.place(slot, 0, [slot])
     took = []
     batch = engine.batch
 
