@@ -33,3 +33,10 @@ from mpsplit.runtime.choose.sampling import Sampling
 def test_values_out_of_range(sampling, message):
     with pytest.raises(RunError, match=message):
         sampling.check()
+
+
+def test_a_bias_may_be_as_strong_as_can_be_and_no_stronger():
+    assert Sampling(logit_bias=((1, -100.0), (2, 100.0))).check()
+    for bias in (-100.5, 100.5, nan):
+        with pytest.raises(RunError, match=r"logit_bias .* of token 3 is out of range; it must be from -100"):
+            Sampling(logit_bias=((3, bias),)).check()
