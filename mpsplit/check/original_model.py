@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mpsplit.export.model.checkpoint import Checkpoint
+from mpsplit.export.model.checkpoints import checkpoint_of
 from mpsplit.export.trace.slicing import expected_weights, ignorable, number_of, rotary_of
 from mpsplit.families import Family
 from mpsplit.families.roles import EMBEDDING, MLP_NORM, NORM, OUTPUT
@@ -101,7 +101,7 @@ class Original:
         config = AutoConfig.from_pretrained(folder)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        self.checkpoint = Checkpoint(folder)
+        self.checkpoint = checkpoint_of(folder)
         facts = ModelFacts.from_config(config.to_dict())
         self.family = family = facts.family
         # before hours of work, not after them

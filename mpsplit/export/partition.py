@@ -30,7 +30,7 @@ import torch
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import ModelError
-from mpsplit.export.model.checkpoint import Checkpoint
+from mpsplit.export.model.checkpoints import checkpoint_of
 from mpsplit.export.model.model_origin import KEY, Origin
 from mpsplit.export.model.model_source import read_config
 from mpsplit.export.model.tokenizer_files import copy_tokenizer, eos_ids
@@ -182,11 +182,11 @@ def examine(folder: Path, structure_only: bool = False) -> Model:
     if structure_only:
         kind = TYPES.get(config.get("dtype") or config.get("torch_dtype", ""), "F32")
         return Model(*known, dict.fromkeys(weights, kind), (), None)
-    checkpoint = Checkpoint(folder)
+    checkpoint = checkpoint_of(folder)
     unused = checkpoint.check(weights, ignorable(facts))
     types = {name: entry.dtype for name, entry in checkpoint.entries.items()}
     checkpoint.close()
-    return Model(*known, types, unused, Origin.of(folder, checkpoint))
+    return Model(*known, types, unused, Origin.of(checkpoint))
 
 
 def _part_of_a_rank(data: dict[str, Any]) -> RankPart:

@@ -8,7 +8,7 @@ other file knows the name of a module.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from mpsplit.families.roles import EMBEDDING, HEAD, OUTPUT, Role
@@ -21,6 +21,17 @@ NO_WINDOW, WINDOW_IF_ASKED, WINDOW = "never", "if asked", "always"
 
 
 @dataclass(frozen=True)
+class GgufWords:
+    """What GGUF files call a family. `pairs`: whether rows of queries and keys that turn together
+    are neighbours there. `settings`: words of config.json by those of GGUF, where the family has
+    more of them than others."""
+
+    name: str
+    pairs: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Family:
     """`modules`: where each role is; `*` stands for the number of a decoder layer.
 
@@ -28,7 +39,8 @@ class Family:
     rotary embedding. `window`: when layers have a sliding window. `tied`: whether the head is the
     embedding where config.json says nothing. `embedding_times`, `logits_over`: the numbers of
     config.json that rows of the embedding are multiplied with, and logits divided by. `template`:
-    the chat template of models whose tokenizer has none but the marks of chatml.
+    the chat template of models whose tokenizer has none but the marks of chatml. `gguf`: how
+    GGUF files have it, if they do.
     """
 
     people: str
@@ -41,6 +53,7 @@ class Family:
     embedding_times: str | None = None
     logits_over: str | None = None
     template: str = "chatml"
+    gguf: GgufWords | None = None
 
     @cached_property
     def _paths(self) -> dict[Role, str]:

@@ -3,7 +3,7 @@
 Those of attention and of the residual stream are in transformers' own modules.
 """
 
-from mpsplit.families.family import Family
+from mpsplit.families.family import Family, GgufWords
 from mpsplit.families.llama import LLAMA
 
 GRANITE = Family(
@@ -12,4 +12,14 @@ GRANITE = Family(
     modules=LLAMA.modules,
     embedding_times="embedding_multiplier",
     logits_over="logits_scaling",
+    gguf=GgufWords(
+        "granite",
+        pairs=True,
+        settings={
+            "embedding_scale": "embedding_multiplier",
+            "residual_scale": "residual_multiplier",
+            "attention.scale": "attention_multiplier",
+            "logit_scale": "logits_scaling",
+        },
+    ),
 )

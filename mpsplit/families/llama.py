@@ -1,7 +1,7 @@
 """Llama, and what was made of it: Vicuna, SmolLM2 and many others."""
 
 from mpsplit.families import roles
-from mpsplit.families.family import Family
+from mpsplit.families.family import Family, GgufWords
 
 LLAMA = Family(
     people="Llama and Vicuna",
@@ -20,4 +20,5 @@ LLAMA = Family(
         "model.norm": roles.NORM,
         "lm_head": roles.HEAD,
     },
+    gguf=GgufWords("llama", pairs=True),
 )

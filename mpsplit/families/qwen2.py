@@ -1,6 +1,6 @@
 """Qwen2 and Qwen2.5: Llama's modules, with biases in q, k and v, and a window if asked for."""
 
-from mpsplit.families.family import WINDOW_IF_ASKED, Family
+from mpsplit.families.family import WINDOW_IF_ASKED, Family, GgufWords
 from mpsplit.families.llama import LLAMA
 
 QWEN2 = Family(
@@ -9,4 +9,5 @@ QWEN2 = Family(
     modules=LLAMA.modules,
     window=WINDOW_IF_ASKED,
     template="qwen",
+    gguf=GgufWords("qwen2"),
 )

@@ -1,7 +1,7 @@
 """Qwen3: Llama's modules, and a norm of each query and key head."""
 
 from mpsplit.families import roles
-from mpsplit.families.family import WINDOW_IF_ASKED, Family
+from mpsplit.families.family import WINDOW_IF_ASKED, Family, GgufWords
 from mpsplit.families.llama import LLAMA
 
 QWEN3 = Family(
@@ -13,4 +13,5 @@ QWEN3 = Family(
         "model.layers.*.self_attn.k_norm": roles.KEY_NORM,
     },
     window=WINDOW_IF_ASKED,
+    gguf=GgufWords("qwen3"),
 )

@@ -48,7 +48,7 @@ class Entry:
 
 class Checkpoint:
     def __init__(self, folder: Path):
-        self.bytes_read = 0
+        self.bytes_read, self.place = 0, folder
         self.entries: dict[str, Entry] = {}
         self._open: dict[Path, int | dict] = {}  # a descriptor, or what torch mapped
         self.files = _weight_files(folder)
@@ -74,7 +74,7 @@ class Checkpoint:
         """Rows start..stop of a part, in the checkpoint's own type, of which BF16 is 16 bits
         without one of numpy's."""
         entry = self.entries[name]
-        first, shape = _rows(entry, part, start, stop)
+        first, shape = rows_of(entry, part, start, stop)
         source = self._open[entry.file]
         if isinstance(source, dict):
             piece = _mapped_rows(source[name], part, first, shape)
@@ -133,7 +133,7 @@ class Checkpoint:
         return entries
 
 
-def _rows(entry: Entry, part: Part, start: int, stop: int | None) -> tuple[int, tuple[int, ...]]:
+def rows_of(entry: Entry, part: Part, start: int, stop: int | None) -> tuple[int, tuple[int, ...]]:
     """(row of the tensor, shape) of rows start..stop of its part."""
     rows, *rest = part.shape_of(entry.shape)
     stop = rows if stop is None else stop

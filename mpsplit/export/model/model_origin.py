@@ -14,16 +14,22 @@ from pathlib import Path
 
 from mpsplit.errors import ModelError
 from mpsplit.export.model.checkpoint import Checkpoint
-from mpsplit.export.model.model_source import header
+from mpsplit.export.model.checkpoints import checkpoint_of
+from mpsplit.export.model.gguf.gguf_header import read_gguf
+from mpsplit.export.model.model_source import GGUF, find_model, header
 from mpsplit.package.manifest import PARTITION
 from mpsplit.package.whole_files import read_json
 
 KEY = "origin"
+HEADERS = {  # how many bytes of a file say what is in it
+    ".safetensors": lambda path: header(path)[0],
+    GGUF: lambda path: read_gguf(path).headers[path],
+}
 
 
 @dataclass(frozen=True)
 class File:
-    """`header`: the hash of a safetensors file's names, types, shapes and places; "" of other
+    """`header`: the hash of a GGUF or safetensors file's names, types, shapes and places; "" of other
     files."""
 
     name: str
@@ -34,9 +40,9 @@ class File:
     @classmethod
     def of(cls, path: Path) -> File:
         status, header_hash = path.stat(), ""
-        if path.suffix == ".safetensors":
+        if (header_of := HEADERS.get(path.suffix)) is not None:
             with open(path, "rb") as file:
-                header_hash = hashlib.sha256(file.read(header(path)[0])).hexdigest()
+                header_hash = hashlib.sha256(file.read(header_of(path))).hexdigest()
         return cls(path.name, status.st_size, status.st_mtime_ns, header_hash)
 
     @property
@@ -46,15 +52,22 @@ class File:
 
 @dataclass(frozen=True)
 class Origin:
-    folder: Path
+    """`place`: a folder, or a GGUF file."""
+
+    place: Path
     files: tuple[File, ...]
 
     @classmethod
-    def of(cls, folder: Path, checkpoint: Checkpoint) -> Origin:
-        return cls(folder.resolve(), tuple(File.of(path) for path in checkpoint.files))
+    def of(cls, checkpoint: Checkpoint) -> Origin:
+        return cls(checkpoint.place.resolve(), tuple(File.of(path) for path in checkpoint.files))
+
+    @property
+    def folder(self) -> Path:
+        """With the files that are beside the weights."""
+        return find_model(str(self.place))
 
     def to_json(self) -> dict:
-        return {"folder": str(self.folder), "files": [vars(file) for file in self.files]}
+        return {"folder": str(self.place), "files": [vars(file) for file in self.files]}
 
     @classmethod
     def load(cls, package: Path) -> Origin | None:
@@ -68,22 +81,22 @@ def open_model(origin: Origin | None, moved: Path | None) -> tuple[Checkpoint, O
 
     One of the two is given: a partition of a config alone has no origin.
     """
-    folder = moved or (origin.folder if origin else None)
-    assert folder, "neither an origin nor a place"
-    if not folder.is_dir():
-        raise ModelError(f"the model is no longer at {folder}; say where it is with --model DIR")
-    checkpoint = Checkpoint(folder)
-    here = Origin.of(folder, checkpoint)
+    place = moved or (origin.place if origin else None)
+    assert place, "neither an origin nor a place"
+    if not place.exists():
+        raise ModelError(f"the model is no longer at {place}; say where it is with --model DIR")
+    checkpoint = checkpoint_of(find_model(str(place)))
+    here = Origin.of(checkpoint)
     if origin and [file.content for file in here.files] != [file.content for file in origin.files]:
         names = {file.name for file in {*here.files} ^ {*origin.files}}
         raise ModelError(
-            f"{folder} is not the model that was partitioned: {len(names)} of its files differ "
+            f"{place} is not the model that was partitioned: {len(names)} of its files differ "
             f"({', '.join(sorted(names)[:3])}); give that one with --model DIR, or partition again"
         )
     if origin and not moved and here != origin:
-        changed = next(now.name for now, then in zip(here.files, origin.files, strict=True) if now != then)
+        pairs = zip(checkpoint.files, here.files, origin.files, strict=True)
+        changed = next(path for path, now, then in pairs if now != then)
         raise ModelError(
-            f"{folder / changed} was written to since it was partitioned; partition again, or vouch for it with --model"
-            f" {folder}"
+            f"{changed} was written to since it was partitioned; partition again, or vouch for it with --model {place}"
         )
     return checkpoint, here

@@ -1,6 +1,7 @@
 """Where a model comes from and what its config says.
 
-In: MODEL as the user typed it. Out: a local directory and a dict. No torch. `find_model` brings the
+In: MODEL as the user typed it. Out: a local directory, which for a GGUF file lies in the cache, and
+a dict. No torch. `find_model` brings the
 weights, `find_config` does not: a plan needs config.json alone, and says what the weights would
 take.
 """
@@ -13,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpsplit.errors import ModelError
+from mpsplit.export.model.gguf.gguf_folder import unpacked, weights_of
+from mpsplit.export.model.gguf.gguf_header import read_gguf
 
 WEIGHTS = ["*.safetensors", "pytorch_model*.bin"]
+GGUF = ".gguf"
 CONFIG = ["*.json", "tokenizer*", "*.jinja"]
 
 
@@ -32,6 +36,8 @@ def find_config(model: str) -> Path:
 
 def _find(model: str, wanted: list[str]) -> Path:
     path = Path(model)
+    if path.suffix == GGUF and path.is_file():
+        return unpacked(path)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(
@@ -41,7 +47,8 @@ def _find(model: str, wanted: list[str]) -> Path:
     looks_local = path.exists() or model.count("/") != 1 or model.startswith((".", "/", "~"))
     if looks_local:
         raise ModelError(
-            f"there is no model directory {model}; give a local Hugging Face directory or a hub id such as org/name"
+            f"there is no model directory {model}; give a local Hugging Face directory, a {GGUF} file or a hub id such as"
+            " org/name"
         )
     from huggingface_hub import snapshot_download
 
@@ -69,13 +76,16 @@ class Stored:
 
 
 def stored(folder: Path) -> Stored | None:
-    """From the headers of the safetensors files, or from their index where there are none; None
+    """From the headers of the GGUF or safetensors files, or from their index where there are none; None
     where neither is there."""
+    if gguf := weights_of(folder):
+        tensors = read_gguf(gguf).tensors.values()
+        return Stored(sum(tensor.bytes for tensor in tensors), tuple(sorted({tensor.kind.name for tensor in tensors})))
     headers = [header(file)[1] for file in sorted(folder.glob("*.safetensors"))]
     if headers:
-        tensors = [entry for header in headers for name, entry in header.items() if name != "__metadata__"]
-        ends = [entry["data_offsets"] for entry in tensors]
-        return Stored(sum(b - a for a, b in ends), tuple(sorted({entry["dtype"] for entry in tensors})))
+        entries = [entry for header in headers for name, entry in header.items() if name != "__metadata__"]
+        ends = [entry["data_offsets"] for entry in entries]
+        return Stored(sum(b - a for a, b in ends), tuple(sorted({entry["dtype"] for entry in entries})))
     for index in sorted(folder.glob("*.index.json")):
         size = json.loads(index.read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
         if size:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mpsplit.comm import Communicator
-from mpsplit.export.model.checkpoint import Checkpoint
+from mpsplit.export.model.checkpoints import checkpoint_of
 from mpsplit.export.trace import operators
 from mpsplit.export.trace.slicing import Fill, build_whole, from_checkpoint, rotary_of, slice_model
 from mpsplit.families.roles import MLP_NORM
@@ -34,7 +34,7 @@ class TorchEngine:
         self.rank, self.manifest, self.facts = comm.rank, manifest, manifest.facts
         self.shard = shard = manifest.plan.shards[comm.rank]
         self.vocabulary = shard.head
-        self.checkpoint = Checkpoint(folder)
+        self.checkpoint = checkpoint_of(folder)
         operators.connect({WORLD: range(manifest.plan.ranks), STAGE: manifest.plan.group(comm.rank)})
         model = build_whole(folder)
         self.rotary = rotary_of(model, self.facts.family)
