@@ -57,9 +57,7 @@ def test_arguments(arguments, message):
 
 
 def test_no_such_model(tmp_path):
-    assert "there is no model directory" in refused(
-        "partition", tmp_path / "none", "--out", tmp_path / "o", "--ranks", 2
-    )
+    assert "there is no model" in refused("partition", tmp_path / "none", "--out", tmp_path / "o", "--ranks", 2)
     assert not (tmp_path / "o").exists()
 
 

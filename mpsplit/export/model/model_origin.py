@@ -29,7 +29,7 @@ HEADERS = {  # how many bytes of a file say what is in it
 
 @dataclass(frozen=True)
 class File:
-    """`header`: the hash of a GGUF or safetensors file's names, types, shapes and places; "" of other
+    """`header`: the hash of names, types, shapes and places in a GGUF or safetensors file; "" of other
     files."""
 
     name: str

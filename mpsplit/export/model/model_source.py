@@ -47,8 +47,7 @@ def _find(model: str, wanted: list[str]) -> Path:
     looks_local = path.exists() or model.count("/") != 1 or model.startswith((".", "/", "~"))
     if looks_local:
         raise ModelError(
-            f"there is no model directory {model}; give a local Hugging Face directory, a {GGUF} file or a hub id such as"
-            " org/name"
+            f"there is no model {model}; give a Hugging Face directory, a {GGUF} file or a hub id such as org/name"
         )
     from huggingface_hub import snapshot_download
 
@@ -76,7 +75,7 @@ class Stored:
 
 
 def stored(folder: Path) -> Stored | None:
-    """From the headers of the GGUF or safetensors files, or from their index where there are none; None
+    """From the headers of GGUF or safetensors files, or from an index where there are none; None
     where neither is there."""
     if gguf := weights_of(folder):
         tensors = read_gguf(gguf).tensors.values()

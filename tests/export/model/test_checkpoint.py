@@ -136,7 +136,7 @@ def test_types_that_are_not_weights(model):
 
 
 def test_models_that_are_not_there(tmp_path, monkeypatch):
-    with pytest.raises(ModelError, match="there is no model directory /no/such/place"):
+    with pytest.raises(ModelError, match="there is no model /no/such/place"):
         find_model("/no/such/place")
     with pytest.raises(ModelError, match="has no config.json"):
         find_model(str(tmp_path))

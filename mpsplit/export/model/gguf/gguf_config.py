@@ -131,7 +131,11 @@ def _rope(gguf: GgufModel, word: str, head_dim: int) -> dict[str, Any]:
     factor, context = get("scaling.factor", float), get("scaling.original_context_length", int, 0)
     if kind not in ("linear", "yarn") or kind == "yarn" and not context:
         raise ModelError(f"{gguf.files[0]} scales its rotary embedding by {kind!a}; linear and yarn are supported")
-    return rope | {"rope_type": kind, "factor": factor} | ({"original_max_position_embeddings": context} if context else {})
+    return (
+        rope
+        | {"rope_type": kind, "factor": factor}
+        | ({"original_max_position_embeddings": context} if context else {})
+    )
 
 
 def _llama_3(gguf: GgufModel, theta: float, head_dim: int) -> dict[str, Any]:

@@ -19,16 +19,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mpsplit.errors import ModelError
 from mpsplit.export.model.gguf.gguf_types import GgufType, type_of
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 ALIGNMENT, MOST_ALIGNMENT = 32, 1 << 20  # bytes that tensors begin at multiples of
 STRING, ARRAY, FLAG = 8, 9, 7
-NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", FLAG: "?",
-           10: "<u8", 11: "<i8", 12: "<f8"}  # fmt: skip
+U32, U64 = struct.Struct("<I"), struct.Struct("<Q")
+LETTERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", FLAG: "?", 10: "Q", 11: "q", 12: "d"}
+NUMBERS = {kind: struct.Struct(f"<{letter}") for kind, letter in LETTERS.items()}
 MOST_AXES = 4
 LEAST_SETTING, LEAST_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8  # bytes that one takes in the file
 OF_SEVERAL = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
@@ -128,19 +127,21 @@ class _Header:
     def read(self) -> tuple[int, dict[str, Any], list[GgufTensor]]:
         if self.take(4) != MAGIC:
             raise self.wrong(f"it does not begin with {MAGIC.decode()}")
-        version = self.number("<u4")
+        version = self.number(U32)
         if version >= OTHER_ENDIAN:
-            raise ModelError(f"{self.file} was written for machines of the other byte order; take the little-endian one")
+            raise ModelError(
+                f"{self.file} was written for machines of the other byte order; take the little-endian one"
+            )
         if version not in VERSIONS:
             raise ModelError(f"{self.file} has version {version} of GGUF; known are {' and '.join(map(str, VERSIONS))}")
-        tensors, settings = self.number("<u8"), self.number("<u8")
+        tensors, settings = self.number(U64), self.number(U64)
         self.check_room(settings, LEAST_SETTING, "settings")
         found: dict[str, Any] = {}
         for _ in range(settings):
             name = self.text()
             if name in found:
                 raise self.wrong(f"{name!a} stands twice")
-            found[name] = self.value(self.number("<u4"))
+            found[name] = self.value(self.number(U32))
         alignment = found.get("general.alignment", ALIGNMENT)
         if type(alignment) is not int or not 0 < alignment <= MOST_ALIGNMENT or alignment & (alignment - 1):
             raise self.wrong(f"an alignment of {alignment!a:.40} bytes")
@@ -150,11 +151,11 @@ class _Header:
         return begin, found, self.placed(described, begin, alignment)
 
     def tensor(self) -> tuple[str, tuple[int, ...], GgufType, int]:
-        name, axes = self.text(), self.number("<u4")
+        name, axes = self.text(), self.number(U32)
         if not 0 < axes <= MOST_AXES:
             raise self.wrong(f"{name!a} has {axes} axes")
-        shape = tuple(self.number("<u8") for _ in range(axes))[::-1]
-        return name, shape, type_of(self.number("<u4"), name), self.number("<u8")
+        shape = tuple(self.number(U64) for _ in range(axes))[::-1]
+        return name, shape, type_of(self.number(U32), name), self.number(U64)
 
     def placed(
         self, described: list[tuple[str, tuple[int, ...], GgufType, int]], begin: int, alignment: int
@@ -162,7 +163,9 @@ class _Header:
         tensors, size = [], len(self.data)
         for name, shape, kind, offset in described:
             if not all(shape) or shape[-1] % kind.weights:
-                raise self.wrong(f"{name!a} of {kind.name} {list(shape)} is no whole number of blocks of {kind.weights}")
+                raise self.wrong(
+                    f"{name!a} of {kind.name} {list(shape)} is no whole number of blocks of {kind.weights}"
+                )
             tensor = GgufTensor(name, self.file, shape, kind, begin + offset)
             if offset % alignment or tensor.offset + tensor.bytes > size:
                 raise ModelError(
@@ -184,21 +187,21 @@ class _Header:
             return self.number(NUMBERS[kind])
         if kind != ARRAY or inside:
             raise self.wrong(f"a setting of type {kind}{' in a list' if inside else ''}")
-        of, count = self.number("<u4"), self.number("<u8")
+        of, count = self.number(U32), self.number(U64)
         if of in NUMBERS:
-            self.check_room(count, np.dtype(NUMBERS[of]).itemsize, "numbers")
-            return np.frombuffer(self.take(count * np.dtype(NUMBERS[of]).itemsize), NUMBERS[of]).tolist()
+            size = NUMBERS[of].size
+            self.check_room(count, size, "numbers")
+            return [number for (number,) in NUMBERS[of].iter_unpack(self.take(count * size))]
         self.check_room(count, 8, "texts")
         read: Callable[[], Any] = self.text if of == STRING else lambda: self.value(of, True)
         return [read() for _ in range(count)]
 
-    def number(self, kind: str) -> Any:
-        return np.frombuffer(self.take(np.dtype(kind).itemsize), kind)[0].item()
+    def number(self, kind: struct.Struct) -> Any:
+        return kind.unpack(self.take(kind.size))[0]
 
     def text(self) -> str:
-        (length,) = struct.unpack("<Q", self.take(8))
         try:
-            return self.take(length).decode()
+            return self.take(self.number(U64)).decode()
         except UnicodeDecodeError as wrong:
             raise self.wrong(f"a text is no UTF-8: {wrong.reason}") from None
 

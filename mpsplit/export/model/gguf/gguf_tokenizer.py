@@ -172,7 +172,9 @@ def _begin(tokenizer: Tokenizer, gguf: GgufModel, usual: bool) -> None:
     if any(marks.values()):
         tokenizer.post_processor = processors.TemplateProcessing(
             single=" ".join(part if part == "$A" else f"{part}:0" for part in parts if part),
-            special_tokens=[(token, gguf.settings[f"tokenizer.ggml.{name}_token_id"]) for name, token in marks.items() if token],
+            special_tokens=[
+                (token, gguf.settings[f"tokenizer.ggml.{name}_token_id"]) for name, token in marks.items() if token
+            ],
         )
 
 

@@ -64,6 +64,8 @@ def floats(rows: np.ndarray, kind: GgufType) -> np.ndarray:
     """float32 of rows of blocks, uint8 [rows, bytes]."""
     if kind.name == "F32":
         return rows.view("<f4")
+    if not rows.size:
+        return np.empty((len(rows), rows.shape[1] // kind.bytes * kind.weights), np.float32)
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
