@@ -16,9 +16,10 @@ WORDS = {  # of a module, in the words of GGUF
 IN_PAIRS = ("llama", "granite")  # families whose rows of queries and keys llama.cpp puts in pairs
 
 
-def write_gguf(model: Path, path: Path, kind: str = "F32", settings: dict | None = None, parts: int = 1) -> Path:
-    """A GGUF file of a Hugging Face folder, its linear weights in `kind`; the path of the first of
-    its parts."""
+def write_gguf(model: Path, path: Path, kind: str = "F32", settings: dict | None = None, parts: int = 1,
+               more: dict[str, np.ndarray] | None = None) -> Path:  # fmt: skip
+    """A GGUF file of a Hugging Face folder, its linear weights in `kind`, with `more` tensors; the
+    path of the first of its parts."""
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
     from safetensors.numpy import load_file
@@ -37,6 +38,8 @@ def write_gguf(model: Path, path: Path, kind: str = "F32", settings: dict | None
         stored = GGMLQuantizationType[kind if numbers.ndim == 2 else "F32"]
         data = np.ascontiguousarray(numbers, np.float32)
         writer.add_tensor(f"{layer}{WORDS[module]}.{last}", quantize(data, stored), raw_dtype=stored)
+    for name, data in (more or {}).items():
+        writer.add_tensor(name, data)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

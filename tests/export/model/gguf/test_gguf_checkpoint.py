@@ -7,6 +7,7 @@ from gguf.quants import dequantize
 
 from mpsplit.export.model.checkpoint import Checkpoint
 from mpsplit.export.model.checkpoints import checkpoint_of
+from mpsplit.export.model.gguf import gguf_folder
 from mpsplit.export.model.gguf.gguf_checkpoint import GgufCheckpoint
 from mpsplit.export.model.gguf.gguf_types import TYPES, floats
 from mpsplit.export.model.model_source import find_model, read_config
@@ -24,7 +25,7 @@ QUERY, DOWN = "model.layers.1.self_attn.q_proj.weight", "model.layers.1.mlp.down
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MPSPLIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(gguf_folder, "cache", lambda: tmp_path / "cache")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
