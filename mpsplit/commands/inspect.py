@@ -1,6 +1,6 @@
-"""`mpsplit inspect`: what a package holds.
+"""`mpsplit inspect`: what a package holds, or a GGUF file.
 
-In: a package, or two to compare. Out: text, JSON or a picture; 1 where two differ.
+In: a package, or two to compare, or a GGUF file. Out: text, JSON or a picture; 1 where two differ.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ NETRON = (
     "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of"
     " the ncnn wheel."
 )
+GGUF = ".gguf"
 OF_ONE = ("check", "context", "dot", "svg", "rank", "unfold")  # options that --diff has no use for
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("package", metavar="PACKAGE", nargs="?", help="the directory that convert finished")
+    add("package", metavar="PACKAGE", nargs="?", help="the directory that convert finished, or a .gguf file")
     add("--check", action="store_true", help="read every file again and compare it with the manifest")
     add("--context", type=int, metavar="N", help="tokens of the cache of keys and values (default: the model's)")
     add("--diff", nargs=2, metavar=("A", "B"), help="what differs between two packages, names and order aside")
@@ -32,6 +33,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--unfold", action="store_true", help="draw equal decoder layers one by one")
     add_keys(parser)
     add("--json", action="store_true", help="print one JSON object")
+
+
+def _inspect_gguf(path: Path, args: argparse.Namespace) -> int:
+    if idle := [f"--{name}" for name in OF_ONE if getattr(args, name)]:
+        raise RunError(f"{path} is no package, and there is no use for {' and '.join(idle)}; leave it out")
+    from mpsplit.export.model.gguf import gguf_contents
+
+    if args.json:
+        print(json.dumps(gguf_contents.describe(path), indent=1, ensure_ascii=False))
+    else:
+        gguf_contents.show(path)
+    return 0
 
 
 def inspect_command(args: argparse.Namespace) -> int:
@@ -45,6 +58,8 @@ def inspect_command(args: argparse.Namespace) -> int:
         mine, other = map(Path, args.diff)
         return inspection.show_difference(mine, other, args.json)
     package = Path(args.package)
+    if package.suffix == GGUF:
+        return _inspect_gguf(package, args)
     manifest = Manifest.load(package)
     if args.check:
         for rank in range(manifest.plan.ranks):

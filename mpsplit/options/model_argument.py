@@ -11,7 +11,7 @@ from mpsplit.plan.model_facts import ModelFacts
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a local Hugging Face directory, or a hub id")
+    parser.add_argument("model", metavar="MODEL", help="a Hugging Face directory, a .gguf file, or a hub id")
 
 
 def facts_of(model: str) -> ModelFacts:

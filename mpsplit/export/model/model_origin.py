@@ -29,8 +29,7 @@ HEADERS = {  # how many bytes of a file say what is in it
 
 @dataclass(frozen=True)
 class File:
-    """`header`: the hash of names, types, shapes and places in a GGUF or safetensors file; "" of other
-    files."""
+    """`header`: the hash of what a GGUF or safetensors file says of its tensors; "" of others."""
 
     name: str
     size: int

@@ -5,5 +5,6 @@ gguf_types       the types that tensors have
 gguf_config      config.json, and names of weights
 gguf_tokenizer   tokenizer.json and the chat template
 gguf_folder      a folder with these
+gguf_contents    what is in a file, for people
 gguf_checkpoint  weights, read slice by slice
 """

@@ -55,6 +55,7 @@ class GgufCheckpoint(Checkpoint):
         into = np.empty((int(rows.max(initial=first - 1)) + 1 - lowest, len(blocks) * kind.bytes), np.uint8)
         at = tensor.offset + lowest * row_bytes + blocks.start * kind.bytes
         descriptor = self._open[tensor.file]
+        assert isinstance(descriptor, int)
         if into.shape[1] == row_bytes:
             read_at(descriptor, into.reshape(-1).data, at, tensor.file)
         else:

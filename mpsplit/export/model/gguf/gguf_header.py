@@ -88,7 +88,9 @@ def gguf_files(path: Path) -> list[Path]:
 
 
 def read_gguf(path: Path) -> GgufModel:
-    headers, settings, tensors = {}, {}, {}
+    headers: dict[Path, int] = {}
+    settings: dict[str, Any] = {}
+    tensors: dict[str, GgufTensor] = {}
     for number, file in enumerate(gguf_files(path)):
         size, more, theirs = _read_file(file)
         headers[file] = size
