@@ -22,7 +22,7 @@ import numpy as np
 
 from mpsplit.check.weight_bounds import BOUNDS
 from mpsplit.comm import Communicator
-from mpsplit.export.model.checkpoint import Checkpoint
+from mpsplit.export.model.checkpoints import checkpoint_of
 from mpsplit.export.weights.repacked import Repacked
 from mpsplit.export.weights.weight_contents import PANEL
 from mpsplit.package.agreement import WeightsAgreement, floats, plain
@@ -121,7 +121,7 @@ def method_of(manifest: Manifest) -> str:
 def found_weights(package: Path, manifest: Manifest, folder: Path, rank: int) -> Iterator[Found]:
     """What each weight of the rank is off, and which are missing."""
     facts, shard, method = manifest.facts, manifest.plan.shards[rank], method_of(manifest)
-    stored, checkpoint = Repacked(package, manifest, [rank], foreign=True), Checkpoint(folder)
+    stored, checkpoint = Repacked(package, manifest, [rank], foreign=True), checkpoint_of(folder)
     try:
         for name in track(_owned(checkpoint, manifest, rank), f"weights of rank {rank}"):
             piece = stored.slice_of(name)
