@@ -22,6 +22,7 @@ import numpy as np
 
 from mpsplit.check.weight_bounds import BOUNDS
 from mpsplit.comm import Communicator
+from mpsplit.export.model.checkpoint import Checkpoint
 from mpsplit.export.model.checkpoints import checkpoint_of
 from mpsplit.export.weights.repacked import Repacked
 from mpsplit.export.weights.weight_contents import PANEL
