@@ -9,7 +9,8 @@
 
 namespace mpsplit {
 
-struct EndOfScript {};  // thrown where rank 0 says no more
+// Thrown where rank 0 says no more. It is no std::exception, for nobody may take it for an error.
+struct EndOfScript {};
 
 class ScriptLink final : public Link {
   public:
@@ -24,7 +25,7 @@ class ScriptLink final : public Link {
             std::memset(in.data, 0, in.bytes);
             return;
         }
-        if (left_ < in.bytes) throw EndOfScript();
+        if (left_ < in.bytes) throw EndOfScript();  // NOLINT(bugprone-std-exception-baseclass)
         std::memcpy(in.data, data_, in.bytes);
         data_ += in.bytes, left_ -= in.bytes;
     }
