@@ -103,6 +103,13 @@ void Engine::reserve(int64_t pages, int64_t stored) {
     for (KeyValueCache* cache : setting_.caches) cache->reserve(int(pages), Stored(stored));
 }
 
+int64_t Engine::page_bytes(int64_t stored) const {
+    int64_t bytes = 0;
+    for (const KeyValueCache* cache : setting_.caches)
+        bytes += int64_t(cache->page_bytes(Stored(stored)));
+    return bytes;
+}
+
 void Engine::place(int slot, int first, std::span<const int64_t> pages) {
     auto& table = slots_[slot];
     if (first < 0 || first > int(table.size()))
@@ -113,12 +120,22 @@ void Engine::place(int slot, int first, std::span<const int64_t> pages) {
                       std::to_string(first + pages.size()) + " pages of " +
                       std::to_string(setting_.pages));
     table.resize(first);
-    for (const int64_t page : pages) {
-        if (page < 0 || page >= setting_.pages)
-            throw Failure("there is no page " + std::to_string(page) + " of " +
-                          std::to_string(setting_.pages));
-        table.push_back(int32_t(page));
-    }
+    for (const int64_t number : pages) table.push_back(page(number));
+}
+
+int32_t Engine::page(int64_t number) const {
+    if (number < 0 || number >= setting_.pages)
+        throw Failure("there is no page " + std::to_string(number) + " of " +
+                      std::to_string(setting_.pages));
+    return int32_t(number);
+}
+
+void Engine::forget(std::span<const int64_t> pages) {
+    std::vector<int32_t> sorted;
+    sorted.reserve(pages.size());
+    for (const int64_t number : pages) sorted.push_back(page(number));
+    std::sort(sorted.begin(), sorted.end());
+    for (KeyValueCache* cache : setting_.caches) cache->forget(sorted);
 }
 
 std::span<const int32_t> Engine::pages(int slot) const {

@@ -39,8 +39,11 @@ class Engine {
     // Room for so many pages, none of them in a slot; `stored` is a Stored. What was in the caches
     // is gone.
     void reserve(int64_t pages, int64_t stored);
+    int64_t page_bytes(int64_t stored) const;  // of a page in all caches
     // From the `first`-th on, the pages of a slot are these.
     void place(int slot, int first, std::span<const int64_t> pages);
+    // What these pages hold is of no use any more; their memory goes back to the system.
+    void forget(std::span<const int64_t> pages);
 
     // The parts' tokens, one part after another. All ranks call it alike. What it gives is valid
     // until the next step: the row after the last token of each part, or a row a token; no columns
@@ -71,6 +74,7 @@ class Engine {
     const RankFacts& facts() const { return facts_; }
 
   private:
+    int32_t page(int64_t number) const;  // or a Failure
     Graph::Row rows_of_file(const std::string& path);
     void set_runs(std::span<const Part> parts, size_t tokens);
     void hidden_in(std::span<const int64_t> tokens);

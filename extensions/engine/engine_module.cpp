@@ -102,6 +102,12 @@ NB_MODULE(_engine, m) {
                 engine.place(slot, first, {pages.data(), pages.shape(0)});
             },
             "slot"_a, "first"_a, "pages"_a)
+        .def(
+            "forget",
+            [](Engine& engine, const Tokens& pages) {
+                engine.forget({pages.data(), pages.shape(0)});
+            },
+            "pages"_a, "Gives their memory back to the system.")
         .def("step", step, "tokens"_a, "parts"_a, "every_row"_a = false,
              "parts: [slot, position, count] of each")
         .def(

@@ -1,6 +1,7 @@
 #include "key_value_cache.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <new>
 
@@ -17,15 +18,30 @@ KeyValueCache::~KeyValueCache() {
     if (memory_) munmap(memory_, pages_ * page_bytes());
 }
 
+size_t KeyValueCache::page_bytes(Stored stored) const {
+    return heads * with_type(stored, [&](auto zero) { return Page<decltype(zero)>::bytes(*this); });
+}
+
 void KeyValueCache::reserve(int pages, Stored stored) {
-    const size_t head =
-        with_type(stored, [&](auto zero) { return Page<decltype(zero)>::bytes(*this); });
-    void* memory = mmap(nullptr, size_t(pages) * heads * head, PROT_READ | PROT_WRITE,
+    const size_t page = page_bytes(stored);
+    void* memory = mmap(nullptr, pages * page, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     if (memory_) munmap(memory_, pages_ * page_bytes());
     memory_ = static_cast<uint8_t*>(memory);
-    pages_ = pages, stored_ = stored, head_bytes_ = head;
+    pages_ = pages, stored_ = stored, head_bytes_ = page / heads;
+}
+
+void KeyValueCache::forget(std::span<const int32_t> pages) {
+    static const auto grain = uintptr_t(sysconf(_SC_PAGESIZE));
+    for (size_t first = 0, last = 0; first < pages.size(); first = last) {
+        do last++;
+        while (last < pages.size() && pages[last] == pages[last - 1] + 1);
+        // of neighbours together: what they share with others stays
+        const auto begin = (uintptr_t(page(pages[first])) + grain - 1) / grain * grain;
+        const auto end = uintptr_t(page(pages[last - 1]) + page_bytes()) / grain * grain;
+        if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+    }
 }
 
 void KeyValueCache::read_keys(const int32_t* pages, int head, int positions, float* to) const {

@@ -9,12 +9,13 @@
 //   values  T [32][width]                           width is dim, rounded up to 16
 //   and of int8 alone: float [32] scales of the keys, float [32] of the values
 //
-// A cache reserves the addresses of all its pages; memory is taken as positions are written, and
-// never moves.
+// A cache reserves the addresses of all its pages; memory is taken as positions are written, never
+// moves, and goes back when pages are forgotten.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace mpsplit {
 
@@ -29,11 +30,14 @@ class KeyValueCache {
     KeyValueCache(const KeyValueCache&) = delete;
 
     void reserve(int pages, Stored stored);  // what was in it is gone
+    // What these pages held is gone, and their memory is the system's; in rising order.
+    void forget(std::span<const int32_t> pages);
 
     const int heads, dim, width;
     int pages() const { return pages_; }
     Stored stored() const { return stored_; }
     size_t page_bytes() const { return heads * head_bytes_; }
+    size_t page_bytes(Stored stored) const;  // if it stored so
     uint8_t* page(int page, int head = 0) const {
         return memory_ + page * page_bytes() + head * head_bytes_;
     }

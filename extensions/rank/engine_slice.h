@@ -17,6 +17,7 @@ class EngineSlice final : public Slice {
     std::span<const float> step(std::span<const int64_t> tokens,
                                 std::span<const Question> questions) override;
     void place(int64_t slot, int64_t first, std::span<const int64_t> pages) override;
+    void forget(std::span<const int64_t> pages) override { engine_.forget(pages); }
     void reserve(int64_t pages, int64_t stored) override;
     void save(int64_t slot, const KeptSegment& kept, const std::string& folder) override;
     std::array<int64_t, 2> saved() override;

@@ -147,6 +147,11 @@ class Follower {
         slice_.place(order.slot, order.position, pages);
     }
 
+    void forget(const Order&, Numbers pages) {
+        check_pages(pages);
+        slice_.forget(pages);
+    }
+
     void reserve(const Order& order, Numbers) {
         check_reserve(order);
         pages_.clear();
@@ -234,6 +239,7 @@ constexpr Handler handlers[] = {
     {Verb::sweep, &Follower::sweep},
     {Verb::tilt, &Follower::tilt},
     {Verb::mask, &Follower::mask},
+    {Verb::forget, &Follower::forget},
 };
 constexpr bool every_verb_has_one() {
     for (size_t i = 0; i < std::size(handlers); ++i)

@@ -21,6 +21,7 @@ class Slice {
     virtual std::span<const float> step(std::span<const int64_t> tokens,
                                         std::span<const Question> questions) = 0;
     virtual void place(int64_t slot, int64_t first, std::span<const int64_t> pages) = 0;
+    virtual void forget(std::span<const int64_t> pages) = 0;
     virtual void reserve(int64_t pages, int64_t stored) = 0;
     // A segment of a slot, to a file of this rank in a folder of the package, beside the steps, and
     // how that went; from that file; and which saves' files stay (cache_file.h).

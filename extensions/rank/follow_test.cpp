@@ -45,6 +45,9 @@ class Table final : public Slice {
         tables_[slot].resize(size_t(first));
         tables_[slot].insert(tables_[slot].end(), pages.begin(), pages.end());
     }
+    void forget(std::span<const int64_t> pages) override {
+        for (const int64_t page : pages) pages_.erase(page);
+    }
     void reserve(int64_t, int64_t) override {}
     void save(int64_t, const KeptSegment&, const std::string&) override {}
     std::array<int64_t, 2> saved() override { return {}; }

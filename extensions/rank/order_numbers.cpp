@@ -138,9 +138,11 @@ void check_tilt(const Order& order, Numbers changes) {
     all_within("count", changes, 4, 3);
 }
 
+void check_pages(Numbers pages) { all_within("page", pages); }
+
 void check_place(const Order& order, Numbers pages) {
     check_slot(order);
-    all_within("page", pages);
+    check_pages(pages);
 }
 
 void check_reserve(const Order& order) {

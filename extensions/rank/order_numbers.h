@@ -37,6 +37,7 @@ Wish wish_of(const Question& question);
 void check(const Wish& wish);
 
 void check_slot(const Order& order);
+void check_pages(Numbers pages);
 void check_tilt(const Order& order, Numbers changes);
 void check_place(const Order& order, Numbers pages);
 void check_reserve(const Order& order);

@@ -57,6 +57,8 @@ enum class Verb : int64_t {
     tilt = 11,
     // The tokens that the request in `slot` may say next: a bit each.
     mask = 12,
+    // What these pages hold is of no use any more; their memory goes back to the system.
+    forget = 13,
 };
 
 struct VerbFacts {
@@ -78,6 +80,7 @@ constexpr VerbFacts verb_facts[] = {
     {"sweep", true, true},     // 10
     {"tilt", true, false},     // 11
     {"mask", true, false},     // 12
+    {"forget", true, true},    // 13
 };
 
 // One order; what a field means depends on the verb.

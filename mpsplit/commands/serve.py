@@ -22,6 +22,7 @@ from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import add_package, package_for_ranks
 from mpsplit.options.rank_options import add_ranks, take_threads, under_mpirun
 from mpsplit.options.settings_options import layers_of
+from mpsplit.runtime.engine.pages import UNUSED
 from mpsplit.runtime.kept.session_counts import KeptLimits
 from mpsplit.runtime.talk.answer_settings import merged
 from mpsplit.starting_again import keep_running
@@ -46,6 +47,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--model-name", metavar="NAME", help="what clients call the model (default: the package's folder)")
     add("--context", type=int, metavar="N", help="tokens of a prompt and its answer (default: the model's)")
     add("--cache", type=int, metavar="N", help="tokens of all requests together (default: the model's context)")
+    add(
+        "--cache-unused",
+        type=float,
+        default=UNUSED,
+        metavar="S",
+        help=f"seconds after which the cache gives up what nobody used, and its memory (default: {UNUSED:.0f})",
+    )
     add("--max-concurrent", type=int, default=8, metavar="N", help="requests answered at once (default: 8)")
     add("--max-waiting", type=int, default=64, metavar="N", help="requests that may wait for a place (default: 64)")
     most = KeptLimits()
@@ -111,6 +119,7 @@ def serve_command(args: argparse.Namespace) -> int:
         hosts = security.allowed_hosts(args.host, address, keys)
         loop = lead(args, **room)
         assert loop, "rank 0 leads"
+        loop.unused_seconds = args.cache_unused
         limits = ServiceLimits(answers=min(ServiceLimits.answers, args.max_concurrent), body_bytes=args.max_body * MIB)
         name = args.model_name or Path(args.package).resolve().name
         loop.on_disk.keep_within(KeptLimits(args.sessions_per_key, args.session_mib * MIB, args.session_ttl))

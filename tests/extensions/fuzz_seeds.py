@@ -106,6 +106,7 @@ def orders() -> dict[str, bytes]:
         ranks.load(0, segment, "sessions/anyone/mine")
         ranks.sweep("sessions/anyone/mine", [SAVE])
         ranks.sweep("prefixes/x", [])
+        ranks.forget([2, 4, 5])
 
     found = {}
     for about in (steps, batches, more, changes, keeping):

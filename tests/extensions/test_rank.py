@@ -115,6 +115,7 @@ BAD = [
     ("a count without end", Order(Verb.MASK, 0, 0, 2**62), (), "it brings 1 to 16777216 numbers"),
     ("a slot without pages", STEP._replace(slot=7), (), "slot 7 has 0 pages, too few for 1 positions"),
     ("more positions than pages", STEP._replace(position=32), (), "slot 0 has 1 pages, too few for 33 positions"),
+    ("a page below 0", Order(Verb.FORGET, count=1, token=-1), (), "page -1 is not from 0 to 2147483647"),
     ("a token below 0", STEP._replace(token=-(2**63)), (), "token -9223372036854775808 is not from 0 to 2147483647"),
     ("nothing that can be wanted", STEP._replace(wanted=-4103), (), "wanted -4103 is not from -4102 to 2147483647"),
     ("no cells", STEP._replace(wanted=-6, temperature=1.0), (), "it wants no cells"),

@@ -112,6 +112,9 @@ class Dumping(EngineSteps):
     def place(self, slot: int, first: int, pages: Numbers) -> None:
         self.engine.place(slot, first, pages)
 
+    def forget(self, pages: Numbers) -> None:
+        self.engine.forget(pages)
+
     def batch(self, tokens: Numbers, spans: Sequence[Span], every_row: bool = False) -> np.ndarray:
         (self.span,) = spans  # several requests at once are not dumped
         logits = self.engine.batch(tokens, spans, True)  # the last hidden state of every row

@@ -95,6 +95,9 @@ class Engine(Protocol):
     def place(self, slot: int, first: int, pages: Numbers) -> None:
         """From the `first`-th on, the pages of a slot are these."""
 
+    def forget(self, pages: Numbers) -> None:
+        """What these pages hold is of no use any more; their memory goes back to the system."""
+
     def batch(self, tokens: Numbers, spans: Sequence[Span]) -> np.ndarray:
         """The spans' tokens, one span after another: float32 [spans, rows of the head], after the
         last token of each; no columns where there is no head."""
@@ -125,9 +128,11 @@ class Refused(RunError):
 
 
 class KeepsNothing:
-    """Of an engine that cannot save its cache."""
+    """Of an engine that cannot save its cache, and whose pages are no memory of their own."""
 
     keeps = False
+
+    def forget(self, pages: Numbers) -> None: ...
 
     def save(self, slot: int, segment: KeptSegment, folder: str) -> None:
         raise Refused("this engine keeps nothing")

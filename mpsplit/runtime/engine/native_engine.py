@@ -75,6 +75,9 @@ class NativeEngine(EngineSteps):
     def place(self, slot: int, first: int, pages: Numbers) -> None:
         self._engine.place(slot, first, np.asarray(pages, np.int64))
 
+    def forget(self, pages: Numbers) -> None:
+        self._engine.forget(np.asarray(pages, np.int64))
+
     def batch(self, tokens: Numbers, spans: Sequence[Span], every_row: bool = False) -> np.ndarray:
         return self._engine.step(np.asarray(tokens, np.int64), np.array(spans, np.int64), every_row)
 

@@ -7,7 +7,7 @@ Keys and values depend on all tokens before, so pages form a tree: a page is kno
 the page before it. A request holds the way from the root to where it is; whole pages join the tree
 as they are filled, and stay in it when the request has ended, until the room is needed: those that
 nobody held for the longest time go first. The last page of an ended request is not whole; whoever
-goes on from there takes it over.
+goes on from there takes it over. `forget` gives up earlier what nobody used for long.
 
 Nodes are salted: a request finds those of its own salt, and those without one, which named prefixes
 have. What others asked leaves no trace in what it finds. Invariant: every page is free, in the
@@ -16,11 +16,13 @@ tree, or one request's own.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 PAGE = 32  # tokens; as KeyValueCache::page_positions
+UNUSED = 3600.0  # seconds for which what nobody uses is kept, unless its room is needed
 Key = tuple[str, tuple[int, ...]]  # of a node below the one before it: its salt, its tokens
 
 
@@ -51,12 +53,13 @@ class HeldPages:
 
 
 class Pages:
-    def __init__(self, count: int):
-        self.count = count
+    def __init__(self, count: int, clock: Callable[[], float] = time.monotonic):
+        self.count, self.clock = count, clock
         self.free = list(range(count - 1, -1, -1))
+        self.written: set[int] = set()  # of the free ones, those that may hold memory
         self.root = PageNode(-1, ("", ()), None)
-        # in the tree, held by nobody, the longest unused first
-        self.kept: OrderedDict[PageNode, None] = OrderedDict()
+        # in the tree, held by nobody: since when, the longest unused first
+        self.kept: OrderedDict[PageNode, float] = OrderedDict()
         self.evicted = 0  # pages given up so far
 
     @property
@@ -97,6 +100,7 @@ class Pages:
             return False
         for _ in range(missing):
             page = self.free.pop() if self.free else self._give_up()
+            self.written.discard(page)
             held.own.append(page)
             held.pages.append(page)
         return True
@@ -124,14 +128,25 @@ class Pages:
         if rest and key not in node.after:
             last = node.after[key] = PageNode(held.pages[at], key, node)
             held.own.remove(last.page)
-            self.kept[last] = None
+            self.kept[last] = self.clock()
         self.free += held.own
+        self.written.update(held.own)
         # from the end, so that what comes after is given up before it
         for node in reversed(held.way):
             node.holders -= 1
             if not node.holders:
-                self.kept[node] = None
+                self.kept[node] = self.clock()
         held.pages, held.way, held.own = [], [], []
+
+    def forget(self, idle: float) -> list[int]:
+        """Gives up what nobody used for so many seconds. The free pages whose memory is of no use
+        any more; each is named once."""
+        while self.kept and self.clock() - next(iter(self.kept.values())) >= idle:
+            page = self._give_up()
+            self.free.append(page)
+            self.written.add(page)
+        pages, self.written = sorted(self.written), set()
+        return pages
 
     def _hold(self, node: PageNode) -> None:
         node.holders += 1

@@ -17,6 +17,7 @@ from mpsplit.runtime.engine.pages import PAGE
 from mpsplit.runtime.loop.order_numbers import (
     Misfit,
     Question,
+    check_pages,
     check_place,
     check_slot,
     check_tilt,
@@ -80,6 +81,10 @@ class Follower:
         self.pages[order.slot] = order.position + len(pages)
         self.engine.place(order.slot, order.position, pages)
 
+    def forget(self, _: Order, pages: np.ndarray) -> None:
+        check_pages(pages)
+        self.engine.forget(pages)
+
     def reserve(self, order: Order, _: np.ndarray) -> None:
         stored = stored_of(order)
         self.pages.clear()
@@ -130,6 +135,7 @@ HANDLERS = {
     Verb.SWEEP: Follower.sweep,
     Verb.TILT: Follower.tilt,
     Verb.MASK: Follower.mask,
+    Verb.FORGET: Follower.forget,
 }
 
 

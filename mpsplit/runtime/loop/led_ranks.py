@@ -42,6 +42,11 @@ class Ranks:
             self.engine.place(slot, first, pages)
             self._orders.give(Order(Verb.PLACE, slot, first, len(pages), token=pages[0]), pages)
 
+    def forget(self, pages: Sequence[int]) -> None:
+        with self._order():
+            self._orders.give(Order(Verb.FORGET, count=len(pages), token=pages[0]), pages)
+            self.engine.forget(pages)
+
     def tilt(self, slot: int, fresh: bool, changes: np.ndarray) -> None:
         """As tilt.py tells it."""
         with self._order():

@@ -144,9 +144,13 @@ def check_tilt(order: Order, changes: np.ndarray) -> None:
 # -- pages ----------------------------------------------------------------------------------------
 
 
+def check_pages(pages: np.ndarray) -> None:
+    _all_within("page", pages)
+
+
 def check_place(order: Order, pages: np.ndarray) -> None:
     check_slot(order)
-    _all_within("page", pages)
+    check_pages(pages)
 
 
 def stored_of(order: Order) -> str:

@@ -25,7 +25,7 @@ from mpsplit.runtime.account.ledger import Ledger, hosts_of
 from mpsplit.runtime.choose.answers import Wish
 from mpsplit.runtime.choose.candidates import Answer
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, Span
-from mpsplit.runtime.engine.pages import PAGE, Pages, pages_of
+from mpsplit.runtime.engine.pages import PAGE, UNUSED, Pages, pages_of
 from mpsplit.runtime.kept.cache_on_disk import POLL, CacheOnDisk, Save
 from mpsplit.runtime.kept.kept_texts import PREFIXES
 from mpsplit.runtime.loop.faults import nobodys
@@ -63,6 +63,7 @@ class TokenLoop:
         self.facts, self.eos = engine.manifest.facts, engine.manifest.eos
         self.ranks = Ranks(engine, comm)
         self.pages, self.stored = Pages(pages_of(self.facts.context)), CACHES[0]
+        self.unused_seconds, self._forgot_at = UNUSED, 0.0
         self.package = package
         self.ledger = Ledger(engine.manifest.plan, hosts_of(comm))
         self.on_disk = CacheOnDisk(self.ranks, package, most)
@@ -151,6 +152,11 @@ class TokenLoop:
                 live.fail(RunError(f"the ranks stopped: {wrong}"))
             raise
 
+    def forget_unused(self) -> None:
+        """The memory of pages that are of no use any more goes back to the system, on all ranks."""
+        if pages := self.pages.forget(self.unused_seconds):
+            self.ranks.forget(pages)
+
     def _over(self, until: threading.Event) -> bool:
         """Whether all is answered; from then on nothing is taken."""
         with self._changed:
@@ -168,6 +174,9 @@ class TokenLoop:
             self._step(tokens_of)
         if self.ledger.age > REPORTED:
             self._report()
+        if began > self._forgot_at + REPORTED:
+            self._forgot_at = began
+            self.forget_unused()
         self.pulse.turned(began, bool(tokens_of))
         return bool(self.running or self._waiting or self.saving)
 

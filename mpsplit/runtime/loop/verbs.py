@@ -71,3 +71,4 @@ class Verb(IntEnum):
         True,
     )
     MASK = 12, "The tokens that the request in `slot` may say next: a bit each.", True
+    FORGET = 13, "What these pages hold is of no use any more; their memory goes back to the system.", True, True

@@ -73,7 +73,8 @@ class Requests(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.pages, self.running, self.memory = Pages(12), [], {}
+        self.now = 0
+        self.pages, self.running, self.memory = Pages(12, lambda: self.now), [], {}
 
     @rule(start=st.integers(0, 2), length=LENGTHS, other=st.integers(0, 70), salt=st.sampled_from(["", "a", "b"]))
     def begin(self, start, length, other, salt):
@@ -108,6 +109,16 @@ class Requests(RuleBasedStateMachine):
         held, tokens, written = request
         self.check(held, tokens[:written])
         self.pages.release(held, tokens[:written])
+
+    @rule(idle=st.integers(0, 3))
+    def forget(self, idle):
+        self.now += 1
+        young = [node for node, since in self.pages.kept.items() if self.now - since < idle]
+        forgotten = self.pages.forget(idle)
+        assert list(self.pages.kept) == young and len(set(forgotten)) == len(forgotten)
+        assert set(forgotten) <= set(self.pages.free), "forgotten, and held"
+        self.memory = {place: token for place, token in self.memory.items() if place[0] not in forgotten}
+        assert not {page for page, _ in self.memory} & set(self.pages.free), "free, and not forgotten"
 
     def check(self, held, tokens):
         assert len(held.pages) >= pages_of(len(tokens))

@@ -50,10 +50,10 @@ def test_verbs_are_what_version_5_says():
     assert VERSION == 5
     assert [
         verb.name for verb in Verb
-    ] == "STEP BATCH MORE PLACE RESERVE SAVE LOAD REPORT END SAVED SWEEP TILT MASK".split()
-    assert [verb.value for verb in Verb] == list(range(13))
-    assert numbered == ["STEP", "BATCH", "PLACE", "SAVE", "LOAD", "SWEEP", "TILT", "MASK"]
-    assert resting == ["RESERVE", "SAVE", "LOAD", "REPORT", "SAVED", "SWEEP"]
+    ] == "STEP BATCH MORE PLACE RESERVE SAVE LOAD REPORT END SAVED SWEEP TILT MASK FORGET".split()
+    assert [verb.value for verb in Verb] == list(range(14))
+    assert numbered == ["STEP", "BATCH", "PLACE", "SAVE", "LOAD", "SWEEP", "TILT", "MASK", "FORGET"]
+    assert resting == ["RESERVE", "SAVE", "LOAD", "REPORT", "SAVED", "SWEEP", "FORGET"]
     assert set(HANDLERS) == set(Verb) - {Verb.END}
 
 
