@@ -51,9 +51,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     } catch (const Error& wrong) {
         expect_told(wrong.what());
         const std::string told = wrong.what();
-        expect(
-            told.starts_with("rank 1 cannot obey order ") || told.starts_with("rank 0 gave order "),
-            wrong.what());
+        expect(told.starts_with("rank 1 cannot obey order ") ||
+                   told.starts_with("rank 0 gave order ") ||
+                   told.starts_with("a cache of "),  // larger than this machine
+               wrong.what());
     }
     return 0;
 }

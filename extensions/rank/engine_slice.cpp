@@ -1,7 +1,10 @@
 #include "engine_slice.h"
 
+#include <cstdio>
 #include <iterator>
 #include <utility>
+
+#include "memory_left.h"
 
 namespace mpsplit {
 namespace {
@@ -12,9 +15,11 @@ Segment segment_of(const KeptSegment& kept) {
 
 }  // namespace
 
-EngineSlice::EngineSlice(const std::string& package, std::shared_ptr<Comm> world, int threads)
+EngineSlice::EngineSlice(const std::string& package, std::shared_ptr<Comm> world, int threads,
+                         int local_size)
     : package_(package),
       rank_("rank-" + std::to_string(world->rank())),
+      local_size_(local_size),
       engine_(package + "/" + rank_, std::move(world), threads) {}
 
 std::span<const float> EngineSlice::step(std::span<const int64_t> tokens,
@@ -30,7 +35,26 @@ void EngineSlice::place(int64_t slot, int64_t first, std::span<const int64_t> pa
     engine_.place(int(slot), int(first), pages);
 }
 
-void EngineSlice::reserve(int64_t pages, int64_t stored) { engine_.reserve(pages, stored); }
+// Before a cache is promised that would end this rank days later: as cache_room.py, but that the
+// other ranks of this host are taken to be alike.
+void EngineSlice::check_room(int64_t pages, int64_t stored) const {
+    const int64_t left = available_bytes(), page = engine_.page_bytes(stored) * local_size_;
+    if (page == 0 || pages <= left / page) return;
+    constexpr double gib = 1 << 30;
+    char text[400];
+    std::snprintf(text, sizeof text,
+                  "a cache of %lld tokens takes %.1f GiB on this machine (its ranks: %d), and "
+                  "%.1f GiB are left; --cache %lld fits here",
+                  (long long)pages * KeyValueCache::page_positions,
+                  double(pages) * double(page) / gib, local_size_, double(left) / gib,
+                  (long long)(left / page * KeyValueCache::page_positions));
+    throw Error(text);
+}
+
+void EngineSlice::reserve(int64_t pages, int64_t stored) {
+    check_room(pages, stored);
+    engine_.reserve(pages, stored);
+}
 
 void EngineSlice::save(int64_t slot, const KeptSegment& kept, const std::string& folder) {
     const Segment segment = segment_of(kept);

@@ -261,6 +261,14 @@ void greet(const Slice& slice, Comm& world) {
             throw Error("rank " + std::to_string(rank) + " speaks version " +
                         std::to_string(all[3 * rank]) + " of the orders, this rank version " +
                         std::to_string(orders_version) + remedy);
+    const int64_t package = slice.package();
+    std::vector<int64_t> packages(size_t(world.size()));
+    world.all_gather(&package, sizeof package, packages.data());
+    for (size_t rank = 0; rank < packages.size(); ++rank)
+        if (packages[rank] != packages[lead])
+            throw Error("rank " + std::to_string(rank) +
+                        " has another package than rank 0, or another conversion of it; copy that "
+                        "of rank 0 to all hosts");
 }
 
 void follow(Slice& slice, Comm& world) {

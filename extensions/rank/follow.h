@@ -29,6 +29,8 @@ class Slice {
     virtual std::array<int64_t, 2> saved() = 0;
     virtual int64_t load(int64_t slot, const KeptSegment& segment, const std::string& folder) = 0;
     virtual void sweep(const std::string& folder, const std::vector<std::string>& saves) = 0;
+    // which package it is of (package_here.h)
+    virtual int64_t package() const { return 0; }
     virtual int64_t first_row() const = 0;  // rows of the head
     virtual int64_t rows() const = 0;
     virtual uint64_t bytes_sent() const = 0;
@@ -39,7 +41,7 @@ class Slice {
 };
 
 // All ranks, once they have loaded: waits for the slowest, and refuses ranks that speak other
-// orders.
+// orders or have another package.
 void greet(const Slice& slice, Comm& world);
 
 void follow(Slice& slice, Comm& world);

@@ -12,6 +12,8 @@
 #include "cores.h"
 #include "engine_slice.h"
 #include "join.h"
+#include "package_here.h"
+#include "package_lock.h"
 
 using namespace mpsplit;
 
@@ -57,15 +59,18 @@ void demand_sealed(const std::string& folder) {
 }
 
 void work(const Arguments& arguments, const Place& place) {
+    const PackageLock lock(arguments.package, "mpsplit-rank " + arguments.package);
     demand_sealed(arguments.package + "/rank-" + std::to_string(place.rank));
-    const auto [world, local_size] = join(place);
-    EngineSlice slice(arguments.package, world,
-                      arguments.threads ? arguments.threads : share_of_cores(local_size));
-    greet(slice, *world);
+    const Joined joined = join(place);
+    refuse_unfinished(arguments.package);  // a rank 0 of this host has finished it by now
+    EngineSlice slice(arguments.package, joined.world,
+                      arguments.threads ? arguments.threads : share_of_cores(joined.local_size),
+                      joined.local_size);
+    greet(slice, *joined.world);
     try {
-        follow(slice, *world);
+        follow(slice, *joined.world);
     } catch (const std::exception& wrong) {
-        world->link()->tell_last_words(wrong.what());
+        joined.world->link()->tell_last_words(wrong.what());
         throw;
     }
 }

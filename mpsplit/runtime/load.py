@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
-from mpsplit.package.manifest import Manifest
+from mpsplit.package.manifest import Manifest, package_number
 from mpsplit.package.sealed.keys import KeySource
 from mpsplit.package.sealed.opened import ENVIRONMENT, opened, opened_rank
 from mpsplit.runtime.engine.cores import share_of_cores
@@ -69,7 +69,7 @@ def load_loop(
     if chunk < 1:
         raise RunError(f"--chunk {chunk} is out of range; it must be at least 1")
     loaded = load_engine(package, comm, engine, keys)
-    greet(loaded, comm, DUMPING if dump else VERSION)
+    greet(loaded, comm, DUMPING if dump else VERSION, package_number(package))
     if dump:
         loaded = Dumping(loaded, package, comm, dump)
     text = load_package_text(package, loaded.manifest, keys) if comm.rank == LEAD else None

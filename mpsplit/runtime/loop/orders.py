@@ -31,6 +31,7 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
+from mpsplit.runtime.account.ledger import hosts_of
 from mpsplit.runtime.choose.answers import NOTHING
 from mpsplit.runtime.engine.engine_protocol import Engine
 from mpsplit.runtime.loop.verbs import Verb
@@ -123,8 +124,9 @@ class Orders:
         return order, numbers
 
 
-def greet(engine: Engine, comm: Communicator, spoken: int = VERSION) -> None:
-    """All ranks, once they have loaded: waits for the slowest, refuses ranks of another kind."""
+def greet(engine: Engine, comm: Communicator, spoken: int = VERSION, package: int = 0) -> None:
+    """All ranks, once they have loaded: waits for the slowest, refuses ranks of another kind.
+    `package` differs where packages do (manifest.py)."""
     comm.wait()
     mine = np.array([spoken, engine.vocabulary.start, engine.vocabulary.stop])
     for shard, (version, *rows) in zip(
@@ -144,3 +146,10 @@ def greet(engine: Engine, comm: Communicator, spoken: int = VERSION) -> None:
                 f"rank {shard.rank} has loaded rows {rows[0]}..{rows[1]} of the head, this rank's package says"
                 f" {shard.head}; copy the same package to all hosts"
             )
+    packages = comm.all_gather(np.array([package])).tolist()
+    names = [f"rank {rank}" + (f" on {host}" if host else "") for rank, host in enumerate(hosts_of(comm))]
+    if others := [name for name, number in zip(names, packages, strict=True) if number != packages[LEAD]]:
+        raise RunError(
+            f"another package than that of {names[LEAD]}, or another conversion of it, is what there is for"
+            f" {', '.join(others)}; copy that of rank 0 to all hosts"
+        )

@@ -9,6 +9,7 @@ import pytest
 from mpsplit.runtime.engine import control_groups
 from mpsplit.runtime.engine import cores as counted
 from mpsplit.runtime.engine.cores import cores_of_groups, share_of_cores
+from mpsplit.runtime.engine.memory_left import left_in_cgroups
 from tests.extensions.builds import build
 from tests.missing import needs
 
@@ -51,6 +52,14 @@ GROUPS = [
 ]
 
 
+MEMORY = {
+    "a/memory.max": "5000", "a/memory.current": "2000", "a/memory.stat": "anon 7\ninactive_file 500",
+    "a/b/memory.max": "max", "a/b/memory.current": "1000", "a/b/memory.stat": "inactive_file 0",
+    "memory/pod/memory.limit_in_bytes": "900", "memory/pod/memory.usage_in_bytes": "950",
+    "memory/pod/memory.stat": "total_inactive_file 20",
+}  # fmt: skip
+
+
 def folder_of(files, root):
     for name, text in files.items():
         path = root / name
@@ -80,4 +89,10 @@ def test_a_rank_without_python_counts_alike(tmp_path_factory):
     for number, (own, files, limits) in enumerate(GROUPS):
         root = folder_of(files, tmp_path_factory.mktemp(f"groups-{number}"))
         said = subprocess.run([program / "rank" / "cores_test", own, root], capture_output=True, text=True, check=True)
-        assert int(said.stdout) == min((max(1, int(limit)) for limit in limits), default=0)
+        assert int(said.stdout.split()[0]) == min((max(1, int(limit)) for limit in limits), default=0)
+    for number, (own, left) in enumerate(
+        [("0::/a/b\n", 3500), ("5:cpu,memory:/pod\n4:pids:/pod\n", 0), ("0::/\n", -1)]
+    ):
+        root = folder_of(MEMORY, tmp_path_factory.mktemp(f"memory-{number}"))
+        said = subprocess.run([program / "rank" / "cores_test", own, root], capture_output=True, text=True, check=True)
+        assert int(said.stdout.split()[1]) == left == min(left_in_cgroups(own, root), default=-1)

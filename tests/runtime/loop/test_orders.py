@@ -135,17 +135,22 @@ def test_ranks_that_do_not_belong_together_are_refused():
     greet(Rows(0, 1), Alone())
 
     class Peer(Alone):
-        def __init__(self, *says):
-            self.says = says
+        size = 2
+
+        def __init__(self, *says, package=0):
+            self.says = [says, [package]]
 
         def all_gather(self, x):
-            return np.concatenate([x, self.says])
+            return np.concatenate([x, self.says.pop(0)])
 
     greet(Rows(0, 2), Peer(VERSION, 96, 131))
     with pytest.raises(RunError, match=f"rank 1 speaks version {VERSION + 1} of the orders"):
         greet(Rows(0, 2), Peer(VERSION + 1, 96, 131))
     with pytest.raises(RunError, match=r"rank 1 has loaded rows 60..131 of the head, this rank's package says 96..131"):
         greet(Rows(0, 2), Peer(VERSION, 60, 131))
+    greet(Rows(0, 2), Peer(VERSION, 96, 131, package=5), package=5)
+    with pytest.raises(RunError, match=r"another conversion of it, is what there is for rank 1; copy that of"):
+        greet(Rows(0, 2), Peer(VERSION, 96, 131, package=6), package=5)
 
 
 def test_what_is_kept_comes_back_from_its_numbers():
