@@ -224,7 +224,9 @@ def told(server: Server, watcher: Watcher, weather: Weather, files: dict[str, in
         if more > 8:
             faults.append(f"{part} has {more} more open files")
     code = server.end()
-    if code:
+    if code is None:
+        faults.append("the server did not end within a minute")
+    elif code:
         faults.append(f"the server ended with {code}: {server.process.stderr.read()}")
     if left := gone(watcher.parts.values(), 2):
         faults.append(f"processes are left: {left}")

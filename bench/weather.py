@@ -79,9 +79,14 @@ class Server:
         """Of /metrics."""
         return float(re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics")[1], re.M)[1])
 
-    def end(self) -> int:
+    def end(self, patience: float = 60) -> int | None:
+        """Its code; None where it does not end."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        try:
+            return self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return None
 
 
 def _whole(stream: str) -> dict:
