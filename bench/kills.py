@@ -39,14 +39,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from weather import Reply, Server, alive, gone, naming, processes
+from weather import Reply, Server, alive, command_of, gone, naming, processes
 
 from mpsplit.errors import MpsplitError
 from mpsplit.export.model.named_shapes import find_shape
 from mpsplit.export.random_package import random_checkpoint
 from mpsplit.leash import leashed
 from mpsplit.package.manifest import Manifest
-from mpsplit.package.together.package_commit import NEXT, PARTITION
+from mpsplit.package.together.package_commit import PARTITION, partition_home
 
 RANKS, PATIENCE = 2, 2.0  # seconds after which nothing may be left
 PARTS = ("front", "mpirun", "rank 0", "rank 1")
@@ -125,7 +125,7 @@ class Round:
         gone(pids.values(), PATIENCE)
         names = {pid: name for name, pid in pids.items()}
         for pid in filter(alive, {*pids.values(), *naming(package)}):
-            self.fault(f"after {PATIENCE:g} s there is still {names.get(pid, 'a process that nobody knew')}")
+            self.fault(f"after {PATIENCE:g} s there is still {names.get(pid) or command_of(pid)}")
             os.kill(pid, signal.SIGKILL)
         return True
 
@@ -245,13 +245,13 @@ class Making:
         before = self.state()
         if before is None:
             return this.fault(f"before: {fingerprint(self.package)}")
-        split, kind = before.split()
+        kind, waiting = before.split()[1], self.waiting()
         if this.work == "convert":
             kind = KINDS[kind == KINDS[0]]
             child = mpsplit("convert", self.package, "--ranks", RANKS, "--quant", kind)
-            after = f"{self.waiting() or split} {kind}"
+            after = f"{waiting} {kind}"
         else:
-            other = next(name for name in SPLITS if name != (self.waiting() or split))
+            other = next(name for name in SPLITS if name != waiting)
             child = mpsplit("partition", self.model, "--out", self.package, "--force", *SPLITS[other])
             after = before
         began = time.monotonic()
@@ -273,11 +273,10 @@ class Making:
         now = fingerprint(self.package)
         return next((name for name, (right, _) in self.right.packages.items() if right == now), None)
 
-    def waiting(self) -> str | None:
+    def waiting(self) -> str:
         """The split that the next conversion makes a package of."""
-        if not (self.package / NEXT / PARTITION).is_file():
-            return None
-        return "tensor" if len(Manifest.load(self.package, PARTITION).plan.stages) == 1 else "pipeline"
+        stages = Manifest.load(partition_home(self.package), PARTITION).plan.stages
+        return "tensor" if len(stages) == 1 else "pipeline"
 
 
 def worker(folder: Path, number: int, right: Right, model: Path, kills: int, until: float, seed: str, tally: Tally):

@@ -143,6 +143,16 @@ def naming(path: Path) -> list[int]:
     return found
 
 
+def command_of(pid: int) -> str:
+    """Who it is and how long it has been there, for people."""
+    try:
+        process = Path(f"/proc/{pid}")
+        words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return f"{words} ({time.time() - process.stat().st_ctime:.1f} s old)"
+    except OSError:
+        return "a process that has ended by now"
+
+
 def alive(pid: int) -> bool:
     """Running or stopped, and no zombie."""
     try:
