@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,6 +33,7 @@ MOST_RANKS = 32  # a core: a rank that splits a model takes half a gigabyte
 READY = b"mpsplit: ready\n"
 WATCHED = "MPSPLIT_WATCHED"  # whether it is to be said
 INSISTENT = 5  # seconds after a second signal
+OWN_FOLDER = "PRTE_MCA_prte_tmpdir_base"  # in which mpirun keeps what belongs to one run
 RULE = "-" * 20  # mpirun draws its notices between lines of dashes
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -81,9 +83,18 @@ def start(
 def run(
     ranks: int, arguments: list[str], hostfile: str | None = None, reads_input: bool = False, ends_itself: bool = False
 ) -> Ended:
+    # mpirun calls its folder by its number; one that was killed leaves it, and the next of that
+    # number does not start
+    with tempfile.TemporaryDirectory(prefix="mpsplit-mpirun-", ignore_cleanup_errors=True) as own:
+        return _run(ranks, arguments, hostfile, reads_input, ends_itself, {} if hostfile else {OWN_FOLDER: own})
+
+
+def _run(
+    ranks: int, arguments: list[str], hostfile: str | None, reads_input: bool, ends_itself: bool, more: dict[str, str]
+) -> Ended:
     child = leashed(
         command_of(ranks, arguments, hostfile),
-        env={**_environment(ranks, ends_itself), **os.environ},
+        env={**_environment(ranks, ends_itself), **more, **os.environ},
         stdin=subprocess.PIPE if reads_input else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         family=ends_itself,  # a terminal's Ctrl-C goes to us alone

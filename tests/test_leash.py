@@ -27,6 +27,11 @@ from mpsplit.runtime.talk.template_renderer import Renderer
 many = "{% for _ in range(99999) %}"
 Renderer(seconds=100).render(many * 3 + "{% endfor %}" * 3, {})
 """
+FRONT = """
+from mpsplit import mpirun
+mpirun.command_of = lambda *_: [mpirun.find_mpirun(), "-np", "1", "sleep", "603"]
+print(mpirun.run(1, []).code)
+"""
 PROGRAM = "import sys; from mpsplit.leash import run; print(run(['cat', '/dev/zero'], timeout=600))"
 
 
@@ -79,3 +84,14 @@ def test_a_rank_whose_mpirun_has_gone_does_not_begin(listens, daemon, parent, as
         assert (rank.returncode, rank.stdout) == (-signal.SIGKILL, "")
     else:
         assert rank.returncode == 0 and rank.stdout.startswith("mpsplit ")
+
+
+def test_a_killed_mpirun_leaves_nothing_that_the_next_of_its_number_finds(tmp_path):
+    """Its folder is called by its number, and where there is one it does not start."""
+    front = subprocess.Popen([sys.executable, "-c", FRONT], env=rank_environment(TMPDIR=str(tmp_path)), cwd=ROOT)
+    mpirun, rank = below(front, 2)
+    (own,) = tmp_path.iterdir()
+    assert [path.name for path in own.iterdir()] == [f"ompi.{mpirun}"]
+    os.kill(mpirun, signal.SIGKILL)
+    os.kill(rank, signal.SIGKILL)
+    assert front.wait(20) == 0 and list(tmp_path.iterdir()) == []
