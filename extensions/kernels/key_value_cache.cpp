@@ -33,14 +33,14 @@ void KeyValueCache::reserve(int pages, Stored stored) {
 }
 
 void KeyValueCache::forget(std::span<const int32_t> pages) {
-    static const auto grain = uintptr_t(sysconf(_SC_PAGESIZE));
+    static const auto grain = size_t(sysconf(_SC_PAGESIZE));  // which memory_ is a multiple of
     for (size_t first = 0, last = 0; first < pages.size(); first = last) {
         do last++;
         while (last < pages.size() && pages[last] == pages[last - 1] + 1);
         // of neighbours together: what they share with others stays
-        const auto begin = (uintptr_t(page(pages[first])) + grain - 1) / grain * grain;
-        const auto end = uintptr_t(page(pages[last - 1]) + page_bytes()) / grain * grain;
-        if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+        const size_t begin = (pages[first] * page_bytes() + grain - 1) / grain * grain;
+        const size_t end = (pages[last - 1] + 1) * page_bytes() / grain * grain;
+        if (begin < end) madvise(memory_ + begin, end - begin, MADV_DONTNEED);
     }
 }
 

@@ -19,7 +19,7 @@ std::vector<ControlGroup> groups_of(const std::string& controller, const std::st
                                     const std::filesystem::path& root);
 
 std::string own_groups();  // the text of /proc/self/cgroup; nothing where there are none
-inline const std::filesystem::path group_root = "/sys/fs/cgroup";
+inline constexpr const char* group_root = "/sys/fs/cgroup";
 
 std::string text_of(const std::filesystem::path& path);  // nothing where there is none
 

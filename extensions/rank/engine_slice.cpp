@@ -40,6 +40,7 @@ void EngineSlice::place(int64_t slot, int64_t first, std::span<const int64_t> pa
 void EngineSlice::check_room(int64_t pages, int64_t stored) const {
     const int64_t left = available_bytes(), page = engine_.page_bytes(stored) * local_size_;
     if (page == 0 || pages <= left / page) return;
+    const int64_t fitting = left / page * KeyValueCache::page_positions;
     constexpr double gib = 1 << 30;
     char text[400];
     std::snprintf(text, sizeof text,
@@ -47,7 +48,7 @@ void EngineSlice::check_room(int64_t pages, int64_t stored) const {
                   "%.1f GiB are left; --cache %lld fits here",
                   (long long)pages * KeyValueCache::page_positions,
                   double(pages) * double(page) / gib, local_size_, double(left) / gib,
-                  (long long)(left / page * KeyValueCache::page_positions));
+                  (long long)fitting);
     throw Error(text);
 }
 

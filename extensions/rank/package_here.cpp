@@ -35,7 +35,7 @@ int64_t package_number(const std::string& package) {
     uint32_t number = 0;
     bool counts = true;
     for (std::string line; std::getline(manifest, line);) {
-        if (line.starts_with(" \"") || line.starts_with("}"))  // what is on the top level
+        if (line.starts_with(" \"") || line.starts_with('}'))  // what is on the top level
             counts = !line.starts_with(" \"verified\"");
         if (line.ends_with(',')) line.pop_back();
         if (counts) number = crc32(number, line);
