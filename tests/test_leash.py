@@ -70,9 +70,12 @@ def test_ranks_end_with_mpirun(tmp_path, how):
 
 
 @pytest.mark.parametrize("listens", (True, False), ids=("mpirun is there", "mpirun has gone"))
-@pytest.mark.parametrize("daemon, parent, asked", [(0, 1, True), (0, os.getpid(), False), (3, 1, False)])
-def test_a_rank_whose_mpirun_has_gone_does_not_begin(listens, daemon, parent, asked):
+@pytest.mark.parametrize(
+    "daemon, is_child, asked", [(0, False, True), (0, True, False), (3, False, False)], ids=("alone", "child", "far")
+)
+def test_a_rank_whose_mpirun_has_gone_does_not_begin(listens, daemon, is_child, asked):
     """It was killed before the rank could ask the kernel to end with it."""
+    parent = os.getpid() if is_child else 1
     with socket.create_server(("127.0.0.1", 0)) as mpirun:
         port = mpirun.getsockname()[1]
         if not listens:
