@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mpsplit.comm import Native
 from mpsplit.native import cpp
+from mpsplit.package.manifest import package_number
 from mpsplit.package.sealed.opened import ENVIRONMENT
 from mpsplit.runtime.load import load_engine, load_package_text
 from mpsplit.runtime.loop.loop_protocol import Listener, Request, Ticket
@@ -43,7 +44,7 @@ class RealLoop(TokenLoop):
 
     def __init__(self, package: Path, comm: Native, places: int, waiting: int, seconds: float):
         engine = load_engine(package, comm)
-        greet(engine, comm)
+        greet(engine, comm, package=package_number(package))
         text = load_package_text(package, engine.manifest, ENVIRONMENT)
         super().__init__(engine, comm, text, most=places, waiting=waiting, package=package)
         self.seconds = seconds
