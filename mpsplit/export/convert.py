@@ -111,6 +111,7 @@ def _convert(
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
     for rank in mine:
         forget_unfinished(rank_folder(package, rank))
+        forget_unfinished(rank_folder(home, rank))
     vault = _vault(rank_folder(package, mine[0]), comm, key)
     shared = shared_texts(home, partition, comm, vault)
     weights = weights or _of_checkpoint(home, partition, recipe, model)

@@ -115,7 +115,8 @@ class Choice:
     def _from_candidates(self, answers: list[Answer], again: AskAgain) -> tuple[int, float, int]:
         """The token, the model's own logit of it, and how many cells to ask for next time."""
         logits, ids, own = self._candidates(answers)
-        if logits[0] == -np.inf:
+        # without a grammar the logits are not finite, which verify wants to name the layer of
+        if logits[0] == -np.inf and not (self.sampling.greedy and self.allowed is None):
             raise _lost()
         if self.sampling.greedy:
             return int(ids[0]), float(own[0]), 0

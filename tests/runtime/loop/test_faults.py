@@ -101,12 +101,20 @@ SEAMS = {
         **dict.fromkeys(("first", "take", "take_cancelled"), ALL),
         **{"put_back": ONE, "add": UNUSED, "remove": UNUSED, "take_all": UNUSED},
     },
-    Pages: {"begin": ALL, "grow": ONE, "filled": ONE, "release": EITHER, "missing": EITHER, "add_up": UNUSED},
+    Pages: {
+        "begin": ALL,
+        "grow": ONE,
+        "filled": ONE,
+        "release": EITHER,
+        "missing": EITHER,
+        "add_up": UNUSED,
+        "forget": UNUSED,
+    },  # fmt: skip
     Ledger: {"add": NOBODY, "rows": UNUSED},
     Ranks: {
         # before an order is begun; what is in it stands below
         **{"step": ALL, "report": EITHER, "place": ONE, "tilt": ONE, "mask": ONE, "more": ONE},
-        **dict.fromkeys(("reserve", "save", "saved", "load", "sweep", "end"), UNUSED),
+        **dict.fromkeys(("reserve", "save", "saved", "load", "sweep", "end", "forget"), UNUSED),
     },
     CountedEngine: {"batch": ALL, "report": ALL},
     Orders: {"give": ALL, "take": ALL},
