@@ -79,11 +79,15 @@ def put(writer, name: str, value) -> None:
     adders[type(value)](name, value)
 
 
-def random_blocks(kind: str, count: int, seed: int = 0) -> np.ndarray:
-    """uint8 [count, bytes of a block] whose scales are finite, of any of GGUF's types."""
+def type_named(name: str):
     from mpsplit.export.model.gguf.gguf_types import TYPES
 
-    made = next(each for each in TYPES.values() if each.name == kind)
+    return next(kind for kind in TYPES.values() if kind.name == name)
+
+
+def random_blocks(kind: str, count: int, seed: int = 0) -> np.ndarray:
+    """uint8 [count, bytes of a block] whose scales are finite, of any of GGUF's types."""
+    made = type_named(kind)
     numbers = np.random.default_rng(seed)
     blocks = numbers.integers(0, 256, (count, made.bytes), np.uint8)
     for at in SCALES.get(kind, ()):

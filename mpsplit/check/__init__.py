@@ -8,6 +8,7 @@ weight_bounds   how far a stored weight may be off
 gate            the limits, and what does not hold
 parting         what each part of a package does by itself
 layer_cost      what comparing layer by layer takes, told before
+likelihood      what logits say of the tokens that may follow
 tasks           questions and texts that a package is judged by
 evaluation      `mpsplit eval`
 """

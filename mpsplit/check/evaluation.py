@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mpsplit.check.likelihood import CHUNK, log_softmax
 from mpsplit.check.tasks import Question, Task
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
@@ -27,7 +28,6 @@ from mpsplit.runtime.loop.all_logits import all_logits
 from mpsplit.runtime.loop.orders import LEAD
 from mpsplit.runtime.talk.text import Text
 
-PIECE = 128  # tokens computed at a time
 MOST_SEQUENCES = 1 << 20
 TOKENS = many(whole(0, (1 << 31) - 1), MOST_SEQUENCES)
 
@@ -116,30 +116,30 @@ def _windows(tokens: list[int], context: int) -> Iterator[Branches]:
 def _of_question(task: Task, question: Question, text: Text, context: int) -> Branches:
     if task.chat:
         asked = text.chat([{"role": "user", "content": question.ask}])
-        whole = [asked + text.raw(choice) for choice in question.choices]
+        answered = [asked + text.raw(choice) for choice in question.choices]
     else:
         asked = text.raw(question.ask)
         gap = "" if not question.ask or question.ask[-1].isspace() else " "
-        whole = [text.raw(question.ask + gap + choice.lstrip()) for choice in question.choices]
-    shared = min(len(commonprefix([asked, *whole])), *(len(tokens) - 1 for tokens in whole))
+        answered = [text.raw(question.ask + gap + choice.lstrip()) for choice in question.choices]
+    shared = min(len(commonprefix([asked, *answered])), *(len(tokens) - 1 for tokens in answered))
     if shared < 1:
         raise RunError(f"{task.name!a} asks {question.ask!a:.60}, which is no token; ask something")
-    if (longest := max(map(len, whole))) > context:
+    if (longest := max(map(len, answered))) > context:
         raise RunError(f"a question of {task.name!a} has {longest} tokens, the context {context}; shorten it")
-    return [whole[0][:shared], *(tokens[shared:] for tokens in whole)]
+    return [answered[0][:shared], *(tokens[shared:] for tokens in answered)]
 
 
 def _surprises(engine: Engine, comm: Communicator, branches: Branches) -> Iterator[float]:
     """In nats, at each of what may follow; on rank 0, where the logits are."""
     first, *following = branches
     last = None
-    for start in range(0, len(first), PIECE):
-        rows = all_logits(engine, comm, first[start : start + PIECE], start)
+    for start in range(0, len(first), CHUNK):
+        rows = all_logits(engine, comm, first[start : start + CHUNK], start)
         last = rows[-1:] if rows is not None else None
     for tokens in following:
         nats = _nats(last, tokens[:1])
-        for start in range(0, len(tokens) - 1, PIECE):
-            piece, after = tokens[start : start + PIECE], tokens[start + 1 : start + PIECE + 1]
+        for start in range(0, len(tokens) - 1, CHUNK):
+            piece, after = tokens[start : start + CHUNK], tokens[start + 1 : start + CHUNK + 1]
             rows = all_logits(engine, comm, piece[: len(after)], len(first) + start)
             nats += _nats(rows, after)
         yield nats
@@ -148,10 +148,7 @@ def _surprises(engine: Engine, comm: Communicator, branches: Branches) -> Iterat
 def _nats(rows: np.ndarray | None, tokens: Sequence[int]) -> float:
     if rows is None:
         return 0.0
-    wide = rows.astype(np.float64)
-    top = wide.max(axis=1, keepdims=True)
-    sums = np.log(np.exp(wide - top).sum(axis=1)) + top[:, 0]
-    return float((sums - wide[np.arange(len(tokens)), list(tokens)]).sum())
+    return -float(log_softmax(rows)[np.arange(len(tokens)), list(tokens)].sum())
 
 
 def _score(task: Task, branches_of: list[Branches], nats: list[list[float]]) -> Score:

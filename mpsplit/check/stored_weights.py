@@ -25,7 +25,7 @@ from mpsplit.comm import Communicator
 from mpsplit.export.model.checkpoint import Checkpoint
 from mpsplit.export.model.checkpoints import checkpoint_of
 from mpsplit.export.weights.repacked import Repacked
-from mpsplit.export.weights.weight_contents import PANEL
+from mpsplit.export.weights.weight_contents import some_panels
 from mpsplit.package.agreement import WeightsAgreement, floats, plain
 from mpsplit.package.json_fields import many, text
 from mpsplit.package.manifest import Manifest
@@ -35,7 +35,6 @@ from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
 from mpsplit.package.stored.recipe import METHODS
 from mpsplit.package.together.exchanged import exchanged
 from mpsplit.plan.cuts import part_of, source_of
-from mpsplit.plan.shards import Range
 from mpsplit.progress import track
 
 AT_ONCE = 4 << 20  # bytes of float32
@@ -136,7 +135,7 @@ def found_weights(package: Path, manifest: Manifest, folder: Path, rank: int) ->
             assert part is not None, f"{name} is owned"
             pieces = (
                 (stored.floats(name, rows), checkpoint.floats(source, part, rows.start, rows.stop))
-                for rows in _rows(piece.shape)
+                for rows in some_panels(piece.shape, AT_ONCE)
             )
             file = piece.file.relative_to(package).as_posix()
             yield Found(rank, file, name, kind, MEASURES[kind](pieces, how))
@@ -150,12 +149,6 @@ def _owned(checkpoint: Checkpoint, manifest: Manifest, rank: int) -> list[str]:
     facts, shard = manifest.facts, manifest.plan.shards[rank]
     names = [*checkpoint.entries, *([facts.family.head] if facts.tied else [])]
     return [name for name in dict.fromkeys(names) if facts.family.role_of(name) and part_of(name, shard, facts)]
-
-
-def _rows(shape: tuple[int, ...]) -> Iterator[Range]:
-    step = max(PANEL, AT_ONCE // (4 * math.prod(shape[1:])) // PANEL * PANEL)
-    for start in range(0, shape[0], step):
-        yield Range(start, min(start + step, shape[0]))
 
 
 def _kind_of(stored: Repacked, name: str, method: str) -> tuple[str, Quantisation]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mpsplit.check.layer_cost import LAYER_TOKENS
+from mpsplit.check.likelihood import CHUNK, log_softmax
 from mpsplit.check.parting import States, Witness, package_states
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
@@ -51,7 +52,6 @@ SENTENCES = (
     "To add two numbers, write one below the other and add their digits from the right to the left.",
 )
 NEW_TOKENS = 32
-CHUNK = 128  # positions whose logits are in memory at once
 WAYS = plain(mapping(many(whole(1, 128), 2), SIZES))
 TOKENS, MOST_PROMPTS = many(whole(0, SIZES), SIZES), 1 << 20
 
@@ -276,7 +276,7 @@ def _compared(split: np.ndarray, whole: np.ndarray, following: tuple[int, ...]) 
     """Of logits [positions, vocabulary] and the tokens after the positions, of which the last may
     be missing."""
     broken = ~np.isfinite(split).all(axis=-1)
-    a, b = _log_softmax(np.where(broken[:, None], 0, split)), _log_softmax(whole)
+    a, b = log_softmax(np.where(broken[:, None], 0, split)), log_softmax(whole)
     apart = np.abs(np.where(broken[:, None], 0, split) - whole).max(axis=-1)
     places = np.arange(len(following))
     surprises = np.zeros((2, len(whole)))
@@ -338,8 +338,3 @@ def _distance(prompts: tuple[Prompt, ...], rows_of: list[Rows]) -> Distance:
         perplexity_ratio=ratio,
         uncertain=float(surplus.std() / np.sqrt(len(surplus))) if len(surplus) and np.isfinite(ratio) else 0.0,
     )
-
-
-def _log_softmax(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))

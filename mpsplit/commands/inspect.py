@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from mpsplit.errors import RunError
+from mpsplit.families.family import GGUF
 from mpsplit.options.package_argument import add_keys, keys_of
 from mpsplit.package.manifest import Manifest
 
@@ -17,7 +18,6 @@ NETRON = (
     "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of"
     " the ncnn wheel."
 )
-GGUF = ".gguf"
 OF_ONE = ("check", "context", "dot", "svg", "rank", "unfold")  # options that --diff has no use for
 
 

@@ -20,6 +20,9 @@ STATIC_ROPES = ("default", "linear", "llama3", "yarn", "dynamic")
 NO_WINDOW, WINDOW_IF_ASKED, WINDOW = "never", "if asked", "always"
 
 
+GGUF = ".gguf"  # how such files end
+
+
 @dataclass(frozen=True)
 class GgufWords:
     """What GGUF files call a family. `pairs`: whether rows of queries and keys that turn together

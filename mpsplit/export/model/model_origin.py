@@ -15,15 +15,16 @@ from pathlib import Path
 from mpsplit.errors import ModelError
 from mpsplit.export.model.checkpoint import Checkpoint
 from mpsplit.export.model.checkpoints import checkpoint_of
-from mpsplit.export.model.gguf.gguf_header import read_gguf
-from mpsplit.export.model.model_source import GGUF, find_model, header
+from mpsplit.export.model.gguf.gguf_header import header_bytes
+from mpsplit.export.model.model_source import find_model, header
+from mpsplit.families.family import GGUF
 from mpsplit.package.manifest import PARTITION
 from mpsplit.package.whole_files import read_json
 
 KEY = "origin"
 HEADERS = {  # how many bytes of a file say what is in it
     ".safetensors": lambda path: header(path)[0],
-    GGUF: lambda path: read_gguf(path).headers[path],
+    GGUF: header_bytes,
 }
 
 

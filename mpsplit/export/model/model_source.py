@@ -16,9 +16,9 @@ from pathlib import Path
 from mpsplit.errors import ModelError
 from mpsplit.export.model.gguf.gguf_folder import unpacked, weights_of
 from mpsplit.export.model.gguf.gguf_header import read_gguf
+from mpsplit.families.family import GGUF
 
 WEIGHTS = ["*.safetensors", "pytorch_model*.bin"]
-GGUF = ".gguf"
 CONFIG = ["*.json", "tokenizer*", "*.jinja"]
 
 

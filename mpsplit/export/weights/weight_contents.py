@@ -32,11 +32,19 @@ from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.whole_files import widened
 from mpsplit.plan.cuts import Part, owned_part, source_of
 from mpsplit.plan.model_facts import ModelFacts
-from mpsplit.plan.shards import Shard
+from mpsplit.plan.shards import Range, Shard
 
 ROWS_AT_ONCE = 8 << 20  # bytes of float32 that are held at a time
 PANEL = 16  # rows that are packed together: more at a time give the same bytes
 LAYOUT = 1  # another number where the same arrays give other bytes than before
+
+
+def some_panels(shape: tuple[int, ...], most: int) -> Iterator[Range]:
+    """Rows of a weight in whole panels, of so many bytes of float32 at most where a panel is not
+    larger."""
+    step = max(PANEL, most // (FLOAT_BYTES * math.prod(shape[1:])) // PANEL * PANEL)
+    for start in range(0, shape[0], step):
+        yield Range(start, min(start + step, shape[0]))
 
 
 @dataclass(frozen=True)
@@ -61,12 +69,9 @@ class Array:
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
         """(first row, last row + 1, bytes) of what is read and written at a time."""
-        rows, width = self.shape[0], math.prod(self.shape[1:])
-        step = max(PANEL, ROWS_AT_ONCE // (FLOAT_BYTES * width) // PANEL * PANEL)
         unit = PANEL if self.kind == "packed" else 1
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            yield start, stop, self.size // -(-rows // unit) * -(-(stop - start) // unit)
+        for rows in some_panels(self.shape, ROWS_AT_ONCE):
+            yield rows.start, rows.stop, self.size // -(-self.shape[0] // unit) * -(-len(rows) // unit)
 
     @property
     def outline(self) -> str:

@@ -70,9 +70,7 @@ def show(path: Path) -> None:
         print(f"{file['path']}: {file['bytes']:,} bytes")
     print("\nstored as  tensors      weights        bytes  bits a weight")
     for of_type in said["types"]:
-        print(
-            f"{of_type['name']:<9}{of_type['tensors']:>9}{of_type['weights']:>13,}{of_type['bytes']:>13,}{of_type['bits']:>15.3f}"
-        )
+        print("{name:<9}{tensors:>9}{weights:>13,}{bytes:>13,}{bits:>15.3f}".format(**of_type))
     print(f"\ntokenizer: {said['tokenizer']}")
     if said["facts"]:
         print(", ".join(f"{name} {value}" for name, value in said["facts"].items()))

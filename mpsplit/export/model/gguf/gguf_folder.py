@@ -20,6 +20,7 @@ from mpsplit.export.model.gguf.gguf_config import config_of
 from mpsplit.export.model.gguf.gguf_header import gguf_files, read_gguf
 from mpsplit.export.model.gguf.gguf_tokenizer import NoTokenizer, write_tokenizer
 from mpsplit.package.manifest import CONFIG
+from mpsplit.package.whole_files import json_text
 
 WHERE = "gguf.json"  # {"file": path}
 FORMAT = 1  # another number where the same file gives another folder than before
@@ -51,7 +52,7 @@ def _write(path: Path, folder: Path) -> None:
     gguf = read_gguf(path)
     folder.mkdir()
     for name, content in ((CONFIG, config_of(gguf)), (WHERE, {"file": str(path.resolve())})):
-        (folder / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / name).write_text(json_text(content), encoding="utf-8")
     try:
         write_tokenizer(gguf, folder)
     except NoTokenizer as why:

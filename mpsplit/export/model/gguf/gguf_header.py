@@ -52,15 +52,9 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufModel:
-    """`headers`: how many bytes come before the weights of each file."""
-
-    headers: dict[Path, int]
+    files: list[Path]
     settings: dict[str, Any]
     tensors: dict[str, GgufTensor]
-
-    @property
-    def files(self) -> list[Path]:
-        return [*self.headers]
 
     def get(self, name: str, kind: type, otherwise: Any = None) -> Any:
         """A setting of this type; without `otherwise` it must be there."""
@@ -88,12 +82,11 @@ def gguf_files(path: Path) -> list[Path]:
 
 
 def read_gguf(path: Path) -> GgufModel:
-    headers: dict[Path, int] = {}
+    files = gguf_files(path)
     settings: dict[str, Any] = {}
     tensors: dict[str, GgufTensor] = {}
-    for number, file in enumerate(gguf_files(path)):
-        size, more, theirs = _read_file(file)
-        headers[file] = size
+    for number, file in enumerate(files):
+        _, more, theirs = _read_file(file)
         if number == 0:
             settings = more
             count = settings.get("split.count", 1)
@@ -107,7 +100,12 @@ def read_gguf(path: Path) -> GgufModel:
     expected = settings.get("split.tensors.count", len(tensors))
     if expected != len(tensors):
         raise ModelError(f"{path} names {expected} tensors, and {len(tensors)} are there; download it again")
-    return GgufModel(headers, settings, tensors)
+    return GgufModel(files, settings, tensors)
+
+
+def header_bytes(file: Path) -> int:
+    """How many bytes of a file, which may be one of several, come before its weights."""
+    return _read_file(file)[0]
 
 
 def _read_file(file: Path) -> tuple[int, dict[str, Any], list[GgufTensor]]:

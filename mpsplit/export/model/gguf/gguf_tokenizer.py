@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
@@ -54,24 +55,37 @@ def _split(pattern: str) -> Callable[[], list[pre_tokenizers.PreTokenizer]]:
     return cut
 
 
-WAYS = {  # of cutting texts into words, by tokenizer.ggml.pre
-    "gpt-2": _gpt_2,
-    "smollm": _digits,
-    "starcoder": _digits,
-    "refact": _digits,
-    "command-r": _digits,
-    "llama-bpe": _split(LLAMA_3),
-    "llama3": _split(LLAMA_3),
-    "llama-v3": _split(LLAMA_3),
-    "dbrx": _split(LLAMA_3),
-    "smaug-bpe": _split(LLAMA_3),
-    "qwen2": _split(QWEN),
-    "deepseek-r1-qwen": _split(QWEN),
-    "tekken": _split(TEKKEN),
+@dataclass(frozen=True)
+class Way:
+    """How texts are cut into words. `whole_words`: one that is a token is never merged; `begins`:
+    texts begin with <bos> unless the file says no; `composes`: letters and their marks become one
+    first."""
+
+    cut: Callable[[], list[pre_tokenizers.PreTokenizer]]
+    whole_words: bool = False
+    begins: bool = False
+    composes: bool = False
+
+
+BY_DIGITS = Way(_digits)
+AS_LLAMA_3 = Way(_split(LLAMA_3), whole_words=True, begins=True)
+AS_DBRX = Way(_split(LLAMA_3))
+AS_QWEN = Way(_split(QWEN), composes=True)
+WAYS = {  # by tokenizer.ggml.pre
+    "gpt-2": Way(_gpt_2),
+    "smollm": BY_DIGITS,
+    "starcoder": BY_DIGITS,
+    "refact": BY_DIGITS,
+    "command-r": BY_DIGITS,
+    "llama-bpe": AS_LLAMA_3,
+    "llama3": AS_LLAMA_3,
+    "llama-v3": AS_LLAMA_3,
+    "dbrx": AS_DBRX,
+    "smaug-bpe": AS_DBRX,
+    "qwen2": AS_QWEN,
+    "deepseek-r1-qwen": AS_QWEN,
+    "tekken": Way(_split(TEKKEN), whole_words=True, begins=True),
 }
-WHOLE_WORDS = {"llama-bpe", "llama3", "llama-v3", "tekken"}  # where a word that is a token is never merged
-BEGIN = {"llama-bpe", "llama3", "llama-v3", "tekken"}  # where texts begin with <bos> unless the file says no
-COMPOSED = {"qwen2", "deepseek-r1-qwen"}  # where letters and their marks become one first
 
 
 def write_tokenizer(gguf: GgufModel, folder: Path) -> None:
@@ -80,9 +94,8 @@ def write_tokenizer(gguf: GgufModel, folder: Path) -> None:
     named = {name: _token(gguf, name) for name in ("bos", "eos")}
     special = {f"{name}_token": token for name, token in named.items() if token is not None}
     (folder / "tokenizer_config.json").write_text(json.dumps(special, ensure_ascii=False) + "\n", encoding="utf-8")
-    if template := gguf.settings.get("tokenizer.chat_template"):
+    if gguf.settings.get("tokenizer.chat_template"):
         (folder / TEMPLATE).write_text(gguf.get("tokenizer.chat_template", str), encoding="utf-8", newline="")
-        assert template
 
 
 def tokenizer_of(gguf: GgufModel) -> Tokenizer:
@@ -107,20 +120,21 @@ def tokenizer_of(gguf: GgufModel) -> Tokenizer:
 
 
 def _byte_level(gguf: GgufModel, tokens: list[str], types: list[int]) -> Tokenizer:
-    way = gguf.get("tokenizer.ggml.pre", str, "none named")
-    if way not in WAYS:
-        raise NoTokenizer(f"it cuts texts into words the way of {way!a}; known are {', '.join(WAYS)}")
+    name = gguf.get("tokenizer.ggml.pre", str, "none named")
+    if name not in WAYS:
+        raise NoTokenizer(f"it cuts texts into words the way of {name!a}; known are {', '.join(WAYS)}")
+    way = WAYS[name]
     merges = [tuple(merge.split(" ")) for merge in _list(gguf, "merges", str)]
     known = {token: number for number, token in enumerate(tokens)}
     wrong = next((m for m in merges if len(m) != 2 or not {*m, "".join(m)} <= known.keys()), None)
     if wrong:
         raise NoTokenizer(f"it merges {' and '.join(wrong)!a}, which are no tokens of it")
-    tokenizer = Tokenizer(BPE(known, merges, ignore_merges=way in WHOLE_WORDS))
-    if way in COMPOSED:
+    tokenizer = Tokenizer(BPE(known, merges, ignore_merges=way.whole_words))
+    if way.composes:
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(WAYS[way]())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(way.cut())
     tokenizer.decoder = decoders.ByteLevel()
-    _begin(tokenizer, gguf, way in BEGIN)
+    _begin(tokenizer, gguf, way.begins)
     return tokenizer
 
 
@@ -131,7 +145,7 @@ def _sentence_piece(gguf: GgufModel, tokens: list[str], types: list[int]) -> Tok
     prefix = gguf.get("tokenizer.ggml.add_space_prefix", bool, True)
     unknown = tokens[types.index(UNKNOWN)] if UNKNOWN in types else None
     tokenizer = Tokenizer(
-        BPE(known, _merges(tokens, types, scores), unk_token=unknown, fuse_unk=True, byte_fallback=BYTE in types)
+        BPE(known, _merges(known, types, scores), unk_token=unknown, fuse_unk=True, byte_fallback=BYTE in types)
     )
     spaces = normalizers.Replace(" ", SPACE)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), spaces]) if prefix else spaces
@@ -141,11 +155,10 @@ def _sentence_piece(gguf: GgufModel, tokens: list[str], types: list[int]) -> Tok
     return tokenizer
 
 
-def _merges(tokens: list[str], types: list[int], scores: list[float]) -> list[tuple[str, str]]:
+def _merges(known: dict[str, int], types: list[int], scores: list[float]) -> list[tuple[str, str]]:
     """Two tokens that are a third when put together, the better third first."""
-    known = {token: number for number, token in enumerate(tokens)}
     found = []
-    for token, type_, score in zip(tokens, types, scores, strict=True):
+    for token, type_, score in zip(known, types, scores, strict=True):
         if type_ in (CONTROL, UNUSED, BYTE, UNKNOWN):
             continue
         pairs = [(token[:at], token[at:]) for at in range(1, len(token))]

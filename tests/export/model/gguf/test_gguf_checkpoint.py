@@ -15,7 +15,7 @@ from mpsplit.export.trace.slicing import build_whole, expected_weights, ignorabl
 from mpsplit.plan.cuts import Part
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Range
-from tests.ggufs import random_blocks, write_gguf
+from tests.ggufs import random_blocks, type_named, write_gguf
 from tests.models import make_model
 
 OTHERWISE = {"architectures", "bos_token_id", "eos_token_id", "dtype", "attention_bias", "mlp_bias", "head_dim"}
@@ -61,7 +61,7 @@ def test_a_file_is_the_model_that_it_was_made_of(tmp_path, family):
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
 def test_only_the_blocks_of_a_slice_are_read(tmp_path, kind):
     path = write_gguf(make_model("llama", tmp_path / "model"), tmp_path / "small.gguf", kind)
-    checkpoint, block = GgufCheckpoint(path), next(each for each in TYPES.values() if each.name == kind)
+    checkpoint, block = GgufCheckpoint(path), type_named(kind)
     for name, shape in ((QUERY, (64, 64)), (DOWN, (64, 96))):
         whole = checkpoint.floats(name)
         assert whole.shape == shape and whole.dtype == np.float32
@@ -97,7 +97,7 @@ def test_several_files_are_one_model(tmp_path):
 
 @pytest.mark.parametrize("kind", [kind.name for kind in TYPES.values()])
 def test_blocks_are_what_gguf_py_says(tmp_path, kind):
-    made = next(each for each in TYPES.values() if each.name == kind)
+    made = type_named(kind)
     blocks = random_blocks(kind, 64)
     assert np.array_equal(floats(blocks, made), dequantize(blocks, GGMLQuantizationType[kind]), equal_nan=True)
     assert floats(blocks, made).shape == (64, made.weights)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from mpsplit.export.model.gguf.gguf_header import GgufModel
-from mpsplit.export.model.gguf.gguf_tokenizer import COMPOSED, WAYS, NoTokenizer, tokenizer_of, write_tokenizer
+from mpsplit.export.model.gguf.gguf_tokenizer import WAYS, NoTokenizer, tokenizer_of, write_tokenizer
 from tests.models import EXAMPLE
 
 TEXTS = [
@@ -22,13 +22,13 @@ SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 
 
 def gguf_of(words: dict) -> GgufModel:
-    return GgufModel({}, {f"tokenizer.ggml.{name}": value for name, value in words.items()}, {})
+    return GgufModel([], {f"tokenizer.ggml.{name}": value for name, value in words.items()}, {})
 
 
 def byte_level(way: str) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC() if way in COMPOSED else None
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(WAYS[way]())
+    tokenizer.normalizer = normalizers.NFC() if WAYS[way].composes else None
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(WAYS[way].cut())
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
