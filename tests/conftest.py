@@ -11,6 +11,7 @@ import faulthandler
 import fcntl
 import io
 import itertools
+import logging
 import os
 import shutil
 import sys
@@ -147,6 +148,17 @@ def time_limit(request, taking_turns):
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def log_of_its_own():
+    """A command that a test runs in this process sets up a log, which writes where this test's
+    errors are caught: the next test has another place."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
