@@ -3,6 +3,7 @@
 #include "block_scale.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "half.h"
@@ -13,6 +14,13 @@ namespace {
 
 constexpr int lanes = 16;
 constexpr float biggest_half = 65504;
+constexpr int largest_block = 128;
+
+constexpr auto alike = [] {
+    std::array<float, largest_block> ones;
+    ones.fill(1);
+    return ones;
+}();
 
 struct Range {
     float low, high;
@@ -30,28 +38,34 @@ float total(const float (&sums)[lanes]) {
     return sum;
 }
 
-// sum of (w - scale * integer)^2
-float squared_error(const float* w, int block, float scale, Range range) {
+// A block of weights w, and how much the square of each one's error counts.
+struct Block {
+    const float *w, *matters;
+    int size;
+};
+
+// sum of matters * (w - scale * integer)^2
+float squared_error(const Block& b, float scale, Range range) {
     const float inverse = 1 / scale;
     float sums[lanes] = {};
-    for (int i = 0; i < block; i += lanes)
+    for (int i = 0; i < b.size; i += lanes)
         for (int l = 0; l < lanes; l++) {
-            float lost = w[i + l] - scale * rounded(w[i + l] * inverse, range);
-            sums[l] += lost * lost;
+            float lost = b.w[i + l] - scale * rounded(b.w[i + l] * inverse, range);
+            sums[l] += b.matters[i + l] * (lost * lost);
         }
     return total(sums);
 }
 
-// With the integers that a scale gives, the scale that they had better had: sum of w * integer /
-// sum of integer^2
-float better_scale(const float* w, int block, float scale, Range range) {
+// With the integers that a scale gives, the scale that they had better had: sum of matters * w *
+// integer / sum of matters * integer^2
+float better_scale(const Block& b, float scale, Range range) {
     const float inverse = 1 / scale;
     float products[lanes] = {}, squares[lanes] = {};
-    for (int i = 0; i < block; i += lanes)
+    for (int i = 0; i < b.size; i += lanes)
         for (int l = 0; l < lanes; l++) {
-            float q = rounded(w[i + l] * inverse, range);
-            products[l] += w[i + l] * q;
-            squares[l] += q * q;
+            float q = rounded(b.w[i + l] * inverse, range);
+            products[l] += b.matters[i + l] * (b.w[i + l] * q);
+            squares[l] += b.matters[i + l] * (q * q);
         }
     float divisor = total(squares);
     return divisor > 0 ? total(products) / divisor : scale;
@@ -64,31 +78,32 @@ struct Best {
     float error;
 };
 
-void consider(Best& best, const float* w, int block, float scale, Range range) {
+void consider(Best& best, const Block& b, float scale, Range range) {
     const uint16_t half = to_half(scale);
     const float stored = from_half(half);
     if (!(std::fabs(stored) > 0 && std::fabs(stored) <= biggest_half)) return;
-    const float error = squared_error(w, block, stored, range);
+    const float error = squared_error(b, stored, range);
     if (error < best.error) best = {half, error};
 }
 
 // `peak` has its sign: it becomes the lowest integer, or the highest, or a little beyond and is cut
 // off
-uint16_t search(const float* w, int block, int bits, float peak, uint16_t minmax) {
+uint16_t search(const Block& b, int bits, float peak, uint16_t minmax) {
     const Range range = {float(-zero_point(bits)), float(largest(bits))};
     const float step = step_of(bits);
-    Best best = {minmax, squared_error(w, block, from_half(minmax), range)};
+    Best best = {minmax, squared_error(b, from_half(minmax), range)};
     for (int i = -2; i < 10; i++)
-        consider(best, w, block, peak / range.low * (1 - step * float(i)), range);
+        consider(best, b, peak / range.low * (1 - step * float(i)), range);
     for (int i = -1; i < 9; i++)
-        consider(best, w, block, peak / range.high * (1 - step * float(i)), range);
-    consider(best, w, block, better_scale(w, block, from_half(best.half), range), range);
+        consider(best, b, peak / range.high * (1 - step * float(i)), range);
+    consider(best, b, better_scale(b, from_half(best.half), range), range);
     return best.half;
 }
 
 }  // namespace
 
-uint16_t fit(const float* w, int block, int bits, Scales method, int8_t* values) {
+uint16_t fit(const float* w, int block, int bits, Scales method, int8_t* values,
+             const float* matters) {
     const float most = float(largest(bits));
     float peak = 0;
     for (int i = 0; i < block; i++) peak = std::fabs(w[i]) > std::fabs(peak) ? w[i] : peak;
@@ -98,7 +113,7 @@ uint16_t fit(const float* w, int block, int bits, Scales method, int8_t* values)
         return half;
     }
     const bool searched = method == Scales::mse && std::isfinite(peak);
-    if (searched) half = search(w, block, bits, peak, half);
+    if (searched) half = search({w, matters ? matters : alike.data(), block}, bits, peak, half);
     // the integers fit the scale that is stored
     const float scale = from_half(half), low = searched ? float(-zero_point(bits)) : -most;
     for (int i = 0; i < block; i++)

@@ -10,7 +10,9 @@ namespace mpsplit {
 // than above. Either is a function of the block alone, with equal bits on every machine.
 enum class Scales { minmax, mse };
 
-// w [block] -> values [block] within the bits; gives the scale as float16
-uint16_t fit(const float* w, int block, int bits, Scales method, int8_t* values);
+// w [block] -> values [block] within the bits; gives the scale as float16. matters [block]: how
+// much the square of each error counts to mse, all alike without it.
+uint16_t fit(const float* w, int block, int bits, Scales method, int8_t* values,
+             const float* matters = nullptr);
 
 }  // namespace mpsplit

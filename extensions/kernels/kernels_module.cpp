@@ -14,6 +14,7 @@
 #include <stdexcept>
 
 #include "attention.h"
+#include "gptq.h"
 #include "qlinear.h"
 #include "read_through.h"
 
@@ -80,6 +81,21 @@ std::pair<Out<int8_t>, Out<float>> integers_of_rows(const Rows& rows, int bits, 
     auto found = array<float>({rows.shape(0), rows.shape(1) / block});
     integers(shape, rows.data(), values.data(), found.data(), scales_named(scales),
              pool_of(threads));
+    return {values, found};
+}
+
+std::pair<Out<int8_t>, Out<float>> gptq_of_rows(const Rows& rows, const Rows& u, int bits,
+                                                int block, const std::string& scales, int threads) {
+    Shape shape = shape_of(rows, bits, block);
+    packed_bytes(shape);  // refuses what cannot be, before anything is divided by it
+    expect(bits < 16, "integers and scales have 4, 6 or 8 bits");
+    expect(u.shape(0) == rows.shape(1) && u.shape(1) == rows.shape(1), "u is [k, k]");
+    auto values = array<int8_t>({rows.shape(0), rows.shape(1)});
+    auto found = array<float>({rows.shape(0), rows.shape(1) / block});
+    Scales method = scales_named(scales);
+    ThreadPool& pool = pool_of(threads);
+    nb::gil_scoped_release release;
+    gptq(shape, rows.data(), u.data(), method, values.data(), found.data(), pool);
     return {values, found};
 }
 
@@ -226,6 +242,8 @@ NB_MODULE(_kernels, m) {
         "k"_a, "bits"_a, "block"_a);
     m.def("pack", pack_rows, "rows"_a, "bits"_a, "block"_a, "threads"_a = 1, "scales"_a = "minmax");
     m.def("integers", integers_of_rows, "rows"_a, "bits"_a, "block"_a, "scales"_a = "minmax",
+          "threads"_a = 1);
+    m.def("gptq", gptq_of_rows, "rows"_a, "u"_a, "bits"_a, "block"_a, "scales"_a = "mse",
           "threads"_a = 1);
     m.def("pack_values", pack_values, "values"_a, "scales"_a, "bits"_a, "block"_a, "threads"_a = 1);
     nb::class_<Held>(m, "Weights")

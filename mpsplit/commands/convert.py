@@ -64,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=METHODS,
         help="make up for what rounding spoils, or scale inputs before it, or both (default: gptq)",
     )
-    add("--calibrate-tokens", type=int, metavar="N", help="how many of FILE's tokens (default: 4096)")
+    add("--calibrate-tokens", type=int, metavar="N", help="how many of FILE's tokens (default: 16384)")
     add("--share-with", metavar="PACKAGE", help="take weight files that are the same from there, one copy for both")
     add("--encrypt", action="store_true", help="seal all but the manifest; plain weights never reach the disk")
     add_keys(parser)

@@ -21,7 +21,9 @@ from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.together.package_commit import partition_home
 from mpsplit.plan.cuts import linears_of
 
-LENGTH, MOST = 512, 4096  # tokens of a sequence, and of all
+# tokens of a sequence, and of all: fewer than some ten for each input of a matrix, and rounding
+# follows their noise
+LENGTH, MOST = 256, 16384
 FEWEST = 128  # tokens: fewer say nothing of thousands of inputs
 LETTERS = 32  # of a token at most, on average: what lies further on in a text is not looked at
 

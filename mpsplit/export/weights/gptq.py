@@ -3,9 +3,8 @@
 In: rows of W, the inputs' second moments. Out: integers and scales.
 
 The error that counts is |(W - Q) x|^2 over the calibration's inputs, which is tr (W - Q) H (W -
-Q)^T with H = mean of x x^T. Columns are rounded from the first to the last; the error e of column
-j, over U[j, j], is taken off the others in proportion to U[j], where H^-1 = U^T U, U upper
-triangular (Frantar et al., arXiv 2210.17323).
+Q)^T with H = mean of x x^T. Here is the factor of H^-1 that it takes; extensions/kernels/gptq.h
+rounds.
 
 Invariant: a row of Q depends on its row of W and on H alone. So a weight may come in any pieces of
 rows.
@@ -56,26 +55,5 @@ def gptq(rows: np.ndarray, u: np.ndarray, how: Quantisation, scales: str = "mse"
     of its columns as they came to be."""
     n, k = rows.shape
     assert u.shape == (k, k) and k % how.block == 0, f"{rows.shape} rows, factor {u.shape}, block {how.block}"
-    w = rows.T.astype(np.float32)  # [k, n]: a column of W is one straight run
-    values, all_scales = np.empty((k, n), np.int8), np.empty((k // how.block, n), np.float32)
-    for b in range(k // how.block):
-        here, rest = slice(b * how.block, (b + 1) * how.block), slice((b + 1) * how.block, None)
-        scale = kernels().integers(np.ascontiguousarray(w[here].T), how.bits, how.block, scales)[1][:, 0]
-        values[here], errors = _one_block(w[here], u[here, here], scale, how.bits)
-        all_scales[b] = scale
-        w[rest] -= u[here, rest].T @ errors
-    return np.ascontiguousarray(values.T), np.ascontiguousarray(all_scales.T)
-
-
-def _one_block(w: np.ndarray, u: np.ndarray, scale: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """w [block, n], changed as it goes -> its integers, and the errors [block, n] that the columns
-    after the block make up for"""
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
-    values, errors = np.empty(w.shape, np.int8), np.empty_like(w)
-    for j in range(len(w)):
-        integers = np.clip(np.rint(w[j] * inverse), low, high)
-        values[j] = integers
-        errors[j] = (w[j] - integers * scale) / u[j, j]
-        w[j + 1 :] -= u[j, j + 1 :, None] * errors[j]
-    return values, errors
+    rows, u = np.ascontiguousarray(rows, np.float32), np.ascontiguousarray(u, np.float32)
+    return kernels().gptq(rows, u, how.bits, how.block, scales, threads=torch.get_num_threads())
