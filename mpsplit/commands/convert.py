@@ -100,6 +100,8 @@ def convert_command(args: argparse.Namespace) -> int:
     made = convert(package, comm, pnnx, recipe, model, calibration=calibration, share_with=other, key=key)
     if comm.rank == 0 and made.manifest:
         _show(package, made.manifest, made.read)
+        if made.verdict and made.verdict.rows:
+            print(f"calibration: {made.verdict}")
         print(f"converted {package} in {time.perf_counter() - began:.1f} s; next: mpsplit run {package} --prompt Hello")
     elif comm.rank == 0:
         print(f"made the graphs of {ranks} ranks in {package}, no weights: it was partitioned with --structure-only")

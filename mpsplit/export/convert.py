@@ -28,6 +28,7 @@ from mpsplit.export.graph.rank_graphs import Graphs, make_graphs
 from mpsplit.export.model.model_origin import Origin, open_model
 from mpsplit.export.package_texts import Texts, commit, listed, rank_texts, shared_texts, texts_beside
 from mpsplit.export.weights.conversion_weights import Weights
+from mpsplit.export.weights.encode import Verdict
 from mpsplit.export.weights.weight_contents import contents
 from mpsplit.export.weights.weight_source import Source
 from mpsplit.export.weights.weight_store import Index, Store
@@ -59,10 +60,11 @@ NEED = record({"host": text(r".{0,256}", "a host"), "bytes": whole(0, BYTES)})  
 @dataclass(frozen=True)
 class Conversion:
     """`manifest` is None where there were no weights to convert; `read`: bytes of their source that
-    each rank read."""
+    each rank read. `verdict`: of calibration, on what was rounded now by all ranks."""
 
     manifest: Manifest | None
     read: tuple[int, ...]
+    verdict: Verdict | None = None
 
 
 def convert(
@@ -143,7 +145,8 @@ def _convert(
         store.forget_others()
     if comm.host_lead:
         forget_other_ranks(package, partition.plan.ranks)
-    return Conversion(manifest, tuple(by_rank(comm, read, plain(whole(0, BYTES)))))
+    verdict = calibrated.verdict_of_all() if calibrated else None
+    return Conversion(manifest, tuple(by_rank(comm, read, plain(whole(0, BYTES)))), verdict)
 
 
 def _checked(package: Path, home: Path, pnnx: Pnnx, recipe: Recipe) -> tuple[Manifest, Recipe]:

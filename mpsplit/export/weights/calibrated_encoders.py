@@ -26,16 +26,21 @@ from mpsplit.export.trace.slicing import shapes_alone
 from mpsplit.export.trace.torch_engine import TorchEngine
 from mpsplit.export.weights import awq
 from mpsplit.export.weights.calibration_text import Calibration, check_calibration
-from mpsplit.export.weights.encode import Encoder
+from mpsplit.export.weights.encode import Encoder, Verdict
 from mpsplit.export.weights.gptq import factor
 from mpsplit.export.weights.input_statistics import Statistics, filled, statistics
 from mpsplit.families.roles import HEAD
 from mpsplit.package.collectives import STAGE
+from mpsplit.package.json_fields import many, whole
 from mpsplit.package.manifest import Manifest
+from mpsplit.package.manifest_fields import BYTES
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
 from mpsplit.package.stored.recipe import Recipe, text_of
+from mpsplit.package.together.exchanged import exchanged, plain
 from mpsplit.plan.cuts import owned_part, source_of
+
+Judged = tuple[np.ndarray, np.ndarray | None]  # GPTQ's factor, and second moments to judge by
 
 
 class Calibrated:
@@ -56,7 +61,8 @@ class Calibrated:
         self._of: dict[str, Statistics] = {}  # of the layer where we are
         self._passed: set[str] = set()
         self._encoders: dict[str, Encoder] = {}  # the last one alone
-        self._last_factor: tuple[Statistics, np.ndarray] | None = None
+        self._last_factor: tuple[Statistics, Judged] | None = None
+        self.verdict = Verdict()
         self._layers = self._calibrate()
 
     def encoder_of(self, name: str, how: Quantisation) -> Awaited:
@@ -68,8 +74,9 @@ class Calibrated:
         if name not in self._encoders:
             self._reach(self._module_of(name))
             rounded = how.bits not in (0, BFLOAT) and "gptq" in self.calibration.method
-            u = self._factor(name) if rounded else None
-            self._encoders = {name: Encoder(how, self.recipe.scales, self._scalings.get(name), u)}
+            u, held = self._factor(name) if rounded else (None, None)
+            scaling = self._scalings.get(name)
+            self._encoders = {name: Encoder(how, self.recipe.scales, scaling, u, held, self.verdict)}
         return self._encoders[name]
 
     def _module_of(self, weight: str) -> str:
@@ -83,6 +90,12 @@ class Calibrated:
         for _ in self._layers:
             self._forget()
 
+    def verdict_of_all(self) -> Verdict:
+        """Of all ranks together."""
+        mine = [self.verdict.better, self.verdict.rows]
+        better, rows = zip(*exchanged(self.comm, mine, plain(many(whole(0, BYTES), 2))), strict=True)
+        return Verdict(sum(better), sum(rows))
+
     def _reach(self, layer: str) -> None:
         while layer not in self._passed:
             self._forget()
@@ -92,15 +105,15 @@ class Calibrated:
         """What is of one layer alone, before the next one takes its room."""
         self._of, self._encoders, self._last_factor = {}, {}, None
 
-    def _factor(self, name: str) -> np.ndarray:
-        """GPTQ's, the same for all weights that read one tensor."""
+    def _factor(self, name: str) -> Judged:
+        """GPTQ's, and the held-back text's, the same for all weights that read one tensor."""
         of = self._of[name]
         if self._last_factor and self._last_factor[0] is of:
             return self._last_factor[1]
         self._last_factor = None  # before the next one takes its room
-        u = factor(self._scalings.get(name, awq.Scaling()).statistics(of).hessian)
-        self._last_factor = of, u
-        return u
+        scaled = self._scalings.get(name, awq.Scaling()).statistics(of)
+        self._last_factor = of, (factor(scaled.hessian), scaled.held)
+        return self._last_factor[1]
 
     def _calibrate(self) -> Iterator[str]:
         """The names of this rank's layers and of the head, once their Statistics are here and their

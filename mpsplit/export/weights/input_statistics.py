@@ -5,7 +5,7 @@ layer. Slices run with their real collectives. So a column-wise linear sees the 
 rank, and a row-wise one (o_proj, down_proj) its rank's columns, which are those of its slice.
 
 Invariant: only one layer's statistics are there at a time; linears that read one tensor share one
-Statistics.
+Statistics. A sequence is of what rounds, or of what judges it, in every layer and on every rank.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ from mpsplit.export.trace.slicing import RowwiseLinear
 from mpsplit.families.roles import HEAD, NORM
 from mpsplit.package.collectives import WORLD
 
+HELD = 8  # one sequence of so many judges what the others brought about
+
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of inputs x [k] over `count` tokens: the mean of |x| [k] and of x x^T [k, k], float32."""
+    """Of inputs x [k] over `count` tokens: the mean of |x| [k] and of x x^T [k, k], float32.
+    `held`: the latter over tokens that were held back from them, where some were."""
 
     mean: np.ndarray
     hessian: np.ndarray
     count: int
+    held: np.ndarray | None = None
 
     @classmethod
     def of(cls, inputs: np.ndarray) -> Statistics:
@@ -40,7 +44,8 @@ class Statistics:
 
     def scaled(self, s: np.ndarray) -> Statistics:
         """Of x / s, once that has been folded into what makes x."""
-        return Statistics(self.mean / s, self.hessian / s / s[:, None], self.count)
+        held = None if self.held is None else self.held / s / s[:, None]
+        return Statistics(self.mean / s, self.hessian / s / s[:, None], self.count, held)
 
 
 class _Sums:
@@ -48,8 +53,14 @@ class _Sums:
 
     def __init__(self, width: int):
         self.mean, self.hessian, self.count = torch.zeros(width), torch.zeros(width, width), 0
+        self.held: torch.Tensor | None = None
+        self.held_count = 0
 
-    def add(self, x: torch.Tensor) -> None:
+    def add(self, x: torch.Tensor, held: bool = False) -> None:
+        if held:
+            self.held = x.T @ x if self.held is None else self.held.addmm_(x.T, x)
+            self.held_count += len(x)
+            return
         self.mean += x.abs().sum(0)
         self.hessian.addmm_(x.T, x)
         self.count += len(x)
@@ -59,11 +70,21 @@ class _Sums:
         mean, hessian = self.mean.numpy(), self.hessian.numpy()
         mean /= self.count
         hessian /= self.count
-        return Statistics(mean, hessian, self.count)
+        held = None if self.held is None else self.held.numpy()
+        if held is not None:
+            held /= self.held_count
+        return Statistics(mean, hessian, self.count, held)
+
+
+@dataclass
+class Holding:
+    """Whether what runs `now` is held back."""
+
+    now: bool = False
 
 
 @contextmanager
-def gathering(module: nn.Module, prefix: str) -> Iterator[dict[str, _Sums]]:
+def gathering(module: nn.Module, prefix: str, holding: Holding | None = None) -> Iterator[dict[str, _Sums]]:
     """Counts what the linears in `module` are fed while the block runs; keys are weight names."""
     sums: dict[str, _Sums] = {}
     last: torch.Tensor | None = None  # the tensor that was counted last, and its sums
@@ -73,7 +94,7 @@ def gathering(module: nn.Module, prefix: str) -> Iterator[dict[str, _Sums]]:
         nonlocal last, its_sums
         if its_sums is None or last is not x:
             last, its_sums = x, sums.get(name) or _Sums(x.shape[-1])
-            its_sums.add(x.reshape(-1, x.shape[-1]))
+            its_sums.add(x.reshape(-1, x.shape[-1]), bool(holding and holding.now))
         sums[name] = its_sums
 
     linears = {p: m for p, m in module.named_modules() if isinstance(m, nn.Linear | RowwiseLinear)}
@@ -128,8 +149,9 @@ def statistics(
     del inputs
     for number, layer in stage.layers.items():
         name = stage.family.layer(number)
-        with around(layer, name), torch.inference_mode(), gathering(layer, name) as sums:
+        with around(layer, name), torch.inference_mode(), gathering(layer, name, holding := Holding()) as sums:
             for i, (cos, sin, mask) in enumerate(places):
+                holding.now = is_held(i)
                 states[i] = layer(states[i], attention_mask=mask, position_embeddings=(cos, sin))
         yield name, _finished(sums)
     with torch.inference_mode():
@@ -140,9 +162,13 @@ def statistics(
             return
         norm, total = stage.of(NORM), _Sums(engine.facts.hidden)
         with around(norm, stage.family.path(NORM)):
-            for hidden in states:
-                total.add(norm(hidden)[0])
+            for i, hidden in enumerate(states):
+                total.add(norm(hidden)[0], is_held(i))
     yield stage.family.path(HEAD), {stage.family.head: total.statistics()}
+
+
+def is_held(sequence: int) -> bool:
+    return sequence % HELD == HELD - 1
 
 
 def _finished(sums: dict[str, _Sums]) -> dict[str, Statistics]:

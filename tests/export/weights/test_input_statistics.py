@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mpsplit.errors import ConvertError
-from mpsplit.export.weights.input_statistics import Statistics, filled, gathering, statistics
+from mpsplit.export.weights.input_statistics import Holding, Statistics, filled, gathering, is_held, statistics
 from mpsplit.plan.cuts import part_of
 from tests.cases import splits
 
@@ -65,6 +65,21 @@ def test_layers_may_be_filled_one_at_a_time(world, loop_of):
         found |= layer
     assert sorted(asked) == sorted(set(weights) - {"lm_head.weight"}) and found.keys() == expected.keys()
     assert all(np.array_equal(of.hessian, expected[name].hessian) for name, of in found.items())
+
+
+def test_what_is_held_back_is_in_no_mean():
+    linear, holding = torch.nn.Linear(3, 2), Holding()
+    x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), gathering(linear, "it", holding) as sums:
+        for rows, now in zip(x, (False, True), strict=True):
+            holding.now = now
+            linear(rows)
+    found = sums["it.weight"].statistics()
+    seen, unseen = (rows.numpy() for rows in x)
+    assert found.count == 5 and found.held is not None
+    np.testing.assert_allclose(found.hessian, seen.T @ seen / 5, rtol=1e-5)
+    np.testing.assert_allclose(found.held, unseen.T @ unseen / 5, rtol=1e-5)
+    assert [is_held(i) for i in range(9)] == [False] * 7 + [True, False]
 
 
 def test_a_text_of_nothing():
