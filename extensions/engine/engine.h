@@ -82,10 +82,10 @@ class Engine {
     int index_of(const std::string& blob) const;  // throws a Failure
 
     RankFacts facts_;
-    ThreadPool pool_;
     Setting setting_;
     std::vector<float> cos_, sin_;
     Mapped packed_, embedding_;
+    ThreadPool pool_;  // after the weights: a late helper reads them to its end
     std::unique_ptr<Graph> graph_;
     Graph::Row embed_;  // a row of this rank's part of the embedding, on the first stage
     Graph::Part body_ = {}, head_ = {};

@@ -165,6 +165,7 @@ std::vector<Out<float>> run(std::vector<Product>& products, const Rows& x, int t
     ThreadPool& pool = pool_of(threads);
     nb::gil_scoped_release release;
     multiply(products.data(), int(products.size()), x.data(), rows, scratch.get(), pool, how);
+    pool.settle();  // before the weights may go
     return ys;
 }
 

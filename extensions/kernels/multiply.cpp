@@ -1,7 +1,10 @@
 // All products of an x: the threads quantise x together, then they share out the panels. Of a few
-// rows the caller quantises x alone.
+// rows the caller quantises x alone. A helper makes its panels apart, from a copy of what it needs:
+// a part of a helper that another process has displaced is taken back.
 #include <algorithm>
 #include <bit>
+#include <cstring>
+#include <new>
 #include <stdexcept>
 
 #include "exponential.h"
@@ -75,57 +78,110 @@ void quantise_blocks(const Work& work, Share mine) {
 // two matrices are faster than one back and forth.
 enum class Put { sum, silu, times };
 
+// columns of one panel, of which `there` exist; with all of them the compiler knows the number
+void each_column(int there, auto&& columns) {
+    if (there >= panel_rows)
+        columns(std::integral_constant<int, panel_rows>());
+    else
+        columns(there);
+}
+
+// What a sum becomes beside what its product adds
+void add(const float* sums, const float* bias, const float* residual, auto count, float* y) {
+    for (int o = 0; o < count; o++)
+        y[o] = sums[o] + (bias ? bias[o] : 0) + (residual ? residual[o] : 0);
+}
+
+// Some panels of some tiles of a product's y: in their place, or apart from it and without what the
+// product adds.
+struct Region {
+    const Product& product;
+    Share panels;
+    Tile rows;
+    float* apart;  // [rows, 16 panels], nullptr: in their place
+
+    int n() const { return product.weights.shape.n; }
+    int stride() const { return panel_rows * (panels.end - panels.begin); }
+    int there(int p) const { return std::min(panel_rows, n() - p * panel_rows); }
+    size_t in_place(int row, int p) const { return size_t(row) * n() + p * panel_rows; }
+    float* y(int row, int p) const {
+        if (!apart) return product.y + in_place(row, p);
+        return apart + size_t(row - rows.first) * stride() + (p - panels.begin) * panel_rows;
+    }
+    const float* bias(int p) const {
+        return product.bias ? product.bias + p * panel_rows : nullptr;
+    }
+    const float* residual(int row, int p) const {
+        return product.residual ? product.residual + in_place(row, p) : nullptr;
+    }
+    // from apart into its place
+    void put() const {
+        for (int row = rows.first; row < rows.first + rows.width; row++)
+            for (int p = panels.begin; p < panels.end; p++)
+                each_column(there(p), [&](auto count) {
+                    add(y(row, p), bias(p), residual(row, p), count, product.y + in_place(row, p));
+                });
+    }
+};
+
 template <Put how>
-void put(const Product& product, int p, Tile tile, const float* sums) {
-    int n = product.weights.shape.n, column = p * panel_rows;
-    const float* bias = product.bias ? product.bias + column : nullptr;
-    for (int r = 0; r < tile.width; r++, sums += panel_rows) {
-        size_t at = size_t(tile.first + r) * n + column;
-        const float* residual = product.residual ? product.residual + at : nullptr;
-        float* y = product.y + at;
-        auto columns = [&](auto count) {
+void put(const Region& region, int p, Tile tile, const float* sums) {
+    for (int row = tile.first; row < tile.first + tile.width; row++, sums += panel_rows) {
+        float* y = region.y(row, p);
+        each_column(region.there(p), [&](auto count) {
             for (int o = 0; o < count; o++) {
                 if constexpr (how == Put::silu) y[o] = sums[o] / (1 + exponential(-sums[o]));
                 if constexpr (how == Put::times) y[o] *= sums[o];
-                if constexpr (how == Put::sum)
-                    y[o] = sums[o] + (bias ? bias[o] : 0) + (residual ? residual[o] : 0);
             }
-        };
-        if (n - column >= panel_rows)  // a number that the compiler knows: whole vectors
-            columns(std::integral_constant<int, panel_rows>());
-        else
-            columns(n - column);
+            if constexpr (how == Put::sum) {
+                if (region.apart)
+                    std::copy_n(sums, int(count), y);
+                else
+                    add(sums, region.bias(p), region.residual(row, p), count, y);
+            }
+        });
     }
 }
 
-// Panels begin .. end of one matrix, for tiles first .. last of x
+// The panels of one matrix, for tiles first .. last of x
 template <Put how>
-void some_panels(const Work& work, const Product& product, const Weights& weights, Share mine,
-                 Share tiles) {
+void some_panels(const Work& work, const Region& region, const Weights& weights, Share tiles) {
     float sums[8 * panel_rows];
-    for (int p = mine.begin; p < mine.end; p++)
+    for (int p = region.panels.begin; p < region.panels.end; p++)
         for (int t = tiles.begin; t < tiles.end; t++) {
             Tile tile = work.tile(t);
             work.path->panel(weights.shape, weights.data + p * panel_bytes(weights.shape),
                              work.quantised(tile), tile.width, sums);
-            put<how>(product, p, tile, sums);
+            put<how>(region, p, tile, sums);
         }
 }
 
-// Panels begin .. end of all products, seen as one list
-void panels_of_share(const Work& work, Share mine, Share tiles) {
+// Of panels begin .. end of all products, seen as one list, those of each product
+void each_region(const Work& work, Share mine, Share tiles, float* apart, auto&& region) {
+    if (tiles.begin >= tiles.end) return;
+    const Tile first = work.tile(tiles.begin), last = work.tile(tiles.end - 1);
+    const Tile rows = {first.first, last.first + last.width - first.first};
     int before = 0;
     for (int i = 0; i < work.count; i++) {
-        const Product& product = work.products[i];
-        int count = panels(product.weights.shape.n);
-        Share own = {std::max(mine.begin - before, 0), std::min(mine.end - before, count)};
-        if (product.gate) {
-            some_panels<Put::silu>(work, product, *product.gate, own, tiles);
-            some_panels<Put::times>(work, product, product.weights, own, tiles);
-        } else
-            some_panels<Put::sum>(work, product, product.weights, own, tiles);
+        const int count = panels(work.products[i].weights.shape.n);
+        const Share own = {std::max(mine.begin - before, 0), std::min(mine.end - before, count)};
         before += count;
+        if (own.begin >= own.end) continue;
+        const Region found = {work.products[i], own, rows, apart};
+        region(found);
+        if (apart) apart += size_t(rows.width) * found.stride();
     }
+}
+
+void panels_of_share(const Work& work, Share mine, Share tiles, float* apart) {
+    each_region(work, mine, tiles, apart, [&](const Region& region) {
+        const Product& product = region.product;
+        if (product.gate) {
+            some_panels<Put::silu>(work, region, *product.gate, tiles);
+            some_panels<Put::times>(work, region, product.weights, tiles);
+        } else
+            some_panels<Put::sum>(work, region, product.weights, tiles);
+    });
 }
 
 // How the panels are cut up. Of few rows a thread begins with half of its share, to read straight
@@ -138,28 +194,87 @@ class Cut {
         : panels_(work.panels()), tiles_(work.tiles()), threads_(threads) {
         const size_t tile = size_t(work.blocks()) * work.tile_block(work.path->widest);
         at_once_ = std::max(1, int(rows_in_cache / tile));
+        rows_at_once_ = std::min(at_once_ * work.path->widest, work.rows);
+        pieces_ = alike() ? 16 : 9;
     }
 
     int steps() const { return (tiles_ + at_once_ - 1) / at_once_; }
-    int parts() const { return threads_ == 1 ? steps() : steps() * threads_ * pieces; }
+    int parts() const { return threads_ == 1 ? steps() : steps() * threads_ * pieces_; }
     Share tiles(int part) const {
         const int begin = part / (parts() / steps()) * at_once_;
         return {begin, std::min(begin + at_once_, tiles_)};
     }
     Share panels(int part) const {
         if (threads_ == 1) return {0, panels_};
-        const int piece = part % pieces;
-        const Share mine = share(panels_, part / pieces % threads_, threads_);
+        const int piece = part % pieces_;
+        const Share mine = share(panels_, part / pieces_ % threads_, threads_);
         const int half = (mine.end - mine.begin) / 2;
-        if (tiles_ > few_tiles) return part_of(mine, piece, pieces);
+        if (alike()) return part_of(mine, piece, pieces_);
         if (piece == 0) return {mine.begin, mine.begin + half};
-        return part_of({mine.begin + half, mine.end}, piece - 1, pieces - 1);
+        return part_of({mine.begin + half, mine.end}, piece - 1, pieces_ - 1);
+    }
+
+    double largest() const { return 1. / (alike() ? parts() : 2 * threads_); }
+    size_t most_results() const {  // floats that a part has at most
+        const Share first = panels(0);
+        return size_t(panel_rows) * (first.end - first.begin + 1) * rows_at_once_;
     }
 
   private:
-    static constexpr int pieces = 9;  // of a thread's share
+    bool alike() const { return tiles_ > few_tiles; }
+
     static constexpr int few_tiles = 2;
-    int panels_, tiles_, threads_, at_once_;
+    int panels_, tiles_, threads_, at_once_, rows_at_once_;
+    int pieces_;  // of a thread's share
+};
+
+// All panels, in parts that can be taken back. A copy has its products, their gates and the
+// quantised x behind it, and then room for what a part makes.
+class Panels final : public WorkApart {
+  public:
+    Panels(const Work& work, int threads) : work_(work), cut_(work, threads) {}
+
+    int parts() const { return cut_.parts(); }
+    void do_part(int part) const override {
+        panels_of_share(work_, cut_.panels(part), cut_.tiles(part), nullptr);
+    }
+    double largest() const override { return cut_.largest(); }
+
+    size_t own_bytes() const override { return results_at() + cut_.most_results() * sizeof(float); }
+    const WorkApart* copy(std::byte* own) const override {
+        auto* products = reinterpret_cast<Product*>(own + products_at());
+        auto* gates = reinterpret_cast<Weights*>(own + gates_at());
+        auto* x = reinterpret_cast<uint8_t*>(own + x_at());
+        for (int i = 0; i < work_.count; i++) {
+            Product& product = *new (products + i) Product(work_.products[i]);
+            if (product.gate) product.gate = new (gates + i) Weights(*product.gate);
+        }
+        std::memcpy(x, work_.scratch, x_bytes());
+        Panels& copied = *new (own) Panels(*this);
+        copied.work_.products = products;
+        copied.work_.scratch = x;
+        copied.results_ = reinterpret_cast<float*>(own + results_at());
+        return &copied;
+    }
+    void make(int part) const override {
+        panels_of_share(work_, cut_.panels(part), cut_.tiles(part), results_);
+    }
+    void put(int part) const override {
+        each_region(work_, cut_.panels(part), cut_.tiles(part), results_,
+                    [](const Region& region) { region.put(); });
+    }
+
+  private:
+    static size_t lines(size_t bytes) { return (bytes + line - 1) / line * line; }
+    size_t x_bytes() const { return scratch_bytes(work_.rows, work_.shape); }
+    static size_t products_at() { return lines(sizeof(Panels)); }
+    size_t gates_at() const { return products_at() + lines(work_.count * sizeof(Product)); }
+    size_t x_at() const { return gates_at() + lines(work_.count * sizeof(Weights)); }
+    size_t results_at() const { return x_at() + lines(x_bytes()); }
+
+    Work work_;
+    Cut cut_;
+    float* results_ = nullptr;
 };
 
 void check(const Product* products, int count, int rows, const Path* path) {
@@ -201,9 +316,8 @@ void multiply(const Product* products, int count, const float* x, int rows, void
         pool.parallel(parts,
                       [&](int part, int) { quantise_blocks(work, share(blocks, part, parts)); });
     }
-    const Cut cut(work, pool.at_hand());
-    pool.parallel(cut.parts(),
-                  [&](int part, int) { panels_of_share(work, cut.panels(part), cut.tiles(part)); });
+    const Panels panels(work, pool.at_hand());
+    pool.parallel_apart(panels.parts(), panels);
 }
 
 }  // namespace mpsplit

@@ -38,6 +38,7 @@ std::vector<float> run(const Packed& up, const Packed& gate, const std::vector<f
     Product products[] = {{up.weights(), y.data()},
                           {up.weights(), y.data() + size, nullptr, nullptr, &g}};
     multiply(products, 2, x.data(), rows, scratch.data(), pool(), path);
+    pool().settle();
     return y;
 }
 

@@ -1,22 +1,38 @@
 // Threads that share out the parts of one piece of work, and are never waited for in vain.
 //
 // In: how many parts there are, and what does one of them. Out: every part done once, by whoever
-// was free. Invariant: the caller waits only for a part that somebody has begun. A helper that
-// another process has displaced before it took a part costs nothing; one that was displaced within
-// a part is left out for a while (helper_turns.h).
+// was free. Helpers run at the lowest priority: they take nothing from the caller, nor from other
+// processes, and have all of a core that nobody wants. Invariant: the caller waits only for a part
+// that somebody has begun; and where parts are made apart, only while one is put in its place. A
+// helper that another process has displaced while it made one loses it to the caller, and is left
+// out until its core is free again (presence.h).
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
-#include <thread>
 #include <vector>
 
-#include "helper_turns.h"
-#include "run_delay.h"
-
 namespace mpsplit {
+
+// Work whose parts can be taken back: a helper makes a part in memory of its own, from a copy of
+// what the work reads, and then puts it in its place. What make() reads and copy() does not copy
+// must last until the pool has ended, or settled. Nothing here may throw but copy().
+class WorkApart {
+  public:
+    virtual void do_part(int part) const = 0;  // by the caller, in its place at once
+    virtual double largest() const = 0;        // part, of the whole work
+
+    virtual size_t own_bytes() const = 0;  // that a helper needs for what follows, in lines
+    virtual const WorkApart* copy(std::byte* own) const = 0;
+    virtual void make(int part) const = 0;  // of a copy: into its own memory
+    virtual void put(int part) const = 0;   // of a copy: from there into its place
+
+  protected:
+    ~WorkApart() = default;
+};
 
 class ThreadPool {
   public:
@@ -39,8 +55,16 @@ class ThreadPool {
         run(parts, {[](const void* what, int part, int seat) {
                         (*static_cast<const Work*>(what))(part, seat);
                     },
-                    &work});
+                    &work, nullptr});
     }
+    void parallel_apart(int parts, const WorkApart& work) {
+        run(parts, {[](const void* what, int part, int) {
+                        static_cast<const WorkApart*>(what)->do_part(part);
+                    },
+                    &work, &work});
+    }
+    // Waits until nobody makes a part any more that was taken back.
+    void settle() const;
 
     struct Times {
         int64_t shared_ns = 0;  // that work with helpers took
@@ -54,6 +78,7 @@ class ThreadPool {
     struct Call {
         void (*call)(const void* what, int part, int seat);
         const void* what;
+        const WorkApart* apart;  // or nullptr
     };
     struct alignas(64) Range {
         std::atomic<int> next = 0;
@@ -64,10 +89,11 @@ class ThreadPool {
     void run(int parts, Call call);
     void share(int parts, int64_t began);
     void take_parts(int seat);
+    int take_part(int seat);
     void do_part(int part, int seat);
     void serve(Helper& helper);
-    bool wait_for(Helper& helper) const;
-    void look_at_own_core(int64_t end, bool any);
+    bool make_parts(Helper& helper);
+    bool ends_in_time(Helper& helper, int64_t patience);
 
     const int threads_;
     Call call_ = {};
@@ -76,8 +102,6 @@ class ThreadPool {
     std::atomic<bool> busy_ = false, failed_ = false;
     std::exception_ptr failure_;
     Times times_;
-    RunDelay delay_;
-    int64_t looked_at_ = 0;  // at what it has delayed the caller
 };
 
 }  // namespace mpsplit
