@@ -89,6 +89,7 @@ def convert(
     with held_together(package, "converted", comm), ExitStack() as others_held:
         if comm.host_lead:
             forget_unfinished_partition(package)
+            forget_unfinished(package)
         comm.exchange(None)
         if share_with and comm.host_lead:
             others_held.enter_context(held(share_with, "read"))
