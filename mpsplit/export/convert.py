@@ -89,7 +89,6 @@ def convert(
     with held_together(package, "converted", comm), ExitStack() as others_held:
         if comm.host_lead:
             forget_unfinished_partition(package)
-            forget_unfinished(package)
         comm.exchange(None)
         if share_with and comm.host_lead:
             others_held.enter_context(held(share_with, "read"))
@@ -112,9 +111,11 @@ def _convert(
     """`home`: where the partition lies."""
     partition, recipe = _checked(package, home, pnnx, recipe)
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
-    for rank in mine:
-        forget_unfinished(rank_folder(package, rank))
-        forget_unfinished(rank_folder(home, rank))
+    for at in (package, home):
+        for rank in mine:
+            forget_unfinished(rank_folder(at, rank))
+        if comm.host_lead:
+            forget_unfinished(at)
     vault = _vault(rank_folder(package, mine[0]), comm, key)
     shared = shared_texts(home, partition, comm, vault)
     weights = weights or _of_checkpoint(home, partition, recipe, model)

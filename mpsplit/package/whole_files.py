@@ -96,7 +96,7 @@ def json_text(data: object) -> str:
 def forget_unfinished(folder: Path) -> None:
     """What `beside` could not take away, because the process was killed."""
     for partial in folder.glob(".*.[0-9]*.partial"):
-        partial.unlink()
+        partial.unlink(missing_ok=True)  # another host that shares the folder may be faster
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
