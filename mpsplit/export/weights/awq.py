@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mpsplit.export.weights.encode import dequantised, integers, output_errors
 from mpsplit.export.weights.input_statistics import Statistics
 from mpsplit.families import Family, roles
-from mpsplit.native.cpp import kernels
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
 
 ALPHAS = tuple(i / 20 for i in range(20))  # 0 is no scaling
@@ -75,7 +75,7 @@ def column_scales(mean: np.ndarray, alpha: float) -> np.ndarray:
 
 def output_error(difference: np.ndarray, hessian: np.ndarray) -> float:
     """Mean over the inputs of |D x|^2, D [n, k]"""
-    return float(np.einsum("ij,ij->", difference @ hessian, difference, dtype=np.float64))
+    return float(output_errors(difference, hessian).sum())
 
 
 def losses(
@@ -92,8 +92,7 @@ def losses(
 
 def rounded(rows: np.ndarray, how: Quantisation, scales: str) -> np.ndarray:
     """What rows become when they are stored."""
-    values, steps = kernels().integers(np.ascontiguousarray(rows), how.bits, how.block, scales)
-    return (values.reshape(*steps.shape, -1) * steps[..., None]).reshape(rows.shape)
+    return dequantised(integers(rows, how, scales))
 
 
 def best_scales(mean: np.ndarray, total_losses: np.ndarray, alphas: Sequence[float] = ALPHAS) -> np.ndarray:

@@ -26,7 +26,7 @@ from mpsplit.export.trace.slicing import shapes_alone
 from mpsplit.export.trace.torch_engine import TorchEngine
 from mpsplit.export.weights import awq
 from mpsplit.export.weights.calibration_text import Calibration, check_calibration
-from mpsplit.export.weights.encode import Encoder, Verdict
+from mpsplit.export.weights.encode import Encoder, Integers, Verdict
 from mpsplit.export.weights.gptq import factor
 from mpsplit.export.weights.input_statistics import Statistics, filled, statistics
 from mpsplit.families.roles import HEAD
@@ -186,7 +186,7 @@ class Awaited:
     def __call__(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
         return self.calibrated.encoder(self.name, self.how)(rows, first)
 
-    def integers(self, rows: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def integers(self, rows: np.ndarray, first: int = 0) -> Integers:
         return self.calibrated.encoder(self.name, self.how).integers(rows, first)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from mpsplit.native.cpp import kernels
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
 from mpsplit.package.stored.recipe import text_of
 
-if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does not load
-    from mpsplit.export.weights.awq import Scaling
+Integers = tuple[np.ndarray, np.ndarray]  # values int8 [rows, k], scales float32 [rows, k / block]
+Scaled = Callable[[np.ndarray, int], np.ndarray]  # rows, the number of the first -> rows (awq.Scaling)
 
 
 class WeightEncoder(Protocol):
@@ -36,11 +36,8 @@ class WeightEncoder(Protocol):
         """uint8, of rows `first` and following of the rank's slice; float32 where nothing
         is packed"""
 
-    def integers(self, rows: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """The same before they are packed: int8 [rows, k] and float32 scales [rows, k / block]."""
-
-
-Integers = tuple[np.ndarray, np.ndarray]  # values and scales
+    def integers(self, rows: np.ndarray, first: int = 0) -> Integers:
+        """The same before they are packed."""
 
 
 @dataclass
@@ -60,11 +57,15 @@ class Verdict:
         )
 
 
-def lost(rows: np.ndarray, stored: Integers, held: np.ndarray) -> np.ndarray:
-    """float32 [n]: the mean of (d x)^2 over the inputs x, of each row's difference d."""
+def dequantised(stored: Integers) -> np.ndarray:
     values, scales = stored
-    difference = rows - (values.reshape(*scales.shape, -1) * scales[..., None]).reshape(rows.shape)
-    return np.einsum("ij,ij->i", difference @ held, difference)
+    return (values.reshape(*scales.shape, -1) * scales[..., None]).reshape(values.shape)
+
+
+def output_errors(difference: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """float64 [n]: the mean of (d x)^2 over the inputs x with these second moments, of each row d
+    of [n, k]."""
+    return np.einsum("ij,ij->i", difference @ moments, difference, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Encoder:
 
     how: Quantisation
     scales: str = "minmax"
-    scaling: Scaling | None = None
+    scaling: Scaled | None = None
     u: np.ndarray | None = None
     held: np.ndarray | None = None
     verdict: Verdict | None = None
@@ -90,7 +91,7 @@ class Encoder:
             return encoded(self._scaled(rows, first), self.how, self.scales)
         return kernels().pack_values(*self.integers(rows, first), self.how.bits, self.how.block)
 
-    def integers(self, rows: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def integers(self, rows: np.ndarray, first: int = 0) -> Integers:
         rows = self._scaled(rows, first)
         found = integers(rows, self.how, self.scales, self.u)
         return found if self.u is None or self.held is None else self._judged(rows, found)
@@ -98,7 +99,8 @@ class Encoder:
     def _judged(self, rows: np.ndarray, calibrated: Integers) -> Integers:
         assert self.held is not None, "it is what judges"
         plain = integers(rows, self.how, self.scales)
-        better = lost(rows, calibrated, self.held) <= lost(rows, plain, self.held)
+        lost, lost_plainly = (output_errors(rows - dequantised(each), self.held) for each in (calibrated, plain))
+        better = lost <= lost_plainly
         if self.verdict:
             self.verdict.add(better)
         one, other = (np.where(better[:, None], a, b) for a, b in zip(calibrated, plain, strict=True))
@@ -118,9 +120,7 @@ def encoded(rows: np.ndarray, how: Quantisation, scales: str = "minmax") -> np.n
     return kernels().pack(rows, how.bits, how.block, scales=scales) if how.bits else rows
 
 
-def integers(
-    rows: np.ndarray, how: Quantisation, scales: str = "minmax", u: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def integers(rows: np.ndarray, how: Quantisation, scales: str = "minmax", u: np.ndarray | None = None) -> Integers:
     rows = np.ascontiguousarray(rows, np.float32)
     if u is None:
         return kernels().integers(rows, how.bits, how.block, scales)

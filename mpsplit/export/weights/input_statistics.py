@@ -48,32 +48,47 @@ class Statistics:
         return Statistics(self.mean / s, self.hessian / s / s[:, None], self.count, held)
 
 
+class _Moments:
+    """The sum of x x^T over tokens, once there are some."""
+
+    def __init__(self) -> None:
+        self.sum: torch.Tensor | None = None
+        self.count = 0
+
+    def add(self, x: torch.Tensor) -> None:
+        if self.sum is None:
+            self.sum = torch.zeros(x.shape[-1], x.shape[-1])
+        self.sum.addmm_(x.T, x)
+        self.count += len(x)
+
+    def mean(self) -> np.ndarray | None:
+        """In the memory of the sum, which is none any more."""
+        if self.sum is None:
+            return None
+        mean = self.sum.numpy()
+        mean /= self.count
+        return mean
+
+
 class _Sums:
     """Sums over the tokens seen so far, for one input tensor and all its readers."""
 
     def __init__(self, width: int):
-        self.mean, self.hessian, self.count = torch.zeros(width), torch.zeros(width, width), 0
-        self.held: torch.Tensor | None = None
-        self.held_count = 0
+        self.mean, self.seen, self.held = torch.zeros(width), _Moments(), _Moments()
 
     def add(self, x: torch.Tensor, held: bool = False) -> None:
         if held:
-            self.held = x.T @ x if self.held is None else self.held.addmm_(x.T, x)
-            self.held_count += len(x)
+            self.held.add(x)
             return
+        self.seen.add(x)
         self.mean += x.abs().sum(0)
-        self.hessian.addmm_(x.T, x)
-        self.count += len(x)
 
     def statistics(self) -> Statistics:
         """In the memory of the sums, which are none any more."""
-        mean, hessian = self.mean.numpy(), self.hessian.numpy()
-        mean /= self.count
-        hessian /= self.count
-        held = None if self.held is None else self.held.numpy()
-        if held is not None:
-            held /= self.held_count
-        return Statistics(mean, hessian, self.count, held)
+        mean, hessian = self.mean.numpy(), self.seen.mean()
+        assert hessian is not None, "the first sequence is never held back"
+        mean /= self.seen.count
+        return Statistics(mean, hessian, self.seen.count, self.held.mean())
 
 
 @dataclass

@@ -21,7 +21,7 @@ from mpsplit.export.weights.awq import (
     scalings,
     to_heads,
 )
-from mpsplit.export.weights.encode import Encoder, Verdict, lost
+from mpsplit.export.weights.encode import Encoder, Verdict, dequantised, output_errors
 from mpsplit.export.weights.gptq import factor, gptq
 from mpsplit.export.weights.input_statistics import Statistics
 from mpsplit.families.llama import LLAMA
@@ -172,7 +172,7 @@ def test_each_row_is_rounded_as_held_back_text_wants():
         "calibrated": gptq(w, factor(seen), Q4),
         "plain": cpp.kernels().integers(w, 4, 32, "mse"),
     }.items():
-        errors[name] = lost(w, values, unseen)
+        errors[name] = output_errors(w - dequantised(values), unseen)
     np.testing.assert_allclose(errors["judged"], np.minimum(errors["calibrated"], errors["plain"]))
     assert 0 < verdict.better < verdict.rows == N
     pieces = [encoder(w[i : i + 16], i) for i in range(0, N, 16)]
