@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ WORDS = {  # of a module, in the words of GGUF
 IN_PAIRS = ("llama", "granite")  # families whose rows of queries and keys llama.cpp puts in pairs
 
 
-def write_gguf(model: Path, path: Path, kind: str = "F32", settings: dict | None = None, parts: int = 1,
+def write_gguf(model: Path, path: Path, kind: str | Callable[[str], str] = "F32",
+               settings: dict | None = None, parts: int = 1,
                more: dict[str, np.ndarray] | None = None) -> Path:  # fmt: skip
-    """A GGUF file of a Hugging Face folder, its linear weights in `kind`, with `more` tensors; the
-    path of the first of its parts."""
+    """A GGUF file of a Hugging Face folder, its linear weights in `kind`, which may depend on the
+    name that transformers has, with `more` tensors; the path of the first of its parts."""
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
     from safetensors.numpy import load_file
@@ -35,7 +37,8 @@ def write_gguf(model: Path, path: Path, kind: str = "F32", settings: dict | None
         if module in ("q_proj", "k_proj") and word in IN_PAIRS:
             heads = config["num_attention_heads" if module == "q_proj" else "num_key_value_heads"]
             numbers = numbers.reshape(heads, 2, -1, *numbers.shape[1:]).swapaxes(1, 2).reshape(numbers.shape)
-        stored = GGMLQuantizationType[kind if numbers.ndim == 2 else "F32"]
+        linear = kind(name) if callable(kind) else kind
+        stored = GGMLQuantizationType[linear if numbers.ndim == 2 else "F32"]
         data = np.ascontiguousarray(numbers, np.float32)
         writer.add_tensor(f"{layer}{WORDS[module]}.{last}", quantize(data, stored), raw_dtype=stored)
     for name, data in (more or {}).items():

@@ -28,7 +28,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_ranks(parser)
     add_serial(parser)
     add = parser.add_argument
-    add("--quant", choices=tuple(KINDS), default="f32", help="how linear weights are stored (default: f32)")
+    add(
+        "--quant",
+        choices=tuple(KINDS),
+        help="how linear weights are stored (default: the blocks that a GGUF file has, f32 of other models)",
+    )
     add("--block", type=int, choices=BLOCKS, default=32, help="weights that share a scale (default: 32)")
     add("--model", metavar="DIR", help="where the model is by now (default: where it was partitioned)")
     add(
@@ -89,7 +93,8 @@ def convert_command(args: argparse.Namespace) -> int:
         original_of(partition, args.verify)
     key = _key_to_encrypt_with(args)
     scales = args.scales or ("mse" if args.calibrate else "minmax")
-    recipe = Recipe.parse(args.quant, args.block, ",".join(args.quant_for), scales, args.layout)
+    kind = "f32" if args.calibrate and args.quant is None else args.quant  # what is calibrated is rounded
+    recipe = Recipe.parse(kind, args.block, ",".join(args.quant_for), scales, args.layout)
     calibration = _calibration(args, recipe, partition)
     pnnx = find_pnnx(args.pnnx, args.customop)
     if not args.serial and (code := under_mpirun(ranks, args)) is not None:

@@ -25,9 +25,9 @@ from mpsplit.errors import ConvertError
 from mpsplit.export.graph.collective_schedule import check_schedules
 from mpsplit.export.graph.pnnx import Pnnx
 from mpsplit.export.graph.rank_graphs import Graphs, make_graphs
-from mpsplit.export.model.model_origin import Origin, open_model
+from mpsplit.export.model.model_origin import Origin
 from mpsplit.export.package_texts import Texts, commit, listed, rank_texts, shared_texts, texts_beside
-from mpsplit.export.weights.conversion_weights import Weights
+from mpsplit.export.weights.conversion_weights import Weights, of_checkpoint
 from mpsplit.export.weights.encode import Verdict
 from mpsplit.export.weights.weight_contents import contents
 from mpsplit.export.weights.weight_source import Source
@@ -38,14 +38,13 @@ from mpsplit.package.manifest import FORM, PARTITION, File, Manifest, rank_folde
 from mpsplit.package.manifest_fields import BYTES, FILES, PACKAGE_ID, SCHEDULE
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.sealed.vault import Vault
-from mpsplit.package.stored.embedding import HEAD_ROWS, dtype_of
 from mpsplit.package.stored.rank_text import rank_text
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.together.exchanged import by_rank, exchanged, of_rank_0, plain
 from mpsplit.package.together.package_commit import forget_other_ranks, forget_unfinished_partition, partition_home
 from mpsplit.package.together.package_lock import held, held_together
 from mpsplit.package.whole_files import forget_unfinished
-from mpsplit.plan.cuts import linears_of, one_matrix
+from mpsplit.plan.cuts import linears_of
 from mpsplit.progress import bytes_bar, track
 
 if TYPE_CHECKING:  # it needs torch, which a conversion without calibration does not load
@@ -118,7 +117,8 @@ def _convert(
             forget_unfinished(at)
     vault = _vault(rank_folder(package, mine[0]), comm, key)
     shared = shared_texts(home, partition, comm, vault)
-    weights = weights or _of_checkpoint(home, partition, recipe, model)
+    if weights is None:
+        weights, recipe = of_checkpoint(home, partition, recipe, model)
     if weights:
         partition = replace(partition, dtype=weights.embedding, repartitioned_from=weights.identity)
     elif calibration:
@@ -202,18 +202,6 @@ def _filled(
         calibrated.finish()
     source.close()
     return read
-
-
-def _of_checkpoint(package: Path, partition: Manifest, recipe: Recipe, model: Path | None) -> Weights | None:
-    """None where partition saw a config alone, and nobody says where the model is."""
-    origin = Origin.load(package)
-    if not (origin or model):
-        return None
-    checkpoint, origin = open_model(origin, model)
-    family = partition.facts.family
-    dtype = dtype_of(recipe.embedding.block) if recipe.embedding else checkpoint.type_of(family.embedding)
-    is_head = one_matrix(partition.plan, partition.facts) and recipe.one_kind(family.head)
-    return Weights(checkpoint, origin, HEAD_ROWS if is_head else dtype)
 
 
 def _calibrated(

@@ -9,7 +9,7 @@ along. Invariant: a block that begins or ends at a cut of both plans is whole in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from mpsplit.errors import PlanError
@@ -50,19 +50,39 @@ def _inputs(weight: str, shard: Shard, facts: ModelFacts) -> Range | None:
     return part.along(1) if part else None
 
 
+def check_file_blocks(plan: Plan, facts: ModelFacts, recipe: Recipe) -> None:
+    """Of a file, which has the model as one rank would."""
+    _check(even_plan(facts, 1, 1), plan, range(plan.ranks), facts, recipe, lambda size: "convert it with --quant")
+
+
 def check_blocks(old: Plan, new: Plan, ranks: Iterable[int], facts: ModelFacts, recipe: Recipe) -> None:
     """Of some ranks of the new plan."""
+
+    def otherwise(size: int) -> str:
+        smaller = f" --block {BLOCKS[0]}" if size > BLOCKS[0] else ""
+        return f"partition the original for this plan and convert it{smaller}"
+
+    _check(old, new, ranks, facts, recipe, otherwise)
+
+
+def _check(
+    old: Plan,
+    new: Plan,
+    ranks: Iterable[int],
+    facts: ModelFacts,
+    recipe: Recipe,
+    otherwise: Callable[[int], str],
+) -> None:
+    """`otherwise`: what else can be done, where a block has so many weights."""
     cut_apart = [*splits(old, (new.shards[rank] for rank in ranks), facts, recipe)]
     if not cut_apart:
         return
     first, *others = cut_apart
     size = len(first.block)
     more = f", and {len(others)} more like it" if others else ""
-    smaller = f" --block {BLOCKS[0]}" if size > BLOCKS[0] else ""
     raise PlanError(
         f"the plan cuts {first.weight} at input {first.at} (rank {first.rank}), inside the block {first.block} whose"
-        f" {size} weights share a scale{more}; {_fitting(old, new.ranks, facts, recipe)}, or partition the original for"
-        f" this plan and convert it{smaller}"
+        f" {size} weights share a scale{more}; {_fitting(old, new.ranks, facts, recipe)}, or {otherwise(size)}"
     )
 
 

@@ -17,7 +17,8 @@ from mpsplit.plan.model_facts import ModelFacts
 
 
 class Source(Protocol):
-    bytes_read: int
+    @property
+    def bytes_read(self) -> int: ...
 
     def tensor_of(self, weight: str, facts: ModelFacts) -> str:
         """The name that it has a weight under."""

@@ -68,10 +68,14 @@ class Recipe:
     rules: tuple[Rule, ...] = ()
     scales: str = "minmax"
     layout: str = NATIVE
+    own: bool = False
 
     @classmethod
-    def parse(cls, kind: str, block: int, overrides: str = "", scales: str = "minmax", layout: str = NATIVE) -> Recipe:
-        """`overrides`: PATTERN=KIND[/BLOCK], with commas between them."""
+    def parse(
+        cls, kind: str | None, block: int, overrides: str = "", scales: str = "minmax", layout: str = NATIVE
+    ) -> Recipe:
+        """`overrides`: PATTERN=KIND[/BLOCK], with commas between them. Without a kind, `own` blocks
+        where the checkpoint has such, else float32."""
         if scales not in SCALES:
             raise ConvertError(f"--scales {scales}: there are {' and '.join(SCALES)}")
         if layout not in LAYOUTS:
@@ -82,10 +86,10 @@ class Recipe:
             if not (pattern and equals and text):
                 raise ConvertError(f"--quant-for {word}: write PATTERN=KIND, as in lm_head=q8 or layers.0.*=q6/64")
             rules.append(Rule(pattern, quantisation_of(text, block)))
-        default = Quantisation.named(kind, block)
+        default = Quantisation.named(kind or "f32", block)
         if layout == NCNN and any(how.bits == BFLOAT for how in (default, *(rule.how for rule in rules))):
             raise ConvertError("ncnn's own layout has no bfloat16; use q8, q6, q4 or f32, or leave --layout ncnn out")
-        return cls(default, tuple(rules), scales, layout)
+        return cls(default, tuple(rules), scales, layout, own=kind is None and layout == NATIVE)
 
     def kind_of(self, weight: str) -> Quantisation:
         """How the linear of this name is stored."""

@@ -42,6 +42,14 @@ class GgufCheckpoint(Checkpoint):
         rows = floats(blocks, kind)
         return np.ascontiguousarray(rows[:, before : before + shape[1]]) if columns else rows
 
+    def blocks(self, name: str, part: Part, start: int, stop: int) -> np.ndarray:
+        """uint8 [rows, bytes]: the same as the file has it, of a part that cuts no block."""
+        first, (count, columns) = rows_of(self.entries[name], part, start, stop)
+        blocks, before = self._blocks(name, part, first, count)
+        kind = self.tensors[name].kind
+        assert not before and blocks.shape[1] == kind.bytes_of(columns), f"{part} cuts blocks of {name}"
+        return blocks
+
     def _blocks(self, name: str, part: Part, first: int, count: int) -> tuple[np.ndarray, int]:
         """uint8 [rows, bytes] of all blocks that have a weight of the part, and how many weights
         come before its first one."""

@@ -1,0 +1,158 @@
+"""A package of a GGUF file's own blocks has the weights that gguf-py finds in it, bit for bit."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize
+
+from mpsplit.comm import Alone
+from mpsplit.errors import ConvertError, PlanError
+from mpsplit.export.convert import convert
+from mpsplit.export.graph.pnnx import find_pnnx
+from mpsplit.export.model.gguf import gguf_folder
+from mpsplit.export.model.gguf.gguf_blocks import FORMS, integers
+from mpsplit.export.model.gguf.gguf_checkpoint import GgufCheckpoint
+from mpsplit.export.model.model_source import find_model
+from mpsplit.export.weights.repacked import Repacked
+from mpsplit.package.stored.embedding import HEAD_ROWS
+from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
+from mpsplit.package.stored.recipe import Recipe
+from mpsplit.plan.cuts import linears_of, part_of
+from mpsplit.plan.shards import Range
+from tests.ggufs import random_blocks, type_named, write_gguf
+from tests.models import make_model
+from tests.packages import partition_evenly
+
+# every cut along columns of 1, 2 and 3 ranks is a multiple of 32
+SHAPE = dict(hidden_size=192, intermediate_size=192, num_attention_heads=6, num_key_value_heads=3, num_hidden_layers=2)
+OWN = Recipe.parse(None, 32)
+BLOCKED = [name for name, how in FORMS.items() if how.bits not in (0, BFLOAT)]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf_folder, "cache", lambda: tmp_path / "cache")
+
+
+def mixed(name: str) -> str:
+    """Other types for parts of one product, and of one layer than of the next."""
+    words = {"q_proj": "Q4_0", "k_proj": "Q8_0", "v_proj": "BF16", "gate_proj": "F16", "up_proj": "Q5_0",
+             "o_proj": "F32", "embed_tokens": "Q4_0", "lm_head": "Q8_0"}  # fmt: skip
+    return next((kind for word, kind in words.items() if word in name), "Q8_0" if ".0." in name else "Q4_0")
+
+
+def package_of(path, out, ranks, recipe=OWN, pipeline=1):
+    manifest = partition_evenly(find_model(str(path)), out, ranks, pipeline)
+    return convert(out, Alone(), find_pnnx(), recipe).manifest or manifest
+
+
+def of_gguf_py(path) -> dict[str, np.ndarray]:
+    """Weights by transformers' names, their rows in transformers' order."""
+    checkpoint = GgufCheckpoint(path)
+    names = {tensor.name: weight for weight, tensor in checkpoint.tensors.items()}
+    found = {}
+    for tensor in GGUFReader(path).tensors:
+        rows = dequantize(tensor.data, GGMLQuantizationType(tensor.tensor_type)).astype(np.float32)
+        if tensor.name.split(".")[2:3] in (["attn_q"], ["attn_k"]):
+            rows = rows.reshape(-1, 16, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+        found[names[tensor.name]] = rows
+    checkpoint.close()
+    return found
+
+
+def sha256(rows: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(rows, np.float32)).hexdigest()
+
+
+def check_every_weight(path, package, manifest) -> None:
+    whole, facts, seen = of_gguf_py(path), manifest.facts, set()
+    if facts.tied:
+        whole[facts.family.head] = whole[facts.family.embedding]
+    for shard in manifest.plan.shards:
+        source = Repacked(package, manifest, [shard.rank])
+        for name, rows in whole.items():
+            if source.slice_of(name) is None:
+                continue
+            part = part_of(name, shard, facts)
+            cut = (taken or Range(0, size) for taken, size in zip(map(part.along, (0, 1)), rows.shape, strict=False))
+            expected = rows[tuple(slice(taken.start, taken.stop) for taken in cut)]
+            assert sha256(source.floats(name, Range(0, len(expected)))) == sha256(expected), (shard.rank, name)
+            seen.add(name)
+        source.close()
+    assert seen == set(whole)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("kind", [name for name in FORMS if name != "IQ4_NL"])  # which gguf-py does not write
+def test_every_weight_is_what_gguf_py_dequantises(tmp_path, kind, ranks):
+    path = write_gguf(make_model("llama", tmp_path / "model", changes=SHAPE), tmp_path / "small.gguf", kind)
+    manifest = package_of(path, tmp_path / "package", ranks)
+    check_every_weight(path, tmp_path / "package", manifest)
+    assert f"15 of {kind}" in manifest.tools["recipe"]
+
+
+@pytest.mark.parametrize("family, ranks, pipeline", [("llama", 3, 1), ("llama-mha-tied", 2, 1), ("llama", 1, 2)])
+def test_types_may_differ_from_weight_to_weight(tmp_path, family, ranks, pipeline):
+    changes = SHAPE | ({"num_key_value_heads": 6} if "mha" in family else {})
+    path = write_gguf(make_model(family, tmp_path / "model", changes=changes), tmp_path / "small.gguf", mixed)
+    manifest = package_of(path, tmp_path / "package", ranks, pipeline=pipeline)
+    check_every_weight(path, tmp_path / "package", manifest)
+    assert manifest.dtype == (HEAD_ROWS if "tied" in family else "Q8-32")
+
+
+@pytest.mark.parametrize("kind", BLOCKED)
+def test_integers_and_scales_are_all_of_a_block(kind):
+    made = type_named(kind)
+    blocks = random_blocks(kind, 64)
+    values, scales = integers(blocks.reshape(16, -1), made)
+    low, high = -(1 << FORMS[kind].bits - 1), (1 << FORMS[kind].bits - 1) - 1
+    assert low <= values.min() and values.max() <= high and scales.shape == (16, 4)
+    again = (values.reshape(16, 4, 32) * scales[..., None]).reshape(64, 32)
+    assert np.array_equal(again, dequantize(blocks, GGMLQuantizationType[kind]))
+
+
+def test_some_may_be_rounded_on_the_way(tmp_path):
+    path = write_gguf(make_model("llama", tmp_path / "model", changes=SHAPE), tmp_path / "small.gguf", mixed)
+    recipe = Recipe.parse(None, 32, "lm_head=q6/64,embed=q8")
+    manifest = package_of(path, tmp_path / "package", 1, recipe)
+    source = Repacked(tmp_path / "package", manifest, [0])
+    assert source.how_of("lm_head.weight") == Quantisation(6, 64) and manifest.dtype == "Q8-32"
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert sha256(source.floats(name, Range(0, 192))) == sha256(of_gguf_py(path)[name])
+    source.close()
+    assert manifest.tools["recipe"].endswith("lm_head=q6/64, embed=q8/32")
+
+
+def test_a_type_without_a_form_is_named(tmp_path):
+    path = write_gguf(make_model("llama", tmp_path / "model"), tmp_path / "small.gguf", "Q4_1")
+    with pytest.raises(ConvertError, match=r"q_proj.weight is stored as Q4_1 in .*small.gguf.*--quant \(f32, bf16"):
+        package_of(path, tmp_path / "package", 1)
+    package_of(path, tmp_path / "again", 1, Recipe.parse("q8", 32))
+
+
+def test_a_cut_within_a_block_is_refused(tmp_path):
+    changes = SHAPE | dict(num_attention_heads=12, num_key_value_heads=6, head_dim=8, hidden_size=96)
+    path = write_gguf(make_model("llama", tmp_path / "model", changes=changes), tmp_path / "small.gguf", "Q8_0")
+    with pytest.raises(PlanError, match=r"o_proj.weight at input 48 .*the block 32..64 .*or convert it with --quant"):
+        package_of(path, tmp_path / "package", 2)
+    package_of(path, tmp_path / "even", 3)
+
+
+def test_only_the_blocks_of_a_slice_are_read(tmp_path):
+    path = write_gguf(make_model("llama", tmp_path / "model", changes=SHAPE), tmp_path / "small.gguf", "Q8_0")
+    partition_evenly(find_model(str(path)), tmp_path / "package", 3, 1)
+    read = convert(tmp_path / "package", Alone(), find_pnnx(), OWN).read
+    stored = {name: tensor for name, tensor in GgufCheckpoint(path).tensors.items()}
+    linear = sum(stored[name].bytes for name in [*stored] if stored[name].kind.name == "Q8_0")
+    norms = sum(tensor.bytes for tensor in stored.values()) - linear
+    assert sum(read) == linear + 3 * norms and len(read) == 3
+
+
+def test_other_models_have_no_blocks(tmp_path):
+    model = make_model("llama", tmp_path / "model")
+    manifest = package_of(model, tmp_path / "package", 1)
+    source = Repacked(tmp_path / "package", manifest, [0])
+    assert {source.how_of(name).bits for name in linears_of(manifest.facts)} == {0}
+    source.close()
