@@ -19,9 +19,10 @@ IN_PAIRS = ("llama", "granite")  # families whose rows of queries and keys llama
 
 def write_gguf(model: Path, path: Path, kind: str | Callable[[str], str] = "F32",
                settings: dict | None = None, parts: int = 1,
-               more: dict[str, np.ndarray] | None = None) -> Path:  # fmt: skip
+               more: dict[str, np.ndarray] | None = None, drawn: bool = False) -> Path:  # fmt: skip
     """A GGUF file of a Hugging Face folder, its linear weights in `kind`, which may depend on the
-    name that transformers has, with `more` tensors; the path of the first of its parts."""
+    name that transformers has, with `more` tensors; the path of the first of its parts. `drawn`:
+    blocks of any bits, about as large as the weights, in the place of those."""
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
     from safetensors.numpy import load_file
@@ -40,7 +41,8 @@ def write_gguf(model: Path, path: Path, kind: str | Callable[[str], str] = "F32"
         linear = kind(name) if callable(kind) else kind
         stored = GGMLQuantizationType[linear if numbers.ndim == 2 else "F32"]
         data = np.ascontiguousarray(numbers, np.float32)
-        writer.add_tensor(f"{layer}{WORDS[module]}.{last}", quantize(data, stored), raw_dtype=stored)
+        blocks = drawn_blocks(data, stored.name) if drawn and stored.name in SCALES else quantize(data, stored)
+        writer.add_tensor(f"{layer}{WORDS[module]}.{last}", blocks, raw_dtype=stored)
     for name, data in (more or {}).items():
         writer.add_tensor(name, data)
     writer.write_header_to_file()
@@ -88,15 +90,27 @@ def type_named(name: str):
     return next(kind for kind in TYPES.values() if kind.name == name)
 
 
-def random_blocks(kind: str, count: int, seed: int = 0) -> np.ndarray:
+def random_blocks(kind: str, count: int, seed: int = 0, scale: float = 0.02) -> np.ndarray:
     """uint8 [count, bytes of a block] whose scales are finite, of any of GGUF's types."""
     made = type_named(kind)
     numbers = np.random.default_rng(seed)
     blocks = numbers.integers(0, 256, (count, made.bytes), np.uint8)
     for at in SCALES.get(kind, ()):
-        halfs = (numbers.standard_normal(count) * 0.02).astype(np.float16)
+        halfs = (numbers.standard_normal(count) * scale).astype(np.float16)
         blocks[:, at : at + 2] = halfs.view(np.uint8).reshape(count, 2)
     return blocks
+
+
+def drawn_blocks(rows: np.ndarray, kind: str) -> np.ndarray:
+    """uint8 [n, bytes of a row]: random ones, whose weights are about as large as these."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    def blocks(scale):
+        return random_blocks(kind, rows.size // type_named(kind).weights, int(rows.shape[0]), scale)
+
+    scale = rows.std() / dequantize(blocks(1.0), GGMLQuantizationType[kind]).std()
+    return blocks(float(scale)).reshape(len(rows), -1)
 
 
 SCALES = {  # where a block's float16 numbers are
