@@ -7,7 +7,8 @@ clients ask them in any order, some over sessions that come and go, some with a 
 streams; some hang up. Meanwhile a follower is stopped now and then, for less than the limit, and
 once the disk on which sessions are kept is full for a minute. Every answer must equal the one
 alone. At the end nothing runs, no page is lost, no file is left that nothing names, and memory has
-not grown: the slope of each is printed.
+not grown. Pages of requests come and go, so it is looked at in rests, forty in all, when nobody
+asks anything; the slope of each process is printed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from mpsplit.package.stored.quantisation import Quantisation
 from mpsplit.package.together.folder_lock import LOCK
 from mpsplit.runtime.kept.kept_texts import KeptText
 
-RANKS, SESSION_MIB = 2, 256
+RANKS, SESSION_MIB, RESTS = 2, 256, 40
 STYLES = (  # of choosing a token; the seed makes each one repeatable
     dict(temperature=0),
     dict(temperature=0.8, seed=7),
@@ -61,7 +62,7 @@ class Weather:
     over: float
     counts: Counter = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    stormy: threading.Event = field(default_factory=threading.Event)  # a rank stands still
+    open: threading.Event = field(default_factory=threading.Event)  # clients may ask
 
     @property
     def left(self) -> float:
@@ -84,8 +85,13 @@ def questions(server: Server, conversations: int, dice: random.Random, vocabular
     return found
 
 
+def running(server: Server) -> float:
+    return server.gauge("mpsplit_requests_running") + server.gauge("mpsplit_requests_waiting")
+
+
 def client(server: Server, asked: list[Question], weather: Weather, dice: random.Random) -> None:
     while weather.left > 0:
+        weather.open.wait()
         question = dice.choice(asked)
         body = dict(question.body, stream=dice.random() < 0.5)
         if dice.random() < 0.6:
@@ -135,17 +141,25 @@ def fill_disk(disk: Path, weather: Weather) -> None:
 
 
 class Watcher(threading.Thread):
-    """Looks at all processes again and again; `seen` is [seconds, bytes of each]."""
+    """Looks at all processes in each rest; `seen` is [seconds, bytes of each]."""
 
-    def __init__(self, front: int, weather: Weather):
+    def __init__(self, server: Server, weather: Weather):
         super().__init__(daemon=True)
-        self.parts, self.weather = processes(front), weather
+        self.server, self.weather = server, weather
+        self.parts = processes(server.process.pid)
         self.began, self.seen = time.monotonic(), []
 
     def run(self) -> None:
+        pause = self.weather.left / RESTS
         while self.weather.left > 0:
+            self.weather.open.set()
+            time.sleep(pause)
+            self.weather.open.clear()
+            while running(self.server):
+                time.sleep(0.1)
+            time.sleep(1)  # what is being saved
             self.seen.append([time.monotonic() - self.began, *map(private_bytes, self.parts.values())])
-            time.sleep(5)
+        self.weather.open.set()
 
     def slopes(self) -> dict[str, float]:
         """MiB an hour of each process, after the first quarter of the time."""
@@ -183,7 +197,7 @@ def soak(package: Path, disk: Path | None, args: argparse.Namespace) -> int:
     asked = questions(server, 30, dice, vocabulary=32000)
     print(f"{len(asked)} questions asked alone; now {args.clients} clients for {args.hours:g} hours", flush=True)
     weather = Weather(time.monotonic() + args.hours * 3600)
-    watcher = Watcher(server.process.pid, weather)
+    watcher = Watcher(server, weather)
     files = {part: open_files(pid) for part, pid in watcher.parts.items()}
     work = [
         threading.Thread(target=client, args=(server, asked, weather, random.Random(f"{args.seed}-{n}")))
@@ -215,8 +229,8 @@ def unnamed(package: Path) -> list[Path]:
 
 def told(server: Server, watcher: Watcher, weather: Weather, files: dict[str, int], package: Path) -> int:
     faults = list(weather.wrong)
-    if running := server.gauge("mpsplit_requests_running") + server.gauge("mpsplit_requests_waiting"):
-        faults.append(f"{running:g} requests are left")
+    if left := running(server):
+        faults.append(f"{left:g} requests are left")
     if used := server.gauge('mpsplit_pages{state="used"}'):
         faults.append(f"{used:g} pages are lost")
     for part, pid in watcher.parts.items():
