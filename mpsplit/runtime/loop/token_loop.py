@@ -26,8 +26,9 @@ from mpsplit.runtime.choose.answers import Wish
 from mpsplit.runtime.choose.candidates import Answer
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, Span
 from mpsplit.runtime.engine.pages import PAGE, UNUSED, Pages, pages_of
-from mpsplit.runtime.kept.cache_on_disk import POLL, CacheOnDisk, Save
+from mpsplit.runtime.kept.cache_on_disk import CacheOnDisk
 from mpsplit.runtime.kept.kept_texts import PREFIXES
+from mpsplit.runtime.kept.saves import POLL, Save
 from mpsplit.runtime.loop.faults import nobodys
 from mpsplit.runtime.loop.follow import follow
 from mpsplit.runtime.loop.led_ranks import Ranks

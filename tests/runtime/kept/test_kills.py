@@ -7,8 +7,8 @@ import shutil
 
 from mpsplit.comm import Alone
 from mpsplit.runtime.engine.pages import Pages
-from mpsplit.runtime.kept.cache_on_disk import Save
 from mpsplit.runtime.kept.kept_texts import KeptText
+from mpsplit.runtime.kept.saves import Save
 from mpsplit.runtime.kept.session_counts import KeptLimits
 from mpsplit.runtime.load import load_loop
 from mpsplit.runtime.loop.loop_protocol import Request
