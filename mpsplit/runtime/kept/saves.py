@@ -85,9 +85,8 @@ class Saves:
             return
         save.before = self._before(save.folder)
         segments, first = self._staying(save)
-        save.after = KeptText(
-            save.folder, self._folders.weights_id, save.stored, tuple(save.tokens), save.about, segments
-        )
+        whose, tokens = self._folders.weights_id, tuple(save.tokens)
+        save.after = KeptText(save.folder, whose, save.stored, tokens, save.about, segments)
         if first == len(tokens):  # all of it is there
             self._commit(save)
             return
