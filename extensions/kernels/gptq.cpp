@@ -11,6 +11,7 @@
 #include "block_scale.h"
 #include "half.h"
 #include "layout.h"
+#include "nearest.h"
 
 namespace mpsplit {
 namespace {
@@ -67,16 +68,16 @@ void scales_of(const Problem& p, int begin, const Column* w, float* scales) {
 }
 
 // w changes as it goes; values [k][16]
+template <int bits>
 void round_block(const Problem& p, int begin, const float* scales, Column* w, Column* values,
                  Column* errors) {
-    const float low = float(-zero_point(p.shape.bits)), high = float(largest(p.shape.bits));
     float inverse[panel_rows];
     for (int r = 0; r < panel_rows; r++) inverse[r] = scales[r] == 0 ? 0 : 1 / scales[r];
     for (int j = begin, end = begin + p.shape.block; j < end; j++) {
         const float *u = p.u + size_t(j) * p.shape.k, over = 1 / u[j];
         float* e = errors[j - begin];
         for (int r = 0; r < panel_rows; r++) {
-            values[j][r] = std::nearbyint(std::min(std::max(w[j][r] * inverse[r], low), high));
+            values[j][r] = nearest<bits>(w[j][r] * inverse[r]);
             e[r] = (w[j][r] - values[j][r] * scales[r]) * over;
         }
         for (int c = j + 1; c < end; c++)
@@ -100,7 +101,9 @@ void gptq(const Shape& s, const float* rows, const float* u, Scales scales, int8
         for (int begin = 0; begin < s.k; begin += s.block) {
             float here[panel_rows];
             scales_of(problem, begin, w, here);
-            round_block(problem, begin, here, w, rounded, errors);
+            with_form(s.bits, [&](auto bits) {
+                round_block<decltype(bits)::value>(problem, begin, here, w, rounded, errors);
+            });
             make_up(problem, begin, errors, w);
             for (int r = 0; r < have; r++)
                 found[size_t(first + r) * (s.k / s.block) + begin / s.block] = here[r];

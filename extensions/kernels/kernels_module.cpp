@@ -88,7 +88,7 @@ std::pair<Out<int8_t>, Out<float>> gptq_of_rows(const Rows& rows, const Rows& u,
                                                 int block, const std::string& scales, int threads) {
     Shape shape = shape_of(rows, bits, block);
     packed_bytes(shape);  // refuses what cannot be, before anything is divided by it
-    expect(bits < 16, "integers and scales have 4, 6 or 8 bits");
+    expect(bits != 16, "bfloat16 has neither integers nor scales");
     expect(u.shape(0) == rows.shape(1) && u.shape(1) == rows.shape(1), "u is [k, k]");
     auto values = array<int8_t>({rows.shape(0), rows.shape(1)});
     auto found = array<float>({rows.shape(0), rows.shape(1) / block});

@@ -27,12 +27,14 @@
 //   2j + 1. What lies beyond k is 0.
 //
 // An integer weight w is stored as w + 2^(bits-1), never negative: that is the operand that x86
-// multiplies by signed activations. Everything has 64-byte alignment and is little endian.
+// multiplies by signed activations. By table (forms.h), which is laid out like 4 bits, it is stored
+// as its place among the 16 values. Everything has 64-byte alignment and is little endian.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "forms.h"
 #include "qlinear.h"
 
 // `static`, not `inline`: each path compiles this file for its own CPU, and the linker must never
@@ -41,9 +43,8 @@ namespace mpsplit {
 
 constexpr int panel_rows = 16, chunk_inputs = 32, groups = 8, line = 64;
 
-static constexpr int zero_point(int bits) { return 1 << (bits - 1); }
-static constexpr int largest(int bits) { return zero_point(bits) - 1; }
-static constexpr int chunk_bytes(int bits) { return bits * line; }
+static constexpr int zero_point(int bits) { return form_of(bits).zero; }
+static constexpr int chunk_bytes(int bits) { return form_of(bits).stored * line; }
 static constexpr bool is_float(int bits) { return bits == 16; }
 static constexpr int blocks(const Shape& s) { return s.k / s.block + (s.k % s.block != 0); }
 static constexpr int panels(int n) { return n / panel_rows + (n % panel_rows != 0); }
@@ -64,10 +65,17 @@ static constexpr size_t chunks_at(const Shape& s, int b) {
     return (b / 2 + 1) * size_t(line) + b * block_bytes(s);
 }
 
-using Groups = uint8_t[groups][line];  // a chunk with a byte for each weight
+using Groups = uint8_t[groups][line];  // a chunk with a byte for each weight: w + zero_point
 
 template <int bits>
 static void encode(const Groups& g, uint8_t* chunk) {
+    if constexpr (form_of(bits).by_table()) {
+        Groups places;
+        for (int j = 0; j < groups; j++)
+            for (int i = 0; i < line; i++)
+                places[j][i] = uint8_t(place_of(form_of(bits), g[j][i] - zero_point(bits)));
+        return encode<form_of(bits).stored>(places, chunk);
+    }
     auto at = [&](int l) { return chunk + l * line; };
     for (int i = 0; i < line; i++) {
         if constexpr (bits == 8)
@@ -84,6 +92,13 @@ static void encode(const Groups& g, uint8_t* chunk) {
 // bytes begin to end - 1 of every line
 template <int bits>
 static void decode(const uint8_t* chunk, Groups& g, int begin = 0, int end = line) {
+    if constexpr (form_of(bits).by_table()) {
+        decode<form_of(bits).stored>(chunk, g, begin, end);
+        for (int j = 0; j < groups; j++)
+            for (int i = begin; i < end; i++)
+                g[j][i] = uint8_t(form_of(bits).values[g[j][i]] + zero_point(bits));
+        return;
+    }
     for (int j = 0; j < 4; j++)
         for (int i = begin; i < end; i++) {
             if constexpr (bits == 8) {

@@ -22,25 +22,22 @@ void check(const Shape& s) {
                                         ": 16 bits come in a block of 32, n and k are at least 1");
         return;
     }
-    bool bits = s.bits == 4 || s.bits == 6 || s.bits == 8,
+    bool bits = find_form(s.bits) != nullptr,
          block = s.block == 32 || s.block == 64 || s.block == 128;
     if (!bits || !block || s.n < 1 || s.k < s.block || s.k % s.block)
         throw std::invalid_argument(
-            text(s) + ": bits are 4, 6, 8 or 16, block is 32, 64 or 128 and divides k");
+            text(s) + ": bits are 4, 6, 8, 16 or 20, block is 32, 64 or 128 and divides k");
 }
 
 void encode(int bits, const Groups& g, uint8_t* chunk) {
-    bits == 4   ? mpsplit::encode<4>(g, chunk)
-    : bits == 6 ? mpsplit::encode<6>(g, chunk)
-                : mpsplit::encode<8>(g, chunk);
+    with_form(bits, [&](auto known) { mpsplit::encode<decltype(known)::value>(g, chunk); });
 }
 
 // output o alone
 void decode(int bits, const uint8_t* chunk, Groups& g, int o) {
     const int begin = 4 * o, end = begin + 4;
-    bits == 4   ? mpsplit::decode<4>(chunk, g, begin, end)
-    : bits == 6 ? mpsplit::decode<6>(chunk, g, begin, end)
-                : mpsplit::decode<8>(chunk, g, begin, end);
+    with_form(bits,
+              [&](auto known) { mpsplit::decode<decltype(known)::value>(chunk, g, begin, end); });
 }
 
 // One block of a panel: values [16, block] and scales [16].
@@ -65,7 +62,8 @@ void pack_with(const Shape& s, void* packed, ThreadPool& pool, BlockOf block_of)
         uint8_t* panel = static_cast<uint8_t*>(packed) + p * panel_bytes(s);
         std::memset(panel, 0, panel_bytes(s));
         for (int b = 0; b < blocks; b++) {
-            int8_t values[panel_rows * 128] = {};
+            int8_t values[panel_rows * 128];
+            std::fill_n(values, panel_rows * s.block, int8_t(form_of(s.bits).smallest));
             uint16_t scales[panel_rows] = {};
             for (int o = 0; o < std::min(panel_rows, s.n - p * panel_rows); o++)
                 scales[o] = block_of(p * panel_rows + o, b, values + o * s.block);
@@ -138,7 +136,7 @@ void integers(const Shape& s, const float* rows, int8_t* values, float* scales, 
               ThreadPool& pool) {
     check(s);
     if (is_float(s.bits))
-        throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
+        throw std::invalid_argument(text(s) + ": bfloat16 has neither integers nor scales");
     pool.parallel(s.n, [&](int row, int) {
         for (int b = 0; b < s.k / s.block; b++) {
             const size_t at = size_t(row) * s.k + size_t(b) * s.block;
@@ -152,11 +150,14 @@ void pack(const Shape& s, const int8_t* values, const float* scales, void* packe
           ThreadPool& pool) {
     check(s);
     if (is_float(s.bits))
-        throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
+        throw std::invalid_argument(text(s) + ": bfloat16 has neither integers nor scales");
+    const Form& form = form_of(s.bits);
     for (size_t i = 0; i < size_t(s.n) * s.k; i++)
-        if (values[i] < -zero_point(s.bits) || values[i] > largest(s.bits))
-            throw std::invalid_argument("value " + std::to_string(values[i]) + " does not fit " +
-                                        std::to_string(s.bits) + " bits");
+        if (!has(form, values[i]))
+            throw std::invalid_argument(
+                "value " + std::to_string(values[i]) +
+                (form.by_table() ? " is not in the table of " : " does not fit ") +
+                std::to_string(form.stored) + " bits");
     pack_with(s, packed, pool, [&](int row, int b, int8_t* out) {
         std::memcpy(out, values + size_t(row) * s.k + size_t(b) * s.block, s.block);
         return to_half(scales[size_t(row) * (s.k / s.block) + b]);
@@ -181,7 +182,7 @@ void unpack(const Weights& weights, float* rows) {
 void integers(const Weights& weights, int8_t* values, float* scales) {
     const Shape& s = weights.shape;
     if (is_float(s.bits))
-        throw std::invalid_argument(text(s) + ": integers and scales have 4, 6 or 8 bits");
+        throw std::invalid_argument(text(s) + ": bfloat16 has neither integers nor scales");
     for (int row = 0; row < s.n; row++)
         each_chunk(weights, row, [&](int at, const int8_t* chunk, float scale) {
             std::memcpy(values + size_t(row) * s.k + at, chunk, chunk_inputs);

@@ -8,7 +8,7 @@
 //   add(a, b)                   of two Floats
 //   line_of_pairs(line, inputs, sums)   sums[r] += a line of 16 bits * inputs [width][2]
 //   pairs(lines, inputs, even, odd)     pairs_by_lines, where it has an order of its own
-//   offset                      false where it subtracts the zero point of 8-bit weights itself
+//   offset                      false where it subtracts a zero point of 128 itself
 #pragma once
 
 #include <type_traits>
@@ -35,7 +35,8 @@ constexpr int prefetch_ahead = 4096;
 
 template <class Isa, int bits, int width>
 static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* tile, float* y) {
-    constexpr int eights = bits == 8 && !Isa::offset ? 0 : zero_point(bits) / 8;
+    constexpr bool is_signed = zero_point(bits) == 128 && !Isa::offset;
+    constexpr int eights = is_signed ? 0 : zero_point(bits) / 8;
     const int blocks = shape.k / shape.block, chunks = shape.block / chunk_inputs;
     typename Isa::Floats sums[width];
     for (auto& sum : sums) sum = Isa::zero();
@@ -52,7 +53,8 @@ static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* til
         typename Isa::Dots dots[width];
         for (int r = 0; r < width; r++) dots[r] = Isa::start(eights * x_eights[r]);
         for (int c = 0; c < chunks; c++, weights += chunk_bytes(bits), inputs += groups * width) {
-            for (int l = 0; l < bits; l++) __builtin_prefetch(weights + prefetch_ahead + l * line);
+            for (int l = 0; l < form_of(bits).stored; l++)
+                __builtin_prefetch(weights + prefetch_ahead + l * line);
             Isa::template chunk<bits>(weights, inputs, dots);
         }
         auto s = Isa::scales(scales + b % 2 * (line / 2));
@@ -113,10 +115,9 @@ static void panel_of_width(const Shape& shape, const uint8_t* weights, const uin
 template <class Isa>
 static void any_panel(const Shape& shape, const uint8_t* weights, const uint8_t* tile, int width,
                       float* y) {
-    if (shape.bits == 4) panel_of_width<Isa, 4>(shape, weights, tile, width, y);
-    if (shape.bits == 6) panel_of_width<Isa, 6>(shape, weights, tile, width, y);
-    if (shape.bits == 8) panel_of_width<Isa, 8>(shape, weights, tile, width, y);
-    if (shape.bits == 16) panel_of_width<Isa, 16>(shape, weights, tile, width, y);
+    with_form(shape.bits, [&](auto bits) {
+        panel_of_width<Isa, decltype(bits)::value>(shape, weights, tile, width, y);
+    });
 }
 
 template <class Isa>

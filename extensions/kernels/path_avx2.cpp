@@ -23,6 +23,12 @@ Pair pair(const uint8_t* lines, int j) {
     __m256i l = load(j);
     Pair nibbles = {_mm256_and_si256(l, nibble), _mm256_and_si256(_mm256_srli_epi16(l, 4), nibble)};
     if constexpr (bits == 4) return nibbles;
+    if constexpr (form_of(bits).by_table()) {
+        const __m256i values = _mm256_broadcastsi128_si256(
+            _mm_loadu_si128(reinterpret_cast<const __m128i*>(form_of(bits).values)));
+        return {_mm256_shuffle_epi8(values, nibbles.low),
+                _mm256_shuffle_epi8(values, nibbles.high)};
+    }
     __m256i h = load(4 + j / 2);
     __m256i low = j % 2 ? h : _mm256_slli_epi16(h, 4),
             high = j % 2 ? _mm256_srli_epi16(h, 2) : _mm256_slli_epi16(h, 2);
@@ -86,7 +92,7 @@ struct Avx2 {
                 __m256i low = _mm256_set1_epi32(inputs[j * width + r]),
                         high = _mm256_set1_epi32(inputs[(j + 4) * width + r]);
                 __m256i& dot = dots[r].half[half];
-                if constexpr (bits == 8) {
+                if constexpr (zero_point(bits) == 128) {
                     __m256i sum = _mm256_add_epi32(widen(signed_pairs(w.low, low)),
                                                    widen(signed_pairs(w.high, high)));
                     dot = _mm256_add_epi32(dot, sum);

@@ -29,6 +29,10 @@ Pair pair(const uint8_t* lines, int j) {
         low = vorrq_u8(low, vandq_u8(j % 2 ? h : vshlq_n_u8(h, 4), top));
         high = vorrq_u8(high, vandq_u8(j % 2 ? vshrq_n_u8(h, 2) : vshlq_n_u8(h, 2), top));
     }
+    if constexpr (form_of(bits).by_table()) {
+        const int8x16_t values = vld1q_s8(form_of(bits).values);
+        return {vqtbl1q_s8(values, low), vqtbl1q_s8(values, high)};
+    }
     return {as_signed(low), as_signed(high)};
 }
 

@@ -20,6 +20,14 @@ Pair pair(const uint8_t* lines, int j) {
     if constexpr (bits == 8) return {l, _mm512_loadu_si512(lines + (j + 4) * line)};
     Pair nibbles = {_mm512_and_si512(l, nibble), _mm512_and_si512(_mm512_srli_epi16(l, 4), nibble)};
     if constexpr (bits == 4) return nibbles;
+    if constexpr (form_of(bits).by_table()) {
+        const __m512i sign = _mm512_set1_epi8(-128),
+                      values = _mm512_xor_si512(
+                          sign, _mm512_broadcast_i32x4(_mm_loadu_si128(
+                                    reinterpret_cast<const __m128i*>(form_of(bits).values))));
+        return {_mm512_shuffle_epi8(values, nibbles.low),
+                _mm512_shuffle_epi8(values, nibbles.high)};
+    }
     __m512i h = _mm512_loadu_si512(lines + (4 + j / 2) * line);
     __m512i low = j % 2 ? h : _mm512_slli_epi16(h, 4),
             high = j % 2 ? _mm512_srli_epi16(h, 2) : _mm512_slli_epi16(h, 2);

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +16,8 @@ from tests.extensions.builds import build
 from tests.extensions.kernel_cases import (
     BITS,
     BLOCKS,
+    TABLE,
+    VALUES,
     bounded,
     close,
     matrix,
@@ -65,7 +69,9 @@ def test_what_is_added_and_the_gate(kernels, path, shape, rows, seed):
 def test_several_matrices_of_one_x(kernels, path, blocks, block, rows, seed):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((rows, blocks * block), np.float32)
-    matrices = [matrix(kernels, rng, (n, blocks, bits, block))[0] for n, bits in ((33, 4), (17, 6), (5, 8), (64, 4))]
+    matrices = [
+        matrix(kernels, rng, (n, blocks, bits, block))[0] for n, bits in ((33, 4), (17, 6), (5, 8), (64, TABLE))
+    ]
     together = kernels.linears(x, matrices, threads=2, path=path)
     for weights, y in zip(matrices, together, strict=True):
         assert np.array_equal(y, kernels.linear(x, weights, path=path))
@@ -74,8 +80,7 @@ def test_several_matrices_of_one_x(kernels, path, blocks, block, rows, seed):
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_extreme_integers_do_not_overflow(kernels, path, bits, block):
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    values = np.repeat(np.array([[low], [high]], np.int8), 2 * block, axis=1)
+    values = np.repeat(VALUES[bits][[0, -1], None], 2 * block, axis=1)
     weights = kernels.Weights(
         kernels.pack_values(values, np.ones((2, 2), np.float32), bits, block), 2, 2 * block, bits, block
     )
@@ -126,12 +131,13 @@ def test_float_weights_round_to_half_a_step(kernels, shape, magnitude, seed):
     back = kernels.Weights(packed, n, blocks * block, bits, block).unpack()
     assert np.isfinite(back).all()
     if magnitude in (1e-4, 1.0, 1e4):
-        most = 2 ** (bits - 1) - 1
+        # of a table its least value is the peak, and its largest is 14 nearer to zero: half of 28
+        most, gap = (127, 28) if bits == TABLE else (2 ** (bits - 1) - 1, 1)
         peak = np.abs(w).reshape(n, blocks, block).max(-1)
         step = np.repeat(peak / most, block, axis=1)
         # half a step, what rounding the scale to 16 bits can clip off the largest, and the step of
         # subnormal scales
-        assert (np.abs(back - w) <= step * (0.5001 + most * 2**-11) + most * 2**-25).all()
+        assert (np.abs(back - w) <= step * (0.5001 * gap + most * 2**-11) + most * 2**-25).all()
 
 
 def test_packed_bytes_are_the_documented_layout(kernels):
@@ -146,6 +152,23 @@ def test_packed_bytes_are_the_documented_layout(kernels):
     lines = packed[64 + 384 :][:384].reshape(6, 64)
     byte = 4 * 1 + 37 % 4
     assert lines[1, byte] == 0b1011 and lines[4, byte] == 0b10_11_10_10 and lines[4, byte + 1] == 0b10_10_10_10
+
+
+def test_a_table_has_the_values_of_gguf(kernels):
+    """Blocks of IQ4_NL in random bytes, with scales of every kind that is finite: packed, and back
+    as GGUF's own reader has them."""
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (33, 5, 18), np.uint8)
+    scales = blocks[..., :2].copy().view(np.float16)
+    scales[~np.isfinite(scales)] = 0
+    blocks[..., :2] = scales.view(np.uint8)
+    places = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], axis=-1)
+    values = VALUES[TABLE][places].reshape(33, 160)
+    weights = kernels.Weights(
+        kernels.pack_values(values, scales[..., 0].astype(np.float32), TABLE, 32), 33, 160, TABLE, 32
+    )
+    expected = dequantize(blocks.reshape(33, -1), GGMLQuantizationType.IQ4_NL)
+    assert np.array_equal(weights.unpack().view(np.uint32), expected.view(np.uint32))
 
 
 def test_sizes_that_cannot_be_are_refused(kernels):
@@ -184,6 +207,8 @@ def test_arguments_that_do_not_fit_are_refused(kernels):
         kernels.linear(x, weights, threads=0)
     with pytest.raises(ValueError, match="rows"):
         kernels.linear(x[:0], weights)
+    with pytest.raises(ValueError, match="value 2 is not in the table of 4 bits"):
+        kernels.pack_values(np.full((1, 32), 2, np.int8), np.ones((1, 1), np.float32), TABLE, 32)
     with pytest.raises(ValueError, match="does not fit 4 bits"):
         kernels.pack_values(np.full((1, 32), 8, np.int8), np.ones((1, 1), np.float32), 4, 32)
 

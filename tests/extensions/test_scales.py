@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.extensions.kernel_cases import BITS, bounded, seeds, shapes
+from tests.extensions.kernel_cases import BITS, TABLE, VALUES, bounded, seeds, shapes
 
 draws = {
     "normal": lambda rng, size: rng.standard_normal(size),
@@ -37,7 +37,7 @@ def test_searched_scales_are_never_worse(kernels, shape, draw, magnitude, seed):
     errors = {}
     for method in ("minmax", "mse"):
         values, scales = kernels.integers(rows, bits, block, method)
-        assert values.min() >= -(2 ** (bits - 1)) and values.max() <= 2 ** (bits - 1) - 1
+        assert np.isin(values, VALUES[bits]).all()
         errors[method] = block_errors(rows, back(values, scales), scales)
     assert (errors["mse"] <= errors["minmax"] * 1.0001 + 1e-30).all()
 
@@ -66,7 +66,7 @@ def test_pieces_of_sixteen_rows_are_the_whole(kernels, shape, method, pieces, se
     assert np.array_equal(np.concatenate(parts), kernels.pack(rows, bits, block, scales=method))
 
 
-@pytest.mark.parametrize("bits, gain", [(4, 0.85), (6, 0.95), (8, 1)])
+@pytest.mark.parametrize("bits, gain", [(4, 0.85), (6, 0.95), (8, 1), (TABLE, 0.85)])
 def test_the_search_gains_where_bits_are_few(kernels, bits, gain):
     rows = rows_of((64, 16, bits, 32), 0)
     minmax, mse = (
@@ -79,11 +79,30 @@ def test_the_search_gains_where_bits_are_few(kernels, bits, gain):
 @pytest.mark.parametrize("bits", BITS)
 def test_a_grid_is_found_again(kernels, bits):
     """Weights that are integers times a scale lose nothing, with the odd lowest integer too."""
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    values = np.linspace(low, high, 32).round()[None].astype(np.float32)
+    places = np.linspace(0, len(VALUES[bits]) - 1, 32).round().astype(int)
+    values = VALUES[bits][None, places].astype(np.float32)
     for sign in (1, -1):
         found, scales = kernels.integers(values * np.float32(0.125 * sign), bits, 32, "mse")
         assert np.array_equal(back(found, scales), values * np.float32(0.125 * sign))
+
+
+@pytest.mark.parametrize("method", ["minmax", "mse"])
+def test_a_table_gives_the_nearest_value(kernels, method):
+    rows = rows_of((64, 4, TABLE, 32), 0)
+    values, scales = kernels.integers(rows, TABLE, 32, method)
+    ratios = rows.reshape(64, 4, 32, 1) / scales[..., None, None]
+    lost = np.abs(ratios - VALUES[TABLE]).min(-1)
+    assert np.array_equal(lost, np.abs(ratios[..., 0] - values.reshape(64, 4, 32)))
+
+
+def test_fewer_errors_by_table_than_by_four_bits(kernels):
+    """What it is for: weights near zero are many."""
+    rows = rows_of((64, 16, 4, 32), 0)
+    table, even = (
+        block_errors(rows, back(*found), found[1]).sum()
+        for found in (kernels.integers(rows, bits, 32, "mse") for bits in (TABLE, 4))
+    )
+    assert table < 0.95 * even, table / even
 
 
 def test_nothing_and_what_is_not_finite(kernels):
@@ -93,7 +112,7 @@ def test_nothing_and_what_is_not_finite(kernels):
     assert np.isfinite(scales).all() and not values[0].any() and not values[3].any()
     with pytest.raises(ValueError, match="scales are minmax or mse"):
         kernels.pack(rows, 4, 32, scales="best")
-    with pytest.raises(ValueError, match="4, 6 or 8 bits"):
+    with pytest.raises(ValueError, match="bfloat16 has neither integers nor scales"):
         kernels.integers(rows, 16, 32)
     with pytest.raises(ValueError, match="block"):
         kernels.integers(rows, 4, 0)

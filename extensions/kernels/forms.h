@@ -1,0 +1,69 @@
+// The forms in which a weight may be stored: one table, by which the packed form, the paths and the
+// scales go.
+//
+// A path multiplies w + zero, which is never negative. It is what is stored, but for a form with
+// values: there 4 bits are stored, the place of w among the values, which lie closer where weights
+// are many.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <type_traits>
+#include <utility>
+
+namespace mpsplit {
+
+struct Form {
+    int bits;                        // what Shape calls it
+    int stored;                      // bits of a weight in memory
+    int zero;                        // w + zero is 0 or more
+    int low, high;                   // the least and the largest w
+    int smallest;                    // the w nearest to 0: where the scale is 0
+    const int8_t* values = nullptr;  // 16 of them, rising
+
+    constexpr bool by_table() const { return values != nullptr; }
+};
+
+// Four bits as GGUF's IQ4_NL has them
+constexpr int table_bits = 20;
+constexpr int8_t table[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                              1,    13,   25,  38,  53,  69,  89,  113};
+
+constexpr Form forms[] = {
+    {4, 4, 8, -8, 7, 0},
+    {6, 6, 32, -32, 31, 0},
+    {8, 8, 128, -128, 127, 0},
+    {16, 16, 0, 0, 0, 0},
+    {table_bits, 4, 128, table[0], table[15], table[8], table},
+};
+
+// nullptr where there is none
+static constexpr const Form* find_form(int bits) {
+    for (const Form& form : forms)
+        if (form.bits == bits) return &form;
+    return nullptr;
+}
+// of bits that a Shape was checked for
+static constexpr const Form& form_of(int bits) { return *find_form(bits); }
+
+// run(bits), bits a number that the compiler knows
+template <class Run>
+static void with_form(int bits, Run run) {
+    [&]<size_t... i>(std::index_sequence<i...>) {
+        ((forms[i].bits == bits ? run(std::integral_constant<int, forms[i].bits>()) : void()), ...);
+    }(std::make_index_sequence<std::size(forms)>());
+}
+
+// the place of w among the values, or -1
+static constexpr int place_of(const Form& form, int w) {
+    for (int i = 0; i < 16; i++)
+        if (form.values[i] == w) return i;
+    return -1;
+}
+
+static constexpr bool has(const Form& form, int w) {
+    return form.by_table() ? place_of(form, w) >= 0 : w >= form.low && w <= form.high;
+}
+
+}  // namespace mpsplit
