@@ -12,22 +12,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import nn
 
 from mpsplit.check.original_model import UNCHANGED, Change, Layer
-from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
+from mpsplit.package.stored.quantisation import BFLOAT, TABLE, TABLE_VALUES, Quantisation
 
 INPUT_BITS = 8  # the kernels round what a linear of few bits reads, in blocks like its weights
+TINY = 1e-30
 Kinds = Mapping[str, Quantisation]  # by the names of the weights
 
 
-def rounded(values: torch.Tensor, how: Quantisation, bits: int | None = None) -> torch.Tensor:
+def rounded(values: torch.Tensor, how: Quantisation) -> torch.Tensor:
     """[..., k]: each block of neighbours along the last axis has the step that just reaches its
     largest."""
-    bits = how.bits if bits is None else bits
     if not how.bits:
         return values
     if how.bits == BFLOAT:
@@ -35,11 +36,20 @@ def rounded(values: torch.Tensor, how: Quantisation, bits: int | None = None) ->
     if values.shape[-1] % how.block:  # whose ranks have cut it elsewhere
         return values
     blocks = values.unflatten(-1, (-1, how.block))
-    steps = blocks.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
-    return (torch.round(blocks / steps.clamp_min(TINY)) * steps).flatten(-2)
+    return (by_table(blocks) if how.bits == TABLE else evenly(blocks, how)).flatten(-2)
 
 
-TINY = 1e-30
+def evenly(blocks: torch.Tensor, how: Quantisation) -> torch.Tensor:
+    steps = blocks.abs().amax(-1, keepdim=True) * how.step
+    return torch.round(blocks / steps.clamp_min(TINY)) * steps
+
+
+def by_table(blocks: torch.Tensor) -> torch.Tensor:
+    """The largest becomes the least value, whatever its sign."""
+    table = torch.tensor(TABLE_VALUES, dtype=torch.float32)
+    scales = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / table[0]
+    scales = torch.where(scales.abs() < TINY, TINY, scales)
+    return table[torch.bucketize(blocks / scales, (table[1:] + table[:-1]) / 2, right=True)] * scales
 
 
 def change_of(how: Quantisation | None, reads: bool = True) -> Change:
@@ -47,7 +57,8 @@ def change_of(how: Quantisation | None, reads: bool = True) -> Change:
     if not (how and how.bits):
         return UNCHANGED
     rows = partial(rounded, how=how)
-    return Change(rows, partial(rounded, how=how, bits=INPUT_BITS)) if reads else Change(rows)
+    inputs = how if how.bits == BFLOAT else replace(how, bits=INPUT_BITS)
+    return Change(rows, partial(rounded, how=inputs)) if reads else Change(rows)
 
 
 def rounded_layer(layer: Layer, prefix: str, kinds: Kinds) -> Layer:

@@ -27,7 +27,7 @@ from mpsplit.check.parting import States, Witness, package_states
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.package.agreement import Agreement, Distance, PartAgreement
-from mpsplit.package.json_fields import flag, many, mapping, record, whole
+from mpsplit.package.json_fields import flag, many, mapping, one_of, record, whole
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.manifest_fields import SIZES
 from mpsplit.package.sealed.keys import KeySource
@@ -98,10 +98,9 @@ def read_texts(path: Path) -> tuple[str, ...]:
 def stored_kind(manifest: Manifest, trial: Trial, comm: Communicator) -> str:
     """The coarsest kind in which any rank stores a linear."""
     graph = graph_of(trial.package, manifest, comm.rank, trial.keys)
-    bits_here = {how.bits for how in map(Quantisation.of, graph.layers) if how and how.bits}
-    of_ranks = exchanged(comm, sorted(bits_here), plain(many(whole(1, 32), 32)))
-    bits = min(set().union(*of_ranks), default=0)
-    return next(kind for kind, number in KINDS.items() if number == bits)
+    kinds_here = {how.kind for how in map(Quantisation.of, graph.layers) if how}
+    of_ranks = exchanged(comm, sorted(kinds_here), plain(many(one_of(KINDS), len(KINDS))))
+    return max(set().union(*of_ranks), default=FLOAT.kind, key=[*KINDS].index)
 
 
 def _kinds(manifest: Manifest, trial: Trial, comm: Communicator) -> dict[str, Quantisation]:
@@ -115,7 +114,7 @@ def _kinds(manifest: Manifest, trial: Trial, comm: Communicator) -> dict[str, Qu
     for of_rank in exchanged(comm, {name: [how.bits, how.block] for name, how in ways.items()}, WAYS):
         for name, numbers in of_rank.items():
             how = Quantisation(*numbers)
-            kinds[name] = min(kinds.get(name, how), how, key=lambda how: how.bits)
+            kinds[name] = max(kinds.get(name, how), how, key=lambda how: how.coarseness)
     return kinds
 
 

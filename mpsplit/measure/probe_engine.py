@@ -30,7 +30,7 @@ from mpsplit.measure.probe_package import (
 )
 from mpsplit.native.cpp import kernels
 from mpsplit.package.stored.quantisation import KINDS
-from mpsplit.plan.cluster import Measured, Rate
+from mpsplit.plan.cluster import READ_AS, Measured, Rate
 from mpsplit.plan.model_facts import ModelFacts
 
 ROWS = 128  # of a prefill step
@@ -99,7 +99,8 @@ def difference(more: float, less: float) -> float:
 
 def kinds_here() -> tuple[str, ...]:
     """How weights may be stored on this machine."""
-    return tuple(kind for kind in KINDS if not KINDS[kind] or kernels(required=False)) + ("bf16",)
+    measured = (kind for kind in KINDS if kind not in READ_AS)
+    return tuple(kind for kind in measured if not KINDS[kind] or kernels(required=False)) + ("bf16",)
 
 
 class EngineProbe:

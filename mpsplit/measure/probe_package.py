@@ -22,7 +22,7 @@ from mpsplit.native.cpp import kernels
 from mpsplit.package.manifest import FUSED, GRAPH, RANK_TEXT, Manifest, Rope, rank_folder
 from mpsplit.package.param_text import Layer, Param
 from mpsplit.package.stored.float_weights import PackedFile, gemm_shape, write_weights
-from mpsplit.package.stored.quantisation import KINDS, LAYER, QLinear
+from mpsplit.package.stored.quantisation import KINDS, LAYER, QLinear, Quantisation
 from mpsplit.package.stored.rank_text import rank_text
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.plan.model_facts import ModelFacts
@@ -145,7 +145,7 @@ def elements(facts: ModelFacts) -> int:
 
 def stored_bytes(facts: ModelFacts, kind: str) -> int:
     """Of those weights: a 16-bit scale a block beside the bits."""
-    bits = KINDS[kind] + 16 / BLOCK if KINDS[kind] else 32
+    bits = Quantisation.named(kind, BLOCK).stored_bits + 16 / BLOCK if KINDS[kind] else 32
     return int(elements(facts) * bits / 8)
 
 

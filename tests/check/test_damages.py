@@ -83,7 +83,7 @@ def test_what_is_computed_wrongly_is_named_though_every_weight_is_right(stored_a
     )
 
 
-@pytest.mark.parametrize("kind", ("f32", "bf16", "q8", "q6", "q4"))
+@pytest.mark.parametrize("kind", ("f32", "bf16", "q8", "q6", "q4", "i4"))
 def test_weights_of_every_kind_are_within_their_bounds(stored_as, kind):
     package = stored_as(kind, 1)
     assert not wrong_weights(package, EXAMPLE)

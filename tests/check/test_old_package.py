@@ -56,10 +56,11 @@ def test_the_commands_read_it(tmp_path, engine):
 
 
 def test_it_is_inspected_and_verified(tmp_path):
+    """What was called q4 then is i4 now: its weights are integers."""
     package = shutil.copytree(OLD, tmp_path / "package")
     assert "verified: q4 on native: logits at most 4.11e+00 apart" in mpsplit("inspect", package, "--check")
     assert mpsplit("verify", package, EXAMPLE).startswith(
-        f"within the limits of q4: q4 on {ENGINES[0]}: logits at most 4."
+        f"within the limits of i4: i4 on {ENGINES[0]}: logits at most 4."
     )
 
 

@@ -32,7 +32,7 @@ def test_a_checkpoint_of_the_shape(monkeypatch):
     assert not (random_package.random_checkpoint("tiny") / "model-layer-1.safetensors").exists()
 
 
-@pytest.mark.parametrize("how, kind", [(Quantisation(), "f32"), (Quantisation(4, 32), "q4")])
+@pytest.mark.parametrize("how, kind", [(Quantisation(), "f32"), (Quantisation.named("q4", 32), "q4")])
 def test_a_package_of_the_shape(monkeypatch, cache, how, kind):
     monkeypatch.setitem(SHAPES, "tiny", TINY)
     path = random_package.package_path("tiny", 2, how)

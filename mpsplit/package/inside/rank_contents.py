@@ -118,7 +118,7 @@ def stored_as(layer: Layer) -> tuple[str, int] | None:
         return None
     n, k = (QLinear.of(layer).n, QLinear.of(layer).k) if layer.type == QLINEAR else gemm_shape(layer)
     whose = ", ncnn" if layer.type == GEMM else ""
-    return f"{kind.bits} bits x {kind.block}{whose}" if kind.bits else "float32", n * k
+    return f"{kind}{whose}", n * k
 
 
 def _part(name: str, layers: tuple[Layer, ...], cache: int, graph: int, weights: int, size: int) -> PartSizes:

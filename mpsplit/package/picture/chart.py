@@ -20,7 +20,7 @@ from mpsplit.package.inside.canonical_graph import meaning
 from mpsplit.package.inside.rank_contents import stored, stored_as
 from mpsplit.package.param_text import Layer
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
-from mpsplit.package.stored.quantisation import QLinear
+from mpsplit.package.stored.quantisation import QLinear, Quantisation
 
 HIDDEN, TALK, WEIGHTS, ATTENTION, OTHER = "hidden", "talk", "weights", "attention", "other"
 GROUPS = {"0": "world", "1": "stage"}  # ids of package/collectives.py
@@ -149,5 +149,5 @@ def _products(layer: Layer) -> list[str]:
         params = {key[-1]: value for key, value in layer.params.items() if int(key) // 10 == i and int(key) % 10 < 7}
         if params:
             q = QLinear.of(replace(layer, params=params))
-            products.append(f"{q.n} x {q.k}, {q.bits} bits x {q.block}")
+            products.append(f"{q.n} x {q.k}, {Quantisation(q.bits, q.block)}")
     return products

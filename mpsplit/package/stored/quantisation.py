@@ -9,11 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 from mpsplit.errors import ConvertError, PackageError
 from mpsplit.package.param_text import Layer, Param
 
-KINDS = {"f32": 0, "bf16": 16, "q8": 8, "q6": 6, "q4": 4}
+# how a graph says them (extensions/kernels/forms.h); from fine to coarse. q4 is of 16 values by a
+# table, i4 of integers: what q4 was in 0.1.0, and what ncnn's own layout has
+KINDS = {"f32": 0, "bf16": 16, "q8": 8, "q6": 6, "q4": 20, "i4": 4}
+TABLE = 20
+# closer near zero, where weights are many: GGUF's IQ4_NL
+TABLE_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+STORED = {TABLE: 4}  # bits in memory of what is not called by them
 BLOCKS = (32, 64, 128)
 BFLOAT = 16  # bits of the kind without scales
 BFLOAT_BLOCK = 32  # what the kernels pad inputs to; they need not be a multiple of it
@@ -33,8 +40,8 @@ SIZE, BY_SHAPE = "5", "-1"
 
 @dataclass(frozen=True)
 class Quantisation:
-    """`bits` is 0 for float32, 16 for bfloat16; of fewer bits every `block` neighbours along the
-    inputs share one 16-bit scale."""
+    """`bits` is 0 for float32, 16 for bfloat16, 20 for 4 by a table; of all others every `block`
+    neighbours along the inputs share one 16-bit scale."""
 
     bits: int = 0
     block: int = 32
@@ -51,6 +58,10 @@ class Quantisation:
     @property
     def kind(self) -> str:
         return next(kind for kind, bits in KINDS.items() if bits == self.bits)
+
+    def __str__(self) -> str:
+        by_table = ", by table" if self.bits == TABLE else ""
+        return f"{self.stored_bits} bits x {self.block}{by_table}" if self.bits else "float32"
 
     @classmethod
     def of(cls, layer: Layer) -> Quantisation | None:
@@ -69,6 +80,34 @@ class Quantisation:
                 f"{gemm.name!a} has {TERM}={term}, which must be one of {', '.join(map(str, sorted(TERMS)))}"
             )
         return TERMS[term]
+
+    @property
+    def step(self) -> float:
+        """The widest between two values in a row, where the largest is 1; of a table, also twice
+        what 1 is beyond its upper end."""
+        if self.bits == TABLE:
+            beyond = -TABLE_VALUES[0] - TABLE_VALUES[-1]
+            return max(2 * beyond, *(b - a for a, b in pairwise(TABLE_VALUES))) / -self.lowest
+        return 1 / (-self.lowest - 1)
+
+    @property
+    def lowest(self) -> int:
+        """The least value, which is the farthest from 0."""
+        return TABLE_VALUES[0] if self.bits == TABLE else -(2 ** (self.bits - 1))
+
+    @property
+    def stored_bits(self) -> int:
+        """Of a weight in memory."""
+        return STORED.get(self.bits, self.bits)
+
+    @property
+    def coarseness(self) -> int:
+        return [*KINDS.values()].index(self.bits)
+
+    @property
+    def evenly(self) -> Quantisation:
+        """In integers of as many bits, which any ncnn has."""
+        return Quantisation(self.stored_bits, self.block)
 
     @property
     def term(self) -> int:
@@ -119,7 +158,9 @@ class QLinear:
         if self.bits not in KINDS.values() or self.block not in BLOCKS or self.k % self.block:
             return 0
         blocks = self.k // self.block
-        return panels * ((blocks + 1) // 2 * LINE + blocks * self.block // CHUNK * self.bits * LINE)
+        return panels * (
+            (blocks + 1) // 2 * LINE + blocks * self.block // CHUNK * STORED.get(self.bits, self.bits) * LINE
+        )
 
     @property
     def reading(self) -> tuple[int, bool]:

@@ -87,6 +87,8 @@ class Recipe:
                 raise ConvertError(f"--quant-for {word}: write PATTERN=KIND, as in lm_head=q8 or layers.0.*=q6/64")
             rules.append(Rule(pattern, quantisation_of(text, block)))
         default = Quantisation.named(kind or "f32", block)
+        if layout == NCNN:  # which knows no table
+            default, rules = default.evenly, [replace(rule, how=rule.how.evenly) for rule in rules]
         if layout == NCNN and any(how.bits == BFLOAT for how in (default, *(rule.how for rule in rules))):
             raise ConvertError("ncnn's own layout has no bfloat16; use q8, q6, q4 or f32, or leave --layout ncnn out")
         return cls(default, tuple(rules), scales, layout, own=kind is None and layout == NATIVE)
@@ -103,7 +105,7 @@ class Recipe:
     def for_tied(self, head: str) -> Recipe:
         """The same for a model whose head, of this name, is the embedding too: in fewer than 8 bits
         only where a pattern asks for it."""
-        if not 0 < self.default.bits < KINDS[TIED]:
+        if not 0 < self.default.stored_bits < KINDS[TIED]:
             return self
         how = self.embedding or Quantisation.named(TIED, self.default.block)
         return replace(self, rules=(Rule(head.removesuffix(".weight"), how), *self.rules))

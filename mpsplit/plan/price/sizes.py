@@ -17,7 +17,7 @@ from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Shard
 from mpsplit.plan.steps import BLOCK
 
-BITS = {"q8": 8, "q6": 6, "q4": 4}
+BITS = {"q8": 8, "q6": 6, "q4": 4, "i4": 4}
 # a tied head is the embedding too, and in no fewer bits unless somebody asks
 # (package/stored/recipe.py)
 TIED = "q8"

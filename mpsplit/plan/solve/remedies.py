@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mpsplit.plan.cluster import ASSUMED_BANDWIDTH, ASSUMED_LATENCY, KINDS, Cluster, LinkTimes
+from mpsplit.plan.cluster import ASSUMED_BANDWIDTH, ASSUMED_LATENCY, KINDS, READ_AS, Cluster, LinkTimes
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.sizes import Job, memory
 from mpsplit.plan.shards import Range, Shard
@@ -66,7 +66,7 @@ def remedies(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> list[
 
 
 def _fewer_bits(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> Remedy | None:
-    for kind in KINDS[KINDS.index(job.kind) + 1 :]:
+    for kind in KINDS[KINDS.index(READ_AS.get(job.kind, job.kind)) + 1 :]:
         smaller = replace(job, kind=kind)
         if all(kind in device.kinds for device in cluster.devices) and fits(facts, cluster, smaller):
             return Remedy(f"--quant {kind}", cluster, smaller)

@@ -49,7 +49,9 @@ def quantised(world, package_of, shared_folder):
     return make
 
 
-@pytest.mark.parametrize("kind, block, bits_a_weight", [("q8", 32, 8.5), ("q6", 32, 6.5), ("q4", 32, 4.5)])
+@pytest.mark.parametrize(
+    "kind, block, bits_a_weight", [("q8", 32, 8.5), ("q6", 32, 6.5), ("q4", 32, 4.5), ("i4", 32, 4.5)]
+)
 def test_what_is_stored(world, quantised, kind, block, bits_a_weight):
     floats, package = quantised(EXAMPLE, kind, block)
     folder = f"rank-{world.rank}"
@@ -66,10 +68,11 @@ def test_what_is_stored(world, quantised, kind, block, bits_a_weight):
         assert q.bytes * 8 / (q.n * q.k) == bits_a_weight
         held = cpp.kernels().Weights(packed.at(q.offset, q.bytes), q.n, q.k, q.bits, q.block)
         blocks = weights[before.name][0].reshape(q.n, -1, q.block)
-        step = np.abs(blocks).max(axis=-1, keepdims=True) / (2 ** (q.bits - 1) - 1)
+        how = Quantisation(q.bits, q.block)
+        step = np.abs(blocks).max(axis=-1, keepdims=True) * how.step
         error = np.abs(held.unpack().reshape(blocks.shape) - blocks)
         # half a step, and half a unit of the 16-bit scale at the largest integer
-        assert (error <= step * (0.5 + 2 ** (q.bits - 1) * 2**-11) + 1e-7).all()
+        assert (error <= step * (0.5 - how.lowest * 2**-11) + 1e-7).all()
     Manifest.load(package).check_files(package, world.rank)
 
 

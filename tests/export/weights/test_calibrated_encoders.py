@@ -26,7 +26,7 @@ from mpsplit.export.weights.gptq import factor, gptq
 from mpsplit.export.weights.input_statistics import Statistics
 from mpsplit.families.llama import LLAMA
 from mpsplit.native import cpp
-from mpsplit.package.stored.quantisation import Quantisation
+from mpsplit.package.stored.quantisation import TABLE, TABLE_VALUES, Quantisation
 from tests.missing import needs
 
 pytestmark = needs("the kernels")
@@ -73,7 +73,7 @@ def test_fewer_tokens_than_inputs_still_have_a_factor():
     assert np.isfinite(u).all()
 
 
-@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("bits", [TABLE, 4, 6, 8])
 @pytest.mark.parametrize("scales", ["minmax", "mse"])
 def test_gptq_lowers_the_output_error(case, bits, scales):
     kind, w, of, _ = case
@@ -93,22 +93,30 @@ def test_gptq_of_pieces_is_gptq_of_the_whole(case):
     assert output_error(w - again, of.hessian) < output_error(w - rounded(w, Q4, "mse"), of.hessian)
 
 
-def plainly(w, u, scale_of):
+def nearest(x, how):
+    if how.bits != TABLE:
+        return np.clip(np.rint(x), how.lowest, -how.lowest - 1)
+    values = np.array(TABLE_VALUES)
+    return values[np.abs(x[..., None] - values).argmin(-1)]
+
+
+def plainly(w, u, scale_of, how=Q4):
     """GPTQ of 4 bits in blocks of 32 as it is written in books; scale_of(block number, columns)."""
     w, q = w.astype(np.float64), np.zeros(w.shape)
     for j in range(w.shape[1]):
         if j % 32 == 0:
             scale = scale_of(j // 32, w[:, j : j + 32].astype(np.float32))
-        q[:, j] = np.clip(np.rint(w[:, j] / scale), -8, 7) * scale
+        q[:, j] = nearest(w[:, j] / scale, how) * scale
         w[:, j + 1 :] -= np.outer((w[:, j] - q[:, j]) / u[j, j], u[j, j + 1 :])
     return q
 
 
-def test_gptq_is_what_books_say_with_its_scales(case):
+@pytest.mark.parametrize("bits", [4, TABLE])
+def test_gptq_is_what_books_say_with_its_scales(case, bits):
     _, w, of, _ = case
-    u = factor(of.hessian)
-    values, scales = gptq(w, u, Q4)
-    expected = plainly(w, u, lambda block, columns: scales[:, block])
+    u, how = factor(of.hessian), Quantisation(bits, 32)
+    values, scales = gptq(w, u, how)
+    expected = plainly(w, u, lambda block, columns: scales[:, block], how)
     # where two integers are as near as each other, the last bit of a sum decides
     assert np.mean(np.abs(back(values, scales) - expected) > 1e-4) < 0.01
 
@@ -129,7 +137,7 @@ def test_a_scale_suits_the_columns_that_matter():
 @given(
     n=st.sampled_from([1, 5, 16, 33]),
     blocks=st.integers(1, 4),
-    bits=st.sampled_from([4, 6, 8]),
+    bits=st.sampled_from([TABLE, 4, 6, 8]),
     block=st.sampled_from([32, 64, 128]),
     seed=st.integers(0, 2**32 - 1),
 )

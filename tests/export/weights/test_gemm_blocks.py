@@ -149,10 +149,10 @@ def stored(world, package_of, shared_folder):
 @needs_the_kernels
 @pytest.mark.parametrize("scales", ["minmax", *thorough("mse")])
 def test_the_weights_are_those_of_our_own_layout(world, stored, scales):
-    folders = [rank_folder(stored(EXAMPLE, "q4", layout, scales), world.rank) for layout in (NCNN, "native")]
+    folders = [rank_folder(stored(EXAMPLE, "i4", layout, scales), world.rank) for layout in (NCNN, "native")]
     blocks, packed = (Param.load(folder / GRAPH) for folder in folders)
     files = [WeightFiles.load(folder) for folder in folders]
-    assert kind_of(blocks) == kind_of(packed) == "q4" and not files[0].packed
+    assert kind_of(blocks) == kind_of(packed) == "i4" and not files[0].packed
     held, matrices = read_weights(blocks, folders[0] / files[0].floats), Packed.load(folders[1], files[1])
     for layer in packed.of_type("QLinear"):
         q, (strings, by) = QLinear.of(layer), held[layer.name]

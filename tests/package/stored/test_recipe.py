@@ -40,7 +40,7 @@ def test_the_last_pattern_decides():
     recipe = Recipe.parse("q4", 32, "mlp.down_proj=q6, layers.0.*=q8/64,embed=q8", "mse")
     assert recipe.kind_of("model.layers.0.mlp.down_proj.weight") == Quantisation(8, 64)
     assert recipe.kind_of("model.layers.1.mlp.down_proj.weight") == Quantisation(6, 32)
-    assert recipe.kind_of("lm_head.weight") == Quantisation(4, 32)
+    assert recipe.kind_of("lm_head.weight") == Quantisation(20, 32)
     assert recipe.embedding == Quantisation(8, 32) and Recipe.parse("q4", 32).embedding is None
     recipe.check(LINEARS, 64)
     assert Recipe.parse("q4", 32, "*=q6").embedding is None, "a star stands for linears"
@@ -78,7 +78,7 @@ def test_a_tied_head_has_8_bits_or_what_is_asked(kind, overrides, head, one):
         ("lm_head", "write PATTERN=KIND"),
         ("lm_head=", "write PATTERN=KIND"),
         ("=q8", "write PATTERN=KIND"),
-        ("lm_head=q5", "kinds are f32, bf16, q8, q6, q4"),
+        ("lm_head=q5", "kinds are f32, bf16, q8, q6, q4, i4"),
         ("lm_head=q8/48", "blocks 32, 64, 128"),
         ("lm_head=q8/x", "is no kind of weight"),
         ("mlp.dwn_proj=q8", r"mlp.dwn_proj=q8 names no weight; there are embed, self_attn.q_proj, .*lm_head"),
@@ -102,6 +102,8 @@ def test_layouts():
     for kind, overrides in (("bf16", ""), ("q4", "lm_head=bf16")):
         with pytest.raises(ConvertError, match="ncnn's own layout has no bfloat16; use q8, q6, q4 or f32"):
             Recipe.parse(kind, 32, overrides, layout="ncnn")
+    ncnn = Recipe.parse("q4", 64, "lm_head=q8,up_proj=q4/32", layout="ncnn")
+    assert text_of(ncnn.default) == "i4/64" and text_of(ncnn.rules[1].how) == "i4/32", "ncnn knows no table"
     assert (
         str(Recipe.parse("f32", 32, "lm_head=q8", layout="ncnn")) == "f32/32, lm_head=q8/32, minmax scales, ncnn layout"
     )

@@ -83,7 +83,7 @@ def test_stages_have_their_own(converted):
 @pytest.mark.parametrize(
     "kind, overrides, dtype, bits",
     [
-        ("q4", "embed=q8,lm_head=q4", "Q8-32", 4),
+        ("q4", "embed=q8,lm_head=q4", "Q8-32", 20),
         ("q4", "embed=q8/64", HEAD_ROWS, 8),
         ("q8", "embed=q8", HEAD_ROWS, 8),
         ("bf16", "embed=q8", "Q8-32", 16),

@@ -31,7 +31,7 @@ BITS_OF_HEAD = {
     ("q8", ""): 8,
     ("q4", ""): 8,
     ("q8", "lm_head=q6"): 6,
-    ("q4", "lm_head=q4"): 4,
+    ("q4", "lm_head=q4"): 20,
     ("q4", "lm_head=f32"): 0,
 }
 
