@@ -91,7 +91,7 @@ def test_weights_of_every_kind_are_within_their_bounds(stored_as, kind):
     found = [f for f in found_weights(package, Manifest.load(package), EXAMPLE, 0) if f.kind == expected]
     assert len(found) == (48 if kind == "f32" else 36)
     if kind != "f32":  # a package that is not rounded at all would show nothing
-        assert max(f.off for f in found) > 0.3
+        assert max(f.off for f in found) > (0.2 if kind == "q4" else 0.3)  # steps of a table are not alike
 
 
 @pytest.mark.parametrize("family", FAMILIES)
