@@ -20,7 +20,7 @@ from mpsplit.export.model.gguf.gguf_checkpoint import GgufCheckpoint
 from mpsplit.export.model.gguf.gguf_types import GgufType, floats
 from mpsplit.native.cpp import kernels
 from mpsplit.package.stored.embedding import block_of, dtype_of, joined
-from mpsplit.package.stored.quantisation import BFLOAT, BFLOAT_BLOCK, FLOAT, KINDS, Quantisation
+from mpsplit.package.stored.quantisation import BFLOAT, BFLOAT_BLOCK, FLOAT, KINDS, TABLE, Quantisation
 from mpsplit.package.stored.recipe import Recipe, Rule, text_of
 from mpsplit.package.whole_files import widened
 from mpsplit.plan.cuts import Part, linears_of, source_of
@@ -33,7 +33,7 @@ FORMS = {  # by the name of a type
     "Q4_0": Quantisation(4, 32),
     "Q5_0": Quantisation(6, 32),  # 5 bits in 6
     "Q8_0": Quantisation(8, 32),
-    "IQ4_NL": Quantisation(8, 32),  # a table of 16 numbers of 8 bits
+    "IQ4_NL": Quantisation(TABLE, 32),
 }
 SCALE = np.float16
 

@@ -107,8 +107,8 @@ def test_integers_and_scales_are_all_of_a_block(kind):
     made = type_named(kind)
     blocks = random_blocks(kind, 64)
     values, scales = integers(blocks.reshape(16, -1), made)
-    low, high = -(1 << FORMS[kind].bits - 1), (1 << FORMS[kind].bits - 1) - 1
-    assert low <= values.min() and values.max() <= high and scales.shape == (16, 4)
+    low = FORMS[kind].lowest
+    assert low <= values.min() and values.max() <= -low - 1 and scales.shape == (16, 4)
     again = (values.reshape(16, 4, 32) * scales[..., None]).reshape(64, 32)
     assert np.array_equal(again, dequantize(blocks, GGMLQuantizationType[kind]))
 
