@@ -36,7 +36,7 @@ from mpsplit.package.manifest import Manifest
 from mpsplit.package.manifest_fields import BYTES
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
-from mpsplit.package.stored.recipe import Recipe, text_of
+from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.together.exchanged import exchanged, plain
 from mpsplit.plan.cuts import owned_part, source_of
 
@@ -181,7 +181,7 @@ class Awaited:
     @property
     def text(self) -> str:
         """All that decides the bytes, but for the rows and what else the checkpoint has."""
-        return f"{text_of(self.how)} {self.calibrated.key}"
+        return f"{self.how.address} {self.calibrated.key}"
 
     def __call__(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
         return self.calibrated.encoder(self.name, self.how)(rows, first)

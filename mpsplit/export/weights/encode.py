@@ -16,7 +16,6 @@ import numpy as np
 
 from mpsplit.native.cpp import kernels
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
-from mpsplit.package.stored.recipe import text_of
 
 Integers = tuple[np.ndarray, np.ndarray]  # values int8 [rows, k], scales float32 [rows, k / block]
 Scaled = Callable[[np.ndarray, int], np.ndarray]  # rows, the number of the first -> rows (awq.Scaling)
@@ -84,7 +83,7 @@ class Encoder:
     @property
     def text(self) -> str:
         assert self.scaling is None and self.u is None, "what was calibrated is told by who calibrated it"
-        return f"{text_of(self.how)} {self.scales}"
+        return f"{self.how.address} {self.scales}"
 
     def __call__(self, rows: np.ndarray, first: int = 0) -> np.ndarray:
         if self.u is None or self.how.bits == BFLOAT:

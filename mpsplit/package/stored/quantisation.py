@@ -20,6 +20,8 @@ KINDS = {"f32": 0, "bf16": 16, "q8": 8, "q6": 6, "q4": 20, "i4": 4}
 TABLE = 20
 # closer near zero, where weights are many: GGUF's IQ4_NL
 TABLE_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+# what files of them go by, which stays: integers of 4 bits were q4 when packages were made already
+ADDRESSES = {"i4": "q4", "q4": "t4"}
 STORED = {TABLE: 4}  # bits in memory of what is not called by them
 BLOCKS = (32, 64, 128)
 BFLOAT = 16  # bits of the kind without scales
@@ -94,6 +96,11 @@ class Quantisation:
     def lowest(self) -> int:
         """The least value, which is the farthest from 0."""
         return TABLE_VALUES[0] if self.bits == TABLE else -(2 ** (self.bits - 1))
+
+    @property
+    def address(self) -> str:
+        """What tells files of it from others."""
+        return f"{ADDRESSES.get(self.kind, self.kind)}/{self.block}"
 
     @property
     def stored_bits(self) -> int:

@@ -83,3 +83,9 @@ def test_a_size_that_ncnn_cannot_count_to_is_left_to_the_shape():
     large = QLinear(131072, 8192, 16, 32, 7, 131072 * 8192 * 2, -1)
     assert large.bytes == large.packed_bytes and large.params()["5"] == "-1"
     assert QLinear.of(Layer("QLinear", "x", params=large.params())) == large
+
+
+def test_files_of_old_packages_are_told_from_those_of_the_table():
+    """Both are kinds of 4 bits; integers were called q4 when files were named already."""
+    assert Quantisation(4, 32).address == "q4/32" and Quantisation(8, 64).address == "q8/64"
+    assert len({Quantisation.named(kind, 32).address for kind in KINDS}) == len(KINDS)
