@@ -161,6 +161,7 @@ def _checked(package: Path, home: Path, pnnx: Pnnx, recipe: Recipe) -> tuple[Man
             f" {pnnx.form}"
         )
     recipe.check(linears_of(partition.facts), partition.facts.hidden)
+    recipe = recipe.for_shared_heads(partition.facts)
     return partition, recipe.for_tied(partition.facts.family.head) if partition.facts.tied else recipe
 
 

@@ -19,9 +19,10 @@ from typing import Any
 
 from mpsplit.errors import ConvertError
 from mpsplit.families import FAMILIES
-from mpsplit.families.roles import EMBEDDING
+from mpsplit.families.roles import EMBEDDING, KEY, VALUE
 from mpsplit.package.stored.quantisation import BFLOAT, KINDS, Quantisation
-from mpsplit.plan.price.sizes import TIED
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.price.sizes import TIED, shared_kind
 
 SCALES = ("minmax", "mse")
 LAYOUTS = NATIVE, NCNN = ("native", "ncnn")
@@ -109,6 +110,15 @@ class Recipe:
             return self
         how = self.embedding or Quantisation.named(TIED, self.default.block)
         return replace(self, rules=(Rule(head.removesuffix(".weight"), how), *self.rules))
+
+    def for_shared_heads(self, facts: ModelFacts) -> Recipe:
+        """The same for a model whose query heads share keys and values: in 4 bits only where a
+        pattern asks for it, if these are few."""
+        finer = Quantisation.named(shared_kind(facts, self.default.kind), self.default.block)
+        if finer == self.default:
+            return self
+        rules = tuple(Rule(facts.family.inside(role), finer) for role in (KEY, VALUE))
+        return replace(self, rules=(*rules, *self.rules))
 
     def one_kind(self, head: str) -> bool:
         """Whether one matrix can be a tied head and the embedding: nobody wants the embedding

@@ -21,6 +21,9 @@ BITS = {"q8": 8, "q6": 6, "q4": 4, "i4": 4}
 # a tied head is the embedding too, and in no fewer bits unless somebody asks
 # (package/stored/recipe.py)
 TIED = "q8"
+# keys and values that several query heads share: few weights that count for many, and more than 4
+# bits of them cost little (package/stored/recipe.py)
+SHARED, MOST_MORE = "q6", 0.15  # bits a weight of a layer
 FLOAT, BFLOAT = "f32", "bf16"
 FLOAT_BYTES = 4
 PANEL, LINE, CHUNK = 16, 64, 32  # of the packed form: extensions/kernels/layout.h
@@ -82,12 +85,19 @@ def matrix_bytes(rows: int, columns: int, job: Job) -> int:
     return -(-rows // PANEL) * panel
 
 
+def shared_kind(facts: ModelFacts, kind: str) -> str:
+    """Of keys and values in a package of this kind, unless somebody asks for another one."""
+    shared = 2 * facts.kv_heads * facts.head_dim
+    share = shared / (shared + 2 * facts.heads * facts.head_dim + 3 * facts.mlp)
+    return SHARED if kind == "q4" and (BITS[SHARED] - BITS[kind]) * share <= MOST_MORE else kind
+
+
 def attention_bytes(facts: ModelFacts, heads: int, kv_heads: int, job: Job) -> int:
     """q, k, v and o of one layer."""
     q, kv = heads * facts.head_dim, kv_heads * facts.head_dim
     return (
         matrix_bytes(q, facts.hidden, job)
-        + 2 * matrix_bytes(kv, facts.hidden, job)
+        + 2 * matrix_bytes(kv, facts.hidden, replace(job, kind=shared_kind(facts, job.kind)))
         + matrix_bytes(facts.hidden, q, job)
     )
 

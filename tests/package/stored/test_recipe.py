@@ -1,6 +1,7 @@
 """Recipes: which pattern names which weight, what is refused, and the way through the manifest."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from mpsplit.errors import ConvertError
 from mpsplit.package.stored.quantisation import BLOCKS, KINDS, Quantisation
 from mpsplit.package.stored.recipe import LAYOUTS, SCALES, Recipe, Rule, text_of
+from mpsplit.plan.model_facts import ModelFacts
 
 LINEARS = [
     f"model.layers.{layer}.{name}.weight"
@@ -70,6 +72,32 @@ def test_a_tied_head_has_8_bits_or_what_is_asked(kind, overrides, head, one):
     assert recipe.kind_of("model.layers.0.mlp.down_proj.weight") == Recipe.parse(kind, 64, overrides).kind_of(
         "model.layers.0.mlp.down_proj.weight"
     )
+
+
+SMOL = ModelFacts("LlamaForCausalLM", 576, 30, 9, 3, 64, 1536, 49152, 8192, True)
+
+
+@pytest.mark.parametrize(
+    "kind, overrides, changed, value, query",
+    [
+        ("q4", "", {}, "q6/32", "q4/32"),
+        ("q4", "v_proj=q4", {}, "q4/32", "q4/32"),
+        ("q4", "*=q8", {}, "q8/32", "q8/32"),
+        ("q6", "", {}, "q6/32", "q6/32"),
+        ("f32", "", {}, "f32/32", "f32/32"),
+        ("q4", "", {"kv_heads": 9}, "q4/32", "q4/32"),  # nobody shares them: they are too many
+    ],
+)
+def test_keys_and_values_that_are_shared_have_more_bits(kind, overrides, changed, value, query):
+    facts = replace(SMOL, **changed)
+    recipe = Recipe.parse(kind, 32, overrides).for_shared_heads(facts)
+    found = [text_of(recipe.kind_of(f"model.layers.0.self_attn.{name}_proj.weight")) for name in "vq"]
+    assert found == [value, query]
+    weights = {"q": 9, "k": 3, "v": 3, "o": 9}
+    if not changed and not overrides and kind == "q4":
+        bits = [(recipe.kind_of(f"layers.0.self_attn.{n}_proj.weight").bits + 0.5, 64 * w) for n, w in weights.items()]
+        bits += [(4.5, 3 * 1536)]
+        assert sum(b * w for b, w in bits) / sum(w for _, w in bits) <= 4.65
 
 
 @pytest.mark.parametrize(
