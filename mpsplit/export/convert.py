@@ -108,7 +108,7 @@ def _convert(
     weights: Weights | None,
 ) -> Conversion:
     """`home`: where the partition lies."""
-    partition, recipe = _checked(package, home, pnnx, recipe)
+    partition, recipe = _checked(package, home, pnnx, recipe, exact=weights is not None)
     mine = range(partition.plan.ranks) if comm.size == 1 else [comm.rank]
     for at in (package, home):
         for rank in mine:
@@ -151,9 +151,9 @@ def _convert(
     return Conversion(manifest, tuple(by_rank(comm, read, plain(whole(0, BYTES)))), verdict)
 
 
-def _checked(package: Path, home: Path, pnnx: Pnnx, recipe: Recipe) -> tuple[Manifest, Recipe]:
-    """The partition, when this route of pnnx can read it, and the recipe as it holds for its
-    model."""
+def _checked(package: Path, home: Path, pnnx: Pnnx, recipe: Recipe, exact: bool) -> tuple[Manifest, Recipe]:
+    """The partition, when this route of pnnx can read it, and the recipe as it holds for its model,
+    which an `exact` one does already: it tells how weights are stored that are only repacked."""
     partition = Manifest.load(home, PARTITION)
     if partition.tools[FORM] != pnnx.form:
         raise ConvertError(
@@ -161,8 +161,7 @@ def _checked(package: Path, home: Path, pnnx: Pnnx, recipe: Recipe) -> tuple[Man
             f" {pnnx.form}"
         )
     recipe.check(linears_of(partition.facts), partition.facts.hidden)
-    recipe = recipe.for_shared_heads(partition.facts)
-    return partition, recipe.for_tied(partition.facts.family.head) if partition.facts.tied else recipe
+    return partition, recipe if exact else recipe.for_model(partition.facts)
 
 
 def _graphs(

@@ -188,6 +188,21 @@ def embeddings(package):
     return sum(embedding_rows(package, manifest, rank)(every) for rank in manifest.plan.stages[0])
 
 
+def test_keys_and_values_stay_as_they_are_stored(tmp_path):
+    """What convert would store in 6 bits by itself may have 4 in a package."""
+    folder, kinds = tmp_path / "few", Recipe.parse("q4", 32, "v_proj=q4")
+    facts = ModelFacts.from_config(
+        read_config(make_model("llama", folder, "float16", SIZES | {"intermediate_size": 768}))
+    )
+    old, new, direct = (tmp_path / name for name in ("old", "new", "direct"))
+    for out, ranks in ((old, 1), (direct, 3)):
+        partition(folder, even_plan(facts, ranks, 1), out, Alone())
+        convert(out, Alone(), find_pnnx(), kinds)
+    assert "k_proj=q6/32" in Manifest.load(old).tools["recipe"]
+    repartition(old, even_plan(facts, 3, 1), new, Alone(), find_pnnx())
+    check_same(new, direct, old)
+
+
 def test_what_only_moves_is_linked(made, moved):
     old = made("llama-bias", "1", Recipe.parse("q4", 32), "old")
     new, told = moved("llama-bias", old, "a pipeline")

@@ -103,6 +103,12 @@ class Recipe:
         """How the embedding is stored; None for the checkpoint's own type."""
         return next((rule.how for rule in reversed(self.rules) if rule.names_embedding), None)
 
+    def for_model(self, facts: ModelFacts) -> Recipe:
+        """The same with more bits for what counts for more than its share in a model like this,
+        where no pattern asks otherwise."""
+        recipe = self.for_shared_heads(facts)
+        return recipe.for_tied(facts.family.head) if facts.tied else recipe
+
     def for_tied(self, head: str) -> Recipe:
         """The same for a model whose head, of this name, is the embedding too: in fewer than 8 bits
         only where a pattern asks for it."""
