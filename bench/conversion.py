@@ -62,7 +62,7 @@ def main() -> int:
     _remove(package, again)
     if args.calibrate:
         shutil.copy(TOKENIZER, model)
-    calibrate = ["--calibrate", args.calibrate] if args.calibrate else []
+    calibrate = ["--calibrate", args.calibrate] if args.calibrate else ["--no-calibrate"]
     steps = [
         run("partition", args.ranks, model, "--out", package, "--ranks", args.ranks),
         run("convert", args.ranks, package, "--quant", args.quant, *calibrate),

@@ -145,7 +145,7 @@ class Right:
         for split in reversed(SPLITS):
             done("partition", model, "--out", package, "--force", *SPLITS[split])
             for kind in reversed(KINDS):
-                done("convert", package, "--ranks", RANKS, "--quant", kind)
+                done("convert", package, "--ranks", RANKS, "--quant", kind, "--no-calibrate")
                 packages[f"{split} {kind}"] = [fingerprint(package), answer(package)]
         server = Server(package, RANKS)
         questions: dict[str, list] = {}
@@ -248,7 +248,7 @@ class Making:
         kind, waiting = before.split()[1], self.waiting()
         if this.work == "convert":
             kind = KINDS[kind == KINDS[0]]
-            child = mpsplit("convert", self.package, "--ranks", RANKS, "--quant", kind)
+            child = mpsplit("convert", self.package, "--ranks", RANKS, "--quant", kind, "--no-calibrate")
             after = f"{waiting} {kind}"
         else:
             other = next(name for name in SPLITS if name != waiting)

@@ -11,16 +11,19 @@ import argparse
 import time
 from pathlib import Path
 
-from mpsplit.comm import mpi_rank, world
+from mpsplit.comm import Communicator, mpi_rank, world
 from mpsplit.commands.verify import original_of, verify_converted
 from mpsplit.errors import ConvertError, PlanError
 from mpsplit.options.package_argument import add_keys, add_package, keys_of
 from mpsplit.options.rank_options import add_ranks, add_serial, started_ranks, under_mpirun
+from mpsplit.package.json_fields import text
 from mpsplit.package.manifest import PARTITION, Manifest
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.stored.quantisation import BLOCKS, KINDS
 from mpsplit.package.stored.recipe import LAYOUTS, METHODS, NATIVE, SCALES, Recipe
+from mpsplit.package.together.exchanged import exchanged, plain
 from mpsplit.package.together.package_commit import partition_home
+from mpsplit.plan.cuts import linears_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +48,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--scales",
         choices=SCALES,
-        help=(
-            "scale of a block by its largest weight, or by least squared error (default: minmax, mse with --calibrate)"
-        ),
+        default="mse",
+        help="scale of a block by its largest weight, or by least squared error (default: mse)",
     )
     add(
         "--layout",
@@ -60,9 +62,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=(
             "text of the kind the model will see: it goes through the float model on all ranks, and rounding spares"
-            " what it uses"
+            " what it uses (default: a text that ships, for fewer than 8 bits, where that takes less than four minutes)"
         ),
     )
+    add("--no-calibrate", action="store_true", help="no text: rounding alone, with --scales")
     add(
         "--calibrate-method",
         choices=METHODS,
@@ -92,15 +95,16 @@ def convert_command(args: argparse.Namespace) -> int:
     if args.verify:
         original_of(partition, args.verify)
     key = _key_to_encrypt_with(args)
-    scales = args.scales or ("mse" if args.calibrate else "minmax")
     kind = "f32" if args.calibrate and args.quant is None else args.quant  # what is calibrated is rounded
-    recipe = Recipe.parse(kind, args.block, ",".join(args.quant_for), scales, args.layout)
+    recipe = Recipe.parse(kind, args.block, ",".join(args.quant_for), args.scales, args.layout)
     calibration = _calibration(args, recipe, partition)
     pnnx = find_pnnx(args.pnnx, args.customop)
     if not args.serial and (code := under_mpirun(ranks, args)) is not None:
         return code
     comm = world()
     began = time.perf_counter()
+    if args.quant and not args.calibrate and not args.no_calibrate:
+        calibration = _by_default(args, recipe, partition, comm)
     model, other = (Path(given) if given else None for given in (args.model, args.share_with))
     made = convert(package, comm, pnnx, recipe, model, calibration=calibration, share_with=other, key=key)
     if comm.rank == 0 and made.manifest:
@@ -127,6 +131,8 @@ def _key_to_encrypt_with(args: argparse.Namespace) -> Key | None:
 
 def _calibration(args: argparse.Namespace, recipe: Recipe, partition: Manifest):
     """None without --calibrate."""
+    if args.calibrate is not None and args.no_calibrate:
+        raise ConvertError("--calibrate and --no-calibrate exclude each other; leave one out")
     if args.calibrate is None:
         if args.calibrate_method or args.calibrate_tokens is not None:
             raise ConvertError("--calibrate-method and --calibrate-tokens say how; give the text with --calibrate FILE")
@@ -136,6 +142,29 @@ def _calibration(args: argparse.Namespace, recipe: Recipe, partition: Manifest):
     check_calibration(recipe, partition, 1 if args.serial and mpi_rank() is None else partition.plan.ranks)
     tokens = MOST if args.calibrate_tokens is None else args.calibrate_tokens
     return Calibration.of(Path(args.calibrate), Path(args.package), args.calibrate_method or METHODS[0], tokens)
+
+
+def _by_default(args: argparse.Namespace, recipe: Recipe, partition: Manifest, comm: Communicator):
+    """For fewer than 8 bits, with the text that ships, where every rank can; None otherwise. Rank 0
+    says which."""
+    from mpsplit.export.model.model_origin import Origin
+    from mpsplit.export.weights.calibration_text import by_default
+    from mpsplit.runtime.engine.cores import share_of_cores
+
+    home = partition_home(Path(args.package))
+    least = min(filter(None, (recipe.kind_of(name).bits for name in linears_of(partition.facts))), default=8)
+    if least >= 8 or not (args.model or Origin.load(home)):
+        return None
+    calibration, why_not = by_default(partition, home, comm.size, comm.size * share_of_cores(comm.local_size))
+    why_not = next(filter(None, exchanged(comm, why_not, plain(text(r".{0,200}", "a reason")))), "")
+    if comm.rank == 0:
+        print(
+            f"not calibrated, scales are searched: {why_not}"
+            if why_not
+            else "calibrates with a text that ships with mpsplit; --no-calibrate leaves it out",
+            flush=True,
+        )
+    return None if why_not else calibration
 
 
 def _show(package: Path, manifest: Manifest, read: tuple[int, ...]) -> None:

@@ -280,7 +280,7 @@ def test_it_answers_as_before(tmp_path):
     old, new = tmp_path / "two", tmp_path / "three"
     for words in (
         ("partition", EXAMPLE, "--out", old, "--ranks", "2", "--serial"),
-        ("convert", old, "--quant", "q4", "--serial"),
+        ("convert", old, "--quant", "q4", "--serial", "--no-calibrate"),
     ):
         mpsplit(*words)
     asked = ("--prompt", "What is 57+86?", "--json")

@@ -30,7 +30,7 @@ from tests.cases import splits, thorough
 from tests.missing import needs
 from tests.models import EXAMPLE
 from tests.packages import digests, weight_path
-from tests.running import refused
+from tests.running import CLEAN, completed, refused
 
 pytestmark = [needs("the kernels"), needs("the torch operators")]
 Q4 = Recipe(Quantisation(4, 32), scales="mse")
@@ -178,6 +178,7 @@ def package(partition_of):
     [
         (["--calibrate", "none.txt"], "none.txt cannot be read (.*No such file.*); give a file of plain text in UTF-8"),
         (["--calibrate-method", "awq"], "give the text with --calibrate FILE"),
+        (["--calibrate", "TEXT", "--no-calibrate"], "--calibrate and --no-calibrate exclude each other; leave one out"),
         (
             ["--quant", "bf16", "--calibrate", "TEXT"],
             "nothing to do where all weights are bf16; give --quant q8, q6 or q4",
@@ -203,6 +204,36 @@ def test_texts_that_say_nothing(package, tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConvertError, match=message):
             Calibration.of(tmp_path / name, package, "awq", 4096)
+
+
+def converted(package, *options) -> str:
+    """What convert says. One thread: several wait for each other where cores are busy."""
+    done = completed("convert", package, "--quant", "q4", *options, env={**CLEAN, "OMP_NUM_THREADS": "1"}, timeout=250)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.seconds(300)
+def test_without_a_word_it_calibrates_where_it_can(partition_of, model_of, tmp_path):
+    """With the text that ships; --no-calibrate searches scales alone, and so does who has no
+    tokenizer."""
+    package = partition_of(EXAMPLE, lambda facts: even_plan(facts, 1, 1), "by-default")
+    searched = shutil.copytree(package, tmp_path / "searched")
+    said = converted(searched, "--no-calibrate")
+    assert "calibration:" not in said and "not calibrated" not in said
+    assert Manifest.load(searched).tools["recipe"] == "q4/32, mse scales"
+    plain = shutil.copytree(package, tmp_path / "plain")
+    convert(plain, Alone(), find_pnnx(), Q4)
+    assert digests(searched) == digests(plain)
+    said = converted(package)
+    assert "calibrates with a text that ships with mpsplit; --no-calibrate leaves it out" in said
+    assert "calibration: better than none on held-back text for " in said
+    assert "mse scales, gptq over 16,384 tokens of the text " in Manifest.load(package).tools["recipe"]
+    assert digests(package) != digests(plain)
+    bare = partition_of(model_of("llama"), lambda facts: even_plan(facts, 1, 1), "by-default")
+    said = converted(bare)
+    assert "not calibrated, scales are searched: the package has no tokenizer" in said
+    assert Manifest.load(bare).tools["recipe"] == "q4/32, mse scales"
 
 
 def test_without_a_tokenizer(partition_of, model_of, text):

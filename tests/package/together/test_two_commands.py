@@ -27,7 +27,7 @@ def started(*command):
 
 
 def convert(package, *more):
-    return started("convert", package, "--ranks", 2, *more)
+    return started("convert", package, "--ranks", 2, "--no-calibrate", *more)
 
 
 def refused(command, whole_message):
