@@ -165,7 +165,7 @@ def measured(logits: list[np.ndarray], requests: list[Request], tokens: int, ran
     for _ in range(tokens + 2):
         comm.outside, began = 0.0, time.thread_time()
         questions = [Question.of(Span(live.slot, 0, 1), live.asks(led)) for live in lives]
-        answers = led.step([0] * len(lives), questions)
+        answers = led.step([0] * len(lives), questions, [live.choice for live in lives])
         chosen = [
             live.choose(answer, partial(led.more, row))
             for row, (live, answer) in enumerate(zip(lives, answers, strict=True))

@@ -6,7 +6,10 @@
 #include <span>
 #include <vector>
 
+#include "draw.h"
+#include "near.h"
 #include "orders.h"
+#include "seen.h"
 #include "tilt.h"
 
 namespace mpsplit {
@@ -30,57 +33,31 @@ class Answers {
     // One message, valid until the next, about the logits of what a slot says next.
     std::span<const double> answer(std::span<const float> logits, int64_t slot, const Wish& wish);
 
-    struct Candidate {
-        double logit;
-        int64_t row;
-        bool operator<(const Candidate& other) const {  // the likelier first
-            return logit != other.logit ? logit > other.logit : row < other.row;
-        }
-    };
+    // Where these are all logits that there are: the token in the place of the answer; none where
+    // all must be looked at in one order.
+    std::span<const double> draw(std::span<const float> logits, int64_t slot, const Wish& wish,
+                                 const Draw& draw);
 
   private:
-    // What the last CELLS or WIDE of a slot counted, and some beside it (cell -1): CELL tells
-    // of it.
-    struct Near {
-        int64_t top = 0;  // where the cells begin
-        std::vector<int32_t> rows, cells;
-        std::vector<double> logits;
-    };
-
-    // These logits, the first of them of token `first`, after tilt and mask: floats as they were,
-    // -inf where one is not allowed or tilted; the tilted ones beside them.
     void see(std::span<const float> logits, int64_t first, int64_t slot, const Wish& wish);
-    void allow(int64_t first, std::span<const int64_t> bits);
-    void survey();
     // Each adds to the message what answers.py says.
     void few(const Wish& wish);
-    void blocks(double temperature);
     void wide(int64_t slot, const Wish& wish);
-    void likeliest(size_t count);
-    void tell_found();
     void own(size_t count);
-    double weight(double temperature, size_t begin, size_t end,
-                  std::span<const double> tilted) const;
-    double rest(double temperature) const;
-    void count_cells(int64_t slot, double heat, int64_t top, int64_t count);
-    void find(Near& near, float lowest);
     void cell(std::span<const float> logits, int64_t slot, const Wish& wish);
     void span(std::span<const float> logits, int64_t slot, const Wish& wish);
+    void tell_found();
+    void tell_cells(const Near& near);
+    void add(std::span<const double> numbers);
 
     int64_t first_;
     std::map<int64_t, Tilt> tilts_;
     std::map<int64_t, std::vector<int64_t>> masks_;
 
-    std::span<const float> logits_, plain_;
-    std::vector<float> changed_;
-    std::vector<int32_t> at_;       // rows that are tilted
-    std::vector<double> tilted_;    // and their logits
-    std::vector<int32_t> runs_;     // the largest plain ones, by run of rows
-    double best_ = 0;               // of all
-    std::map<int64_t, Near> near_;  // by slot
+    Seen seen_;
+    std::map<int64_t, Near>
+        near_;  // by slot, what the last CELLS or WIDE counted: CELL tells of it
     std::vector<Candidate> found_;
-    std::vector<int32_t> rows_;
-    std::vector<double> weights_;
     std::vector<double> message_;
 };
 

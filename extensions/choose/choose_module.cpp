@@ -17,16 +17,32 @@ using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 // the Wish of answers.py
 using Told = std::tuple<int64_t, int64_t, int64_t, double, int64_t, int64_t>;
 
-nb::ndarray<nb::numpy, double> answer(Answers& answers, const Logits& logits, int64_t slot,
-                                      const Told& told) {
+// the Draw of answers.py
+using Settings = std::tuple<double, int64_t, double, double, int64_t, double>;
+
+Wish wish_of(const Told& told) {
     const auto [wanted, likely, changed, temperature, start, count] = told;
-    const Wish wish = {wanted, likely, changed, temperature, start, count};
-    const auto message = answers.answer({logits.data(), logits.shape(0)}, slot, wish);
+    return {wanted, likely, changed, temperature, start, count};
+}
+
+nb::ndarray<nb::numpy, double> array_of(std::span<const double> message) {
     auto* data = new double[message.size()];
     std::copy(message.begin(), message.end(), data);
     return nb::ndarray<nb::numpy, double>(
         data, {message.size()},
         nb::capsule(data, [](void* p) noexcept { delete[] static_cast<double*>(p); }));
+}
+
+nb::ndarray<nb::numpy, double> answer(Answers& answers, const Logits& logits, int64_t slot,
+                                      const Told& wish) {
+    return array_of(answers.answer({logits.data(), logits.shape(0)}, slot, wish_of(wish)));
+}
+
+nb::ndarray<nb::numpy, double> draw(Answers& answers, const Logits& logits, int64_t slot,
+                                    const Told& wish, const Settings& settings) {
+    const auto [temperature, top_k, top_p, min_p, min_keep, random] = settings;
+    return array_of(answers.draw({logits.data(), logits.shape(0)}, slot, wish_of(wish),
+                                 {temperature, top_k, top_p, min_p, min_keep, random}));
 }
 
 }  // namespace
@@ -48,5 +64,6 @@ NB_MODULE(_choose, m) {
                 answers.mask(slot, {bits.data(), bits.shape(0)});
             },
             "slot"_a, "bits"_a)
-        .def("answer", answer, "logits"_a, "slot"_a, "wish"_a);
+        .def("answer", answer, "logits"_a, "slot"_a, "wish"_a)
+        .def("draw", draw, "logits"_a, "slot"_a, "wish"_a, "draw"_a);
 }

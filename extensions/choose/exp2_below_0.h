@@ -33,12 +33,11 @@ inline float exp2_below_0(float x) {
     x = x > -100 ? x : -100;
     const float shifted = x + shift;
     const float r = x - (shifted - shift);
-    float power = 0x1.41fbbcp-13f;
-    power = power * r + 0x1.5f3e52p-10f;
-    power = power * r + 0x1.3b2d4cp-7f;
-    power = power * r + 0x1.c6aee8p-5f;
-    power = power * r + 0x1.ebfbdcp-3f;
-    power = power * r + 0x1.62e43p-1f;
+    float power = 0x1.5bba14p-10f;
+    power = power * r + 0x1.3cea88p-7f;
+    power = power * r + 0x1.c6b752p-5f;
+    power = power * r + 0x1.ebf9bcp-3f;
+    power = power * r + 0x1.62e42ap-1f;
     power = power * r + 1;
     return std::bit_cast<float>(std::bit_cast<uint32_t>(power) +
                                 (std::bit_cast<uint32_t>(shifted) << 23));

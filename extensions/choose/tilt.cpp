@@ -29,22 +29,23 @@ void Tilt::change(std::span<const int64_t> numbers) {
     }
 }
 
-void Tilt::apply(std::span<const float> logits, int64_t first, std::vector<int32_t>& at,
-                 std::vector<double>& values) const {
+size_t Tilt::rows(int64_t first, size_t count, std::vector<int32_t>& at) const {
     const auto place = [&](int64_t token) {
         return size_t(std::lower_bound(tokens_.begin(), tokens_.end(), token) - tokens_.begin());
     };
-    const size_t begin = place(first), count = place(first + int64_t(logits.size())) - begin;
-    const int64_t* tokens = tokens_.data() + begin;
+    const size_t begin = place(first);
+    at.resize(place(first + int64_t(count)) - begin);
+    for (size_t i = 0; i < at.size(); ++i) at[i] = int32_t(tokens_[begin + i] - first);
+    return begin;
+}
+
+void Tilt::apply(size_t begin, std::span<double> logits) const {
     const double *counts = counts_.data() + begin, *biases = biases_.data() + begin;
-    at.resize(count), values.resize(count);
-    for (size_t i = 0; i < count; ++i) at[i] = int32_t(tokens[i] - first);
-    for (size_t i = 0; i < count; ++i) values[i] = logits[size_t(at[i])];
-    for (size_t i = 0; i < count; ++i) {
-        const double old = values[i] + biases[i];
+    for (size_t i = 0; i < logits.size(); ++i) {
+        const double old = logits[i] + biases[i];
         const double divided = old < 0 ? old * repetition_ : old / repetition_;
         const double lowered = divided - (presence_ + frequency_ * counts[i]);
-        values[i] = counts[i] > 0 ? lowered : old;
+        logits[i] = counts[i] > 0 ? lowered : old;
     }
 }
 

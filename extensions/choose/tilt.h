@@ -12,11 +12,12 @@ class Tilt {
   public:
     // The numbers of the verb TILT: three penalties, then token, count and bias of each change.
     void change(std::span<const int64_t> numbers);
-    // Of its tokens that lie in these rows, the first of which is token `first`: the rows in
-    // ascending order, and their logits after it. In the order of choosing.py: bias, repetition,
-    // presence and frequency.
-    void apply(std::span<const float> logits, int64_t first, std::vector<int32_t>& at,
-               std::vector<double>& values) const;
+    // Its tokens that lie in these rows, the first of which is token `first`: the rows in ascending
+    // order, and the number of the first of the tokens.
+    size_t rows(int64_t first, size_t count, std::vector<int32_t>& at) const;
+    // Logits of its tokens from the `begin`-th on, in place. In the order of choosing.py: bias,
+    // repetition, presence and frequency.
+    void apply(size_t begin, std::span<double> logits) const;
 
   private:
     double repetition_ = 1, presence_ = 0, frequency_ = 0;

@@ -20,6 +20,10 @@ told beside it, -1 for none; then each logit that is told has the model's own be
     (and with `likely`, after n, BLOCKS and WIDE: the log of the summed exp of the model's own, its
     likeliest logits, their ids)
 
+The only rank with rows of the head needs no answers: it draws. Then the message is [the token, the
+model's own logit of it, how many cells to ask for next time (, as above)], or empty where only all
+logits in one order can tell.
+
 Of equal logits the lower id comes first. A logit that the mask forbids is -inf; the id beside it
 means nothing.
 """
@@ -50,6 +54,17 @@ class Wish(NamedTuple):
     count: int = 0  # type: ignore[assignment]  # a tuple has a method of this name
 
 
+class Draw(NamedTuple):
+    """How to draw, as Sampling has it, and a number from 0 to below 1."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    min_keep: int
+    random: float
+
+
 class Answers(Protocol):
     def tilt(self, slot: int, fresh: bool, changes: np.ndarray) -> None:
         """Changes as tilt.py tells them; the first of a request forget what was there."""
@@ -58,6 +73,8 @@ class Answers(Protocol):
         """A bit a token, in int64."""
 
     def answer(self, logits: np.ndarray, slot: int, wish: Wish) -> np.ndarray: ...
+
+    def draw(self, logits: np.ndarray, slot: int, wish: Wish, draw: Draw) -> np.ndarray: ...
 
 
 def answers_of(first_row: int) -> Answers:
@@ -117,6 +134,10 @@ class NumpyAnswers:
             order = likeliest(own, min(likely, len(own)))
             message += [[log_sum_exp(own)], own[order], order + self.first]
         return np.concatenate(message)
+
+    def draw(self, logits: np.ndarray, slot: int, wish: Wish, draw: Draw) -> np.ndarray:
+        """Always left to choosing.py."""
+        return np.empty(0)
 
     def _changed(self, logits: np.ndarray, slot: int, changed: int) -> np.ndarray:
         if changed & BY_TILT and (tilt := self.tilts[slot]):

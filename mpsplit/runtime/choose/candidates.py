@@ -37,11 +37,13 @@ def likely_of(wish: Wish, rows: int) -> int:
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one rank with these rows of the head: the message, or with ALL the slice, float32."""
+    """Of one rank with these rows of the head: the message, or with ALL the slice, float32.
+    `drawn`: it is the only one and has drawn."""
 
     rows: Range
     wish: Wish
     message: np.ndarray
+    drawn: bool = False
 
     @property
     def head(self) -> float:
@@ -76,11 +78,14 @@ def whole(answers: Sequence[Answer]) -> np.ndarray:
     return np.concatenate([answer.message for answer in ordered]).astype(np.float64)
 
 
-def likely_tokens(answers: Sequence[Answer], count: int) -> tuple[float, list[tuple[int, float]]]:
-    """Of the model's own distribution: the log of the sum, the likeliest and their logits."""
-    sums, logits, ids = zip(*(answer.own for answer in answers), strict=True)
+def likely_tokens(answers: Sequence[Answer], count: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """Of the model's own distribution: the log of the sum, the likeliest and the logs of their
+    probabilities."""
     if len(answers) == 1:
-        return sums[0], list(zip(ids[0].astype(np.int64).tolist(), logits[0].tolist(), strict=True))
-    logit, token = np.concatenate(logits), np.concatenate(ids).astype(np.int64)
-    order = np.lexsort((token, -logit))[:count]
-    return float(np.logaddexp.reduce(sums)), list(zip(token[order].tolist(), logit[order].tolist(), strict=True))
+        total, logit, token = answers[0].own
+    else:
+        sums, logits, ids = zip(*(answer.own for answer in answers), strict=True)
+        total, logit, token = float(np.logaddexp.reduce(sums)), np.concatenate(logits), np.concatenate(ids)
+        order = np.lexsort((token, -logit))[:count]
+        logit, token = logit[order], token[order]
+    return total, tuple(zip(token.astype(np.int64).tolist(), (logit - total).tolist(), strict=True))

@@ -34,6 +34,7 @@ from mpsplit.runtime.choose.answers import (
     CELLS,
     SPAN,
     WIDE,
+    Draw,
     Wish,
     cell_of,
     largest,
@@ -92,10 +93,18 @@ class Choice:
             return Wish(WIDE - self.wide, likely, changed, self.sampling.temperature)
         return Wish(self.sampling.wanted, likely, changed, self.sampling.summed_at)
 
+    @property
+    def draw(self) -> Draw:
+        """What the only rank with rows of the head is told beside it."""
+        how = self.sampling
+        return Draw(how.temperature, how.top_k, how.top_p, how.min_p, how.min_keep, self._random())
+
     def choose(self, answers: list[Answer], again: AskAgain) -> ChosenToken:
         wanted, wide = answers[0].wish.wanted, 0
         try:
-            if wanted == BLOCKS:
+            if answers[0].drawn:
+                token, own, wide = _as_drawn(answers[0].message)
+            elif wanted == BLOCKS:
                 token, own = self._from_blocks(answers, again)
             elif wanted < WIDE:
                 token, own, wide = self._from_wide(answers, again)
@@ -108,7 +117,7 @@ class Choice:
         if self.logprobs is None:
             return ChosenToken(token, wide=wide)
         total, likely = likely_tokens(answers, self.logprobs)
-        return ChosenToken(token, own - total, tuple((id, logit - total) for id, logit in likely), wide)
+        return ChosenToken(token, own - total, likely, wide)
 
     # -- from a few -------------------------------------------------------------------------------
 
@@ -283,6 +292,11 @@ class Choice:
             return np.arange(len(ids))
         top_k = sampling.greedy or sampling.top_k
         return largest(ids, logits, (1 if sampling.greedy else sampling.fewest) if top_k else len(ids))
+
+
+def _as_drawn(message: np.ndarray) -> tuple[int, float, int]:
+    token, own, wide = message[:3].tolist()
+    return int(token), own, int(wide)
 
 
 def _rows_of_block(which: int, answers: list[Answer]) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from mpsplit.comm import Communicator
 from mpsplit.runtime.account.account import Account, CountedEngine
 from mpsplit.runtime.choose.answers import ALL, NOTHING, SPAN, Wish, answers_of
 from mpsplit.runtime.choose.candidates import Answer, length
+from mpsplit.runtime.choose.choosing import Choice
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, KeptSegment
 from mpsplit.runtime.loop.order_numbers import Question, kept_order, step_order, sweep_order
 from mpsplit.runtime.loop.orders import LEAD, Order, Orders
@@ -55,19 +56,24 @@ class Ranks:
 
     def mask(self, slot: int, allowed: np.ndarray) -> None:
         bits = np.packbits(allowed, bitorder="little")
-        words = np.zeros(-(-len(bits) // 8), np.int64)
-        words.view(np.uint8)[: len(bits)] = bits
+        bits.resize(-(-len(bits) // 8) * 8, refcheck=False)
+        words = bits.view(np.int64)
         with self._order():
             self._answers.mask(slot, words)
             self._orders.give(Order(Verb.MASK, slot, count=len(words), token=int(words[0])), words)
 
-    def step(self, tokens: Sequence[int], questions: Sequence[Question]) -> list[list[Answer]]:
-        """What the ranks answer to each part; nothing where nothing was wanted."""
+    def step(
+        self, tokens: Sequence[int], questions: Sequence[Question], choices: Sequence[Choice | None] = ()
+    ) -> list[list[Answer]]:
+        """What the ranks answer to each part; nothing where nothing was wanted. By part, `choices`
+        are to be made of it."""
         with self._order():
-            self._orders.give(*step_order(tokens, questions))
+            if self.comm.size > 1:
+                self._orders.give(*step_order(tokens, questions))
             self._questions = questions
             self._logits = self._counted.batch(tokens, [part for part, *_ in questions])
-            return [self._gather(row, question.wish) for row, question in enumerate(questions)]
+            drawn = [self._drawn(row, choice) for row, choice in enumerate(choices or [None] * len(questions))]
+            return [each or self._gather(row, questions[row].wish) for row, each in enumerate(drawn)]
 
     def more(
         self,
@@ -124,6 +130,15 @@ class Ranks:
         except BaseException:
             self.in_step = False
             raise
+
+    def _drawn(self, row: int, choice: Choice | None) -> list[Answer]:
+        """Where this rank has the whole head: the token; nothing where it cannot tell."""
+        if choice is None or [shard.rank for shard in self._heads] != [LEAD]:
+            return []
+        question = self._questions[row]
+        wish = question.wish
+        message = self._answers.draw(self._logits[row], question.part.slot, wish, choice.draw)
+        return [Answer(self._heads[0].head, wish, message, drawn=True)] if len(message) else []
 
     def _gather(self, row: int, wish: Wish, has: Sequence[int] = ()) -> list[Answer]:
         if wish.wanted == NOTHING:

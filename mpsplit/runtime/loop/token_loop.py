@@ -334,7 +334,7 @@ class TokenLoop:
     # -- a step -----------------------------------------------------------------------------------
 
     def _step(self, taking: list[tuple[LiveRequest, int]]) -> None:
-        tokens, questions, asking = [], [], []
+        tokens, questions, choices, asking = [], [], [], []
         for live, rows in taking:
             with self._alone(live):
                 if pages := live.held.pages[live.placed :]:
@@ -343,8 +343,9 @@ class TokenLoop:
                 wish = live.asks(self.ranks) if rows == live.left else Wish()
                 tokens += live.history[live.fed : live.fed + rows]
                 questions.append(Question.of(Span(live.slot, live.fed, rows), wish))
+                choices.append(live.choice if rows == live.left else None)
                 asking.append((live, rows))
-        answers = self.ranks.step(tokens, questions) if asking else []
+        answers = self.ranks.step(tokens, questions, choices) if asking else []
         for row, ((live, rows), answer) in enumerate(zip(asking, answers, strict=True)):
             with self._alone(live):
                 live.fed += rows

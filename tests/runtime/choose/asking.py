@@ -1,4 +1,5 @@
-"""Ranks that answer about slices of given logits, without a loop: C++ and numpy."""
+"""Ranks that answer about slices of given logits, without a loop: C++ and numpy. `drawn`: C++ whose
+only rank draws where it can."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from mpsplit.runtime.choose.choosing import Choice
 from mpsplit.runtime.choose.tilt import Tilt
 
 MODULE = cpp.load("_choose")
-KINDS = {"numpy": NumpyAnswers, **({"c++": MODULE.Answers} if MODULE else {})}
+KINDS = {"numpy": NumpyAnswers, **({"c++": MODULE.Answers, "drawn": MODULE.Answers} if MODULE else {})}
 
 
 class Ranks:
@@ -22,19 +23,29 @@ class Ranks:
         self.logits, self.slot, self.asked, self.words = logits, slot, [], 0
         self.rows = [Range(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
         self.ranks = [KINDS[kind](rows.start) for rows in self.rows]
+        self.draws = kind == "drawn" and len(self.rows) == 1
 
     def choose(self, choice: Choice, few: int = 0):
         """`few`: as many candidates are sent at first, where it is some."""
+        self.tell(choice)
+        self.wish = choice.wish
+        if self.draws and len(message := self.drawn(choice)):
+            return choice.choose([Answer(self.rows[0], self.wish, message, drawn=True)], self.again)
+        if few and self.wish.wanted > few:
+            self.wish = self.wish._replace(wanted=few)
+        return choice.choose(self.again(*self.wish[:1], temperature=self.wish.temperature), self.again)
+
+    def drawn(self, choice):
+        return self.ranks[0].draw(self.logits, self.slot, choice.wish, choice.draw)
+
+    def tell(self, choice):
+        """What changes the logits."""
         changes = Tilt(choice.sampling).changes(choice.history)
         bits = None if choice.allowed is None else np.packbits(choice.allowed, bitorder="little")
         for rank in self.ranks:
             rank.tilt(self.slot, True, changes)
             if bits is not None:
                 rank.mask(self.slot, np.concatenate([bits, np.zeros(-len(bits) % 8, np.uint8)]).view(np.int64))
-        self.wish = choice.wish
-        if few and self.wish.wanted > few:
-            self.wish = self.wish._replace(wanted=few)
-        return choice.choose(self.again(*self.wish[:1], temperature=self.wish.temperature), self.again)
 
     def again(self, wanted, start=0, count=0, temperature=0.0, has=()):
         self.asked.append(wanted)
