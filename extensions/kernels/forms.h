@@ -3,7 +3,7 @@
 //
 // A path multiplies w + zero, which is never negative. It is what is stored, but for a form with
 // values: there 4 bits are stored, the place of w among the values, which lie closer where weights
-// are many.
+// are many. With a minimum, which each block has beside its scale, a weight is scale * w + minimum.
 #pragma once
 
 #include <cstddef>
@@ -21,8 +21,10 @@ struct Form {
     int low, high;                   // the least and the largest w
     int smallest;                    // the w nearest to 0: where the scale is 0
     const int8_t* values = nullptr;  // 16 of them, rising
+    bool minimum = false;
 
     constexpr bool by_table() const { return values != nullptr; }
+    constexpr int numbers() const { return minimum ? 2 : 1; }  // of 16 bits, that a block has
 };
 
 // Four bits as GGUF's IQ4_NL has them
@@ -30,12 +32,17 @@ constexpr int table_bits = 20;
 constexpr int8_t table[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                               1,    13,   25,  38,  53,  69,  89,  113};
 
+// with a minimum: GGUF's Q4_1 and Q5_1 are such
+constexpr int minimum_bits = 32;
+
 constexpr Form forms[] = {
     {4, 4, 8, -8, 7, 0},
     {6, 6, 32, -32, 31, 0},
     {8, 8, 128, -128, 127, 0},
     {16, 16, 0, 0, 0, 0},
     {table_bits, 4, 128, table[0], table[15], table[8], table},
+    {minimum_bits + 4, 4, 0, 0, 15, 0, nullptr, true},
+    {minimum_bits + 5, 5, 0, 0, 31, 0, nullptr, true},
 };
 
 // nullptr where there is none

@@ -14,6 +14,7 @@
 #include <stdexcept>
 
 #include "attention.h"
+#include "forms.h"
 #include "gptq.h"
 #include "qlinear.h"
 #include "read_through.h"
@@ -89,6 +90,7 @@ std::pair<Out<int8_t>, Out<float>> gptq_of_rows(const Rows& rows, const Rows& u,
     Shape shape = shape_of(rows, bits, block);
     packed_bytes(shape);  // refuses what cannot be, before anything is divided by it
     expect(bits != 16, "bfloat16 has neither integers nor scales");
+    expect(!form_of(bits).minimum, "blocks with a minimum come as integers alone");
     expect(u.shape(0) == rows.shape(1) && u.shape(1) == rows.shape(1), "u is [k, k]");
     auto values = array<int8_t>({rows.shape(0), rows.shape(1)});
     auto found = array<float>({rows.shape(0), rows.shape(1) / block});
@@ -103,8 +105,9 @@ Out<uint8_t> pack_values(const In<int8_t, nb::ndim<2>>& values, const Rows& scal
                          int block, int threads) {
     Shape shape = shape_of(values, bits, block);
     auto packed = array<uint8_t>({packed_bytes(shape)});
-    expect(int(scales.shape(0)) == shape.n && int(scales.shape(1)) == shape.k / block,
-           "scales are [n, k / block]");
+    expect(int(scales.shape(0)) == shape.n &&
+               int(scales.shape(1)) == shape.k / block * form_of(bits).numbers(),
+           "scales are [n, k / block], or with minimums [n, 2 k / block]");
     pack(shape, values.data(), scales.data(), packed.data(), pool_of(threads));
     return packed;
 }
@@ -138,7 +141,8 @@ Out<float> unpack_some(const Held& held, const In<int64_t, nb::ndim<1>>& picked)
 std::pair<Out<int8_t>, Out<float>> integers_of_packed(const Held& held) {
     const Shape& shape = held.weights.shape;
     auto values = array<int8_t>({size_t(shape.n), size_t(shape.k)});
-    auto scales = array<float>({size_t(shape.n), size_t(shape.k / shape.block)});
+    const int count = shape.k / shape.block * form_of(shape.bits).numbers();
+    auto scales = array<float>({size_t(shape.n), size_t(count)});
     integers(held.weights, values.data(), scales.data());
     return {values, scales};
 }

@@ -1,5 +1,6 @@
 // Float32 or integers in, a packed matrix out, and back; and the view that knows the size.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <stdexcept>
 
@@ -26,7 +27,13 @@ void check(const Shape& s) {
          block = s.block == 32 || s.block == 64 || s.block == 128;
     if (!bits || !block || s.n < 1 || s.k < s.block || s.k % s.block)
         throw std::invalid_argument(
-            text(s) + ": bits are 4, 6, 8, 16 or 20, block is 32, 64 or 128 and divides k");
+            text(s) + ": bits are 4, 6, 8, 16, 20, 36 or 37, block is 32, 64 or 128 and divides k");
+}
+
+// what floats can be rounded to
+void check_rounds(const Shape& s) {
+    if (form_of(s.bits).minimum)
+        throw std::invalid_argument(text(s) + ": blocks with a minimum come as integers alone");
 }
 
 void encode(int bits, const Groups& g, uint8_t* chunk) {
@@ -40,10 +47,15 @@ void decode(int bits, const uint8_t* chunk, Groups& g, int o) {
               [&](auto known) { mpsplit::decode<decltype(known)::value>(chunk, g, begin, end); });
 }
 
-// One block of a panel: values [16, block] and scales [16].
+// float16: of a block its scale, and its minimum where the form has one
+using Numbers = std::array<uint16_t, 2>;
+
+// One block of a panel: values [16, block] and numbers [16].
 void write_block(const Shape& s, uint8_t* panel, int b, const int8_t* values,
-                 const uint16_t* scales) {
-    std::memcpy(panel + scales_at(s, b), scales, panel_rows * sizeof *scales);
+                 const Numbers* numbers) {
+    for (int i = 0; i < form_of(s.bits).numbers(); i++)
+        for (int o = 0; o < panel_rows; o++)
+            std::memcpy(panel + number_at(s, b, i, o), &numbers[o][i], sizeof numbers[o][i]);
     for (int c = 0; c < s.block / chunk_inputs; c++) {
         Groups g;
         for (int o = 0; o < panel_rows; o++)
@@ -54,7 +66,7 @@ void write_block(const Shape& s, uint8_t* panel, int b, const int8_t* values,
     }
 }
 
-// block_of(row, b, values) fills one row's block and returns its scale
+// block_of(row, b, values) fills one row's block and returns its numbers
 template <class BlockOf>
 void pack_with(const Shape& s, void* packed, ThreadPool& pool, BlockOf block_of) {
     int blocks = s.k / s.block;
@@ -64,10 +76,10 @@ void pack_with(const Shape& s, void* packed, ThreadPool& pool, BlockOf block_of)
         for (int b = 0; b < blocks; b++) {
             int8_t values[panel_rows * 128];
             std::fill_n(values, panel_rows * s.block, int8_t(form_of(s.bits).smallest));
-            uint16_t scales[panel_rows] = {};
+            Numbers numbers[panel_rows] = {};
             for (int o = 0; o < std::min(panel_rows, s.n - p * panel_rows); o++)
-                scales[o] = block_of(p * panel_rows + o, b, values + o * s.block);
-            write_block(s, panel, b, values, scales);
+                numbers[o] = block_of(p * panel_rows + o, b, values + o * s.block);
+            write_block(s, panel, b, values, numbers);
         }
     });
 }
@@ -97,7 +109,7 @@ void unpack_bfloats(const uint8_t* panel, int o, int k, float* y) {
     }
 }
 
-// take(at, values, scale): inputs at .. at + 31 of a row of integers
+// take(at, values, numbers): inputs at .. at + 31 of a row of integers
 template <class Take>
 void each_chunk(const Weights& weights, int row, Take take) {
     const Shape& s = weights.shape;
@@ -105,15 +117,16 @@ void each_chunk(const Weights& weights, int row, Take take) {
     const int o = row % panel_rows;
     for (int at = 0; at < s.k; at += chunk_inputs) {
         int b = at / s.block;
-        uint16_t scale;
-        std::memcpy(&scale, panel + scales_at(s, b) + o * sizeof scale, sizeof scale);
+        Numbers numbers = {};
+        for (int i = 0; i < form_of(s.bits).numbers(); i++)
+            std::memcpy(&numbers[i], panel + number_at(s, b, i, o), sizeof numbers[i]);
         Groups g;
         decode(s.bits, panel + chunks_at(s, b) + at % s.block / chunk_inputs * chunk_bytes(s.bits),
                g, o);
         int8_t values[chunk_inputs];
         for (int i = 0; i < chunk_inputs; i++)
             values[i] = int8_t(g[i / 4][4 * o + i % 4] - zero_point(s.bits));
-        take(at, values, from_half(scale));
+        take(at, values, std::array{from_half(numbers[0]), from_half(numbers[1])});
     }
 }
 
@@ -127,8 +140,10 @@ size_t packed_bytes(const Shape& s) {
 void pack(const Shape& s, const float* rows, void* packed, ThreadPool& pool, Scales scales) {
     check(s);
     if (is_float(s.bits)) return pack_bfloats(s, rows, packed, pool);
+    check_rounds(s);
     pack_with(s, packed, pool, [&](int row, int b, int8_t* values) {
-        return fit(rows + size_t(row) * s.k + size_t(b) * s.block, s.block, s.bits, scales, values);
+        const float* block = rows + size_t(row) * s.k + size_t(b) * s.block;
+        return Numbers{fit(block, s.block, s.bits, scales, values)};
     });
 }
 
@@ -137,6 +152,7 @@ void integers(const Shape& s, const float* rows, int8_t* values, float* scales, 
     check(s);
     if (is_float(s.bits))
         throw std::invalid_argument(text(s) + ": bfloat16 has neither integers nor scales");
+    check_rounds(s);
     pool.parallel(s.n, [&](int row, int) {
         for (int b = 0; b < s.k / s.block; b++) {
             const size_t at = size_t(row) * s.k + size_t(b) * s.block;
@@ -159,8 +175,12 @@ void pack(const Shape& s, const int8_t* values, const float* scales, void* packe
                 (form.by_table() ? " is not in the table of " : " does not fit ") +
                 std::to_string(form.stored) + " bits");
     pack_with(s, packed, pool, [&](int row, int b, int8_t* out) {
-        std::memcpy(out, values + size_t(row) * s.k + size_t(b) * s.block, s.block);
-        return to_half(scales[size_t(row) * (s.k / s.block) + b]);
+        const size_t block = size_t(row) * (s.k / s.block) + b;
+        std::memcpy(out, values + block * s.block, s.block);
+        Numbers numbers = {};
+        for (int i = 0; i < form.numbers(); i++)
+            numbers[i] = to_half(scales[block * form.numbers() + i]);
+        return numbers;
     });
 }
 
@@ -169,8 +189,12 @@ void unpack(const Weights& weights, int row, float* y) {
     if (is_float(s.bits))
         return unpack_bfloats(weights.data + row / panel_rows * panel_bytes(s), row % panel_rows,
                               s.k, y);
-    each_chunk(weights, row, [&](int at, const int8_t* values, float scale) {
-        for (int i = 0; i < chunk_inputs; i++) y[at + i] = float(values[i]) * scale;
+    const bool adds = form_of(s.bits).minimum;  // which would make 0 of -0
+    each_chunk(weights, row, [&](int at, const int8_t* values, std::array<float, 2> numbers) {
+        for (int i = 0; i < chunk_inputs; i++) {
+            const float product = float(values[i]) * numbers[0];
+            y[at + i] = adds ? product + numbers[1] : product;
+        }
     });
 }
 
@@ -183,10 +207,12 @@ void integers(const Weights& weights, int8_t* values, float* scales) {
     const Shape& s = weights.shape;
     if (is_float(s.bits))
         throw std::invalid_argument(text(s) + ": bfloat16 has neither integers nor scales");
+    const int count = form_of(s.bits).numbers();
     for (int row = 0; row < s.n; row++)
-        each_chunk(weights, row, [&](int at, const int8_t* chunk, float scale) {
+        each_chunk(weights, row, [&](int at, const int8_t* chunk, std::array<float, 2> numbers) {
             std::memcpy(values + size_t(row) * s.k + at, chunk, chunk_inputs);
-            scales[size_t(row) * (s.k / s.block) + at / s.block] = scale;
+            const size_t block = size_t(row) * (s.k / s.block) + at / s.block;
+            std::copy_n(numbers.begin(), count, scales + block * count);
         });
 }
 

@@ -4,6 +4,7 @@
 //   Dots                        16 int32, one for each output of the panel; start(n) sets all to n
 //   Floats                      16 float32; zero(), scales(16 halfs), store(y, floats)
 //   accumulate(sum, dots, scales, x)    sum + dots * (scales * x)
+//   add_times(sum, floats, x)           sum + floats * x
 //   chunk<bits>(lines, inputs, dots)    dots[r] += weights of one chunk * inputs [8][width][4]
 //   add(a, b)                   of two Floats
 //   line_of_pairs(line, inputs, sums)   sums[r] += a line of 16 bits * inputs [width][2]
@@ -37,19 +38,21 @@ template <class Isa, int bits, int width>
 static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* tile, float* y) {
     constexpr bool is_signed = zero_point(bits) == 128 && !Isa::offset;
     constexpr int eights = is_signed ? 0 : zero_point(bits) / 8;
+    constexpr int lined = blocks_of_line(bits);
     const int blocks = shape.k / shape.block, chunks = shape.block / chunk_inputs;
     typename Isa::Floats sums[width];
     for (auto& sum : sums) sum = Isa::zero();
     const uint8_t* scales = nullptr;
     for (int b = 0; b < blocks; b++) {
-        if (b % 2 == 0) {
+        if (b % lined == 0) {
             __builtin_prefetch(weights + prefetch_ahead);
             scales = weights;
             weights += line;
         }
         const float* x_scales = reinterpret_cast<const float*>(tile);
         const int32_t* x_eights = reinterpret_cast<const int32_t*>(tile) + width;
-        const int32_t* inputs = x_eights + width;
+        const float* x_sums = x_scales + 2 * width;
+        const int32_t* inputs = x_eights + 2 * width;
         typename Isa::Dots dots[width];
         for (int r = 0; r < width; r++) dots[r] = Isa::start(eights * x_eights[r]);
         for (int c = 0; c < chunks; c++, weights += chunk_bytes(bits), inputs += groups * width) {
@@ -57,8 +60,12 @@ static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* til
                 __builtin_prefetch(weights + prefetch_ahead + l * line);
             Isa::template chunk<bits>(weights, inputs, dots);
         }
-        auto s = Isa::scales(scales + b % 2 * (line / 2));
+        auto s = Isa::scales(scales + b % lined * (line / lined));
         for (int r = 0; r < width; r++) sums[r] = Isa::accumulate(sums[r], dots[r], s, x_scales[r]);
+        if constexpr (form_of(bits).minimum) {
+            auto minimums = Isa::scales(scales + line / 2);
+            for (int r = 0; r < width; r++) sums[r] = Isa::add_times(sums[r], minimums, x_sums[r]);
+        }
         tile += tile_block_bytes(width, shape.block, false);
     }
     for (int r = 0; r < width; r++) Isa::store(y + r * panel_rows, sums[r]);

@@ -1,5 +1,5 @@
-// The path of AVX2: pairs of products in 16 bits (maddubs), which 4 and 6 bit weights cannot
-// overflow, widened by madd.
+// The path of AVX2: pairs of products in 16 bits (maddubs), which weights of 4 to 6 bits
+// cannot overflow, widened by madd.
 #include <immintrin.h>
 
 #include "path.h"
@@ -11,29 +11,32 @@ struct Pair {
     __m256i low, high;  // Gj and G(j+4) of layout.h, 8 of the 16 outputs
 };
 
+__m256i at_bit_4(__m256i bytes, int from) {
+    return from <= 4 ? _mm256_slli_epi16(bytes, 4 - from) : _mm256_srli_epi16(bytes, from - 4);
+}
+
 template <int bits>
 Pair pair(const uint8_t* lines, int j) {
     auto load = [&](int l) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + l * line));
     };
-    const __m256i nibble = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30),
-                  sign = _mm256_set1_epi8(-128);
-    if constexpr (bits == 8)
+    constexpr Form form = form_of(bits);
+    const __m256i nibble = _mm256_set1_epi8(15), sign = _mm256_set1_epi8(-128);
+    if constexpr (form.stored == 8)
         return {_mm256_xor_si256(load(j), sign), _mm256_xor_si256(load(j + 4), sign)};
     __m256i l = load(j);
     Pair nibbles = {_mm256_and_si256(l, nibble), _mm256_and_si256(_mm256_srli_epi16(l, 4), nibble)};
-    if constexpr (bits == 4) return nibbles;
-    if constexpr (form_of(bits).by_table()) {
+    if constexpr (form.by_table()) {
         const __m256i values = _mm256_broadcastsi128_si256(
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(form_of(bits).values)));
+            _mm_loadu_si128(reinterpret_cast<const __m128i*>(form.values)));
         return {_mm256_shuffle_epi8(values, nibbles.low),
                 _mm256_shuffle_epi8(values, nibbles.high)};
     }
-    __m256i h = load(4 + j / 2);
-    __m256i low = j % 2 ? h : _mm256_slli_epi16(h, 4),
-            high = j % 2 ? _mm256_srli_epi16(h, 2) : _mm256_slli_epi16(h, 2);
-    return {_mm256_or_si256(nibbles.low, _mm256_and_si256(low, top)),
-            _mm256_or_si256(nibbles.high, _mm256_and_si256(high, top))};
+    if constexpr (form.stored == 4) return nibbles;
+    const Top top = top_of<form.stored>(j);
+    const __m256i tops = load(top.line), mask = _mm256_set1_epi8(char(top.mask));
+    return {_mm256_or_si256(nibbles.low, _mm256_and_si256(at_bit_4(tops, top.low), mask)),
+            _mm256_or_si256(nibbles.high, _mm256_and_si256(at_bit_4(tops, top.high), mask))};
 }
 
 __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
@@ -68,6 +71,11 @@ struct Avx2 {
         }
         return sum;
     }
+    static Floats add_times(Floats sum, Floats floats, float x) {
+        for (int i = 0; i < 2; i++)
+            sum.half[i] = _mm256_fmadd_ps(floats.half[i], _mm256_set1_ps(x), sum.half[i]);
+        return sum;
+    }
     static void store(float* y, Floats sum) {
         _mm256_storeu_ps(y, sum.half[0]);
         _mm256_storeu_ps(y + 8, sum.half[1]);
@@ -82,6 +90,7 @@ struct Avx2 {
     template <int bits, int width>
     static void half_chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width],
                            int half) {
+        constexpr bool is_small = form_of(bits).high + zero_point(bits) < 16;
         __m256i pairs[width];  // 16 products of 4 bits fit 16 bits: 16 * 15 * 127 < 2^15
         for (auto& p : pairs) p = _mm256_setzero_si256();
 #pragma GCC unroll 4
@@ -99,12 +108,14 @@ struct Avx2 {
                 } else {
                     __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(w.low, low),
                                                    _mm256_maddubs_epi16(w.high, high));
-                    if constexpr (bits == 4) pairs[r] = _mm256_add_epi16(pairs[r], sum);
-                    if constexpr (bits == 6) dot = _mm256_add_epi32(dot, widen(sum));
+                    if constexpr (is_small)
+                        pairs[r] = _mm256_add_epi16(pairs[r], sum);
+                    else
+                        dot = _mm256_add_epi32(dot, widen(sum));
                 }
             }
         }
-        if constexpr (bits == 4)
+        if constexpr (is_small)
             for (int r = 0; r < width; r++)
                 dots[r].half[half] = _mm256_add_epi32(dots[r].half[half], widen(pairs[r]));
     }

@@ -17,20 +17,21 @@ template <int bits>
 Pair pair(const uint8_t* lines, int j) {
     auto as_signed = [](uint8x16_t v) { return vreinterpretq_s8_u8(v); };
     uint8x16_t l = vld1q_u8(lines + j * line);
-    if constexpr (bits == 8) {
+    constexpr Form form = form_of(bits);
+    if constexpr (form.stored == 8) {
         const uint8x16_t sign = vdupq_n_u8(128);
         return {as_signed(veorq_u8(l, sign)),
                 as_signed(veorq_u8(vld1q_u8(lines + (j + 4) * line), sign))};
     }
     uint8x16_t low = vandq_u8(l, vdupq_n_u8(15)), high = vshrq_n_u8(l, 4);
-    if constexpr (bits == 6) {
-        const uint8x16_t top = vdupq_n_u8(0x30);
-        uint8x16_t h = vld1q_u8(lines + (4 + j / 2) * line);
-        low = vorrq_u8(low, vandq_u8(j % 2 ? h : vshlq_n_u8(h, 4), top));
-        high = vorrq_u8(high, vandq_u8(j % 2 ? vshrq_n_u8(h, 2) : vshlq_n_u8(h, 2), top));
+    if constexpr (form.stored == 5 || form.stored == 6) {
+        const Top top = top_of<form.stored>(j);
+        const uint8x16_t tops = vld1q_u8(lines + top.line * line), mask = vdupq_n_u8(top.mask);
+        low = vorrq_u8(low, vandq_u8(vshlq_u8(tops, vdupq_n_s8(4 - top.low)), mask));
+        high = vorrq_u8(high, vandq_u8(vshlq_u8(tops, vdupq_n_s8(4 - top.high)), mask));
     }
-    if constexpr (form_of(bits).by_table()) {
-        const int8x16_t values = vld1q_s8(form_of(bits).values);
+    if constexpr (form.by_table()) {
+        const int8x16_t values = vld1q_s8(form.values);
         return {vqtbl1q_s8(values, low), vqtbl1q_s8(values, high)};
     }
     return {as_signed(low), as_signed(high)};
@@ -62,6 +63,11 @@ struct Neon {
         for (int q = 0; q < quarters; q++)
             sum.quarter[q] = vfmaq_f32(sum.quarter[q], vcvtq_f32_s32(dots.quarter[q]),
                                        vmulq_n_f32(scales.quarter[q], x));
+        return sum;
+    }
+    static Floats add_times(Floats sum, const Floats& floats, float x) {
+        for (int q = 0; q < quarters; q++)
+            sum.quarter[q] = vfmaq_n_f32(sum.quarter[q], floats.quarter[q], x);
         return sum;
     }
     static void store(float* y, const Floats& sum) {

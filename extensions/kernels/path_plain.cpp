@@ -35,6 +35,11 @@ struct Plain {
         return sum;
     }
 
+    static Floats add_times(Floats sum, const Floats& floats, float x) {
+        for (int o = 0; o < panel_rows; o++) sum.of[o] += floats.of[o] * x;
+        return sum;
+    }
+
     static void store(float* y, const Floats& sum) { std::memcpy(y, sum.of, sizeof sum.of); }
 
     template <int bits, int width>

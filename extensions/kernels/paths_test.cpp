@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "forms.h"
 #include "normal_numbers.h"
 #include "qlinear.h"
 
@@ -21,10 +22,19 @@ struct Packed {
     Shape shape;
     void* data;
     explicit Packed(const Shape& s) : shape(s), data(std::aligned_alloc(64, packed_bytes(s))) {
-        // with scales of both signs
-        pack(s, normal(size_t(s.n) * s.k).data(), data, pool(), Scales::mse);
+        if (form_of(s.bits).minimum)
+            pack_minimums();
+        else  // with scales of both signs
+            pack(s, normal(size_t(s.n) * s.k).data(), data, pool(), Scales::mse);
     }
     ~Packed() { std::free(data); }
+    void pack_minimums() {
+        std::vector<int8_t> values;
+        for (float number : normal(size_t(shape.n) * shape.k))
+            values.push_back(int8_t(int(std::fabs(number) * 64) % (form_of(shape.bits).high + 1)));
+        const std::vector<float> numbers = normal(2 * values.size() / shape.block);
+        pack(shape, values.data(), numbers.data(), data, pool());
+    }
     Weights weights() const { return view(shape, data, packed_bytes(shape)); }
 };
 
@@ -67,7 +77,7 @@ int main() {
     for (int rows : {1, 2, 3, 7, 9, 16, 33})
         for (int n : {1, 15, 17, 64})
             for (int k : {1, 31, 32, 65, 160}) good = good && agree({n, k, 16, 32}, rows);
-    for (int bits : {4, 6, 8, 20})
+    for (int bits : {4, 6, 8, table_bits, minimum_bits + 4, minimum_bits + 5})
         for (int block : {32, 64, 128})
             for (int rows : {1, 2, 3, 7, 9, 16, 33})
                 for (int n : {1, 15, 17, 64})

@@ -2,13 +2,14 @@
 // weights.
 //
 //   tile of w rows:   for each block
-//                     scale float [w] | eights int32 [w] | inputs int8 [block / 4][w][4]
+//                     scale float [w] | eights int32 [w] | sum float [w] |
+//                     inputs int8 [block / 4][w][4]
 //
 // For weights in bfloat16:  inputs bfloat16 [block / 2][w][2], and 0 beyond k.
 //
 // so that a kernel reads straight on. x = scale * input, |input| <= 127. eights = -8 * (sum of the
 // block's inputs): what weights stored as w + 8 add too much; 6 bits need 4 times that, 8 bits 16
-// times.
+// times. sum = scale * (sum of the inputs): what a minimum is multiplied by.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +26,7 @@ struct Tile {
 };
 
 static constexpr size_t tile_block_bytes(int width, int block, bool floats) {
-    return size_t(width) * (floats ? 2 * block : 8 + block);
+    return size_t(width) * (floats ? 2 * block : 12 + block);
 }
 
 // Tiles of the widest kind, then halves of it down to one row.
@@ -39,6 +40,21 @@ static Tile tile_at(int rows, int widest, int index) {
 
 static int tile_count(int rows, int widest) {
     return rows / widest + std::popcount(unsigned(rows % widest));
+}
+
+struct Quantised {
+    float scale;
+    int32_t sum;  // of the inputs
+};
+
+// All but the inputs of a block, whose place it gives
+static uint8_t* begin_block(Quantised x, int width, int row, uint8_t* tile_block) {
+    const int32_t eights = -8 * x.sum;
+    const float sum = x.scale * float(x.sum);
+    std::memcpy(tile_block + 4 * row, &x.scale, 4);
+    std::memcpy(tile_block + 4 * (width + row), &eights, 4);
+    std::memcpy(tile_block + 4 * (2 * width + row), &sum, 4);
+    return tile_block + 4 * (3 * width + row);
 }
 
 // One block of one row, x [block], into column `row` of its tile. Every path compiles this for its
@@ -62,10 +78,7 @@ static void quantise(const float* x, int block, int width, int row, uint8_t* til
         inputs[i] = int8_t(rounded);
         sum += inputs[i];
     }
-    int32_t eights = -8 * sum;
-    std::memcpy(tile_block + 4 * row, &scale, 4);
-    std::memcpy(tile_block + 4 * (width + row), &eights, 4);
-    uint8_t* out = tile_block + 4 * (2 * width + row);
+    uint8_t* out = begin_block({scale, sum}, width, row, tile_block);
     if (width == 1)
         std::memcpy(out, inputs, block);
     else

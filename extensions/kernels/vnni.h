@@ -13,27 +13,32 @@ struct Pair {
     __m512i low, high;  // Gj and G(j+4) of layout.h
 };
 
+__m512i at_bit_4(__m512i bytes, int from) {
+    return from <= 4 ? _mm512_slli_epi16(bytes, 4 - from) : _mm512_srli_epi16(bytes, from - 4);
+}
+
 template <int bits>
 Pair pair(const uint8_t* lines, int j) {
-    const __m512i nibble = _mm512_set1_epi8(15), top = _mm512_set1_epi8(0x30);
+    constexpr Form form = form_of(bits);
+    const __m512i nibble = _mm512_set1_epi8(15);
     __m512i l = _mm512_loadu_si512(lines + j * line);
-    if constexpr (bits == 8) return {l, _mm512_loadu_si512(lines + (j + 4) * line)};
+    if constexpr (form.stored == 8) return {l, _mm512_loadu_si512(lines + (j + 4) * line)};
     Pair nibbles = {_mm512_and_si512(l, nibble), _mm512_and_si512(_mm512_srli_epi16(l, 4), nibble)};
-    if constexpr (bits == 4) return nibbles;
-    if constexpr (form_of(bits).by_table()) {
+    if constexpr (form.by_table()) {
         const __m512i sign = _mm512_set1_epi8(-128),
                       values = _mm512_xor_si512(
                           sign, _mm512_broadcast_i32x4(_mm_loadu_si128(
-                                    reinterpret_cast<const __m128i*>(form_of(bits).values))));
+                                    reinterpret_cast<const __m128i*>(form.values))));
         return {_mm512_shuffle_epi8(values, nibbles.low),
                 _mm512_shuffle_epi8(values, nibbles.high)};
     }
-    __m512i h = _mm512_loadu_si512(lines + (4 + j / 2) * line);
-    __m512i low = j % 2 ? h : _mm512_slli_epi16(h, 4),
-            high = j % 2 ? _mm512_srli_epi16(h, 2) : _mm512_slli_epi16(h, 2);
+    if constexpr (form.stored == 4) return nibbles;
+    const Top top = top_of<form.stored>(j);
+    const __m512i tops = _mm512_loadu_si512(lines + top.line * line),
+                  mask = _mm512_set1_epi8(char(top.mask));
     const int or_and = 0xf8;  // a | (b & c)
-    return {_mm512_ternarylogic_epi32(nibbles.low, low, top, or_and),
-            _mm512_ternarylogic_epi32(nibbles.high, high, top, or_and)};
+    return {_mm512_ternarylogic_epi32(nibbles.low, at_bit_4(tops, top.low), mask, or_and),
+            _mm512_ternarylogic_epi32(nibbles.high, at_bit_4(tops, top.high), mask, or_and)};
 }
 
 struct Vnni {
@@ -50,6 +55,9 @@ struct Vnni {
     static Floats accumulate(Floats sum, Dots dots, Floats scales, float x) {
         return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(x)),
                                sum);
+    }
+    static Floats add_times(Floats sum, Floats floats, float x) {
+        return _mm512_fmadd_ps(floats, _mm512_set1_ps(x), sum);
     }
     static void store(float* y, Floats sum) { _mm512_storeu_ps(y, sum); }
 
@@ -97,7 +105,7 @@ void quantise_lines(const float* x, int block, int width, int row, uint8_t* tile
     float scale = peak / 127;
     const __m512 inverse = _mm512_set1_ps(127 / peak);
     __m512i sum = _mm512_setzero_si512();
-    uint8_t* out = tile_block + 4 * (2 * width + row);
+    uint8_t* out = tile_block + 4 * (3 * width + row);
     for (int i = 0; i < block; i += 16) {
         __m512i inputs = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse));
         sum = _mm512_add_epi32(sum, inputs);
@@ -105,9 +113,7 @@ void quantise_lines(const float* x, int block, int width, int row, uint8_t* tile
         _mm_storeu_si128(reinterpret_cast<__m128i*>(fours), _mm512_cvtepi32_epi8(inputs));
         for (int j = 0; j < 4; j++) std::memcpy(out + (i + 4 * j) * width, fours + j, 4);
     }
-    int32_t eights = -8 * _mm512_reduce_add_epi32(sum);
-    std::memcpy(tile_block + 4 * row, &scale, 4);
-    std::memcpy(tile_block + 4 * (width + row), &eights, 4);
+    begin_block({scale, _mm512_reduce_add_epi32(sum)}, width, row, tile_block);
 }
 
 }  // namespace
