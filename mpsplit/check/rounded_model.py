@@ -36,12 +36,21 @@ def rounded(values: torch.Tensor, how: Quantisation) -> torch.Tensor:
     if values.shape[-1] % how.block:  # whose ranks have cut it elsewhere
         return values
     blocks = values.unflatten(-1, (-1, how.block))
+    if how.has_minimum:
+        return above_minimum(blocks, how).flatten(-2)
     return (by_table(blocks) if how.bits == TABLE else evenly(blocks, how)).flatten(-2)
 
 
 def evenly(blocks: torch.Tensor, how: Quantisation) -> torch.Tensor:
     steps = blocks.abs().amax(-1, keepdim=True) * how.step
     return torch.round(blocks / steps.clamp_min(TINY)) * steps
+
+
+def above_minimum(blocks: torch.Tensor, how: Quantisation) -> torch.Tensor:
+    """In steps from the least to the largest."""
+    least = blocks.amin(-1, keepdim=True)
+    steps = (blocks.amax(-1, keepdim=True) - least) / -how.lowest
+    return torch.round((blocks - least) / steps.clamp_min(TINY)) * steps + least
 
 
 def by_table(blocks: torch.Tensor) -> torch.Tensor:

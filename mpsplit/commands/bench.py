@@ -20,7 +20,7 @@ from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import add_keys, hold_package, keys_of, package_for_ranks, stored_kind
 from mpsplit.options.rank_options import add_ranks, add_threads, started_ranks, take_threads, under_mpirun
 from mpsplit.package.json_fields import one_of
-from mpsplit.package.stored.quantisation import BLOCKS, KINDS, Quantisation
+from mpsplit.package.stored.quantisation import BLOCKS, KINDS, ROUNDED, Quantisation
 from mpsplit.package.together.exchanged import exchanged, plain
 
 
@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--random", metavar="SHAPE", help=f"random weights instead: {', '.join(SHAPES)}")
     add_ranks(parser)
     add_threads(parser)
-    add("--quant", choices=tuple(KINDS), help="how --random stores weights (default: q4)")
+    add("--quant", choices=ROUNDED, help="how --random stores weights (default: q4)")
     add("--block", type=int, choices=BLOCKS, default=32, help="of --random (default: 32)")
     add("--repeat", type=int, default=5, metavar="N", help="rounds after the one that warms up (default: 5)")
     add("--chunk", type=int, default=512, metavar="N", help="prompt tokens a step (default: 512)")

@@ -19,7 +19,7 @@ from mpsplit.options.rank_options import add_ranks, add_serial, started_ranks, u
 from mpsplit.package.json_fields import text
 from mpsplit.package.manifest import PARTITION, Manifest
 from mpsplit.package.sealed.keys import Key
-from mpsplit.package.stored.quantisation import BLOCKS, KINDS
+from mpsplit.package.stored.quantisation import BLOCKS, ROUNDED
 from mpsplit.package.stored.recipe import LAYOUTS, METHODS, NATIVE, SCALES, Recipe
 from mpsplit.package.together.exchanged import exchanged, plain
 from mpsplit.package.together.package_commit import partition_home
@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--quant",
-        choices=tuple(KINDS),
+        choices=ROUNDED,
         help="how linear weights are stored (default: the blocks that a GGUF file has, f32 of other models)",
     )
     add("--block", type=int, choices=BLOCKS, default=32, help="weights that share a scale (default: 32)")

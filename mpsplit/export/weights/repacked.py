@@ -141,9 +141,11 @@ class Repacked:
         how, is_table = pieces[0][0].how, name == self._facts.family.embedding
         if not how.bits:
             return np.concatenate([self._rows(*piece) for piece in pieces], axis)
-        if how.bits == BFLOAT:  # which float32 holds as they are
+        if how.bits == BFLOAT or is_table and how.has_minimum:  # which float32 holds as they are
             rows = np.concatenate([self._unpacked(*piece) for piece in pieces], axis)
-            return _bfloats_of(rows) if is_table else kernels().pack(rows, how.bits, how.block)
+            if is_table:
+                return _bfloats_of(rows) if how.bits == BFLOAT else rows
+            return kernels().pack(rows, how.bits, how.block)
         integers = [self._integers(*piece) for piece in pieces]
         values, scales = (np.concatenate(arrays, axis) for arrays in zip(*integers, strict=True))
         if is_table:
@@ -210,7 +212,7 @@ class Repacked:
     def _integers(self, piece: Slice, rows: Range, columns: Range | None) -> tuple[np.ndarray, np.ndarray]:
         weights, inside = self._panels(piece, rows)
         values, scales = weights.integers()
-        return values[inside, _slice(columns)], scales[inside, _slice(columns, piece.packed.block)]
+        return values[inside, _slice(columns)], scales[inside, _slice(columns, piece.packed.block, piece.how.numbers)]
 
     def _panels(self, piece: Slice, rows: Range):
         """The packed panels that hold these rows, and where in them these are."""
@@ -232,13 +234,18 @@ class Repacked:
         return data
 
 
-def _slice(columns: Range | None, unit: int = 1) -> slice:
-    return slice(None) if columns is None else slice(columns.start // unit, columns.stop // unit)
+def _slice(columns: Range | None, unit: int = 1, numbers: int = 1) -> slice:
+    """`numbers`: how many stand there for each `unit` of columns."""
+    if columns is None:
+        return slice(None)
+    return slice(columns.start // unit * numbers, columns.stop // unit * numbers)
 
 
 def _as_table(how: Quantisation) -> str:
     """The type of an embedding that has what a matrix stored like this has: integers of fewer bits
-    fit in 8."""
+    fit in 8, without a minimum."""
+    if how.has_minimum:
+        return "F32"
     return {0: "F32", BFLOAT: "BF16"}.get(how.bits) or dtype_of(how.block)
 
 

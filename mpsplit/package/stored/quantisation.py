@@ -15,14 +15,17 @@ from mpsplit.errors import ConvertError, PackageError
 from mpsplit.package.param_text import Layer, Param
 
 # how a graph says them (extensions/kernels/forms.h); from fine to coarse. q4 is of 16 values by a
-# table, i4 of integers: what q4 was in 0.1.0, and what ncnn's own layout has
-KINDS = {"f32": 0, "bf16": 16, "q8": 8, "q6": 6, "q4": 20, "i4": 4}
+# table, i4 of integers: what q4 was in 0.1.0, and what ncnn's own layout has. m5 and m4 have a
+# minimum in each block, beside its scale, as a GGUF file's Q5_1 and Q4_1
+KINDS = {"f32": 0, "bf16": 16, "q8": 8, "q6": 6, "m5": 37, "m4": 36, "q4": 20, "i4": 4}
+MINIMUMS = (36, 37)
+ROUNDED = tuple(kind for kind, bits in KINDS.items() if bits not in MINIMUMS)  # what floats become
 TABLE = 20
 # closer near zero, where weights are many: GGUF's IQ4_NL
 TABLE_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 # what files of them go by, which stays: integers of 4 bits were q4 when packages were made already
 ADDRESSES = {"i4": "q4", "q4": "t4"}
-STORED = {TABLE: 4}  # bits in memory of what is not called by them
+STORED = {TABLE: 4, 36: 4, 37: 5}  # bits in memory of what is not called by them
 BLOCKS = (32, 64, 128)
 BFLOAT = 16  # bits of the kind without scales
 BFLOAT_BLOCK = 32  # what the kernels pad inputs to; they need not be a multiple of it
@@ -42,8 +45,8 @@ SIZE, BY_SHAPE = "5", "-1"
 
 @dataclass(frozen=True)
 class Quantisation:
-    """`bits` is 0 for float32, 16 for bfloat16, 20 for 4 by a table; of all others every `block`
-    neighbours along the inputs share one 16-bit scale."""
+    """`bits` is 0 for float32, 16 for bfloat16, 20 for 4 by a table, 36 and 37 for 4 and 5 with a
+    minimum; of all others every `block` neighbours along the inputs share one 16-bit scale."""
 
     bits: int = 0
     block: int = 32
@@ -62,8 +65,8 @@ class Quantisation:
         return next(kind for kind, bits in KINDS.items() if bits == self.bits)
 
     def __str__(self) -> str:
-        by_table = ", by table" if self.bits == TABLE else ""
-        return f"{self.stored_bits} bits x {self.block}{by_table}" if self.bits else "float32"
+        more = ", by table" if self.bits == TABLE else ", with a minimum" if self.has_minimum else ""
+        return f"{self.stored_bits} bits x {self.block}{more}" if self.bits else "float32"
 
     @classmethod
     def of(cls, layer: Layer) -> Quantisation | None:
@@ -86,7 +89,9 @@ class Quantisation:
     @property
     def step(self) -> float:
         """The widest between two values in a row, where the largest is 1; of a table, also twice
-        what 1 is beyond its upper end."""
+        what 1 is beyond its upper end; with a minimum, where that is -1."""
+        if self.has_minimum:
+            return 2 / -self.lowest
         if self.bits == TABLE:
             beyond = -TABLE_VALUES[0] - TABLE_VALUES[-1]
             return max(2 * beyond, *(b - a for a, b in pairwise(TABLE_VALUES))) / -self.lowest
@@ -94,7 +99,10 @@ class Quantisation:
 
     @property
     def lowest(self) -> int:
-        """The least value, which is the farthest from 0."""
+        """The least value, which is the farthest from 0; of what has a minimum, below the
+        largest."""
+        if self.has_minimum:
+            return 1 - (1 << self.stored_bits)
         return TABLE_VALUES[0] if self.bits == TABLE else -(2 ** (self.bits - 1))
 
     @property
@@ -106,6 +114,15 @@ class Quantisation:
     def stored_bits(self) -> int:
         """Of a weight in memory."""
         return STORED.get(self.bits, self.bits)
+
+    @property
+    def has_minimum(self) -> bool:
+        return self.bits in MINIMUMS
+
+    @property
+    def numbers(self) -> int:
+        """Of 16 bits, that a block has: its scale, and its minimum."""
+        return 2 if self.has_minimum else 1
 
     @property
     def coarseness(self) -> int:
@@ -164,10 +181,9 @@ class QLinear:
             return panels * -(-self.k // BFLOAT_BLOCK) * BFLOAT * LINE if self.block == BFLOAT_BLOCK else 0
         if self.bits not in KINDS.values() or self.block not in BLOCKS or self.k % self.block:
             return 0
-        blocks = self.k // self.block
-        return panels * (
-            (blocks + 1) // 2 * LINE + blocks * self.block // CHUNK * STORED.get(self.bits, self.bits) * LINE
-        )
+        how, blocks = Quantisation(self.bits, self.block), self.k // self.block
+        lines = -(-blocks * how.numbers // 2)
+        return panels * (lines + blocks * self.block // CHUNK * how.stored_bits) * LINE
 
     @property
     def reading(self) -> tuple[int, bool]:

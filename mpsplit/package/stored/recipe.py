@@ -20,7 +20,7 @@ from typing import Any
 from mpsplit.errors import ConvertError
 from mpsplit.families import FAMILIES
 from mpsplit.families.roles import EMBEDDING, KEY, VALUE
-from mpsplit.package.stored.quantisation import BFLOAT, KINDS, Quantisation
+from mpsplit.package.stored.quantisation import BFLOAT, KINDS, ROUNDED, Quantisation
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.sizes import TIED, shared_kind
 
@@ -88,6 +88,12 @@ class Recipe:
                 raise ConvertError(f"--quant-for {word}: write PATTERN=KIND, as in lm_head=q8 or layers.0.*=q6/64")
             rules.append(Rule(pattern, quantisation_of(text, block)))
         default = Quantisation.named(kind or "f32", block)
+        for how in (default, *(rule.how for rule in rules)):
+            if how.has_minimum:
+                raise ConvertError(
+                    f"{how.kind} is what blocks of a GGUF file are kept as; ask for {', '.join(ROUNDED)}, or leave the"
+                    " weight out"
+                )
         if layout == NCNN:  # which knows no table
             default, rules = default.evenly, [replace(rule, how=rule.how.evenly) for rule in rules]
         if layout == NCNN and any(how.bits == BFLOAT for how in (default, *(rule.how for rule in rules))):

@@ -17,7 +17,8 @@ from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Shard
 from mpsplit.plan.steps import BLOCK
 
-BITS = {"q8": 8, "q6": 6, "q4": 4, "i4": 4}
+BITS = {"q8": 8, "q6": 6, "m5": 5, "m4": 4, "q4": 4, "i4": 4}
+NUMBERS = {"m5": 2, "m4": 2}  # of 16 bits, that a block has; of other kinds one, its scale
 # a tied head is the embedding too, and in no fewer bits unless somebody asks
 # (package/stored/recipe.py)
 TIED = "q8"
@@ -74,14 +75,14 @@ def matrix_bytes(rows: int, columns: int, job: Job) -> int:
     """As the package stores it.
 
     bf16 is in panels of 16 rows and chunks of 32 columns. Fewer bits have a line of scales for two
-    blocks.
+    blocks, with minimums for one.
     """
     if job.kind == FLOAT:
         return FLOAT_BYTES * rows * columns
     if job.kind == BFLOAT:
         return -(-rows // PANEL) * -(-columns // CHUNK) * PANEL * CHUNK * 2
     blocks = -(-columns // job.block)
-    panel = -(-blocks // 2) * LINE + blocks * (job.block // CHUNK) * BITS[job.kind] * LINE
+    panel = -(-blocks * NUMBERS.get(job.kind, 1) // 2) * LINE + blocks * (job.block // CHUNK) * BITS[job.kind] * LINE
     return -(-rows // PANEL) * panel
 
 

@@ -62,17 +62,19 @@ def test_a_layers_parameters_survive():
 def test_kinds():
     assert Quantisation.named("q4", 64) == Quantisation(20, 64) and Quantisation.named("q4", 64).kind == "q4"
     assert Quantisation.named("i4", 64) == Quantisation(4, 64) == Quantisation(20, 64).evenly
-    assert [str(Quantisation.named(kind, 64)) for kind in ("q4", "i4", "f32")] == [
-        "4 bits x 64, by table", "4 bits x 64", "float32",
+    assert [str(Quantisation.named(kind, 64)) for kind in ("q4", "i4", "m5", "f32")] == [
+        "4 bits x 64, by table", "4 bits x 64", "5 bits x 64, with a minimum", "float32",
     ]  # fmt: skip
     assert Quantisation.named("bf16", 64) == Quantisation(16, 32) and Quantisation(16, 32).fits(33)
     for kind, block in (("q5", 32), ("q4", 48)):
-        with pytest.raises(ConvertError, match="kinds are f32, bf16, q8, q6, q4, i4, blocks 32, 64, 128"):
+        with pytest.raises(ConvertError, match="kinds are f32, bf16, q8, q6, m5, m4, q4, i4, blocks 32, 64, 128"):
             Quantisation.named(kind, block)
 
 
 @needs("the kernels")
-@pytest.mark.parametrize("kind, block", [("bf16", 32), ("q8", 32), ("q6", 64), ("q4", 128), ("i4", 32)])
+@pytest.mark.parametrize(
+    "kind, block", [("bf16", 32), ("q8", 32), ("q6", 64), ("q4", 128), ("i4", 32), ("m5", 32), ("m4", 64)]
+)
 @pytest.mark.parametrize("n, k", [(1, 128), (16, 384), (1000, 640)])
 def test_how_much_a_matrix_takes_is_what_the_kernels_say(kind, block, n, k):
     size = QLinear(n, k, KINDS[kind], block, 0, 0, -1).packed_bytes

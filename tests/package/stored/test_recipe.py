@@ -95,7 +95,10 @@ def test_keys_and_values_that_are_shared_have_more_bits(kind, overrides, changed
     assert found == [value, query]
     weights = {"q": 9, "k": 3, "v": 3, "o": 9}
     if not changed and not overrides and kind == "q4":
-        bits = [(recipe.kind_of(f"layers.0.self_attn.{n}_proj.weight").bits + 0.5, 64 * w) for n, w in weights.items()]
+        bits = [
+            (recipe.kind_of(f"layers.0.self_attn.{n}_proj.weight").stored_bits + 0.5, 64 * w)
+            for n, w in weights.items()
+        ]
         bits += [(4.5, 3 * 1536)]
         assert sum(b * w for b, w in bits) / sum(w for _, w in bits) <= 4.65
 
@@ -106,7 +109,7 @@ def test_keys_and_values_that_are_shared_have_more_bits(kind, overrides, changed
         ("lm_head", "write PATTERN=KIND"),
         ("lm_head=", "write PATTERN=KIND"),
         ("=q8", "write PATTERN=KIND"),
-        ("lm_head=q5", "kinds are f32, bf16, q8, q6, q4, i4"),
+        ("lm_head=q5", "kinds are f32, bf16, q8, q6, m5, m4, q4, i4"),
         ("lm_head=q8/48", "blocks 32, 64, 128"),
         ("lm_head=q8/x", "is no kind of weight"),
         ("mlp.dwn_proj=q8", r"mlp.dwn_proj=q8 names no weight; there are embed, self_attn.q_proj, .*lm_head"),
@@ -130,6 +133,9 @@ def test_layouts():
     for kind, overrides in (("bf16", ""), ("q4", "lm_head=bf16")):
         with pytest.raises(ConvertError, match="ncnn's own layout has no bfloat16; use q8, q6, q4 or f32"):
             Recipe.parse(kind, 32, overrides, layout="ncnn")
+    for kind, overrides in (("m4", ""), ("q4", "lm_head=m5")):
+        with pytest.raises(ConvertError, match="blocks of a GGUF file are kept as; ask for f32, bf16, q8, q6, q4"):
+            Recipe.parse(kind, 32, overrides)
     ncnn = Recipe.parse("q4", 64, "lm_head=q8,up_proj=q4/32", layout="ncnn")
     assert text_of(ncnn.default) == "i4/64" and text_of(ncnn.rules[1].how) == "i4/32", "ncnn knows no table"
     assert (

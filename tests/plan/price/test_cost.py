@@ -21,7 +21,9 @@ JOB = Job(context=128, prompt=32, new=16, chunk=32)
 WIDE = dict(hidden=512, heads=16, kv_heads=8, head_dim=32, mlp=1536, vocabulary=4096, layers=8)
 
 
-@given(st.integers(1, 200), st.integers(1, 9), st.sampled_from([4, 6, 8, 16, 20]), st.sampled_from([32, 64, 128]))
+@given(
+    st.integers(1, 200), st.integers(1, 9), st.sampled_from([4, 6, 8, 16, 20, 36, 37]), st.sampled_from([32, 64, 128])
+)
 def test_matrices_are_as_large_as_the_kernels_pack_them(rows, blocks, bits, block):
     need("the kernels")
     kernels = cpp.kernels()
@@ -54,10 +56,10 @@ def test_shares_add_up_to_the_whole(tensor, pipeline):
     assert 0 <= embedding <= 2 * f.hidden * f.vocabulary
 
 
-@given(st.integers(1, 16), st.integers(1, 3), st.sampled_from(["f32", "bf16", "q8", "q6", "q4", "i4"]))
+@given(st.integers(1, 16), st.integers(1, 3), st.sampled_from(["f32", "bf16", "q8", "q6", "m5", "m4", "q4", "i4"]))
 def test_a_tied_head_is_counted_once_and_in_8_bits_at_least(tensor, pipeline, kind):
     untied, device, job = facts(**WIDE), described([1 << 40]).devices[0], replace(JOB, kind=kind)
-    head = replace(job, kind={"q6": "q8", "q4": "q8", "i4": "q8"}.get(kind, kind))
+    head = replace(job, kind={"q6": "q8", "q4": "q8", "i4": "q8", "m4": "q8", "m5": "q8"}.get(kind, kind))
     for shard in even_plan(untied, tensor, pipeline).shards:
         apart, tied = (memory(replace(untied, tied=t), shard, device, job).weights for t in (False, True))
         more = matrix_bytes(len(shard.head), untied.hidden, head) - matrix_bytes(len(shard.head), untied.hidden, job)

@@ -3,7 +3,8 @@
 In: a GgufCheckpoint. Out: the recipe that it is stored by already, and a Source of that.
 
 A type has a form where one of our kinds holds its integers and its scales as they are. The scale, a
-float16, stands first in a block; with 1 in its place, gguf-py's floats are the integers.
+float16, stands first in a block, then the minimum, where there is one; with 1 and 0 in their
+places, gguf-py's floats are the integers.
 
 Invariant: what the kernels unpack is what gguf-py dequantises, bit for bit.
 """
@@ -20,7 +21,7 @@ from mpsplit.export.model.gguf.gguf_checkpoint import GgufCheckpoint
 from mpsplit.export.model.gguf.gguf_types import GgufType, floats
 from mpsplit.native.cpp import kernels
 from mpsplit.package.stored.embedding import block_of, dtype_of, joined
-from mpsplit.package.stored.quantisation import BFLOAT, BFLOAT_BLOCK, FLOAT, KINDS, TABLE, Quantisation
+from mpsplit.package.stored.quantisation import BFLOAT, BFLOAT_BLOCK, FLOAT, ROUNDED, TABLE, Quantisation
 from mpsplit.package.stored.recipe import Recipe, Rule, text_of
 from mpsplit.package.whole_files import widened
 from mpsplit.plan.cuts import Part, linears_of, source_of
@@ -31,20 +32,24 @@ FORMS = {  # by the name of a type
     "F16": FLOAT,
     "BF16": Quantisation(BFLOAT, BFLOAT_BLOCK),
     "Q4_0": Quantisation(4, 32),
+    "Q4_1": Quantisation(36, 32),
     "Q5_0": Quantisation(6, 32),  # 5 bits in 6
+    "Q5_1": Quantisation(37, 32),
     "Q8_0": Quantisation(8, 32),
     "IQ4_NL": Quantisation(TABLE, 32),
 }
 SCALE = np.float16
+UNIT = np.array([1, 0], SCALE)  # the scale and the minimum that leave the integers
 
 
 def integers(blocks: np.ndarray, kind: GgufType) -> tuple[np.ndarray, np.ndarray]:
-    """int8 [rows, k] and float32 scales [rows, blocks] of rows of blocks, uint8 [rows, bytes]."""
+    """int8 [rows, k] and float32 scales [rows, blocks] of rows of blocks, uint8 [rows, bytes]; with
+    minimums [rows, 2 blocks], each beside its scale."""
     each = blocks.reshape(len(blocks), -1, kind.bytes).copy()
-    width = np.dtype(SCALE).itemsize
-    scales = np.ascontiguousarray(each[..., :width]).view(SCALE)[..., 0].astype(np.float32)
-    each[..., :width] = np.array([1], SCALE).view(np.uint8)
-    return floats(each.reshape(blocks.shape), kind).astype(np.int8), scales
+    unit = UNIT[: FORMS[kind.name].numbers].view(np.uint8)
+    scales = np.ascontiguousarray(each[..., : len(unit)]).view(SCALE).astype(np.float32)
+    each[..., : len(unit)] = unit
+    return floats(each.reshape(blocks.shape), kind).astype(np.int8), scales.reshape(len(blocks), -1)
 
 
 class GgufBlocks:
@@ -116,16 +121,16 @@ class GgufBlocks:
         if kind not in FORMS:
             raise ConvertError(
                 f"{name} is stored as {kind} in {self.checkpoint.place}, whose blocks are not read as they are; those"
-                f" of {', '.join(FORMS)} are. Convert it with --quant ({', '.join(KINDS)})"
+                f" of {', '.join(FORMS)} are. Convert it with --quant ({', '.join(ROUNDED)})"
             )
         return FORMS[kind]
 
     def _table(self, asked: Recipe) -> str:
         """The type of the embedding's rows, of which 8 bits hold the integers of fewer; what they
-        come as, where they are rounded."""
+        come as, where they are rounded or have minimums."""
         name = self._facts.family.embedding
         how = FORMS.get(self._type(name).name, FLOAT)
-        comes_as_numbers = asked.embedding is not None or how.bits in (0, BFLOAT)
+        comes_as_numbers = asked.embedding is not None or how.bits in (0, BFLOAT) or how.has_minimum
         return self.checkpoint.type_of(name) if comes_as_numbers else dtype_of(how.block)
 
 

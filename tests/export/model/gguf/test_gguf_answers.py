@@ -22,8 +22,8 @@ from tests.running import mpsplit
 # SmolLM2's heads and a width that 256 does not divide; 3 ranks cut between blocks of 32
 SHAPE = dict(hidden_size=288, intermediate_size=288, num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=2)
 PLAIN_8 = 1e-3  # KL of inputs in 8 bits alone, which nothing here adds to
-MIXED = {"q_proj": "Q4_0", "k_proj": "Q8_0", "v_proj": "Q5_0", "o_proj": "Q4_0", "gate_proj": "IQ4_NL",
-         "up_proj": "Q4_0", "down_proj": "Q8_0", "embed_tokens": "Q8_0"}  # fmt: skip
+MIXED = {"q_proj": "Q4_0", "k_proj": "Q8_0", "v_proj": "Q5_1", "o_proj": "Q4_0", "gate_proj": "IQ4_NL",
+         "up_proj": "Q4_1", "down_proj": "Q5_0", "embed_tokens": "Q8_0"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,9 @@ def mixed(name: str) -> str:
 
 
 @needs("the engine")
-@pytest.mark.parametrize("ranks, kind", [(1, mixed), (3, mixed), (3, "Q8_0")], ids=["1-mixed", "3-mixed", "3-Q8_0"])
+@pytest.mark.parametrize(
+    "ranks, kind", [(1, mixed), (3, mixed), (3, "Q8_0"), (1, "Q4_1")], ids=["1-mixed", "3-mixed", "3-Q8_0", "1-Q4_1"]
+)
 def test_it_answers_as_the_floats_do(tmp_path, ranks, kind):
     model = make_model("llama-mha-tied", tmp_path / "model", changes=SHAPE)
     path = write_gguf(model, tmp_path / "small.gguf", kind, drawn=True)

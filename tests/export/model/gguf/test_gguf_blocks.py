@@ -84,10 +84,9 @@ def check_every_weight(path, package, manifest) -> None:
     assert seen == set(whole)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("kind", [name for name in FORMS if name != "IQ4_NL"])  # which gguf-py does not write
+@pytest.mark.parametrize("kind, ranks", [*((name, 3) for name in FORMS), ("Q8_0", 1), ("Q4_1", 1), ("Q4_1", 2)])
 def test_every_weight_is_what_gguf_py_dequantises(tmp_path, kind, ranks):
-    path = write_gguf(make_model("llama", tmp_path / "model", changes=SHAPE), tmp_path / "small.gguf", kind)
+    path = write_gguf(make_model("llama", tmp_path / "model", changes=SHAPE), tmp_path / "small.gguf", kind, drawn=True)
     manifest = package_of(path, tmp_path / "package", ranks)
     check_every_weight(path, tmp_path / "package", manifest)
     assert f"15 of {kind}" in manifest.tools["recipe"]
@@ -102,14 +101,22 @@ def test_types_may_differ_from_weight_to_weight(tmp_path, family, ranks, pipelin
     assert manifest.dtype == (HEAD_ROWS if "tied" in family else "Q8-32")
 
 
+@pytest.mark.parametrize("pipeline, dtype", [(1, HEAD_ROWS), (2, "F32")])  # no table of integers has minimums
+def test_an_embedding_with_minimums(tmp_path, pipeline, dtype):
+    model = make_model("llama-mha-tied", tmp_path / "model", changes=SHAPE | {"num_key_value_heads": 6})
+    path = write_gguf(model, tmp_path / "small.gguf", "Q4_1", drawn=True)
+    manifest = package_of(path, tmp_path / "package", 1, pipeline=pipeline)
+    check_every_weight(path, tmp_path / "package", manifest)
+    assert manifest.dtype == dtype
+
+
 @pytest.mark.parametrize("kind", BLOCKED)
 def test_integers_and_scales_are_all_of_a_block(kind):
-    made = type_named(kind)
-    blocks = random_blocks(kind, 64)
-    values, scales = integers(blocks.reshape(16, -1), made)
-    low = FORMS[kind].lowest
-    assert low <= values.min() and values.max() <= -low - 1 and scales.shape == (16, 4)
-    again = (values.reshape(16, 4, 32) * scales[..., None]).reshape(64, 32)
+    how, blocks = FORMS[kind], random_blocks(kind, 64)
+    values, scales = integers(blocks.reshape(16, -1), type_named(kind))
+    assert how.lowest * (not how.has_minimum) <= values.min() and values.max() <= -how.lowest
+    numbers = scales.reshape(64, how.numbers)
+    again = values.reshape(64, 32) * numbers[:, :1] + (numbers[:, 1:] if how.has_minimum else 0)
     assert np.array_equal(again, dequantize(blocks, GGMLQuantizationType[kind]))
 
 
@@ -126,8 +133,9 @@ def test_some_may_be_rounded_on_the_way(tmp_path):
 
 
 def test_a_type_without_a_form_is_named(tmp_path):
-    path = write_gguf(make_model("llama", tmp_path / "model"), tmp_path / "small.gguf", "Q4_1")
-    with pytest.raises(ConvertError, match=r"q_proj.weight is stored as Q4_1 in .*small.gguf.*--quant \(f32, bf16"):
+    model = make_model("llama", tmp_path / "model", changes=dict(hidden_size=256, intermediate_size=256))
+    path = write_gguf(model, tmp_path / "small.gguf", "Q4_K", drawn=True)
+    with pytest.raises(ConvertError, match=r"q_proj.weight is stored as Q4_K in .*small.gguf.*--quant \(f32, bf16"):
         package_of(path, tmp_path / "package", 1)
     package_of(path, tmp_path / "again", 1, Recipe.parse("q8", 32))
 
