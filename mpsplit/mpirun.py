@@ -128,8 +128,16 @@ def _run(
     return Ended(code, explain(notices.boxed, code) if explained else "", notices.ready, bool(asked))
 
 
+def python_command(*arguments: str) -> list[str]:
+    """mpsplit in a Python that imports nothing from the folder it is called in, where a package
+    from a stranger may lie; but for mpsplit itself, where that is its folder."""
+    at_home = Path.cwd() == Path(__file__).parents[1]
+    safely = ["-P"] if sys.version_info >= (3, 11) and not at_home else []
+    return [sys.executable, *safely, "-m", "mpsplit", *arguments]
+
+
 def command_of(ranks: int, arguments: list[str], hostfile: str | None) -> list[str]:
-    mpsplit = [sys.executable, "-m", "mpsplit", *arguments]
+    mpsplit = python_command(*arguments)
     if ranks == 1:
         return mpsplit
     mpirun = find_mpirun()

@@ -27,6 +27,7 @@ import numpy as np
 from mpsplit.comm import Alone, Communicator, Native, mpi_rank, world
 from mpsplit.errors import LaunchError, MpsplitError, RunError
 from mpsplit.leash import leashed
+from mpsplit.mpirun import python_command
 from mpsplit.native import cpp
 from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.engine.cores import share_of_cores
@@ -111,7 +112,7 @@ class Chat:
         self._meeting = meeting = tempfile.mkdtemp(prefix="mpsplit-chat-")
         environment = dict(os.environ, WORLD_SIZE=str(needed), MPSPLIT_STORE=meeting)
         environment.setdefault("OMP_NUM_THREADS", str(share_of_cores(needed)))
-        command = [sys.executable, "-m", "mpsplit", "chat", str(self.package)]
+        command = python_command("chat", str(self.package))
         for rank in range(1, needed):
             self._started.append(
                 leashed(command, family=True, env=environment | {"RANK": str(rank)}, stdin=subprocess.DEVNULL)

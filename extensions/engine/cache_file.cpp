@@ -18,16 +18,16 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Head {
-    char magic[16] = "mpsplit kv 2\n";
+    char magic[16] = "mpsplit kv 3\n";
     char identity[160] = {};
-    int64_t first = 0, last = 0, stored = 0, attentions = 0, page_bytes = 0;
+    int64_t rank = 0, first = 0, last = 0, stored = 0, attentions = 0, page_bytes = 0;
 };
-static_assert(sizeof(Head) == 216);
+static_assert(sizeof(Head) == 224);
 
 Head head_of(const Segment& segment, std::span<KeyValueCache* const> caches) {
     Head head;
     segment.identity.copy(head.identity, sizeof head.identity);
-    head.first = segment.first, head.last = segment.last;
+    head.rank = segment.rank, head.first = segment.first, head.last = segment.last;
     head.attentions = int64_t(caches.size());
     if (!caches.empty()) {
         head.stored = int64_t(caches[0]->stored());
@@ -73,6 +73,16 @@ class Descriptor {
         return true;
     }
     bool sync() { return fsync(fd_) == 0; }
+    bool is_file() const {
+        struct stat about;
+        return fstat(fd_, &about) == 0 && S_ISREG(about.st_mode);
+    }
+    // To read, and to be closed in place of this.
+    std::FILE* stream() {
+        std::FILE* made = fdopen(fd_, "rb");
+        if (made) fd_ = -1;
+        return made;
+    }
     bool close() {
         const int fd = std::exchange(fd_, -1);
         return fd < 0 || ::close(fd) == 0;
@@ -154,8 +164,10 @@ Saved save(const std::string& path, const Segment& segment, std::span<KeyValueCa
 
 Outcome load(const std::string& path, const Segment& segment, int until,
              std::span<KeyValueCache* const> caches, std::span<const int32_t> pages) {
-    const std::unique_ptr<std::FILE, decltype(&std::fclose)> file(std::fopen(path.c_str(), "rb"),
-                                                                  &std::fclose);
+    Descriptor opened(path, O_RDONLY | O_NONBLOCK);  // a pipe would wait for who writes into it
+    if (!opened) return Outcome::missing;
+    if (!opened.is_file()) return Outcome::damaged;
+    const std::unique_ptr<std::FILE, decltype(&std::fclose)> file(opened.stream(), &std::fclose);
     if (!file) return Outcome::missing;
     Checksum checksum;
     const auto read = [&](void* data, size_t bytes) {

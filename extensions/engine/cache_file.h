@@ -1,9 +1,9 @@
 // A segment of what the cache knows of a text, in a file that is there again after a restart.
 //
-//   char [16] "mpsplit kv 2\n", padded with 0
+//   char [16] "mpsplit kv 3\n", padded with 0
 //   char [160] the identity: whose keys and values these are, the tokens up to the last, the save
 //              (mpsplit/runtime/kept/kept_texts.py)
-//   int64 first and last position, Stored, attentions, bytes of a page of one attention
+//   int64 rank, first and last position, Stored, attentions, bytes of a page of one attention
 //   for each attention, its pages, in order
 //   uint64 a checksum of all before
 //
@@ -37,10 +37,10 @@ struct Saved {
     int64_t detail = 0;  // bytes of what is done, errno of what is unwritable
 };
 
-// Positions `first` to before `last`; `first` begins a page.
+// Positions `first` to before `last`, as a rank has them; `first` begins a page.
 struct Segment {
     std::string identity;
-    int first = 0, last = 0;
+    int first = 0, last = 0, rank = 0;
 };
 
 // Writes a new file, and its folder where there is none. It returns when the disk has them, or

@@ -215,9 +215,14 @@ std::span<const int32_t> Engine::pages(int slot, int positions) const {
     return table;
 }
 
+Segment Engine::here(Segment segment) const {
+    segment.rank = facts_.rank;
+    return segment;
+}
+
 void Engine::save(int slot, const Segment& segment, const std::string& path) {
     check(segment);
-    writer_.save(path, segment, setting_.caches, pages(slot, segment.last));
+    writer_.save(path, here(segment), setting_.caches, pages(slot, segment.last));
 }
 
 Outcome Engine::load(int slot, const Segment& segment, int until, const std::string& path) {
@@ -225,7 +230,7 @@ Outcome Engine::load(int slot, const Segment& segment, int until, const std::str
         throw Failure("a segment from " + std::to_string(segment.first) + " to " +
                       std::to_string(segment.last) + " does not go to " + std::to_string(until));
     check(segment);
-    return mpsplit::load(path, segment, until, setting_.caches, pages(slot, until));
+    return mpsplit::load(path, here(segment), until, setting_.caches, pages(slot, until));
 }
 
 void Engine::sweep(const std::string& folder, const std::vector<std::string>& saves) {

@@ -75,6 +75,7 @@ class Engine {
 
   private:
     int32_t page(int64_t number) const;  // or a Failure
+    Segment here(Segment segment) const;
     Graph::Row rows_of_file(const std::string& path);
     void set_runs(std::span<const Part> parts, size_t tokens);
     void hidden_in(std::span<const int64_t> tokens);

@@ -16,9 +16,9 @@ using namespace mpsplit;
 namespace {
 
 constexpr int heads = 2, dim = 6, pages = 5, until = 50;
-constexpr size_t head_bytes = 216, sum_bytes = 8;
+constexpr size_t head_bytes = 224, sum_bytes = 8;
 const int32_t table[] = {3, 1, 4};
-const Segment segment = {std::string(128, 'a') + std::string(32, '0'), 32, 90};
+const Segment segment = {std::string(128, 'a') + std::string(32, '0'), 32, 90, 1};
 
 struct Caches {
     KeyValueCache first{heads, dim, pages, Stored::q8}, second{heads, dim, pages, Stored::q8};

@@ -122,8 +122,10 @@ class TokenLoop:
                 f"a cache of {tokens} tokens does not hold one request of the context, {self.facts.context} tokens;"
                 " give it as many at least"
             )
+        if tokens > MOST:
+            raise RunError(f"a cache of {tokens} tokens is out of range; there may be {MOST} at most")
+        self.ranks.reserve(pages_of(tokens), stored)
         self.pages, self.stored = Pages(pages_of(tokens)), stored
-        self.ranks.reserve(self.pages.count, stored)
 
     def generate(self, request: Request, on_text: Callable[[str], None] = lambda piece: None) -> Generation:
         """Answers one request, and turns until it is done."""

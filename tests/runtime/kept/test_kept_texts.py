@@ -201,13 +201,17 @@ def test_whatever_is_wrong_is_a_miss_and_the_answer_is_right(world, package, kin
             file = the_file(package, folder, last)
             file.write_bytes(damaged(file.read_bytes()))
             missed(f"rank {last} finds its file damaged")
-        for at in (40, 100, 150):  # of other weights, of other tokens, of another save
+        for at in (40, 100, 150, 176):  # of other weights, of other tokens, of another save, of another rank
             file = the_file(package, folder, last)
             whole = file.read_bytes()
             file.write_bytes(whole[:at] + b"0000" + whole[at + 4 :])
             missed(f"rank {last} has a file of another save")
         the_file(package, folder, last).unlink()
         missed(f"rank {last} has no such file")
+        file = the_file(package, folder, last)
+        file.unlink()
+        os.mkfifo(file)  # nobody will ever write into it
+        missed(f"rank {last} finds its file damaged")
         record = package / folder / KEPT
         for wrong, why in (
             ({"whose": "0" * 64}, "belongs to other weights"),
