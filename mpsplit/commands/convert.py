@@ -152,7 +152,7 @@ def _by_default(args: argparse.Namespace, recipe: Recipe, partition: Manifest, c
     from mpsplit.runtime.engine.cores import share_of_cores
 
     home = partition_home(Path(args.package))
-    least = min(filter(None, (recipe.kind_of(name).bits for name in linears_of(partition.facts))), default=8)
+    least = min(filter(None, (recipe.kind_of(name).stored_bits for name in linears_of(partition.facts))), default=8)
     if least >= 8 or not (args.model or Origin.load(home)):
         return None
     calibration, why_not = by_default(partition, home, comm.size, comm.size * share_of_cores(comm.local_size))

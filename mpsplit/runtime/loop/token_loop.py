@@ -34,7 +34,7 @@ from mpsplit.runtime.loop.follow import follow
 from mpsplit.runtime.loop.led_ranks import Ranks
 from mpsplit.runtime.loop.live_request import LiveRequest
 from mpsplit.runtime.loop.loop_protocol import Ending, Generation, Listener, LoopLoad, Piece, Request, Ticket
-from mpsplit.runtime.loop.order_numbers import Question
+from mpsplit.runtime.loop.order_numbers import MOST, Question
 from mpsplit.runtime.loop.pulse import LoopHealth, Pulse
 from mpsplit.runtime.loop.waiting_queue import WaitingQueue
 from mpsplit.runtime.talk.text import Text
