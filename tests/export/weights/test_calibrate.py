@@ -33,7 +33,7 @@ from tests.packages import digests, weight_path
 from tests.running import CLEAN, completed, refused
 
 pytestmark = [needs("the kernels"), needs("the torch operators")]
-Q4 = Recipe(Quantisation(4, 32), scales="mse")
+Q4 = Recipe(Quantisation.named("q4", 32), scales="mse")
 TOKENS = tuple(tuple((i * 7 + j * j) % 131 for j in range(40)) for i in range(8))
 
 
@@ -91,7 +91,7 @@ def test_it_is_nearer_to_the_model_than_rounding_and_the_same_again(world, parti
     if index >= len(cuts):
         return  # one rank has one way to cut
     package = partition_of(EXAMPLE, lambda facts: even_plan(facts, *cuts[index]), f"{cuts[index]}")
-    convert(package, world, find_pnnx(), Recipe(Quantisation(4, 32)))
+    convert(package, world, find_pnnx(), Recipe(Q4.default))
     plain = kl(package, EXAMPLE, world)
     calibration = Calibration.of(text, package, "gptq", 1000)
     convert(package, world, find_pnnx(), Q4, calibration=calibration)
