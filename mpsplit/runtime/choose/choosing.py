@@ -23,7 +23,6 @@ from typing import Protocol
 
 import numpy as np
 
-from mpsplit.errors import RunError
 from mpsplit.runtime.choose.answers import (
     ALL,
     BLOCK,
@@ -44,11 +43,8 @@ from mpsplit.runtime.choose.answers import (
 from mpsplit.runtime.choose.candidates import Answer, likely_tokens, whole
 from mpsplit.runtime.choose.cells import EDGE, CellDraw, Cells, Uncertain, depth, sure_place
 from mpsplit.runtime.choose.draws import uniform
+from mpsplit.runtime.choose.lexicon import NoWayOn
 from mpsplit.runtime.choose.sampling import NUCLEUS, Sampling
-
-
-class NoWayOn(RunError):
-    """The request's grammar allows no token that this model could say."""
 
 
 @dataclass(frozen=True)

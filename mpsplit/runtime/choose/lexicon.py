@@ -8,6 +8,7 @@ llguidance does the work; the first use of a Lexicon reads the vocabulary, a sec
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from mpsplit.errors import RunError
+
+
+class NoWayOn(RunError):
+    """The request's grammar allows no token that this model could say."""
 
 
 class Grammar(Protocol):
@@ -64,15 +69,18 @@ class Lexicon:
 
 
 class JsonGrammar(Grammar):
-    """Where one answer stands. Where llguidance gives up (a schema may be beyond its
-    limits) nothing is allowed any more."""
+    """Where one answer stands. llguidance gives up where a schema is beyond its limits."""
 
     def __init__(self, matcher, vocabulary: int):
         self.matcher, self.vocabulary = matcher, vocabulary
 
     def allowed(self) -> np.ndarray:
         mask = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
-        return np.unpackbits(mask, bitorder="little", count=self.vocabulary) > self.matcher.is_error()
+        if self.matcher.is_error():
+            limit = re.match(r"Parser Error: (.*max is \d+)", self.matcher.get_error())
+            why = f"follow it from here ({limit[1]})" if limit else "go on from here as it says"
+            raise NoWayOn(f"no answer can {why}; give a simpler JSON schema, with fewer optional properties")
+        return np.unpackbits(mask, bitorder="little", count=self.vocabulary) > 0
 
     def accept(self, token: int) -> None:
         self.matcher.consume_token(token)

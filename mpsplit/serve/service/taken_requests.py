@@ -16,7 +16,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import Response
 
 from mpsplit.errors import MpsplitError
-from mpsplit.runtime.choose.choosing import NoWayOn
+from mpsplit.runtime.choose.lexicon import NoWayOn
 from mpsplit.runtime.loop.loop_protocol import Generation, Listener, Piece, Request, Ticket
 from mpsplit.serve.api_errors import ApiError
 from mpsplit.serve.service.service import Service

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mpsplit.errors import RunError
-from mpsplit.runtime.choose.lexicon import Lexicon
+from mpsplit.runtime.choose.lexicon import Lexicon, NoWayOn
 from tests.models import EXAMPLE
 
 TOKENIZER = (EXAMPLE / "tokenizer.json").read_text()
@@ -38,10 +38,20 @@ def test_every_walk_is_as_the_schema_says(vocabulary):
         assert value["name"] in ("Ann", "Bob") and 10 <= value["age"] <= 19 and len(value) == 2
 
 
-def test_a_state_that_is_lost_allows_nothing():
+def test_a_state_that_is_lost_is_refused():
     state = Lexicon(TOKENIZER, 512, (EOS,)).grammar(SCHEMA)()
     state.accept(100)
-    assert not state.allowed().any()
+    with pytest.raises(NoWayOn, match="no answer can go on from here as it says; give a simpler JSON schema"):
+        state.allowed()
+
+
+def test_a_schema_beyond_what_can_be_followed_is_told_with_the_limit():
+    lexicon = Lexicon(TOKENIZER, 512, (EOS,))
+    optional = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1000)}}
+    state = lexicon.grammar(optional)()
+    with pytest.raises(NoWayOn, match=r"no answer can follow it from here \(Current row has \d+ items; max is \d+\)"):
+        for _ in range(3):
+            state.accept(int(np.flatnonzero(state.allowed())[0]))
 
 
 @pytest.mark.parametrize("schema", [{"type": "banana"}, {"$ref": "#/nowhere"}, {"type": "string", "pattern": "("}])
