@@ -79,6 +79,8 @@ def inspect_command(args: argparse.Namespace) -> int:
         print(json.dumps(inspection.describe(inspected), indent=1, ensure_ascii=False))
     else:
         inspection.show(inspected)
+        if args.check:
+            print(f"\n{sum(len(part.files) for part in manifest.ranks)} files of ranks are as the manifest says")
         if manifest.sealed:
             print(f"\nencrypted with {manifest.sealed.algorithm}, its key is {manifest.sealed.key}")
     return 0

@@ -45,7 +45,11 @@ def build() -> Path:
         raise BuildError("not built: nanobind is missing (pip install nanobind); mpi4py carries the messages instead")
     cache().mkdir(parents=True, exist_ok=True)
     with open(cache() / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that build at once wait for the first
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another process that builds", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not cpp.is_built():
             try:
                 ncnn = [f"-Dncnn_DIR={_ncnn() / 'lib' / 'cmake' / 'ncnn'}"]
