@@ -62,7 +62,7 @@ def bench_command(args: argparse.Namespace) -> int:
     comm = world()
     package = Path(args.package)
     # a rank without linears passes for f32
-    stored = max(exchanged(comm, stored_kind(args), plain(one_of(KINDS))), key=KINDS.__getitem__)
+    stored = max(exchanged(comm, stored_kind(args), plain(one_of(KINDS))), key=list(KINDS).index)
     if args.quant not in (None, stored):
         raise RunError(f"{package} is stored as {stored}; run `mpsplit convert {package} --quant {args.quant}` first")
     work = Work.within(manifest.facts.context)
