@@ -124,7 +124,7 @@ def test_a_package_of_another_context_takes_what_it_has_pages_for(world, package
     def answer(loop, tokens, length=0):
         """Its ids, how many tokens of the prompt were known, and how many the ranks computed."""
         fed, step = [], loop.ranks.step
-        loop.ranks.step = lambda tokens, asked: fed.append(len(tokens)) or step(tokens, asked)
+        loop.ranks.step = lambda tokens, *asked: fed.append(len(tokens)) or step(tokens, *asked)
         forget(loop)
         warm = folder_of(MINE, f"of-{length}") if length else ""
         end = loop.generate(Request(tokens, 8, warm=warm, ignore_eos=True))
