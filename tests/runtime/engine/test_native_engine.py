@@ -164,8 +164,8 @@ def test_a_truncated_file_is_refused(damaged, role, left):
     "name, old, new",
     [
         ("fused.param", "4=0 5=", "4=99999999 5="),
-        ("fused.param", "1=64 2=4", "1=6400 2=4"),
-        ("fused.param", "2=4 3=32", "2=5 3=32"),
+        ("fused.param", "1=64 2=20", "1=6400 2=20"),
+        ("fused.param", "2=20 3=32", "2=5 3=32"),
         ("fused.param", "Attention ", "Attentive "),
         ("rank.txt", "hidden 64", "hidden 64000"),
         ("rank.txt", "context", "contest"),
