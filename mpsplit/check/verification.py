@@ -33,7 +33,7 @@ from mpsplit.package.manifest_fields import SIZES
 from mpsplit.package.sealed.keys import KeySource
 from mpsplit.package.sealed.opened import ENVIRONMENT, graph_of
 from mpsplit.package.stored.embedding import BITS, HEAD_ROWS, block_of
-from mpsplit.package.stored.quantisation import FLOAT, KINDS, Quantisation
+from mpsplit.package.stored.quantisation import FLOAT, KINDS, Quantisation, coarseness
 from mpsplit.package.together.exchanged import exchanged, of_rank_0, plain
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.progress import track
@@ -100,7 +100,7 @@ def stored_kind(manifest: Manifest, trial: Trial, comm: Communicator) -> str:
     graph = graph_of(trial.package, manifest, comm.rank, trial.keys)
     kinds_here = {how.kind for how in map(Quantisation.of, graph.layers) if how}
     of_ranks = exchanged(comm, sorted(kinds_here), plain(many(one_of(KINDS), len(KINDS))))
-    return max(set().union(*of_ranks), default=FLOAT.kind, key=[*KINDS].index)
+    return max(set().union(*of_ranks), default=FLOAT.kind, key=coarseness)
 
 
 def _kinds(manifest: Manifest, trial: Trial, comm: Communicator) -> dict[str, Quantisation]:
@@ -114,7 +114,7 @@ def _kinds(manifest: Manifest, trial: Trial, comm: Communicator) -> dict[str, Qu
     for of_rank in exchanged(comm, {name: [how.bits, how.block] for name, how in ways.items()}, WAYS):
         for name, numbers in of_rank.items():
             how = Quantisation(*numbers)
-            kinds[name] = max(kinds.get(name, how), how, key=lambda how: how.coarseness)
+            kinds[name] = max(kinds.get(name, how), how, key=lambda how: coarseness(how.kind))
     return kinds
 
 

@@ -20,7 +20,7 @@ from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import add_keys, hold_package, keys_of, package_for_ranks, stored_kind
 from mpsplit.options.rank_options import add_ranks, add_threads, started_ranks, take_threads, under_mpirun
 from mpsplit.package.json_fields import one_of
-from mpsplit.package.stored.quantisation import BLOCKS, KINDS, ROUNDED, Quantisation
+from mpsplit.package.stored.quantisation import BLOCKS, KINDS, ROUNDED, Quantisation, coarseness
 from mpsplit.package.together.exchanged import exchanged, plain
 
 
@@ -62,7 +62,7 @@ def bench_command(args: argparse.Namespace) -> int:
     comm = world()
     package = Path(args.package)
     # a rank without linears passes for f32
-    stored = max(exchanged(comm, stored_kind(args), plain(one_of(KINDS))), key=list(KINDS).index)
+    stored = max(exchanged(comm, stored_kind(args), plain(one_of(KINDS))), key=coarseness)
     if args.quant not in (None, stored):
         raise RunError(f"{package} is stored as {stored}; run `mpsplit convert {package} --quant {args.quant}` first")
     work = Work.within(manifest.facts.context)

@@ -43,6 +43,11 @@ MOST_NUMBER = (1 << 31) - 1
 SIZE, BY_SHAPE = "5", "-1"
 
 
+def coarseness(kind: str) -> int:
+    """More of what loses more."""
+    return [*KINDS].index(kind)
+
+
 @dataclass(frozen=True)
 class Quantisation:
     """`bits` is 0 for float32, 16 for bfloat16, 20 for 4 by a table, 36 and 37 for 4 and 5 with a
@@ -123,10 +128,6 @@ class Quantisation:
     def numbers(self) -> int:
         """Of 16 bits, that a block has: its scale, and its minimum."""
         return 2 if self.has_minimum else 1
-
-    @property
-    def coarseness(self) -> int:
-        return [*KINDS.values()].index(self.bits)
 
     @property
     def evenly(self) -> Quantisation:

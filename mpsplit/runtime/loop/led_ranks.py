@@ -28,6 +28,7 @@ class Ranks:
         self.engine, self.comm = engine, comm
         self._orders, self._counted = Orders(comm), CountedEngine(engine, comm)
         self._heads = [shard for shard in engine.manifest.plan.shards if len(shard.head)]
+        self._has_whole_head = [shard.rank for shard in self._heads] == [LEAD]
         self._answers = answers_of(engine.vocabulary.start)
         self._logits = np.empty((0, 0), np.float32)
         self.in_step = True
@@ -133,7 +134,7 @@ class Ranks:
 
     def _drawn(self, row: int, choice: Choice | None) -> list[Answer]:
         """Where this rank has the whole head: the token; nothing where it cannot tell."""
-        if choice is None or [shard.rank for shard in self._heads] != [LEAD]:
+        if choice is None or not self._has_whole_head:
             return []
         question = self._questions[row]
         wish = question.wish

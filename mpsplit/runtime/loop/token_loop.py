@@ -124,8 +124,9 @@ class TokenLoop:
             )
         if tokens > MOST:
             raise RunError(f"a cache of {tokens} tokens is out of range; there may be {MOST} at most")
-        self.ranks.reserve(pages_of(tokens), stored)
-        self.pages, self.stored = Pages(pages_of(tokens)), stored
+        pages = pages_of(tokens)
+        self.ranks.reserve(pages, stored)  # which knows whether there is memory
+        self.pages, self.stored = Pages(pages), stored
 
     def generate(self, request: Request, on_text: Callable[[str], None] = lambda piece: None) -> Generation:
         """Answers one request, and turns until it is done."""
@@ -342,10 +343,11 @@ class TokenLoop:
                 if pages := live.held.pages[live.placed :]:
                     self.ranks.place(live.slot, live.placed, pages)
                     live.placed = len(live.held.pages)
-                wish = live.asks(self.ranks) if rows == live.left else Wish()
+                is_last = rows == live.left
+                wish = live.asks(self.ranks) if is_last else Wish()
                 tokens += live.history[live.fed : live.fed + rows]
                 questions.append(Question.of(Span(live.slot, live.fed, rows), wish))
-                choices.append(live.choice if rows == live.left else None)
+                choices.append(live.choice if is_last else None)
                 asking.append((live, rows))
         answers = self.ranks.step(tokens, questions, choices) if asking else []
         for row, ((live, rows), answer) in enumerate(zip(asking, answers, strict=True)):

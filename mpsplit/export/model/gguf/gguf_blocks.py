@@ -21,7 +21,7 @@ from mpsplit.export.model.gguf.gguf_checkpoint import GgufCheckpoint
 from mpsplit.export.model.gguf.gguf_types import GgufType, floats
 from mpsplit.native.cpp import kernels
 from mpsplit.package.stored.embedding import block_of, dtype_of, joined
-from mpsplit.package.stored.quantisation import BFLOAT, BFLOAT_BLOCK, FLOAT, ROUNDED, TABLE, Quantisation
+from mpsplit.package.stored.quantisation import BFLOAT, FLOAT, ROUNDED, Quantisation
 from mpsplit.package.stored.recipe import Recipe, Rule, text_of
 from mpsplit.package.whole_files import widened
 from mpsplit.plan.cuts import Part, linears_of, source_of
@@ -30,13 +30,13 @@ from mpsplit.plan.model_facts import ModelFacts
 FORMS = {  # by the name of a type
     "F32": FLOAT,
     "F16": FLOAT,
-    "BF16": Quantisation(BFLOAT, BFLOAT_BLOCK),
-    "Q4_0": Quantisation(4, 32),
-    "Q4_1": Quantisation(36, 32),
-    "Q5_0": Quantisation(6, 32),  # 5 bits in 6
-    "Q5_1": Quantisation(37, 32),
-    "Q8_0": Quantisation(8, 32),
-    "IQ4_NL": Quantisation(TABLE, 32),
+    "BF16": Quantisation.named("bf16", 32),
+    "Q4_0": Quantisation.named("i4", 32),
+    "Q4_1": Quantisation.named("m4", 32),
+    "Q5_0": Quantisation.named("q6", 32),  # 5 bits in 6
+    "Q5_1": Quantisation.named("m5", 32),
+    "Q8_0": Quantisation.named("q8", 32),
+    "IQ4_NL": Quantisation.named("q4", 32),
 }
 SCALE = np.float16
 UNIT = np.array([1, 0], SCALE)  # the scale and the minimum that leave the integers
