@@ -62,7 +62,7 @@ class RealLoop(TokenLoop):
 
     def idle(self) -> bool:
         """Whether nothing runs or waits, after a while at most, and every page has come back."""
-        for _ in itertools.repeat(None, 500):
+        for _ in itertools.repeat(None, 2000):
             if not (self.running or self.saving or len(self._waiting)):
                 return self.ranks.in_step and self.pages.used == 0 and self.pages.add_up([])
             time.sleep(0.01)

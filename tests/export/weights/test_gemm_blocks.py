@@ -26,7 +26,7 @@ from mpsplit.package.stored.weight_files import Packed, WeightFiles
 from mpsplit.plan.cuts import Part
 from mpsplit.plan.shards import Range
 from mpsplit.runtime.load import load_loop
-from mpsplit.runtime.loop.loop_protocol import Request
+from mpsplit.runtime.loop.loop_protocol import Generation, Request
 from tests.cases import splits, thorough
 from tests.loops import lead
 from tests.missing import needs
@@ -167,13 +167,27 @@ def test_the_weights_are_those_of_our_own_layout(world, stored, scales):
     "model, kind", [(EXAMPLE, "q8"), ("llama-bias", "q4"), *thorough((EXAMPLE, "q6"), (EXAMPLE, "q4"))]
 )
 def test_both_engines_say_the_same(world, stored, model, kind):
+    """Up to a token that they find as likely as the other's: their sums have another order, and a
+    rounding may fall to the other side."""
     package, said = stored(model, kind, NCNN), []
     prompts = [tuple(np.random.default_rng(0).integers(0, 131, length).tolist()) for length in (1, 9, 24)]
 
-    def work():
-        said.append([loop.generate(Request(prompt, 8, ignore_eos=True)).token_ids for prompt in prompts])
+    def answer(loop, prompt):
+        events = []
+        loop.submit(Request(prompt, 8, ignore_eos=True, logprobs=5), events.append)
+        while not (events and isinstance(events[-1], Generation)):
+            loop.turn()
+        return [chosen for event in events[:-1] for chosen in event.chosen]
 
     for engine in ("native", "stock")[cpp.load("_engine") is None :]:
         loop = load_loop(package, world, engine=engine)
-        lead(loop, world, work)
-    assert all(ids == said[0] for ids in said)
+        lead(loop, world, lambda loop=loop: said.append([answer(loop, prompt) for prompt in prompts]))
+    apart = []
+    for ours, theirs in zip(said[0], said[-1], strict=True) if world.rank == 0 else ():
+        assert len(ours) == len(theirs) == 8
+        for a, b in zip(ours, theirs, strict=True):
+            apart.append(abs(a.logprob - b.logprob))
+            if a.id != b.id:
+                apart.append(abs(dict(a.likely)[b.id] - a.logprob))
+                break
+    assert world.rank or (max(apart) < 0.1 and np.median(apart) < 1e-5)
