@@ -7,8 +7,8 @@ what is told to the ranks, the answer of its own slice, the draw. The other rank
 calls, and their time is left out, as they work beside it; so is what a message takes. One rank owns
 the whole head, the worst case for rank 0; several own equal parts of it. The history grows by each
 token. `peaked`: a few hundred tokens have nearly all of the weight. `flat`: three times a standard
-normal, where top-p 0.9 leaves some 5,000. In ms of its thread, the median of the tokens: of one
-request alone, and of eight in one step together.
+normal, where top-p 0.9 leaves some 5,000. In ms by the clock, the median of the tokens: of one
+request alone, and of eight in one step together. OMP_NUM_THREADS says how many threads may draw.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 
 from mpsplit.comm import Alone
 from mpsplit.plan.shards import Range
+from mpsplit.runtime.choose.answers import bits_of
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.engine.engine_protocol import Span
 from mpsplit.runtime.engine.pages import HeldPages
@@ -101,7 +102,7 @@ class Leads(Alone):
         self.order: Order | None = None  # whose numbers come next
 
     def broadcast(self, x, root) -> None:
-        began = time.thread_time()
+        began = time.perf_counter()
         numbers = None if self.order is None else x
         order = self.order or Order.unpack(x)
         order = order._replace(verb=VERBS[order.verb])
@@ -113,7 +114,7 @@ class Leads(Alone):
                 numbers = np.full(order.count if order.verb.numbered else 0, order.token)
             for follower in self.followers:
                 HANDLERS[order.verb](follower, order, numbers)
-        self.outside += time.thread_time() - began
+        self.outside += time.perf_counter() - began
 
     def tell(self, x) -> None:
         self.broadcast(x, 0)
@@ -156,21 +157,21 @@ def measured(logits: list[np.ndarray], requests: list[Request], tokens: int, ran
     batch = engine.batch
 
     def outside(tokens, spans):
-        began = time.thread_time()
+        began = time.perf_counter()
         rows = batch(tokens, spans)
-        comm.outside += time.thread_time() - began
+        comm.outside += time.perf_counter() - began
         return rows
 
     engine.batch = outside
     for _ in range(tokens + 2):
-        comm.outside, began = 0.0, time.thread_time()
+        comm.outside, began = 0.0, time.perf_counter()
         questions = [Question.of(Span(live.slot, 0, 1), live.asks(led)) for live in lives]
         answers = led.step([0] * len(lives), questions, [live.choice for live in lives])
         chosen = [
             live.choose(answer, partial(led.more, row))
             for row, (live, answer) in enumerate(zip(lives, answers, strict=True))
         ]
-        took.append(time.thread_time() - began - comm.outside)
+        took.append(time.perf_counter() - began - comm.outside)
         for live, token in zip(lives, chosen, strict=True):
             live.history.append(token.id)
     return statistics.median(took[2:])  # the first counts the whole prompt, and memory is new
@@ -179,7 +180,7 @@ def measured(logits: list[np.ndarray], requests: list[Request], tokens: int, ran
 def cases(vocabulary: int):
     mask = np.random.default_rng(1).random(vocabulary) < 0.3
     for (draw, how), (tilt, what), logprobs, grammar in itertools.product(
-        DRAWS.items(), TILTS.items(), (None, 20), (None, partial(Mask, mask))
+        DRAWS.items(), TILTS.items(), (None, 20), (None, partial(Mask, bits_of(mask)))
     ):
         name = ", ".join(
             [draw, *filter(None, [tilt]), *(["logprobs 20"] if logprobs else []), *(["grammar"] if grammar else [])]

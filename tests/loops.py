@@ -45,7 +45,7 @@ class Threads:
 
     def __init__(self, rank, size, mail):
         self.rank, self.size, self.mail, self.listened, self.awaited = rank, size, mail, 0, 0
-        self.passed = nothing(size)
+        self.passed, self.local_size = nothing(size), size
 
     @classmethod
     def world(cls, size):

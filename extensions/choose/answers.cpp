@@ -19,99 +19,114 @@ void Answers::mask(int64_t slot, std::span<const int64_t> bits) {
 
 std::span<const double> Answers::answer(std::span<const float> logits, int64_t slot,
                                         const Wish& wish) {
-    message_.clear();
+    Seat& seat = seats_[0];
+    seat.message.clear();
     switch (wish.wanted) {
         case cells_wanted:
-            see(logits, first_, slot, wish);
-            near_[slot].count(seen_, wish.temperature, wish.start, wish.count);
-            tell_cells(near_[slot]);
+            see(seat, logits, first_, slot, wish);
+            near_[slot].count(seat.seen, wish.temperature, wish.start, wish.count);
+            seat.tell_cells(near_[slot]);
             break;
-        case cell_wanted: cell(logits, slot, wish); break;
-        case span_wanted: span(logits, slot, wish); break;
+        case cell_wanted: cell(seat, logits, slot, wish); break;
+        case span_wanted: span(seat, logits, slot, wish); break;
         default:
-            see(logits, first_, slot, wish);
+            see(seat, logits, first_, slot, wish);
             if (wish.wanted == blocks_wanted) {
-                message_.push_back(seen_.best / wish.temperature);
-                add_block_sums(seen_, wish.temperature, message_);
+                seat.message.push_back(seat.seen.best / wish.temperature);
+                add_block_sums(seat.seen, wish.temperature, seat.message);
             } else if (wish.wanted < wide_wanted) {
-                wide(slot, wish);
+                seat.wide(wish, near_[slot]);
             } else {
-                few(wish);
+                seat.few(wish, first_);
             }
-            if (wish.likely >= 0) own(size_t(wish.likely));
+            if (wish.likely >= 0) seat.own(size_t(wish.likely), first_);
     }
-    return message_;
+    return seat.message;
 }
 
-std::span<const double> Answers::draw(std::span<const float> logits, int64_t slot, const Wish& wish,
-                                      const Draw& draw) {
-    message_.clear();
-    see(logits, first_, slot, wish);
+std::vector<std::vector<double>> Answers::draws(std::span<const Asked> asked) {
+    for (const Asked& each : asked)  // threads only look them up
+        near_[each.slot], tilts_[each.slot], masks_[each.slot];
+    std::vector<std::vector<double>> messages(asked.size());
+    pool_.parallel(int(asked.size()), [&](int part, int seat) {
+        messages[size_t(part)] = draw(seats_[size_t(seat)], asked[size_t(part)]);
+    });
+    return messages;
+}
+
+std::vector<double> Answers::draw(Seat& seat, const Asked& asked) {
+    const auto& [logits, slot, wish, how] = asked;
+    seat.message.clear();
+    see(seat, logits, first_, slot, wish);
     const int64_t cells = wish.wanted < wide_wanted ? wide_wanted - wish.wanted : 0;
-    const Drawn one = drawn(seen_, near_[slot], draw, cells);
+    const Drawn one = drawn(seat.seen, near_.at(slot), how, cells);
     if (one.row < 0) return {};
-    add(std::array{double(first_ + one.row), double(logits[size_t(one.row)]), double(one.wide)});
-    if (wish.likely >= 0) own(size_t(wish.likely));
-    return message_;
+    const double own = double(logits[size_t(one.row)]);
+    seat.add(std::array{double(first_ + one.row), own, double(one.wide)});
+    if (wish.likely >= 0) seat.own(size_t(wish.likely), first_);
+    return seat.message;
 }
 
-void Answers::see(std::span<const float> logits, int64_t first, int64_t slot, const Wish& wish) {
-    seen_.look(logits, first, wish.changed & by_tilt ? &tilts_[slot] : nullptr,
-               wish.changed & by_mask ? &masks_[slot] : nullptr, wish.likely >= 0);
+void Answers::see(Seat& seat, std::span<const float> logits, int64_t first, int64_t slot,
+                  const Wish& wish) const {
+    seat.seen.look(logits, first, wish.changed & by_tilt ? &tilts_.at(slot) : nullptr,
+                   wish.changed & by_mask ? &masks_.at(slot) : nullptr, wish.likely >= 0);
 }
 
-void Answers::few(const Wish& wish) {
-    const double heat = wish.temperature;
-    message_.push_back(heat > 0 ? log_sum(seen_, heat) : std::numeric_limits<double>::quiet_NaN());
-    seen_.likeliest(size_t(wish.wanted), found_);
-    tell_found();
-    if (wish.likely >= 0)
-        for (const Candidate& each : found_) message_.push_back(seen_.own[size_t(each.row)]);
-}
-
-void Answers::wide(int64_t slot, const Wish& wish) {
-    const double heat = wish.temperature;
-    add(std::array{log_sum(seen_, heat), seen_.best});
-    near_[slot].count(seen_, heat, cell_of(seen_.best / heat), wide_wanted - wish.wanted);
-    tell_cells(near_[slot]);
-}
-
-void Answers::own(size_t count) {
-    message_.push_back(own_log_sum(seen_));
-    seen_.own_likeliest(count, found_);
-    tell_found();
-}
-
-void Answers::cell(std::span<const float> logits, int64_t slot, const Wish& wish) {
+void Answers::cell(Seat& seat, std::span<const float> logits, int64_t slot, const Wish& wish) {
     const Near& near = near_[slot];
-    near.inside(near.top() - (wish.start - wish.count), found_);
-    tell_found();
+    near.inside(near.top() - (wish.start - wish.count), seat.found);
+    seat.tell_found(first_);
     if (wish.likely >= 0)
-        for (const Candidate& each : found_) message_.push_back(logits[size_t(each.row)]);
+        for (const Candidate& each : seat.found) seat.message.push_back(logits[size_t(each.row)]);
 }
 
-void Answers::span(std::span<const float> logits, int64_t slot, const Wish& wish) {
+void Answers::span(Seat& seat, std::span<const float> logits, int64_t slot,
+                   const Wish& wish) const {
     const auto begin = std::clamp<int64_t>(wish.start - first_, 0, int64_t(logits.size()));
     const auto end =
         std::clamp<int64_t>(wish.start - first_ + wish.count, begin, int64_t(logits.size()));
-    see(logits.subspan(size_t(begin), size_t(end - begin)), first_ + begin, slot, wish);
-    message_.assign(seen_.plain.begin(), seen_.plain.end());
-    for (size_t i = 0; i < seen_.at.size(); ++i) message_[size_t(seen_.at[i])] = seen_.tilted[i];
-    if (wish.likely >= 0) message_.insert(message_.end(), seen_.own.begin(), seen_.own.end());
+    see(seat, logits.subspan(size_t(begin), size_t(end - begin)), first_ + begin, slot, wish);
+    const Seen& seen = seat.seen;
+    seat.message.assign(seen.plain.begin(), seen.plain.end());
+    for (size_t i = 0; i < seen.at.size(); ++i) seat.message[size_t(seen.at[i])] = seen.tilted[i];
+    if (wish.likely >= 0) seat.message.insert(seat.message.end(), seen.own.begin(), seen.own.end());
 }
 
-void Answers::tell_found() {
-    for (const Candidate& each : found_) message_.push_back(each.logit);
-    for (const Candidate& each : found_) message_.push_back(double(first_ + each.row));
+void Answers::Seat::few(const Wish& wish, int64_t first) {
+    const double heat = wish.temperature;
+    message.push_back(heat > 0 ? log_sum(seen, heat) : std::numeric_limits<double>::quiet_NaN());
+    seen.likeliest(size_t(wish.wanted), found);
+    tell_found(first);
+    if (wish.likely >= 0)
+        for (const Candidate& each : found) message.push_back(seen.own[size_t(each.row)]);
 }
 
-void Answers::tell_cells(const Near& near) {
+void Answers::Seat::wide(const Wish& wish, Near& near) {
+    const double heat = wish.temperature;
+    add(std::array{log_sum(seen, heat), seen.best});
+    near.count(seen, heat, cell_of(seen.best / heat), wide_wanted - wish.wanted);
+    tell_cells(near);
+}
+
+void Answers::Seat::own(size_t count, int64_t first) {
+    message.push_back(own_log_sum(seen));
+    seen.own_likeliest(count, found);
+    tell_found(first);
+}
+
+void Answers::Seat::tell_found(int64_t first) {
+    for (const Candidate& each : found) message.push_back(each.logit);
+    for (const Candidate& each : found) message.push_back(double(first + each.row));
+}
+
+void Answers::Seat::tell_cells(const Near& near) {
     add(near.counts());
     add(near.sums());
 }
 
-void Answers::add(std::span<const double> numbers) {
-    message_.insert(message_.end(), numbers.begin(), numbers.end());
+void Answers::Seat::add(std::span<const double> numbers) {
+    message.insert(message.end(), numbers.begin(), numbers.end());
 }
 
 }  // namespace mpsplit

@@ -10,6 +10,7 @@
 #include "near.h"
 #include "orders.h"
 #include "seen.h"
+#include "thread_pool.h"
 #include "tilt.h"
 
 namespace mpsplit {
@@ -22,9 +23,19 @@ struct Wish {
     int64_t start = 0, count = 0;
 };
 
+// What is drawn for one slot, from all logits that there are.
+struct Asked {
+    std::span<const float> logits;
+    int64_t slot = 0;
+    Wish wish;
+    Draw draw;
+};
+
 class Answers {
   public:
-    explicit Answers(int64_t first_row) : first_(first_row) {}
+    // `threads`: that draw; one answers.
+    explicit Answers(int64_t first_row, int threads = 1)
+        : first_(first_row), pool_(threads), seats_(size_t(threads)) {}
 
     // By slot. The first change of a request forgets what was there.
     void tilt(int64_t slot, bool fresh, std::span<const int64_t> changes);
@@ -33,32 +44,38 @@ class Answers {
     // One message, valid until the next, about the logits of what a slot says next.
     std::span<const double> answer(std::span<const float> logits, int64_t slot, const Wish& wish);
 
-    // Where these are all logits that there are: the token in the place of the answer; none where
+    // A message each, of different slots: the token in the place of the answer; an empty one where
     // all must be looked at in one order.
-    std::span<const double> draw(std::span<const float> logits, int64_t slot, const Wish& wish,
-                                 const Draw& draw);
+    std::vector<std::vector<double>> draws(std::span<const Asked> asked);
 
   private:
-    void see(std::span<const float> logits, int64_t first, int64_t slot, const Wish& wish);
-    // Each adds to the message what answers.py says.
-    void few(const Wish& wish);
-    void wide(int64_t slot, const Wish& wish);
-    void own(size_t count);
-    void cell(std::span<const float> logits, int64_t slot, const Wish& wish);
-    void span(std::span<const float> logits, int64_t slot, const Wish& wish);
-    void tell_found();
-    void tell_cells(const Near& near);
-    void add(std::span<const double> numbers);
+    // What one thread looks at, and what it tells of it.
+    struct Seat {
+        Seen seen;
+        std::vector<Candidate> found;
+        std::vector<double> message;
+
+        // Each adds to the message what answers.py says.
+        void few(const Wish& wish, int64_t first);
+        void wide(const Wish& wish, Near& near);
+        void own(size_t count, int64_t first);
+        void tell_found(int64_t first);
+        void tell_cells(const Near& near);
+        void add(std::span<const double> numbers);
+    };
+
+    void see(Seat& seat, std::span<const float> logits, int64_t first, int64_t slot,
+             const Wish& wish) const;
+    void cell(Seat& seat, std::span<const float> logits, int64_t slot, const Wish& wish);
+    void span(Seat& seat, std::span<const float> logits, int64_t slot, const Wish& wish) const;
+    std::vector<double> draw(Seat& seat, const Asked& asked);
 
     int64_t first_;
     std::map<int64_t, Tilt> tilts_;
     std::map<int64_t, std::vector<int64_t>> masks_;
-
-    Seen seen_;
-    std::map<int64_t, Near>
-        near_;  // by slot, what the last CELLS or WIDE counted: CELL tells of it
-    std::vector<Candidate> found_;
-    std::vector<double> message_;
+    std::map<int64_t, Near> near_;  // what the last CELLS or WIDE counted: CELL tells of it
+    ThreadPool pool_;
+    std::vector<Seat> seats_;
 };
 
 }  // namespace mpsplit

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include "answers.h"
 
@@ -38,11 +39,21 @@ nb::ndarray<nb::numpy, double> answer(Answers& answers, const Logits& logits, in
     return array_of(answers.answer({logits.data(), logits.shape(0)}, slot, wish_of(wish)));
 }
 
-nb::ndarray<nb::numpy, double> draw(Answers& answers, const Logits& logits, int64_t slot,
-                                    const Told& wish, const Settings& settings) {
-    const auto [temperature, top_k, top_p, min_p, min_keep, random] = settings;
-    return array_of(answers.draw({logits.data(), logits.shape(0)}, slot, wish_of(wish),
-                                 {temperature, top_k, top_p, min_p, min_keep, random}));
+using AskedFor = std::tuple<Logits, int64_t, Told, Settings>;
+
+std::vector<nb::ndarray<nb::numpy, double>> draws(Answers& answers,
+                                                  const std::vector<AskedFor>& asked) {
+    std::vector<Asked> questions;
+    for (const auto& [logits, slot, wish, settings] : asked) {
+        const auto [temperature, top_k, top_p, min_p, min_keep, random] = settings;
+        questions.push_back({{logits.data(), logits.shape(0)},
+                             slot,
+                             wish_of(wish),
+                             {temperature, top_k, top_p, min_p, min_keep, random}});
+    }
+    std::vector<nb::ndarray<nb::numpy, double>> messages;
+    for (const auto& each : answers.draws(questions)) messages.push_back(array_of(each));
+    return messages;
 }
 
 }  // namespace
@@ -51,7 +62,7 @@ NB_MODULE(_choose, m) {
     nb::set_leak_warnings(false);
     // NOLINTNEXTLINE(performance-unnecessary-value-param): the macro's
     nb::class_<Answers>(m, "Answers")
-        .def(nb::init<int64_t>(), "first_row"_a)
+        .def(nb::init<int64_t, int>(), "first_row"_a, "threads"_a = 1)
         .def(
             "tilt",
             [](Answers& answers, int64_t slot, bool fresh, const Numbers& changes) {
@@ -65,5 +76,5 @@ NB_MODULE(_choose, m) {
             },
             "slot"_a, "bits"_a)
         .def("answer", answer, "logits"_a, "slot"_a, "wish"_a)
-        .def("draw", draw, "logits"_a, "slot"_a, "wish"_a, "draw"_a);
+        .def("draws", draws, "questions"_a);
 }

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from mpsplit.plan.shards import even_plan
+from mpsplit.runtime.choose.answers import bits_of
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.engine.replay import OneHistory, Replay
 from mpsplit.runtime.loop.loop_protocol import Request
@@ -30,7 +31,7 @@ SAMPLINGS = [
 
 class Odd:
     def allowed(self):
-        return np.arange(facts().vocabulary) % 2 == 1
+        return bits_of(np.arange(facts().vocabulary) % 2 == 1)
 
     def accept(self, token):
         assert token % 2

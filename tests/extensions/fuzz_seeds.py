@@ -17,7 +17,7 @@ from mpsplit.comm import Alone
 from mpsplit.package.stored.rank_text import rank_text
 from mpsplit.package.stored.weight_files import WeightFiles
 from mpsplit.plan.shards import even_plan
-from mpsplit.runtime.choose.answers import ALL, BLOCKS, BY_MASK, BY_TILT, CELL, CELLS, SPAN, WIDE
+from mpsplit.runtime.choose.answers import ALL, BLOCKS, BY_MASK, BY_TILT, CELL, CELLS, SPAN, WIDE, bits_of
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.choose.tilt import Tilt
 from mpsplit.runtime.engine.engine_protocol import KeptSegment, Span
@@ -90,7 +90,7 @@ def orders() -> dict[str, bytes]:
 
     def changes(ranks):
         ranks.tilt(0, True, Tilt(biased).changes([5, 6, 7]))
-        ranks.mask(0, np.arange(131) % 3 == 0)
+        ranks.mask(0, bits_of(np.arange(131) % 3 == 0))
         ranks.step([5, 6, 7], [Question(Span(0, 0, 3), 4, 4, BY_TILT | BY_MASK, 0.5)])
         tilt = Tilt(biased)
         tilt.changes([5, 6, 7])

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mpsplit.comm import Alone, world
+from mpsplit.runtime.choose.answers import bits_of
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.loop.loop_protocol import Request
 from tests.running import rank_environment
@@ -36,7 +37,7 @@ SAMPLINGS = [
 
 class Odd:
     def allowed(self):
-        return np.arange(131) % 2 == 1
+        return bits_of(np.arange(131) % 2 == 1)
 
     def accept(self, token): ...
 

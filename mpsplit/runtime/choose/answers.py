@@ -31,6 +31,7 @@ means nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -70,17 +71,18 @@ class Answers(Protocol):
         """Changes as tilt.py tells them; the first of a request forget what was there."""
 
     def mask(self, slot: int, bits: np.ndarray) -> None:
-        """A bit a token, in int64."""
+        """As bits_of."""
 
     def answer(self, logits: np.ndarray, slot: int, wish: Wish) -> np.ndarray: ...
 
-    def draw(self, logits: np.ndarray, slot: int, wish: Wish, draw: Draw) -> np.ndarray: ...
+    def draws(self, questions: Sequence[tuple[np.ndarray, int, Wish, Draw]]) -> list[np.ndarray]:
+        """Of logits of different slots."""
 
 
-def answers_of(first_row: int) -> Answers:
-    """Of a rank whose rows of the head begin there."""
+def answers_of(first_row: int, threads: int = 1) -> Answers:
+    """Of a rank whose rows of the head begin there; so many threads draw."""
     module = cpp.load("_choose")
-    return module.Answers(first_row) if module else NumpyAnswers(first_row)
+    return module.Answers(first_row, threads) if module else NumpyAnswers(first_row)
 
 
 class NumpyAnswers:
@@ -102,7 +104,7 @@ class NumpyAnswers:
                 del tilt[token]
 
     def mask(self, slot: int, bits: np.ndarray) -> None:
-        self.masks[slot] = np.unpackbits(bits.view(np.uint8), bitorder="little").astype(bool)
+        self.masks[slot] = allowed_of(bits)
 
     def answer(self, logits: np.ndarray, slot: int, wish: Wish) -> np.ndarray:
         wanted, likely, changed, temperature, start, count = wish
@@ -135,9 +137,9 @@ class NumpyAnswers:
             message += [[log_sum_exp(own)], own[order], order + self.first]
         return np.concatenate(message)
 
-    def draw(self, logits: np.ndarray, slot: int, wish: Wish, draw: Draw) -> np.ndarray:
+    def draws(self, questions: Sequence[tuple[np.ndarray, int, Wish, Draw]]) -> list[np.ndarray]:
         """Always left to choosing.py."""
-        return np.empty(0)
+        return [np.empty(0)] * len(questions)
 
     def _changed(self, logits: np.ndarray, slot: int, changed: int) -> np.ndarray:
         if changed & BY_TILT and (tilt := self.tilts[slot]):
@@ -196,6 +198,17 @@ def largest(ids: np.ndarray, logits: np.ndarray, wanted: int) -> np.ndarray:
 def log_sum_exp(x: np.ndarray) -> float:
     top = x.max()
     return float(top + np.log(np.exp(x - top).sum())) if top > -np.inf else -np.inf
+
+
+def bits_of(allowed: np.ndarray) -> np.ndarray:
+    """A bit a token, in int64; what a grammar allows has it set."""
+    bits = np.packbits(allowed, bitorder="little")
+    bits.resize(-(-len(bits) // 8) * 8, refcheck=False)
+    return bits.view(np.int64)
+
+
+def allowed_of(bits: np.ndarray) -> np.ndarray:
+    return np.unpackbits(bits.view(np.uint8), bitorder="little").view(bool)
 
 
 def floats(numbers: np.ndarray) -> list[float]:

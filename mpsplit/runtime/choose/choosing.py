@@ -35,6 +35,7 @@ from mpsplit.runtime.choose.answers import (
     WIDE,
     Draw,
     Wish,
+    allowed_of,
     cell_of,
     largest,
     log_sum_exp,
@@ -267,13 +268,12 @@ class Choice:
         return tilted(own, counts, biases, *penalties)
 
     def _masked(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.arange(len(logits))
         if self.allowed is None:
-            return ids, logits
-        fine = self.allowed[np.minimum(ids, len(self.allowed) - 1)] & (ids < len(self.allowed))
-        if not fine.any():
+            return np.arange(len(logits)), logits
+        ids = np.flatnonzero(allowed_of(self.allowed)[: len(logits)])
+        if not len(ids):
             raise _lost()
-        return ids[fine], logits[fine]
+        return ids, logits[ids]
 
     @property
     def _sorts(self) -> bool:

@@ -27,8 +27,8 @@ class Grammar(Protocol):
     """What an answer may be, token by token."""
 
     def allowed(self) -> np.ndarray:
-        """Of each token of the vocabulary whether it may come next, bool; the end of text among
-        them where the answer may end."""
+        """What may come next, as answers.bits_of; the end of text among them where the answer may
+        end."""
 
     def accept(self, token: int) -> None: ...
 
@@ -57,7 +57,7 @@ class Lexicon:
         if wrong:
             raise RunError(f"the JSON schema cannot be used: {' '.join(wrong.split())}")
         first = LLMatcher(self._tokens, text, log_level=0)
-        return lambda: JsonGrammar(first.deep_copy(), self.vocabulary)
+        return lambda: JsonGrammar(first.deep_copy())
 
     @cached_property
     def _tokens(self):
@@ -71,16 +71,16 @@ class Lexicon:
 class JsonGrammar(Grammar):
     """Where one answer stands. llguidance gives up where a schema is beyond its limits."""
 
-    def __init__(self, matcher, vocabulary: int):
-        self.matcher, self.vocabulary = matcher, vocabulary
+    def __init__(self, matcher):
+        self.matcher = matcher
 
     def allowed(self) -> np.ndarray:
-        mask = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
+        mask = self.matcher.compute_bitmask()
         if self.matcher.is_error():
             limit = re.match(r"Parser Error: (.*max is \d+)", self.matcher.get_error())
             why = f"follow it from here ({limit[1]})" if limit else "go on from here as it says"
             raise NoWayOn(f"no answer can {why}; give a simpler JSON schema, with fewer optional properties")
-        return np.unpackbits(mask, bitorder="little", count=self.vocabulary) > 0
+        return np.frombuffer(mask + bytes(-len(mask) % 8), np.int64)
 
     def accept(self, token: int) -> None:
         self.matcher.consume_token(token)

@@ -17,6 +17,7 @@ from mpsplit.runtime.account.account import Account, CountedEngine
 from mpsplit.runtime.choose.answers import ALL, NOTHING, SPAN, Wish, answers_of
 from mpsplit.runtime.choose.candidates import Answer, length
 from mpsplit.runtime.choose.choosing import Choice
+from mpsplit.runtime.engine.cores import share_of_cores
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, KeptSegment
 from mpsplit.runtime.loop.order_numbers import Question, kept_order, step_order, sweep_order
 from mpsplit.runtime.loop.orders import LEAD, Order, Orders
@@ -29,7 +30,7 @@ class Ranks:
         self._orders, self._counted = Orders(comm), CountedEngine(engine, comm)
         self._heads = [shard for shard in engine.manifest.plan.shards if len(shard.head)]
         self._has_whole_head = [shard.rank for shard in self._heads] == [LEAD]
-        self._answers = answers_of(engine.vocabulary.start)
+        self._answers = answers_of(engine.vocabulary.start, share_of_cores(comm.local_size))
         self._logits = np.empty((0, 0), np.float32)
         self.in_step = True
         self._questions: Sequence[Question] = ()
@@ -55,13 +56,11 @@ class Ranks:
             self._answers.tilt(slot, fresh, changes)
             self._orders.give(Order(Verb.TILT, slot, int(fresh), len(changes)), changes)
 
-    def mask(self, slot: int, allowed: np.ndarray) -> None:
-        bits = np.packbits(allowed, bitorder="little")
-        bits.resize(-(-len(bits) // 8) * 8, refcheck=False)
-        words = bits.view(np.int64)
+    def mask(self, slot: int, bits: np.ndarray) -> None:
+        """As answers.bits_of."""
         with self._order():
-            self._answers.mask(slot, words)
-            self._orders.give(Order(Verb.MASK, slot, count=len(words), token=int(words[0])), words)
+            self._answers.mask(slot, bits)
+            self._orders.give(Order(Verb.MASK, slot, count=len(bits), token=int(bits[0])), bits)
 
     def step(
         self, tokens: Sequence[int], questions: Sequence[Question], choices: Sequence[Choice | None] = ()
@@ -73,8 +72,8 @@ class Ranks:
                 self._orders.give(*step_order(tokens, questions))
             self._questions = questions
             self._logits = self._counted.batch(tokens, [part for part, *_ in questions])
-            drawn = [self._drawn(row, choice) for row, choice in enumerate(choices or [None] * len(questions))]
-            return [each or self._gather(row, questions[row].wish) for row, each in enumerate(drawn)]
+            drawn = self._drawn(choices)
+            return [drawn.get(row) or self._gather(row, question.wish) for row, question in enumerate(questions)]
 
     def more(
         self,
@@ -132,14 +131,20 @@ class Ranks:
             self.in_step = False
             raise
 
-    def _drawn(self, row: int, choice: Choice | None) -> list[Answer]:
-        """Where this rank has the whole head: the token; nothing where it cannot tell."""
-        if choice is None or not self._has_whole_head:
-            return []
-        question = self._questions[row]
-        wish = question.wish
-        message = self._answers.draw(self._logits[row], question.part.slot, wish, choice.draw)
-        return [Answer(self._heads[0].head, wish, message, drawn=True)] if len(message) else []
+    def _drawn(self, choices: Sequence[Choice | None]) -> dict[int, list[Answer]]:
+        """Where this rank has the whole head: the tokens by row; nothing where it cannot tell."""
+        if not self._has_whole_head:
+            return {}
+        rows = {row: choice.draw for row, choice in enumerate(choices) if choice}
+        asked = [
+            (self._logits[row], self._questions[row].part.slot, self._questions[row].wish, how)
+            for row, how in rows.items()
+        ]
+        told = zip(rows, self._answers.draws(asked) if asked else (), strict=True)
+        head = self._heads[0].head
+        return {
+            row: [Answer(head, self._questions[row].wish, message, drawn=True)] for row, message in told if len(message)
+        }
 
     def _gather(self, row: int, wish: Wish, has: Sequence[int] = ()) -> list[Answer]:
         if wish.wanted == NOTHING:

@@ -3,8 +3,6 @@ only rank draws where it can."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from mpsplit.native import cpp
 from mpsplit.plan.shards import Range
 from mpsplit.runtime.choose.answers import ALL, SPAN, NumpyAnswers
@@ -36,16 +34,15 @@ class Ranks:
         return choice.choose(self.again(*self.wish[:1], temperature=self.wish.temperature), self.again)
 
     def drawn(self, choice):
-        return self.ranks[0].draw(self.logits, self.slot, choice.wish, choice.draw)
+        return self.ranks[0].draws([(self.logits, self.slot, choice.wish, choice.draw)])[0]
 
     def tell(self, choice):
         """What changes the logits."""
         changes = Tilt(choice.sampling).changes(choice.history)
-        bits = None if choice.allowed is None else np.packbits(choice.allowed, bitorder="little")
         for rank in self.ranks:
             rank.tilt(self.slot, True, changes)
-            if bits is not None:
-                rank.mask(self.slot, np.concatenate([bits, np.zeros(-len(bits) % 8, np.uint8)]).view(np.int64))
+            if choice.allowed is not None:
+                rank.mask(self.slot, choice.allowed)
 
     def again(self, wanted, start=0, count=0, temperature=0.0, has=()):
         self.asked.append(wanted)

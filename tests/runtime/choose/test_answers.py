@@ -16,6 +16,7 @@ from mpsplit.runtime.choose.answers import (
     SPAN,
     WIDE,
     Wish,
+    bits_of,
 )
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.choose.tilt import Tilt
@@ -31,8 +32,7 @@ def answers_of(kind, allowed):
     biases = tuple((int(token), 3.0) for token in rng.choice(FIRST + ROWS + 500, 40, replace=False))
     sampling = Sampling(repetition_penalty=1.3, frequency_penalty=0.2, logit_bias=biases)
     answers.tilt(1, True, Tilt(sampling).changes(rng.integers(0, FIRST + ROWS + 500, 3000).tolist()))
-    bits = np.packbits(allowed, bitorder="little")
-    answers.mask(1, np.concatenate([bits, np.zeros(-len(bits) % 8, np.uint8)]).view(np.int64))
+    answers.mask(1, bits_of(allowed))
     return answers
 
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from mpsplit.errors import RunError
-from mpsplit.runtime.choose.answers import ALL
+from mpsplit.runtime.choose.answers import ALL, bits_of
 from mpsplit.runtime.choose.choosing import Choice
 from mpsplit.runtime.choose.sampling import PRESETS, Sampling
 from tests.runtime.choose.asking import KINDS, Ranks
@@ -104,7 +104,7 @@ def test_cuts_do_not_change_the_token_and_transformers_agrees(sampling, seed, ra
     # likely tokens, so that penalties matter
     history = rng.choice(np.argsort(logits)[-60:], 12).tolist()
     allowed = rng.random(300) < 0.2 if masked else None
-    choice = Choice(sampling, history, allowed=allowed)
+    choice = Choice(sampling, history, allowed=None if allowed is None else bits_of(allowed))
     whole = choose(logits, choice, [0, 300]).id
     assert whole == token_of(logits, history, sampling, len(history), allowed)
     for kind, bounds in itertools.product(KINDS, (random_cuts(rng, 300, ranks), [0, 300])):
@@ -139,18 +139,19 @@ def test_a_large_vocabulary_gives_what_all_logits_give(kind, shape):
     for number, (heat, tilt) in enumerate(itertools.product([*heats, *more, *kept], [*tilts, dict(logit_bias=biased)])):
         sampling = Sampling(seed=number, **heat, **tilt)
         allowed = rng.random(size) < 0.4 if number % 3 == 0 else None
+        bits = None if allowed is None else bits_of(allowed)
         expected = token_of(logits, history, sampling, len(history), allowed)
         for bounds in ([0, size], random_cuts(rng, size, 3)):
             ranks = Ranks(logits, bounds, kind)
             logprobs = (None, 5, 0)[number // 2 % 3]
-            chosen = ranks.choose(Choice(sampling, history, logprobs, allowed))
+            chosen = ranks.choose(Choice(sampling, history, logprobs, bits))
             assert chosen.id == expected, (sampling, bounds)
             # where a cell holds nearly all there are, all are asked for
             assert shape in ("flat", "ties") or ALL not in ranks.asked and ranks.words < size / 2
             assert not chosen.wide or cut_alone(sampling)
             if chosen.wide:  # as the next token would be asked for
                 ranks = Ranks(logits, bounds, kind)
-                again = ranks.choose(Choice(sampling, history, logprobs, allowed, chosen.wide))
+                again = ranks.choose(Choice(sampling, history, logprobs, bits, chosen.wide))
                 assert again == chosen and again.wide and ALL not in ranks.asked
                 # these cells, the ones of the cuts, the one of the draw
                 assert len(ranks.asked) <= 2 + (sampling.top_p < 1) + (sampling.min_p > 0)
@@ -226,7 +227,7 @@ def test_log_probabilities_are_the_models_own_whatever_was_chosen_from():
             Choice(hot, [1, 2], logprobs=0),
             Choice(warm, [1, 2], logprobs=20),
             Choice(replace(warm, top_p=0.99), [1, 2], logprobs=20),
-            Choice(hot, [1, 2], logprobs=50, allowed=allowed),
+            Choice(hot, [1, 2], logprobs=50, allowed=bits_of(allowed)),
         ),
         KINDS,
     ):
@@ -242,10 +243,12 @@ def test_a_grammar_that_allows_nothing_is_refused_and_a_short_mask_ends_the_voca
     for kind, sampling in itertools.product(
         KINDS, (Sampling(), Sampling(1.0), Sampling(1.0, 2), Sampling(1.0, top_p=0.5))
     ):
-        greedy = choose(logits, Choice(sampling, [], allowed=np.array([False, True, False])), [0, 3, 6], kind=kind)
+        greedy = choose(
+            logits, Choice(sampling, [], allowed=bits_of(np.array([False, True, False]))), [0, 3, 6], kind=kind
+        )
         assert greedy.id == 1
         with pytest.raises(RunError, match="the grammar allows no token here"):
-            choose(logits, Choice(sampling, [], allowed=np.zeros(6, bool)), [0, 6], kind=kind)
+            choose(logits, Choice(sampling, [], allowed=bits_of(np.zeros(6, bool))), [0, 6], kind=kind)
 
 
 def test_penalties_count_the_prompt_and_look_back_over_the_window():

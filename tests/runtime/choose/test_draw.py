@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from mpsplit.runtime.choose.answers import NumpyAnswers
+from mpsplit.runtime.choose.answers import NumpyAnswers, bits_of
 from mpsplit.runtime.choose.choosing import Choice
 from mpsplit.runtime.choose.sampling import Sampling
 from tests.missing import needs
-from tests.runtime.choose.asking import Ranks
+from tests.runtime.choose.asking import MODULE, Ranks
 from tests.runtime.choose.from_all_logits import token_of
 
 SIZE = 30000
@@ -56,7 +56,8 @@ def test_it_draws_nearly_always_and_what_all_logits_give(how, tilts):
     wide, widest, sure = 0, 0, 0
     for seed in range(40):
         allowed = rng.random(SIZE) < 0.3 if seed % 3 == 0 else None
-        choice = Choice(Sampling(seed=seed, **HOW[how], **tilts), history, 4 if seed % 2 else None, allowed, wide)
+        bits = None if allowed is None else bits_of(allowed)
+        choice = Choice(Sampling(seed=seed, **HOW[how], **tilts), history, 4 if seed % 2 else None, bits, wide)
         drawn = told(logits, choice)
         expected = token_of(logits, history, choice.sampling, len(history), allowed)
         if drawn:
@@ -105,10 +106,31 @@ def test_it_is_silent_where_nothing_can_be_said():
     none, nan = np.zeros(SIZE, bool), logits.copy()
     nan[7] = np.nan
     for sampling in (Sampling(), Sampling(1.0), Sampling(1.0, 5), Sampling(1.0, top_p=0.5), Sampling(1.0, min_p=0.5)):
-        assert not told(logits, Choice(sampling, [], allowed=none)) and not told(nan, Choice(sampling, []))
+        assert not told(logits, Choice(sampling, [], allowed=bits_of(none))) and not told(nan, Choice(sampling, []))
         assert told(logits, Choice(sampling, []))
     # left to choosing.py: more than it sends candidates of, and cells too deep for numbers
     assert not told(logits, Choice(Sampling(1.0, top_k=4096), []))
     assert not told(logits, Choice(Sampling(1.0, top_p=0.9, min_keep=2), []))
     assert not told(logits * 0, Choice(Sampling(1.0, min_p=1e-30), []))
-    assert not len(NumpyAnswers(0).draw(logits, 0, Choice(Sampling(), []).wish, Choice(Sampling(), []).draw))
+    (drawn,) = NumpyAnswers(0).draws([(logits, 0, Choice(Sampling(), []).wish, Choice(Sampling(), []).draw)])
+    assert not len(drawn)
+
+
+@needs("the communicator")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_slots_that_draw_together_draw_what_each_draws_alone(threads):
+    choices = [
+        Choice(Sampling(seed=seed, **how), [5, seed], likely, bits_of(np.arange(SIZE) % 3 > 0))
+        for seed, (how, likely) in enumerate(itertools.product(HOW.values(), (None, 0, 4)))
+    ]
+    logits = [flat_logits(seed) for seed in range(len(choices))]
+    alone, together = [], MODULE.Answers(0, threads)
+    for slot, choice in enumerate(choices):
+        rank = Ranks(logits[slot], [0, SIZE], "drawn", slot)
+        rank.tell(choice)
+        alone.append(rank.drawn(choice))
+        together.mask(slot, choice.allowed)
+    asked = [(x, slot, choice.wish, choice.draw) for slot, (x, choice) in enumerate(zip(logits, choices, strict=True))]
+    for _ in range(20):
+        assert all(map(np.array_equal, together.draws(asked), alone))
+    assert sum(len(message) > 0 for message in alone) >= 20

@@ -21,6 +21,7 @@ from mpsplit.errors import RunError
 from mpsplit.runtime.account.account import CountedEngine
 from mpsplit.runtime.account.ledger import Ledger
 from mpsplit.runtime.choose import sampling
+from mpsplit.runtime.choose.answers import bits_of
 from mpsplit.runtime.choose.choosing import Choice
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.choose.tilt import Tilt
@@ -45,7 +46,7 @@ class Evens:
     """A grammar of even tokens."""
 
     def allowed(self):
-        return np.arange(131) % 2 == 0
+        return bits_of(np.arange(131) % 2 == 0)
 
     def accept(self, token):
         assert token % 2 == 0

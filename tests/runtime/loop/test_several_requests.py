@@ -8,6 +8,7 @@ import pytest
 
 from mpsplit.comm import Alone
 from mpsplit.errors import RunError
+from mpsplit.runtime.choose.answers import bits_of
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.engine.engine_protocol import CACHES
 from mpsplit.runtime.engine.pages import PAGE, Pages
@@ -181,7 +182,7 @@ def test_when_the_ranks_stop_everybody_is_told():
 def test_a_grammar_with_no_way_on_ends_its_own_request_alone():
     class Nothing:
         def allowed(self):
-            return np.zeros(131, bool)
+            return bits_of(np.zeros(131, bool))
 
     loop, bad, good = TokenLoop(TableEngine(), Alone(), None), Transcript(), Transcript()
     loop.submit(Request((1,), 5, grammar=Nothing), bad)

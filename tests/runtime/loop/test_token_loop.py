@@ -5,6 +5,7 @@ import pytest
 
 from mpsplit.comm import Alone
 from mpsplit.errors import RunError
+from mpsplit.runtime.choose.answers import bits_of
 from mpsplit.runtime.choose.sampling import Sampling
 from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.loop.token_loop import TokenLoop
@@ -38,7 +39,7 @@ class Evens:
 
     def allowed(self):
         ids = np.arange(131)
-        return (ids % 2 == 0) & (ids > self.last)
+        return bits_of((ids % 2 == 0) & (ids > self.last))
 
     def accept(self, token):
         self.last = token
