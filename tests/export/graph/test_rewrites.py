@@ -9,6 +9,7 @@ from mpsplit.export.graph.rewrites.flat_rope_tables import flat_rope_tables
 from mpsplit.export.graph.rewrites.head_from_hidden import head_from_hidden
 from mpsplit.export.graph.rewrites.kv_cache import kv_cache
 from mpsplit.export.graph.rewrites.named_blobs import named_blobs
+from mpsplit.export.graph.rewrites.one_spelling import one_spelling
 from mpsplit.package.param_text import Param
 
 CONTEXT = Context((), (53, 59), 1, True)
@@ -29,6 +30,34 @@ def test_named_blobs():
     assert lines(rewritten)[-1] == "Foo f 4 2 hidden cos sin mask hidden_out logits"
     with pytest.raises(ConvertError, match="pnnx left out1 out of its graph"):
         named_blobs(param(*inputs, "Foo f 4 1 in0 in1 in2 in3 out0"), CONTEXT)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("Reshape r 1 1 hidden 1 0=16 1=4 2=-1", 'Reshape r 1 1 hidden 1 6="16,4,0h"'),
+        ("Reshape r 1 1 hidden 1 0=64 1=-1", 'Reshape r 1 1 hidden 1 6="64,0c"'),
+        ("Reshape r 1 1 hidden 1 0=24 1=1", "Reshape r 1 1 hidden 1 0=24 1=1"),
+        ("Reshape r 1 1 hidden 1 0=-1 1=-1", "Reshape r 1 1 hidden 1 0=-1 1=-1"),
+        ("BinaryOp b 1 1 hidden 1 0=2 1=1 2=0.5", "BinaryOp b 1 1 hidden 1 0=2 1=1 2=0.5"),
+    ],
+)
+def test_open_rows_become_an_expression(one, other):
+    assert lines(one_spelling(param("Input x 0 1 hidden", one), CONTEXT))[1:] == [other]
+
+
+def test_a_bias_becomes_a_column_and_blobs_are_counted():
+    """What one release writes, and what another."""
+    begin = ("Input x 0 1 hidden", "MemoryData o.bias 0 1 1 0=24", "Swish s 1 1 hidden 2")
+    bare = param(*begin, "BinaryOp add_0 2 1 2 1 3 0=0", "Swish t 1 1 3 hidden_out", "Swish u 1 1 hidden_out 5")
+    column = param(
+        *begin,
+        "Reshape add_0_ncnnreshape0 1 1 1 3 0=24 1=1",
+        "BinaryOp add_0 2 1 2 3 4 0=0",
+        "Swish t 1 1 4 hidden_out",
+        "Swish u 1 1 hidden_out 6",
+    )
+    assert one_spelling(bare, CONTEXT) == one_spelling(column, CONTEXT) == column
 
 
 def test_dynamic_length():

@@ -106,7 +106,7 @@ def test_a_collective_that_pnnx_lost_is_an_error():
 def test_the_customop_route_names_the_same_layers():
     param = Param((Layer("mpi_extensions.broadcast", "b", ("in0",), ("1",), {"1": "1", "2": "0"}),))
     rewritten = collective_arguments(param, Context((Call("broadcast", (1, 0)),), (7, 11), 0, False))
-    assert rewritten.layers == (Layer("Broadcast", "b", ("in0",), ("1",), {"1": "1", "2": "0"}),)
+    assert rewritten.layers == (Layer("Broadcast", "broadcast_0", ("in0",), ("1",), {"1": "1", "2": "0"}),)
 
 
 def test_a_layer_without_its_group_does_not_load(tmp_path):

@@ -16,6 +16,7 @@ from mpsplit.export.graph.rewrites.flat_rope_tables import flat_rope_tables
 from mpsplit.export.graph.rewrites.head_from_hidden import head_from_hidden
 from mpsplit.export.graph.rewrites.kv_cache import kv_cache
 from mpsplit.export.graph.rewrites.named_blobs import named_blobs
+from mpsplit.export.graph.rewrites.one_spelling import one_spelling
 from mpsplit.export.graph.rewrites.rewrite import Context
 from mpsplit.export.graph.rewrites.true_sizes import true_sizes
 from mpsplit.package.param_text import Param
@@ -23,6 +24,7 @@ from mpsplit.package.param_text import Param
 REWRITES: tuple[Callable[[Param, Context], Param], ...] = (
     named_blobs,
     collective_arguments,
+    one_spelling,
     dynamic_length,
     flat_rope_tables,
     head_from_hidden,

@@ -1,4 +1,4 @@
-"""Collectives get their arguments, which pnnx forgets.
+"""Collectives get their arguments, which pnnx forgets, and names that either route gives.
 
 pnnx keeps a leaf module's type but not its numbers, so they come from the dynamo graph. A
 collective whose stand-in pnnx inlined vanishes silently; the types are therefore compared one by
@@ -23,8 +23,8 @@ def collective_arguments(param: Param, context: Context) -> Param:
             f"pnnx kept {len(kept)} of {len(wanted)} collectives ({', '.join(kept) or 'none'}); the graph has"
             f" {', '.join(wanted)}"
         )
-    schedule = iter(context.schedule)
-    return Param(tuple(_with_arguments(layer, next(schedule)) if _operator(layer) else layer for layer in param.layers))
+    calls = enumerate(context.schedule)
+    return Param(tuple(_with_arguments(layer, *next(calls)) if _operator(layer) else layer for layer in param.layers))
 
 
 def _operator(layer: Layer) -> str | None:
@@ -34,6 +34,6 @@ def _operator(layer: Layer) -> str | None:
     return BY_LAYER[name].operator if name in BY_LAYER else name if name in BY_OPERATOR else None
 
 
-def _with_arguments(layer: Layer, call: Call) -> Layer:
+def _with_arguments(layer: Layer, number: int, call: Call) -> Layer:
     params = {str(i): str(value) for i, value in enumerate(call.arguments, start=1)}
-    return replace(layer, type=BY_OPERATOR[call.operator].layer, params=params)
+    return replace(layer, type=BY_OPERATOR[call.operator].layer, name=f"{call.operator}_{number}", params=params)
