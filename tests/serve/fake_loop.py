@@ -21,6 +21,7 @@ import numpy as np
 from mpsplit.comm.link_counts import BYTES, MESSAGES, WAITED, WAITS, nothing
 from mpsplit.errors import MpsplitError, RunError
 from mpsplit.runtime.account.account import Account
+from mpsplit.runtime.choose.answers import allowed_of
 from mpsplit.runtime.choose.choosing import ChosenToken
 from mpsplit.runtime.choose.lexicon import Grammar
 from mpsplit.runtime.engine.layer_kinds import KINDS
@@ -163,7 +164,7 @@ class FakeLoop:
             wrong, self.fails = self.fails, None
             raise wrong
         if live.grammar:
-            allowed = np.flatnonzero(live.grammar.allowed())
+            allowed = np.flatnonzero(allowed_of(live.grammar.allowed()))
             if not len(allowed):
                 raise RunError("the grammar allows no token here")
             return int(allowed[0])

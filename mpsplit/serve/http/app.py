@@ -3,12 +3,14 @@
 In: a Service. Out: a FastAPI app. Its endpoints read a request, ask the loop and send its answer.
 
 What takes long (tokenizing, compiling a schema) is done in threads, so that the streams of others
-go on.
+go on; schemas one after the other, for one can take seconds.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
@@ -29,7 +31,7 @@ from mpsplit.serve.openai.request_meaning import Meaning, chat_ids, of_chat, of_
 from mpsplit.serve.openai.tool_calls import ToolReader
 from mpsplit.serve.service.caller import Caller
 from mpsplit.serve.service.service import Service
-from mpsplit.serve.service.taken_requests import TakenRequests, while_connected
+from mpsplit.serve.service.taken_requests import CLIENT_LEFT, TakenRequests, while_connected
 
 Responses = dict[int | str, dict[str, Any]]  # of FastAPI: what its description says of them
 MISTAKES: Responses = {
@@ -141,7 +143,7 @@ async def page(http: Request) -> HTMLResponse:
 
 def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="mpsplit", docs_url=None, redoc_url=None)
-    app.state.service, app.state.page = service, Page.read()
+    app.state.service, app.state.page, app.state.schemas = service, Page.read(), asyncio.Semaphore(1)
     api_errors.install(app)
     app.include_router(api)
     app.add_middleware(Bounded, limits=service.limits)
@@ -172,7 +174,10 @@ async def _answer(
     service = _service(http)
     service.check_open()
     _check_model(service, body.model)
-    meaning = await run_in_threadpool(meaning_of, service, body, caller(http.scope, service.keys, body.user))
+    async with http.app.state.schemas if body.has_schema else nullcontext():
+        if body.has_schema and await http.is_disconnected():
+            return Response(status_code=CLIENT_LEFT)
+        meaning = await run_in_threadpool(meaning_of, service, body, caller(http.scope, service.keys, body.user))
     shaped = shape(service.lexicon if body.likely is not None else None, service.loop.text is None)
     taken = TakenRequests(service, meaning.requests)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)

@@ -115,6 +115,11 @@ class Wishes(Body, ABC):
         return self.max_tokens
 
     @property
+    def has_schema(self) -> bool:
+        """Whether the answer must be as a JSON schema says."""
+        return self.response_format is not None and self.response_format.type != "text"
+
+    @property
     @abstractmethod
     def likely(self) -> int | None:
         """How many likely tokens are told with each of the answer; None for no probabilities."""
@@ -229,6 +234,10 @@ class ChatBody(Wishes):
             return []
         named = self.tool_choice.function.name if isinstance(self.tool_choice, ToolChoice) else None
         return [tool for tool in self.tools or () if named in (None, tool.function.name)]
+
+    @property
+    def has_schema(self) -> bool:
+        return self.must_call or super().has_schema
 
     @property
     def must_call(self) -> bool:

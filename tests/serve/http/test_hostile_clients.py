@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from mpsplit.errors import RunError
+from mpsplit.runtime.choose.lexicon import Lexicon
 from mpsplit.serve.service.service import ServiceLimits
 from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
@@ -149,6 +151,29 @@ def test_a_reader_who_does_not_read(slow, raw):
     connection.sendall(asked(stream=True, logprobs=5))
     slow.lives()
     connection.close()
+
+
+def test_schemas_are_read_one_by_one_and_not_for_those_who_left(slow, raw, monkeypatch):
+    begun, go_on = [], threading.Semaphore(0)
+
+    def takes_long(lexicon, schema):
+        begun.append(schema["title"])
+        go_on.acquire()
+        raise RunError("the JSON schema cannot be used: it is a test")
+
+    monkeypatch.setattr(Lexicon, "grammar", takes_long)
+    connections = [raw() for _ in range(4)]
+    for number, connection in enumerate(connections):
+        schema = {"name": "a", "schema": {"title": number}}
+        connection.sendall(asked(response_format={"type": "json_schema", "json_schema": schema}))
+        while not begun:
+            time.sleep(0.01)
+    slow.lives()  # which others are not kept from
+    for connection in connections[1:3]:
+        connection.close()
+    go_on.release(4)
+    assert all(connections[number].recv(65536).startswith(b"HTTP/1.1 400 ") for number in (0, 3))
+    assert begun == [0, 3]
 
 
 def test_more_connections_than_are_taken(slow, raw):
