@@ -4,6 +4,9 @@
 // A path multiplies w + zero, which is never negative. It is what is stored, but for a form with
 // values: there 4 bits are stored, the place of w among the values, which lie closer where weights
 // are many. With a minimum, which each block has beside its scale, a weight is scale * w + minimum.
+//
+// A block of 256 has 8 or 16 parts. Each has a scale of 8 bits, and maybe a minimum, which those of
+// the block are multiplied by.
 #pragma once
 
 #include <cstddef>
@@ -22,10 +25,20 @@ struct Form {
     int smallest;                    // the w nearest to 0: where the scale is 0
     const int8_t* values = nullptr;  // 16 of them, rising
     bool minimum = false;
+    int parts = 0;         // of a block
+    bool nibbles = false;  // scale and minimum of a part: of 4 bits, in one byte
 
     constexpr bool by_table() const { return values != nullptr; }
-    constexpr int numbers() const { return minimum ? 2 : 1; }  // of 16 bits, that a block has
+    // whose blocks come as they are: no floats are rounded to it
+    constexpr bool given() const { return minimum || parts; }
+    constexpr int halves() const {
+        return parts > 8 ? 2 : 1;
+    }  // of 32 inputs, with their own scale
+    constexpr int each() const { return minimum ? 2 : 1; }  // numbers of a block, or of a part
+    constexpr int numbers() const { return each() * (1 + parts); }  // that a block has, all in all
 };
+
+constexpr int parts_block = 256, most_numbers = 2 * (1 + 16);
 
 // Four bits as GGUF's IQ4_NL has them
 constexpr int table_bits = 20;
@@ -35,6 +48,9 @@ constexpr int8_t table[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
 // with a minimum: GGUF's Q4_1 and Q5_1 are such
 constexpr int minimum_bits = 32;
 
+// in blocks of parts: GGUF's Q6_K, IQ4_XS and Q3_K, and with a minimum Q4_K, Q5_K and Q2_K
+constexpr int parts_bits = 64;
+
 constexpr Form forms[] = {
     {4, 4, 8, -8, 7, 0},
     {6, 6, 32, -32, 31, 0},
@@ -43,6 +59,12 @@ constexpr Form forms[] = {
     {table_bits, 4, 128, table[0], table[15], table[8], table},
     {minimum_bits + 4, 4, 0, 0, 15, 0, nullptr, true},
     {minimum_bits + 5, 5, 0, 0, 31, 0, nullptr, true},
+    {parts_bits + 6, 6, 32, -32, 31, 0, nullptr, false, 16},
+    {parts_bits + table_bits, 4, 128, table[0], table[15], table[8], table, false, 8},
+    {parts_bits + 3, 3, 4, -4, 3, 0, nullptr, false, 16},
+    {parts_bits + minimum_bits + 4, 4, 0, 0, 15, 0, nullptr, true, 8},
+    {parts_bits + minimum_bits + 5, 5, 0, 0, 31, 0, nullptr, true, 8},
+    {parts_bits + minimum_bits + 2, 2, 0, 0, 3, 0, nullptr, true, 16, true},
 };
 
 // nullptr where there is none

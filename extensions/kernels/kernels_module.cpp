@@ -90,7 +90,7 @@ std::pair<Out<int8_t>, Out<float>> gptq_of_rows(const Rows& rows, const Rows& u,
     Shape shape = shape_of(rows, bits, block);
     packed_bytes(shape);  // refuses what cannot be, before anything is divided by it
     expect(bits != 16, "bfloat16 has neither integers nor scales");
-    expect(!form_of(bits).minimum, "blocks with a minimum come as integers alone");
+    expect(!form_of(bits).given(), "blocks with a minimum or of parts come as integers alone");
     expect(u.shape(0) == rows.shape(1) && u.shape(1) == rows.shape(1), "u is [k, k]");
     auto values = array<int8_t>({rows.shape(0), rows.shape(1)});
     auto found = array<float>({rows.shape(0), rows.shape(1) / block});
@@ -107,7 +107,7 @@ Out<uint8_t> pack_values(const In<int8_t, nb::ndim<2>>& values, const Rows& scal
     auto packed = array<uint8_t>({packed_bytes(shape)});
     expect(int(scales.shape(0)) == shape.n &&
                int(scales.shape(1)) == shape.k / block * form_of(bits).numbers(),
-           "scales are [n, k / block], or with minimums [n, 2 k / block]");
+           "scales are [n, k / block], with minimums [n, 2 k / block], of parts [n, all numbers]");
     pack(shape, values.data(), scales.data(), packed.data(), pool_of(threads));
     return packed;
 }

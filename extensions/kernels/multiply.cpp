@@ -35,9 +35,10 @@ struct Work {
     uint8_t* scratch;
     const Path* path;
 
-    int blocks() const { return mpsplit::blocks(shape); }
+    int block() const { return input_block(shape); }
+    int blocks() const { return input_blocks(shape); }
     size_t tile_block(int width) const {
-        return tile_block_bytes(width, shape.block, is_float(shape.bits));
+        return tile_block_bytes(width, block(), is_float(shape.bits));
     }
     int panels() const {
         int sum = 0;
@@ -61,11 +62,12 @@ void quantise_blocks(const Work& work, Share mine) {
         uint8_t* out = work.quantised(tile) + b * work.tile_block(tile.width);
         for (int r = 0; r < tile.width; r++) {
             const Shape& s = work.shape;
-            const float* x = work.x + size_t(tile.first + r) * s.k + size_t(b) * s.block;
+            const int block = work.block();
+            const float* x = work.x + size_t(tile.first + r) * s.k + size_t(b) * block;
             if (is_float(s.bits))
-                narrow(x, std::min(s.block, s.k - b * s.block), s.block, tile.width, r, out);
+                narrow(x, std::min(block, s.k - b * block), block, tile.width, r, out);
             else
-                work.path->quantise(x, s.block, tile.width, r, out);
+                work.path->quantise(x, block, tile.width, r, out);
         }
     }
 }
@@ -167,15 +169,16 @@ void check(const Product* products, int count, int rows, const Path* path) {
         throw std::invalid_argument("multiply wants products, rows and a path that runs here");
     const Shape& first = products->weights.shape;
     auto fits = [&](const Shape& s) {
-        return s.k == first.k && s.block == first.block && is_float(s.bits) == is_float(first.bits);
+        return s.k == first.k && input_block(s) == input_block(first) &&
+               is_float(s.bits) == is_float(first.bits);
     };
     for (int i = 0; i < count; i++) {
         const Product& p = products[i];
         if (!fits(p.weights.shape) ||
             (p.gate && !(fits(p.gate->shape) && p.gate->shape.n == p.weights.shape.n)))
             throw std::invalid_argument(
-                "products of one x have one k and one block, all in integers or all in bfloat16, "
-                "and a gate the n of its pair");
+                "products of one x have one k and one block of inputs, all in integers or all in "
+                "bfloat16, and a gate the n of its pair");
         if (p.gate && (p.bias || p.residual))
             throw std::invalid_argument("a gated product adds neither bias nor residual");
     }
@@ -184,7 +187,7 @@ void check(const Product* products, int count, int rows, const Path* path) {
 }  // namespace
 
 size_t scratch_bytes(int rows, const Shape& s) {
-    return size_t(rows) * blocks(s) * tile_block_bytes(1, s.block, is_float(s.bits));
+    return size_t(rows) * input_blocks(s) * tile_block_bytes(1, input_block(s), is_float(s.bits));
 }
 
 void multiply(const Product* products, int count, const float* x, int rows, void* scratch,

@@ -23,17 +23,21 @@ void check(const Shape& s) {
                                         ": 16 bits come in a block of 32, n and k are at least 1");
         return;
     }
-    bool bits = find_form(s.bits) != nullptr,
-         block = s.block == 32 || s.block == 64 || s.block == 128;
-    if (!bits || !block || s.n < 1 || s.k < s.block || s.k % s.block)
-        throw std::invalid_argument(
-            text(s) + ": bits are 4, 6, 8, 16, 20, 36 or 37, block is 32, 64 or 128 and divides k");
+    const Form* form = find_form(s.bits);
+    const bool block = form && form->parts ? s.block == parts_block
+                                           : s.block == 32 || s.block == 64 || s.block == 128;
+    if (!form || !block || s.n < 1 || s.k < s.block || s.k % s.block)
+        throw std::invalid_argument(text(s) +
+                                    ": bits are 4, 6, 8, 16, 20, 36 or 37, block is 32, 64 or 128 "
+                                    "and divides k; or bits are "
+                                    "67, 70, 84, 98, 100 or 101, and block is 256");
 }
 
 // what floats can be rounded to
 void check_rounds(const Shape& s) {
-    if (form_of(s.bits).minimum)
-        throw std::invalid_argument(text(s) + ": blocks with a minimum come as integers alone");
+    if (form_of(s.bits).given())
+        throw std::invalid_argument(text(s) +
+                                    ": blocks with a minimum or of parts come as integers alone");
 }
 
 void encode(int bits, const Groups& g, uint8_t* chunk) {
@@ -47,15 +51,54 @@ void decode(int bits, const uint8_t* chunk, Groups& g, int o) {
               [&](auto known) { mpsplit::decode<decltype(known)::value>(chunk, g, begin, end); });
 }
 
-// float16: of a block its scale, and its minimum where the form has one
-using Numbers = std::array<uint16_t, 2>;
+// What a block has beside its integers, as many as its form says, each a number that it can store:
+// its scale, its minimum, the scales of its parts, their minimums.
+using Numbers = std::array<float, most_numbers>;
 
-// One block of a panel: values [16, block] and numbers [16].
+// put(i, part, number), with part -1 for the block
+template <class Put>
+void each_number(const Form& form, Put put) {
+    int next = 0;
+    for (int i = 0; i < form.each(); i++) put(i, -1, next++);
+    for (int i = 0; i < form.each(); i++)
+        for (int part = 0; part < form.parts; part++) put(i, part, next++);
+}
+
+void write_number(const Shape& s, uint8_t* panel, int b, int o, int i, int part, float number) {
+    if (part < 0) {
+        const uint16_t half = to_half(number);
+        std::memcpy(panel + number_at(s, b, i, o), &half, sizeof half);
+        return;
+    }
+    uint8_t& byte = panel[part_at(s, b, i, part, o)];
+    if (form_of(s.bits).nibbles)
+        byte = uint8_t(byte | int(number) << 4 * i);
+    else
+        byte = uint8_t(int8_t(number));
+}
+
+float read_number(const Shape& s, const uint8_t* panel, int b, int o, int i, int part) {
+    if (part < 0) {
+        uint16_t half;
+        std::memcpy(&half, panel + number_at(s, b, i, o), sizeof half);
+        return from_half(half);
+    }
+    const uint8_t byte = panel[part_at(s, b, i, part, o)];
+    return form_of(s.bits).nibbles ? float(byte >> 4 * i & 15) : float(int8_t(byte));
+}
+
+// whether a part can have it
+bool is_of_part(const Form& form, float number) {
+    const float low = form.nibbles ? 0 : -128, high = form.nibbles ? 15 : 127;
+    return number >= low && number <= high && number == float(int(number));
+}
+
+// One block of a panel that was 0: values [16, block] and numbers [16].
 void write_block(const Shape& s, uint8_t* panel, int b, const int8_t* values,
                  const Numbers* numbers) {
-    for (int i = 0; i < form_of(s.bits).numbers(); i++)
-        for (int o = 0; o < panel_rows; o++)
-            std::memcpy(panel + number_at(s, b, i, o), &numbers[o][i], sizeof numbers[o][i]);
+    each_number(form_of(s.bits), [&](int i, int part, int at) {
+        for (int o = 0; o < panel_rows; o++) write_number(s, panel, b, o, i, part, numbers[o][at]);
+    });
     for (int c = 0; c < s.block / chunk_inputs; c++) {
         Groups g;
         for (int o = 0; o < panel_rows; o++)
@@ -74,7 +117,7 @@ void pack_with(const Shape& s, void* packed, ThreadPool& pool, BlockOf block_of)
         uint8_t* panel = static_cast<uint8_t*>(packed) + p * panel_bytes(s);
         std::memset(panel, 0, panel_bytes(s));
         for (int b = 0; b < blocks; b++) {
-            int8_t values[panel_rows * 128];
+            int8_t values[panel_rows * parts_block];
             std::fill_n(values, panel_rows * s.block, int8_t(form_of(s.bits).smallest));
             Numbers numbers[panel_rows] = {};
             for (int o = 0; o < std::min(panel_rows, s.n - p * panel_rows); o++)
@@ -109,7 +152,7 @@ void unpack_bfloats(const uint8_t* panel, int o, int k, float* y) {
     }
 }
 
-// take(at, values, numbers): inputs at .. at + 31 of a row of integers
+// take(at, values, numbers): inputs at .. at + 31 of a row of integers, and what their block has
 template <class Take>
 void each_chunk(const Weights& weights, int row, Take take) {
     const Shape& s = weights.shape;
@@ -118,15 +161,16 @@ void each_chunk(const Weights& weights, int row, Take take) {
     for (int at = 0; at < s.k; at += chunk_inputs) {
         int b = at / s.block;
         Numbers numbers = {};
-        for (int i = 0; i < form_of(s.bits).numbers(); i++)
-            std::memcpy(&numbers[i], panel + number_at(s, b, i, o), sizeof numbers[i]);
+        each_number(form_of(s.bits), [&](int i, int part, int place) {
+            numbers[place] = read_number(s, panel, b, o, i, part);
+        });
         Groups g;
         decode(s.bits, panel + chunks_at(s, b) + at % s.block / chunk_inputs * chunk_bytes(s.bits),
                g, o);
         int8_t values[chunk_inputs];
         for (int i = 0; i < chunk_inputs; i++)
             values[i] = int8_t(g[i / 4][4 * o + i % 4] - zero_point(s.bits));
-        take(at, values, std::array{from_half(numbers[0]), from_half(numbers[1])});
+        take(at, values, numbers);
     }
 }
 
@@ -143,7 +187,7 @@ void pack(const Shape& s, const float* rows, void* packed, ThreadPool& pool, Sca
     check_rounds(s);
     pack_with(s, packed, pool, [&](int row, int b, int8_t* values) {
         const float* block = rows + size_t(row) * s.k + size_t(b) * s.block;
-        return Numbers{fit(block, s.block, s.bits, scales, values)};
+        return Numbers{from_half(fit(block, s.block, s.bits, scales, values))};
     });
 }
 
@@ -174,12 +218,16 @@ void pack(const Shape& s, const int8_t* values, const float* scales, void* packe
                 "value " + std::to_string(values[i]) +
                 (form.by_table() ? " is not in the table of " : " does not fit ") +
                 std::to_string(form.stored) + " bits");
+    for (size_t i = 0; form.parts && i < size_t(s.n) * (s.k / s.block) * form.numbers(); i++)
+        if (int(i % form.numbers()) >= form.each() && !is_of_part(form, scales[i]))
+            throw std::invalid_argument("number " + std::to_string(scales[i]) +
+                                        " of a part does not fit " +
+                                        (form.nibbles ? "4 bits" : "8 bits with a sign"));
     pack_with(s, packed, pool, [&](int row, int b, int8_t* out) {
         const size_t block = size_t(row) * (s.k / s.block) + b;
         std::memcpy(out, values + block * s.block, s.block);
         Numbers numbers = {};
-        for (int i = 0; i < form.numbers(); i++)
-            numbers[i] = to_half(scales[block * form.numbers() + i]);
+        std::copy_n(scales + block * form.numbers(), form.numbers(), numbers.begin());
         return numbers;
     });
 }
@@ -189,11 +237,17 @@ void unpack(const Weights& weights, int row, float* y) {
     if (is_float(s.bits))
         return unpack_bfloats(weights.data + row / panel_rows * panel_bytes(s), row % panel_rows,
                               s.k, y);
-    const bool adds = form_of(s.bits).minimum;  // which would make 0 of -0
-    each_chunk(weights, row, [&](int at, const int8_t* values, std::array<float, 2> numbers) {
-        for (int i = 0; i < chunk_inputs; i++) {
-            const float product = float(values[i]) * numbers[0];
-            y[at + i] = adds ? product + numbers[1] : product;
+    const Form& form = form_of(s.bits);
+    each_chunk(weights, row, [&](int at, const int8_t* values, const Numbers& numbers) {
+        // number i of the block, or of the part that input `at` + j is in
+        auto number = [&](int i, int j) {
+            if (!form.parts) return numbers[i];
+            const int part = (at + j) % s.block * form.parts / s.block;
+            return numbers[i] * numbers[form.each() + i * form.parts + part];
+        };
+        for (int j = 0; j < chunk_inputs; j++) {
+            const float product = float(values[j]) * number(0, j);
+            y[at + j] = form.minimum ? product + number(1, j) : product;  // which makes 0 of -0
         }
     });
 }
@@ -209,7 +263,7 @@ void integers(const Weights& weights, int8_t* values, float* scales) {
         throw std::invalid_argument(text(s) + ": bfloat16 has neither integers nor scales");
     const int count = form_of(s.bits).numbers();
     for (int row = 0; row < s.n; row++)
-        each_chunk(weights, row, [&](int at, const int8_t* chunk, std::array<float, 2> numbers) {
+        each_chunk(weights, row, [&](int at, const int8_t* chunk, const Numbers& numbers) {
             std::memcpy(values + size_t(row) * s.k + at, chunk, chunk_inputs);
             const size_t block = size_t(row) * (s.k / s.block) + at / s.block;
             std::copy_n(numbers.begin(), count, scales + block * count);

@@ -1,11 +1,15 @@
 // What a path is made of, and the loop that all of them share.
 //
 // Isa, in an anonymous namespace of its path's file, brings
-//   Dots                        16 int32, one for each output of the panel; start(n) sets all to n
+//   Dots                        16 int32, one for each output of the panel; start<zero>(n): all are
+//                               zero * n, zero 0 or a power of 2
 //   Floats                      16 float32; zero(), scales(16 halfs), store(y, floats)
+//   bytes(at), nibbles(at, high)        of 16 bytes their numbers: with signs; one nibble's
+//   times(a, b)                 of two Floats
 //   accumulate(sum, dots, scales, x)    sum + dots * (scales * x)
 //   add_times(sum, floats, x)           sum + floats * x
-//   chunk<bits>(lines, inputs, dots)    dots[r] += weights of one chunk * inputs [8][width][4]
+//   chunk<bits, half>(lines, inputs, dots)    dots[r] += weights of one chunk, or of half of it, *
+//                               inputs [8][width][4]
 //   add(a, b)                   of two Floats
 //   line_of_pairs(line, inputs, sums)   sums[r] += a line of 16 bits * inputs [width][2]
 //   pairs(lines, inputs, even, odd)     pairs_by_lines, where it has an order of its own
@@ -18,6 +22,9 @@
 #include "tile.h"
 
 namespace mpsplit {
+
+// of the inputs of a chunk; their sums are in this order in a tile
+enum class Half { both, first, second };
 
 struct Path {
     const char* name;
@@ -34,39 +41,79 @@ struct Path {
 // % of the memory speed on a Zen 4, 2560 and more: all of it.)
 constexpr int prefetch_ahead = 4096;
 
+// The scales of one block, or of its parts; and the minimums
+template <class Isa, int bits>
+struct Scales_of {
+    static constexpr Form form = form_of(bits);
+    const uint8_t* line_of_block;
+    typename Isa::Floats block[2];
+
+    explicit Scales_of(const uint8_t* at)
+        : line_of_block(at),
+          block{Isa::scales(at), form.minimum ? Isa::scales(at + line / 2) : Isa::zero()} {}
+    // number 0 or 1 of a part
+    typename Isa::Floats number(int i, int part) const {
+        if constexpr (!form.parts) return block[i];
+        const uint8_t* parts = line_of_block + line;
+        if constexpr (form.nibbles)
+            return Isa::times(block[i], Isa::nibbles(parts + part * panel_rows, i == 1));
+        else
+            return Isa::times(block[i], Isa::bytes(parts + (i * form.parts + part) * panel_rows));
+    }
+};
+
 template <class Isa, int bits, int width>
 static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* tile, float* y) {
-    constexpr bool is_signed = zero_point(bits) == 128 && !Isa::offset;
-    constexpr int eights = is_signed ? 0 : zero_point(bits) / 8;
-    constexpr int lined = blocks_of_line(bits);
-    const int blocks = shape.k / shape.block, chunks = shape.block / chunk_inputs;
+    constexpr Form form = form_of(bits);
+    constexpr int zero = form.zero == 128 && !Isa::offset ? 0 : form.zero, halves = form.halves(),
+                  lined = blocks_of_line(bits), head = head_bytes(bits);
+    const int size = input_block(shape), chunks = size / chunk_inputs;
     typename Isa::Floats sums[width];
     for (auto& sum : sums) sum = Isa::zero();
     const uint8_t* scales = nullptr;
-    for (int b = 0; b < blocks; b++) {
+    for (int b = 0; b < blocks(shape); b++) {
         if (b % lined == 0) {
-            __builtin_prefetch(weights + prefetch_ahead);
+            for (int l = 0; l < head; l += line) __builtin_prefetch(weights + prefetch_ahead + l);
             scales = weights;
-            weights += line;
+            weights += head;
         }
-        const float* x_scales = reinterpret_cast<const float*>(tile);
-        const int32_t* x_eights = reinterpret_cast<const int32_t*>(tile) + width;
-        const float* x_sums = x_scales + 2 * width;
-        const int32_t* inputs = x_eights + 2 * width;
-        typename Isa::Dots dots[width];
-        for (int r = 0; r < width; r++) dots[r] = Isa::start(eights * x_eights[r]);
-        for (int c = 0; c < chunks; c++, weights += chunk_bytes(bits), inputs += groups * width) {
-            for (int l = 0; l < form_of(bits).stored; l++)
+        const Scales_of<Isa, bits> numbers(scales + b % lined * (line / lined));
+        for (int part = 0; part < (form.parts ? form.parts : 1); part += halves) {
+            const float* x_scales = reinterpret_cast<const float*>(tile);
+            // of the block, of its first half, of its second
+            const int32_t* minus = reinterpret_cast<const int32_t*>(tile) + width;
+            const float* totals = x_scales + 4 * width;
+            const int32_t* inputs = minus + 4 * width;
+            auto add = [&](auto known, int place) {
+                constexpr Half half = decltype(known)::value;
+                const int32_t* missing = minus + int(half) * width;
+                typename Isa::Dots dots[width];
+                for (int r = 0; r < width; r++) dots[r] = Isa::template start<zero>(missing[r]);
+                for (int c = 0; c < chunks; c++)
+                    Isa::template chunk<bits, half>(weights + c * chunk_bytes(bits),
+                                                    inputs + c * groups * width, dots);
+                const auto own = numbers.number(0, place);
+                for (int r = 0; r < width; r++)
+                    sums[r] = Isa::accumulate(sums[r], dots[r], own, x_scales[r]);
+                if constexpr (form.minimum) {
+                    const auto minimums = numbers.number(1, place);
+                    for (int r = 0; r < width; r++)
+                        sums[r] = Isa::add_times(
+                            sums[r], minimums,
+                            half == Half::both ? totals[r] : x_scales[r] * float(-missing[r]));
+                }
+            };
+            for (int l = 0; l < chunks * form.stored; l++)
                 __builtin_prefetch(weights + prefetch_ahead + l * line);
-            Isa::template chunk<bits>(weights, inputs, dots);
+            if constexpr (halves == 1)
+                add(std::integral_constant<Half, Half::both>(), part);
+            else {
+                add(std::integral_constant<Half, Half::first>(), part);
+                add(std::integral_constant<Half, Half::second>(), part + 1);
+            }
+            weights += chunks * chunk_bytes(bits);
+            tile += tile_block_bytes(width, size, false);
         }
-        auto s = Isa::scales(scales + b % lined * (line / lined));
-        for (int r = 0; r < width; r++) sums[r] = Isa::accumulate(sums[r], dots[r], s, x_scales[r]);
-        if constexpr (form_of(bits).minimum) {
-            auto minimums = Isa::scales(scales + line / 2);
-            for (int r = 0; r < width; r++) sums[r] = Isa::add_times(sums[r], minimums, x_sums[r]);
-        }
-        tile += tile_block_bytes(width, shape.block, false);
     }
     for (int r = 0; r < width; r++) Isa::store(y + r * panel_rows, sums[r]);
 }

@@ -1,4 +1,4 @@
-// The path of AVX2: pairs of products in 16 bits (maddubs), which weights of 4 to 6 bits
+// The path of AVX2: pairs of products in 16 bits (maddubs), which weights of 2 to 6 bits
 // cannot overflow, widened by madd.
 #include <immintrin.h>
 
@@ -11,8 +11,8 @@ struct Pair {
     __m256i low, high;  // Gj and G(j+4) of layout.h, 8 of the 16 outputs
 };
 
-__m256i at_bit_4(__m256i bytes, int from) {
-    return from <= 4 ? _mm256_slli_epi16(bytes, 4 - from) : _mm256_srli_epi16(bytes, from - 4);
+__m256i shifted(__m256i bytes, int from, int to) {
+    return from <= to ? _mm256_slli_epi16(bytes, to - from) : _mm256_srli_epi16(bytes, from - to);
 }
 
 template <int bits>
@@ -21,22 +21,27 @@ Pair pair(const uint8_t* lines, int j) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + l * line));
     };
     constexpr Form form = form_of(bits);
-    const __m256i nibble = _mm256_set1_epi8(15), sign = _mm256_set1_epi8(-128);
+    const __m256i sign = _mm256_set1_epi8(-128);
     if constexpr (form.stored == 8)
         return {_mm256_xor_si256(load(j), sign), _mm256_xor_si256(load(j + 4), sign)};
-    __m256i l = load(j);
-    Pair nibbles = {_mm256_and_si256(l, nibble), _mm256_and_si256(_mm256_srli_epi16(l, 4), nibble)};
+    constexpr Plane lower = lower_plane(form.stored), upper = upper_plane(form.stored);
+    const Place at = place_in(lower, j);
+    const __m256i l = load(at.line), mask = _mm256_set1_epi8(char(mask_of(lower)));
+    const Pair below = {_mm256_and_si256(shifted(l, at.low, 0), mask),
+                        _mm256_and_si256(shifted(l, at.high, 0), mask)};
     if constexpr (form.by_table()) {
         const __m256i values = _mm256_broadcastsi128_si256(
             _mm_loadu_si128(reinterpret_cast<const __m128i*>(form.values)));
-        return {_mm256_shuffle_epi8(values, nibbles.low),
-                _mm256_shuffle_epi8(values, nibbles.high)};
+        return {_mm256_shuffle_epi8(values, below.low), _mm256_shuffle_epi8(values, below.high)};
     }
-    if constexpr (form.stored == 4) return nibbles;
-    const Top top = top_of<form.stored>(j);
-    const __m256i tops = load(top.line), mask = _mm256_set1_epi8(char(top.mask));
-    return {_mm256_or_si256(nibbles.low, _mm256_and_si256(at_bit_4(tops, top.low), mask)),
-            _mm256_or_si256(nibbles.high, _mm256_and_si256(at_bit_4(tops, top.high), mask))};
+    if constexpr (!upper.bits) return below;
+    const Place top = place_in(upper, j);
+    const __m256i tops = load(top.line),
+                  places = _mm256_set1_epi8(char(mask_of(upper) << upper.first));
+    auto with = [&](__m256i bytes, int from) {
+        return _mm256_or_si256(bytes, _mm256_and_si256(shifted(tops, from, upper.first), places));
+    };
+    return {with(below.low, top.low), with(below.high, top.high)};
 }
 
 __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
@@ -56,13 +61,37 @@ struct Avx2 {
         __m256 half[2];
     };
 
-    static Dots start(int32_t n) { return {_mm256_set1_epi32(n), _mm256_set1_epi32(n)}; }
+    template <int zero>
+    static Dots start(int32_t n) {
+        if constexpr (zero == 0) return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        const __m256i all =
+            _mm256_slli_epi32(_mm256_set1_epi32(n), std::countr_zero(unsigned(zero)));
+        return {all, all};
+    }
     static Floats zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static Floats scales(const uint8_t* halfs) {
         auto at = [&](int i) {
             return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halfs) + i));
         };
         return {at(0), at(1)};
+    }
+    template <class Of>
+    static Floats numbers(const uint8_t* at, Of of) {
+        auto eight = [&](int i) { return _mm256_cvtepi32_ps(of(_mm_loadu_si64(at + 8 * i))); };
+        return {eight(0), eight(1)};
+    }
+    static Floats bytes(const uint8_t* at) {
+        return numbers(at, [](__m128i b) { return _mm256_cvtepi8_epi32(b); });
+    }
+    static Floats nibbles(const uint8_t* at, bool high) {
+        return numbers(at, [&](__m128i b) {
+            const __m256i both = _mm256_cvtepu8_epi32(b);
+            return high ? _mm256_srli_epi32(both, 4)
+                        : _mm256_and_si256(both, _mm256_set1_epi32(15));
+        });
+    }
+    static Floats times(Floats a, Floats b) {
+        return {_mm256_mul_ps(a.half[0], b.half[0]), _mm256_mul_ps(a.half[1], b.half[1])};
     }
     static Floats accumulate(Floats sum, Dots dots, Floats scales, float x) {
         for (int i = 0; i < 2; i++) {
@@ -81,18 +110,19 @@ struct Avx2 {
         _mm256_storeu_ps(y + 8, sum.half[1]);
     }
 
-    template <int bits, int width>
+    template <int bits, Half half, int width>
     static void chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width]) {
 #pragma GCC unroll 2
-        for (int i = 0; i < 2; i++) half_chunk<bits>(lines + i * (line / 2), inputs, dots, i);
+        for (int i = 0; i < 2; i++) eight<bits, half>(lines + i * (line / 2), inputs, dots, i);
     }
 
-    template <int bits, int width>
-    static void half_chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width],
-                           int half) {
-        constexpr bool is_small = form_of(bits).high + zero_point(bits) < 16;
-        __m256i pairs[width];  // 16 products of 4 bits fit 16 bits: 16 * 15 * 127 < 2^15
-        for (auto& p : pairs) p = _mm256_setzero_si256();
+    // of outputs 8 i and those after it
+    template <int bits, Half half, int width>
+    static void eight(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width], int i) {
+        // sums of 4 products in 16 bits: 16 * 15 * 127 < 2^15, and 4 * 63 * 127
+        constexpr int most = form_of(bits).high + zero_point(bits), at_once = most < 16 ? 8 : 2;
+        __m256i sums[width];
+        for (auto& sum : sums) sum = _mm256_setzero_si256();
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
             Pair w = pair<bits>(lines, j);
@@ -100,24 +130,24 @@ struct Avx2 {
             for (int r = 0; r < width; r++) {
                 __m256i low = _mm256_set1_epi32(inputs[j * width + r]),
                         high = _mm256_set1_epi32(inputs[(j + 4) * width + r]);
-                __m256i& dot = dots[r].half[half];
+                __m256i& dot = dots[r].half[i];
                 if constexpr (zero_point(bits) == 128) {
                     __m256i sum = _mm256_add_epi32(widen(signed_pairs(w.low, low)),
                                                    widen(signed_pairs(w.high, high)));
                     dot = _mm256_add_epi32(dot, sum);
-                } else {
-                    __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(w.low, low),
-                                                   _mm256_maddubs_epi16(w.high, high));
-                    if constexpr (is_small)
-                        pairs[r] = _mm256_add_epi16(pairs[r], sum);
-                    else
-                        dot = _mm256_add_epi32(dot, widen(sum));
+                    continue;
                 }
+                low = _mm256_maddubs_epi16(w.low, low), high = _mm256_maddubs_epi16(w.high, high);
+                const __m256i more = half == Half::both    ? _mm256_add_epi16(low, high)
+                                     : half == Half::first ? low
+                                                           : high;
+                const int added = (half == Half::both ? 2 : 1) * (j + 1);
+                sums[r] = _mm256_add_epi16(sums[r], more);
+                if (added % at_once && j < 3) continue;
+                dot = _mm256_add_epi32(dot, widen(sums[r]));
+                sums[r] = _mm256_setzero_si256();
             }
         }
-        if constexpr (is_small)
-            for (int r = 0; r < width; r++)
-                dots[r].half[half] = _mm256_add_epi32(dots[r].half[half], widen(pairs[r]));
     }
 
     static Floats add(const Floats& a, const Floats& b) {

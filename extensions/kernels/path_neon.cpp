@@ -16,19 +16,23 @@ struct Pair {
 template <int bits>
 Pair pair(const uint8_t* lines, int j) {
     auto as_signed = [](uint8x16_t v) { return vreinterpretq_s8_u8(v); };
-    uint8x16_t l = vld1q_u8(lines + j * line);
     constexpr Form form = form_of(bits);
     if constexpr (form.stored == 8) {
         const uint8x16_t sign = vdupq_n_u8(128);
-        return {as_signed(veorq_u8(l, sign)),
+        return {as_signed(veorq_u8(vld1q_u8(lines + j * line), sign)),
                 as_signed(veorq_u8(vld1q_u8(lines + (j + 4) * line), sign))};
     }
-    uint8x16_t low = vandq_u8(l, vdupq_n_u8(15)), high = vshrq_n_u8(l, 4);
-    if constexpr (form.stored == 5 || form.stored == 6) {
-        const Top top = top_of<form.stored>(j);
-        const uint8x16_t tops = vld1q_u8(lines + top.line * line), mask = vdupq_n_u8(top.mask);
-        low = vorrq_u8(low, vandq_u8(vshlq_u8(tops, vdupq_n_s8(4 - top.low)), mask));
-        high = vorrq_u8(high, vandq_u8(vshlq_u8(tops, vdupq_n_s8(4 - top.high)), mask));
+    constexpr Plane lower = lower_plane(form.stored), upper = upper_plane(form.stored);
+    auto taken = [&](Plane plane, int from) {
+        const uint8x16_t there = vld1q_u8(lines + place_in(plane, j).line * line);
+        return vandq_u8(vshlq_u8(there, vdupq_n_s8(int8_t(plane.first - from))),
+                        vdupq_n_u8(uint8_t(mask_of(plane) << plane.first)));
+    };
+    uint8x16_t low = taken(lower, place_in(lower, j).low),
+               high = taken(lower, place_in(lower, j).high);
+    if constexpr (upper.bits != 0) {
+        low = vorrq_u8(low, taken(upper, place_in(upper, j).low));
+        high = vorrq_u8(high, taken(upper, place_in(upper, j).high));
     }
     if constexpr (form.by_table()) {
         const int8x16_t values = vld1q_s8(form.values);
@@ -47,8 +51,10 @@ struct Neon {
         float32x4_t quarter[quarters];
     };
 
+    template <int zero>
     static Dots start(int32_t n) {
-        return {vdupq_n_s32(n), vdupq_n_s32(n), vdupq_n_s32(n), vdupq_n_s32(n)};
+        const int32x4_t all = vdupq_n_s32(zero * n);
+        return {all, all, all, all};
     }
     static Floats zero() {
         return {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
@@ -58,6 +64,28 @@ struct Neon {
         for (int q = 0; q < quarters; q++)
             scales.quarter[q] = vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(halfs + 8 * q)));
         return scales;
+    }
+    static Floats numbers_of(uint8x16_t bytes, bool is_signed) {
+        Floats numbers;
+        const int16x8_t eights[] = {widened(vget_low_u8(bytes), is_signed),
+                                    widened(vget_high_u8(bytes), is_signed)};
+        for (int q = 0; q < quarters; q++)
+            numbers.quarter[q] = vcvtq_f32_s32(
+                vmovl_s16(q % 2 ? vget_high_s16(eights[q / 2]) : vget_low_s16(eights[q / 2])));
+        return numbers;
+    }
+    static int16x8_t widened(uint8x8_t bytes, bool is_signed) {
+        return is_signed ? vmovl_s8(vreinterpret_s8_u8(bytes))
+                         : vreinterpretq_s16_u16(vmovl_u8(bytes));
+    }
+    static Floats bytes(const uint8_t* at) { return numbers_of(vld1q_u8(at), true); }
+    static Floats nibbles(const uint8_t* at, bool high) {
+        const uint8x16_t both = vld1q_u8(at);
+        return numbers_of(high ? vshrq_n_u8(both, 4) : vandq_u8(both, vdupq_n_u8(15)), false);
+    }
+    static Floats times(Floats a, const Floats& b) {
+        for (int q = 0; q < quarters; q++) a.quarter[q] = vmulq_f32(a.quarter[q], b.quarter[q]);
+        return a;
     }
     static Floats accumulate(Floats sum, const Dots& dots, const Floats& scales, float x) {
         for (int q = 0; q < quarters; q++)
@@ -74,7 +102,7 @@ struct Neon {
         for (int q = 0; q < quarters; q++) vst1q_f32(y + 4 * q, sum.quarter[q]);
     }
 
-    template <int bits, int width>
+    template <int bits, Half half, int width>
     static void chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width]) {
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++)
@@ -84,10 +112,11 @@ struct Neon {
 #pragma GCC unroll 4
                 for (int r = 0; r < width; r++) {
                     int32x4_t& dot = dots[r].quarter[q];
-                    dot = vdotq_s32(dot, w.low,
-                                    vreinterpretq_s8_s32(vdupq_n_s32(inputs[j * width + r])));
-                    dot = vdotq_s32(dot, w.high,
-                                    vreinterpretq_s8_s32(vdupq_n_s32(inputs[(j + 4) * width + r])));
+                    auto add = [&](int8x16_t weights, int32_t x) {
+                        dot = vdotq_s32(dot, weights, vreinterpretq_s8_s32(vdupq_n_s32(x)));
+                    };
+                    if (half != Half::second) add(w.low, inputs[j * width + r]);
+                    if (half != Half::first) add(w.high, inputs[(j + 4) * width + r]);
                 }
             }
     }

@@ -15,9 +15,10 @@ struct Plain {
         float of[panel_rows];
     };
 
+    template <int zero>
     static Dots start(int32_t n) {
         Dots dots;
-        for (int32_t& dot : dots.of) dot = n;
+        for (int32_t& dot : dots.of) dot = zero * n;
         return dots;
     }
 
@@ -28,6 +29,23 @@ struct Plain {
         for (int o = 0; o < panel_rows; o++)
             scales.of[o] = from_half(halfs[2 * o] | halfs[2 * o + 1] << 8);
         return scales;
+    }
+
+    static Floats bytes(const uint8_t* at) {
+        Floats numbers;
+        for (int o = 0; o < panel_rows; o++) numbers.of[o] = float(int8_t(at[o]));
+        return numbers;
+    }
+
+    static Floats nibbles(const uint8_t* at, bool high) {
+        Floats numbers;
+        for (int o = 0; o < panel_rows; o++) numbers.of[o] = float(high ? at[o] >> 4 : at[o] & 15);
+        return numbers;
+    }
+
+    static Floats times(Floats a, const Floats& b) {
+        for (int o = 0; o < panel_rows; o++) a.of[o] *= b.of[o];
+        return a;
     }
 
     static Floats accumulate(Floats sum, const Dots& dots, const Floats& scales, float x) {
@@ -42,11 +60,13 @@ struct Plain {
 
     static void store(float* y, const Floats& sum) { std::memcpy(y, sum.of, sizeof sum.of); }
 
-    template <int bits, int width>
+    template <int bits, Half half, int width>
     static void chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width]) {
         Groups weights;
         decode<bits>(lines, weights);
-        for (int g = 0; g < groups; g++)
+        const int begin = half == Half::second ? groups / 2 : 0,
+                  end = half == Half::first ? groups / 2 : groups;
+        for (int g = begin; g < end; g++)
             for (int r = 0; r < width; r++) {
                 int8_t x[4];
                 std::memcpy(x, inputs + g * width + r, 4);

@@ -22,17 +22,24 @@ struct Packed {
     Shape shape;
     void* data;
     explicit Packed(const Shape& s) : shape(s), data(std::aligned_alloc(64, packed_bytes(s))) {
-        if (form_of(s.bits).minimum)
-            pack_minimums();
+        if (form_of(s.bits).given())
+            pack_given();
         else  // with scales of both signs
             pack(s, normal(size_t(s.n) * s.k).data(), data, pool(), Scales::mse);
     }
     ~Packed() { std::free(data); }
-    void pack_minimums() {
-        std::vector<int8_t> values;
+    void pack_given() {
+        const Form& form = form_of(shape.bits);
+        std::vector<int8_t> has, values;
+        for (int w = form.low; w <= form.high; w++)
+            if (mpsplit::has(form, w)) has.push_back(int8_t(w));
         for (float number : normal(size_t(shape.n) * shape.k))
-            values.push_back(int8_t(int(std::fabs(number) * 64) % (form_of(shape.bits).high + 1)));
-        const std::vector<float> numbers = normal(2 * values.size() / shape.block);
+            values.push_back(has[size_t(std::fabs(number) * 64) % has.size()]);
+        std::vector<float> numbers = normal(values.size() / shape.block * form.numbers());
+        for (size_t i = 0; i < numbers.size(); i++)
+            if (int(i) % form.numbers() >= form.each())
+                numbers[i] = form.nibbles ? float(int(std::fabs(numbers[i]) * 4) % 16)
+                                          : float(int(numbers[i] * 20));
         pack(shape, values.data(), numbers.data(), data, pool());
     }
     Weights weights() const { return view(shape, data, packed_bytes(shape)); }
@@ -83,6 +90,11 @@ int main() {
                 for (int n : {1, 15, 17, 64})
                     for (int blocks : {1, 2, 5})
                         good = good && agree({n, blocks * block, bits, block}, rows);
+    for (const Form& form : forms)
+        for (int rows : {1, 2, 3, 7, 9, 33})
+            for (int n : {1, 17, 64})
+                for (int k : {256, 768})
+                    if (form.parts) good = good && agree({n, k, form.bits, 256}, rows);
     std::printf("%s:", good ? "agree" : "DISAGREE");
     for (const std::string& name : path_names()) std::printf(" %s", name.c_str());
     std::printf("\n");

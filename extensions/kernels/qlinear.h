@@ -1,5 +1,5 @@
 // QLinear: y[rows, n] = x[rows, k] W[n, k]^T with W in blocks of 4, 6 or 8 bit integers, of 16
-// values by a table, with a minimum, or in bfloat16. This file is the whole interface.
+// values by a table, with a minimum, of parts, or in bfloat16. This file is the whole interface.
 //
 // An integer W is symmetric: in every row, every `block` neighbours along k are signed integers
 // times one 16-bit float. x is float32 and becomes int8, block by block, inside a call; for a W in
@@ -21,8 +21,8 @@ struct Shape {
     int n;      // outputs, any number from 1
     int k;      // inputs, a multiple of block; any number with 16 bits
     int bits;   // 4, 6 or 8; 16 is bfloat16, 20 is 4 bits by table, 36 and 37 are 4 and 5 bits with
-                // a minimum (forms.h)
-    int block;  // 32, 64 or 128; 32 with 16 bits
+                // a minimum, 64 and more are blocks of parts (forms.h)
+    int block;  // 32, 64 or 128; 32 with 16 bits, 256 with parts
 };
 
 // The packed form (layout.h draws it) is the same on every machine and may be mapped from a file,
@@ -36,7 +36,9 @@ void pack(const Shape& shape, const float* rows, void* packed, ThreadPool& pool,
 void integers(const Shape& shape, const float* rows, int8_t* values, float* scales, Scales method,
               ThreadPool& pool);
 // values [n, k] that the form has (not 16 bits), scales [n, k / block] rounded to 16 bits; with a
-// minimum scales [n, k / block, 2]: each block's scale, then its minimum
+// minimum scales [n, k / block, 2]: each block's scale, then its minimum; of parts [n, k / block,
+// all numbers of a block]: after these two come the scales of all parts, then their minimums, whole
+// numbers
 void pack(const Shape& shape, const int8_t* values, const float* scales, void* packed,
           ThreadPool& pool);
 // A packed matrix somewhere in memory that is known to be large enough; only view() makes one.
@@ -59,7 +61,7 @@ struct Product {
     float* y;                         // [rows, n]
     const float* bias = nullptr;      // [n]
     const float* residual = nullptr;  // [rows, n], may be y itself
-    // of the same n, k and block, in integers or bfloat16 like the weights
+    // of the same n, k and block of inputs, in integers or bfloat16 like the weights
     const Weights* gate = nullptr;
 };
 

@@ -2,14 +2,14 @@
 // weights.
 //
 //   tile of w rows:   for each block
-//                     scale float [w] | eights int32 [w] | sum float [w] |
+//                     scale float [w] | minus int32 [3][w] | total float [w] |
 //                     inputs int8 [block / 4][w][4]
 //
 // For weights in bfloat16:  inputs bfloat16 [block / 2][w][2], and 0 beyond k.
 //
-// so that a kernel reads straight on. x = scale * input, |input| <= 127. eights = -8 * (sum of the
-// block's inputs): what weights stored as w + 8 add too much; 6 bits need 4 times that, 8 bits 16
-// times. sum = scale * (sum of the inputs): what a minimum is multiplied by.
+// so that a kernel reads straight on. x = scale * input, |input| <= 127. minus: the sum of the
+// block's inputs, that of the first 16 and that of the others, times -1, of which weights stored as
+// w + zero need zero times more. total = scale * sum: what a minimum is multiplied by.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +26,7 @@ struct Tile {
 };
 
 static constexpr size_t tile_block_bytes(int width, int block, bool floats) {
-    return size_t(width) * (floats ? 2 * block : 12 + block);
+    return size_t(width) * (floats ? 2 * block : 20 + block);
 }
 
 // Tiles of the widest kind, then halves of it down to one row.
@@ -44,17 +44,17 @@ static int tile_count(int rows, int widest) {
 
 struct Quantised {
     float scale;
-    int32_t sum;  // of the inputs
+    int32_t sum, half;  // of the inputs, and of the first 16
 };
 
 // All but the inputs of a block, whose place it gives
 static uint8_t* begin_block(Quantised x, int width, int row, uint8_t* tile_block) {
-    const int32_t eights = -8 * x.sum;
-    const float sum = x.scale * float(x.sum);
+    const float total = x.scale * float(x.sum);
+    const int32_t minus[] = {-x.sum, -x.half, x.half - x.sum};
     std::memcpy(tile_block + 4 * row, &x.scale, 4);
-    std::memcpy(tile_block + 4 * (width + row), &eights, 4);
-    std::memcpy(tile_block + 4 * (2 * width + row), &sum, 4);
-    return tile_block + 4 * (3 * width + row);
+    for (int i = 0; i < 3; i++) std::memcpy(tile_block + 4 * ((1 + i) * width + row), &minus[i], 4);
+    std::memcpy(tile_block + 4 * (4 * width + row), &total, 4);
+    return tile_block + 4 * (5 * width + row);
 }
 
 // One block of one row, x [block], into column `row` of its tile. Every path compiles this for its
@@ -71,14 +71,15 @@ static void quantise(const float* x, int block, int width, int row, uint8_t* til
     bool nothing = peak < 1e-30f;
     float scale = nothing ? 0 : peak / 127, inverse = nothing ? 0 : 127 / peak;
     int8_t inputs[128];
-    int32_t sum = 0;
+    int32_t sum = 0, half = 0;
     for (int i = 0; i < block; i++) {
+        if (i == 16) half = sum;
         int32_t rounded =
             int32_t(std::bit_cast<uint32_t>(x[i] * inverse + 0x1.8p23f) - 0x4b400000u);
         inputs[i] = int8_t(rounded);
         sum += inputs[i];
     }
-    uint8_t* out = begin_block({scale, sum}, width, row, tile_block);
+    uint8_t* out = begin_block({scale, sum, half}, width, row, tile_block);
     if (width == 1)
         std::memcpy(out, inputs, block);
     else

@@ -13,32 +13,36 @@ struct Pair {
     __m512i low, high;  // Gj and G(j+4) of layout.h
 };
 
-__m512i at_bit_4(__m512i bytes, int from) {
-    return from <= 4 ? _mm512_slli_epi16(bytes, 4 - from) : _mm512_srli_epi16(bytes, from - 4);
+__m512i shifted(__m512i bytes, int from, int to) {
+    return from <= to ? _mm512_slli_epi16(bytes, to - from) : _mm512_srli_epi16(bytes, from - to);
 }
 
 template <int bits>
 Pair pair(const uint8_t* lines, int j) {
     constexpr Form form = form_of(bits);
-    const __m512i nibble = _mm512_set1_epi8(15);
-    __m512i l = _mm512_loadu_si512(lines + j * line);
-    if constexpr (form.stored == 8) return {l, _mm512_loadu_si512(lines + (j + 4) * line)};
-    Pair nibbles = {_mm512_and_si512(l, nibble), _mm512_and_si512(_mm512_srli_epi16(l, 4), nibble)};
+    auto load = [&](int l) { return _mm512_loadu_si512(lines + l * line); };
+    if constexpr (form.stored == 8) return {load(j), load(j + 4)};
+    constexpr Plane lower = lower_plane(form.stored), upper = upper_plane(form.stored);
+    const Place at = place_in(lower, j);
+    const __m512i l = load(at.line), mask = _mm512_set1_epi8(char(mask_of(lower)));
+    const Pair below = {_mm512_and_si512(shifted(l, at.low, 0), mask),
+                        _mm512_and_si512(shifted(l, at.high, 0), mask)};
     if constexpr (form.by_table()) {
         const __m512i sign = _mm512_set1_epi8(-128),
                       values = _mm512_xor_si512(
                           sign, _mm512_broadcast_i32x4(_mm_loadu_si128(
                                     reinterpret_cast<const __m128i*>(form.values))));
-        return {_mm512_shuffle_epi8(values, nibbles.low),
-                _mm512_shuffle_epi8(values, nibbles.high)};
+        return {_mm512_shuffle_epi8(values, below.low), _mm512_shuffle_epi8(values, below.high)};
     }
-    if constexpr (form.stored == 4) return nibbles;
-    const Top top = top_of<form.stored>(j);
-    const __m512i tops = _mm512_loadu_si512(lines + top.line * line),
-                  mask = _mm512_set1_epi8(char(top.mask));
+    if constexpr (!upper.bits) return below;
+    const Place top = place_in(upper, j);
+    const __m512i tops = load(top.line),
+                  places = _mm512_set1_epi8(char(mask_of(upper) << upper.first));
     const int or_and = 0xf8;  // a | (b & c)
-    return {_mm512_ternarylogic_epi32(nibbles.low, at_bit_4(tops, top.low), mask, or_and),
-            _mm512_ternarylogic_epi32(nibbles.high, at_bit_4(tops, top.high), mask, or_and)};
+    return {
+        _mm512_ternarylogic_epi32(below.low, shifted(tops, top.low, upper.first), places, or_and),
+        _mm512_ternarylogic_epi32(below.high, shifted(tops, top.high, upper.first), places,
+                                  or_and)};
 }
 
 struct Vnni {
@@ -47,11 +51,28 @@ struct Vnni {
     using Dots = __m512i;
     using Floats = __m512;
 
-    static Dots start(int32_t n) { return _mm512_set1_epi32(n); }
+    template <int zero>
+    static Dots start(int32_t n) {
+        if constexpr (zero == 0) return _mm512_setzero_si512();
+        return _mm512_slli_epi32(_mm512_set1_epi32(n), std::countr_zero(unsigned(zero)));
+    }
     static Floats zero() { return _mm512_setzero_ps(); }
     static Floats scales(const uint8_t* halfs) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halfs)));
     }
+    // 16 numbers of 8 bits, or the low or the high nibbles of 16 bytes
+    static Floats bytes(const uint8_t* at) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sixteen(at)));
+    }
+    static Floats nibbles(const uint8_t* at, bool high) {
+        const __m512i both = _mm512_cvtepu8_epi32(sixteen(at));
+        return _mm512_cvtepi32_ps(high ? _mm512_srli_epi32(both, 4)
+                                       : _mm512_and_si512(both, _mm512_set1_epi32(15)));
+    }
+    static __m128i sixteen(const uint8_t* at) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+    }
+    static Floats times(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
     static Floats accumulate(Floats sum, Dots dots, Floats scales, float x) {
         return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(x)),
                                sum);
@@ -61,17 +82,17 @@ struct Vnni {
     }
     static void store(float* y, Floats sum) { _mm512_storeu_ps(y, sum); }
 
-    template <int bits, int width>
+    template <int bits, Half half, int width>
     static void chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width]) {
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
             Pair w = pair<bits>(lines, j);
             const int32_t *low = inputs + j * width, *high = inputs + (j + 4) * width;
 #pragma GCC unroll 8
-            for (int r = 0; r < width; r++)
+            for (int r = 0; half != Half::second && r < width; r++)
                 dots[r] = _mm512_dpbusd_epi32(dots[r], w.low, _mm512_set1_epi32(low[r]));
 #pragma GCC unroll 8
-            for (int r = 0; r < width; r++)
+            for (int r = 0; half != Half::first && r < width; r++)
                 dots[r] = _mm512_dpbusd_epi32(dots[r], w.high, _mm512_set1_epi32(high[r]));
         }
     }
@@ -105,15 +126,17 @@ void quantise_lines(const float* x, int block, int width, int row, uint8_t* tile
     float scale = peak / 127;
     const __m512 inverse = _mm512_set1_ps(127 / peak);
     __m512i sum = _mm512_setzero_si512();
-    uint8_t* out = tile_block + 4 * (3 * width + row);
+    int32_t half = 0;
+    uint8_t* out = tile_block + 4 * (5 * width + row);
     for (int i = 0; i < block; i += 16) {
         __m512i inputs = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse));
+        if (i == 16) half = _mm512_reduce_add_epi32(sum);
         sum = _mm512_add_epi32(sum, inputs);
         int32_t fours[4];
         _mm_storeu_si128(reinterpret_cast<__m128i*>(fours), _mm512_cvtepi32_epi8(inputs));
         for (int j = 0; j < 4; j++) std::memcpy(out + (i + 4 * j) * width, fours + j, 4);
     }
-    begin_block({scale, _mm512_reduce_add_epi32(sum)}, width, row, tile_block);
+    begin_block({scale, _mm512_reduce_add_epi32(sum), half}, width, row, tile_block);
 }
 
 }  // namespace
