@@ -1,7 +1,7 @@
 """How near QLinear comes to the memory at one row, and how many operations a second it does at
 many.
 
-    python bench/kernels.py [--bits 4 6 8 16 20 36 37] [--block 32] [--path vnni] [--json]
+    python bench/kernels.py [--bits 4 6 8 16 20 36 37 70 100] [--block 32] [--path vnni] [--json]
 
 Method: copies of a matrix of 11008 x 4096, never less than 300 MB together, more than any cache
 here. A round decodes every copy once (one row) and reads every copy once, one after the other and
@@ -21,7 +21,7 @@ import time
 import numpy as np
 
 from mpsplit.native.cpp import kernels
-from mpsplit.package.stored.quantisation import MINIMUMS
+from mpsplit.package.stored.quantisation import PARTS_BLOCK, TABLE_VALUES, Quantisation
 
 N, K, WORKING_SET, MATRICES_OF_PREFILL = 11008, 4096, 320e6, 2
 
@@ -40,11 +40,20 @@ def aligned(array: np.ndarray, copies: int) -> np.ndarray:
     return rows
 
 
+def values_of(how: Quantisation) -> np.ndarray:
+    if how.by_table:
+        return np.array(TABLE_VALUES, np.int8)
+    low = 0 if how.has_minimum else how.lowest
+    return np.arange(low, low + (1 << how.stored_bits), dtype=np.int8)
+
+
 def measure(kernels, bits: int, block: int, path: str, threads: int, rounds: int) -> dict:
     rng = np.random.default_rng(0)
-    if bits in MINIMUMS:  # of integers alone
-        integers, numbers = rng.integers(0, 1 << bits - 32, (N, K), np.int8), (N, 2 * K // block)
-        packed = kernels.pack_values(integers, rng.standard_normal(numbers, np.float32), bits, block, 2)
+    how = Quantisation(bits, PARTS_BLOCK if Quantisation(bits).parts else block)
+    if how.is_given:  # as integers alone
+        block, numbers = how.block, rng.integers(0, 8, (N, K // how.block * how.numbers)).astype(np.float32)
+        integers = rng.choice(values_of(how), (N, K))
+        packed = kernels.pack_values(integers, numbers, bits, block, 2)
     else:
         packed = kernels.pack(rng.standard_normal((N, K), np.float32), bits, block, 2)
     copies = aligned(packed, int(-(-WORKING_SET // packed.size)))

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from mpsplit.check.original_model import UNCHANGED, Change, Layer
-from mpsplit.package.stored.quantisation import BFLOAT, TABLE, TABLE_VALUES, Quantisation
+from mpsplit.package.stored.quantisation import BFLOAT, TABLE_VALUES, Quantisation
 
 INPUT_BITS = 8  # the kernels round what a linear of few bits reads, in blocks like its weights
 TINY = 1e-30
@@ -33,12 +33,12 @@ def rounded(values: torch.Tensor, how: Quantisation) -> torch.Tensor:
         return values
     if how.bits == BFLOAT:
         return values.to(torch.bfloat16).to(torch.float32)
-    if values.shape[-1] % how.block:  # whose ranks have cut it elsewhere
+    if values.shape[-1] % how.one_scale:  # whose ranks have cut it elsewhere
         return values
-    blocks = values.unflatten(-1, (-1, how.block))
+    blocks = values.unflatten(-1, (-1, how.one_scale))
     if how.has_minimum:
         return above_minimum(blocks, how).flatten(-2)
-    return (by_table(blocks) if how.bits == TABLE else evenly(blocks, how)).flatten(-2)
+    return (by_table(blocks) if how.by_table else evenly(blocks, how)).flatten(-2)
 
 
 def evenly(blocks: torch.Tensor, how: Quantisation) -> torch.Tensor:
@@ -66,7 +66,7 @@ def change_of(how: Quantisation | None, reads: bool = True) -> Change:
     if not (how and how.bits):
         return UNCHANGED
     rows = partial(rounded, how=how)
-    inputs = how if how.bits == BFLOAT else replace(how, bits=INPUT_BITS)
+    inputs = how if how.bits == BFLOAT else replace(how, bits=INPUT_BITS, block=how.inputs_block)
     return Change(rows, partial(rounded, how=inputs)) if reads else Change(rows)
 
 

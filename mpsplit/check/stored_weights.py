@@ -192,9 +192,9 @@ MEASURES = {"exact": _exact, "bf16": _bfloats, "rounded": _worst_block, "gptq": 
 
 
 def _in_steps(here: np.ndarray, model: np.ndarray, how: Quantisation) -> np.ndarray:
-    """float32 [n, k / block, block]: differences over the step of a scale that just reaches the
+    """float32 [n, blocks, block]: differences over the step of a scale that just reaches the
     largest of the model's block, and over what a scale of 16 bits cannot say."""
-    blocks = model.reshape(len(model), -1, how.block)
+    blocks = model.reshape(len(model), -1, how.one_scale)
     steps = np.abs(blocks).max(-1, keepdims=True) * how.step - how.lowest * SMALLEST_HALF
     return (here.reshape(blocks.shape) - blocks) / steps
 

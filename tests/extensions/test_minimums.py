@@ -82,9 +82,9 @@ def test_blocks_of_gguf_are_kept_to_the_bit(kernels, kind, bits, size):
 def test_nothing_is_rounded_to_them(kernels, bits):
     rows = np.ones((1, 32), np.float32)
     for make in (kernels.pack, kernels.integers):
-        with pytest.raises(ValueError, match="with a minimum come as integers alone"):
+        with pytest.raises(ValueError, match="with a minimum .*come as integers alone"):
             make(rows, bits, 32)
-    with pytest.raises(ValueError, match="with a minimum come as integers alone"):
+    with pytest.raises(ValueError, match="with a minimum .*come as integers alone"):
         kernels.gptq(rows, np.eye(32, dtype=np.float32), bits, 32)
     values, numbers = rows.astype(np.int8), np.ones((1, 2), np.float32)
     with pytest.raises(ValueError, match=r"with minimums \[n, 2 k / block\]"):

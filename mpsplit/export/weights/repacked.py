@@ -141,7 +141,7 @@ class Repacked:
         how, is_table = pieces[0][0].how, name == self._facts.family.embedding
         if not how.bits:
             return np.concatenate([self._rows(*piece) for piece in pieces], axis)
-        if how.bits == BFLOAT or is_table and how.has_minimum:  # which float32 holds as they are
+        if how.bits == BFLOAT or is_table and how.is_given:  # which float32 holds as they are
             rows = np.concatenate([self._unpacked(*piece) for piece in pieces], axis)
             if is_table:
                 return _bfloats_of(rows) if how.bits == BFLOAT else rows
@@ -243,8 +243,8 @@ def _slice(columns: Range | None, unit: int = 1, numbers: int = 1) -> slice:
 
 def _as_table(how: Quantisation) -> str:
     """The type of an embedding that has what a matrix stored like this has: integers of fewer bits
-    fit in 8, without a minimum."""
-    if how.has_minimum:
+    fit in 8, of blocks with nothing but a scale."""
+    if how.is_given:
         return "F32"
     return {0: "F32", BFLOAT: "BF16"}.get(how.bits) or dtype_of(how.block)
 

@@ -7,6 +7,7 @@ read it; that of a Gemm's to ncnn (export/weights/gemm_blocks.py).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
@@ -16,16 +17,25 @@ from mpsplit.package.param_text import Layer, Param
 
 # how a graph says them (extensions/kernels/forms.h); from fine to coarse. q4 is of 16 values by a
 # table, i4 of integers: what q4 was in 0.1.0, and what ncnn's own layout has. m5 and m4 have a
-# minimum in each block, beside its scale, as a GGUF file's Q5_1 and Q4_1
-KINDS = {"f32": 0, "bf16": 16, "q8": 8, "q6": 6, "m5": 37, "m4": 36, "q4": 20, "i4": 4}
-MINIMUMS = (36, 37)
-ROUNDED = tuple(kind for kind, bits in KINDS.items() if bits not in MINIMUMS)  # what floats become
+# minimum in each block, beside its scale, as a GGUF file's Q5_1 and Q4_1. k6 to k2 and x4 are its
+# Q6_K to Q2_K and IQ4_XS: blocks of 256, whose parts have scales of their own
+KINDS = {
+    "f32": 0, "bf16": 16, "q8": 8, "k6": 70, "q6": 6, "m5": 37, "k5": 101, "m4": 36, "k4": 100, "q4": 20, "x4": 84,
+    "i4": 4, "k3": 67, "k2": 98,
+}  # fmt: skip
+MINIMUMS = (36, 37, 98, 100, 101)
+PARTS, PARTS_BLOCK = {67: 16, 70: 16, 84: 8, 98: 16, 100: 8, 101: 8}, 256  # of a block of so many
+NIBBLES = (98,)  # a part's scale and minimum, in one byte
+GIVEN = (*MINIMUMS, *PARTS)  # blocks that come as they are
+ROUNDED = tuple(kind for kind, bits in KINDS.items() if bits not in GIVEN)  # what floats become
 TABLE = 20
+TABLES = (TABLE, 84)
 # closer near zero, where weights are many: GGUF's IQ4_NL
 TABLE_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 # what files of them go by, which stays: integers of 4 bits were q4 when packages were made already
 ADDRESSES = {"i4": "q4", "q4": "t4"}
-STORED = {TABLE: 4, 36: 4, 37: 5}  # bits in memory of what is not called by them
+# bits in memory of what is not called by them
+STORED = {TABLE: 4, 36: 4, 37: 5, 67: 3, 70: 6, 84: 4, 98: 2, 100: 4, 101: 5}
 BLOCKS = (32, 64, 128)
 BFLOAT = 16  # bits of the kind without scales
 BFLOAT_BLOCK = 32  # what the kernels pad inputs to; they need not be a multiple of it
@@ -51,26 +61,29 @@ def coarseness(kind: str) -> int:
 @dataclass(frozen=True)
 class Quantisation:
     """`bits` is 0 for float32, 16 for bfloat16, 20 for 4 by a table, 36 and 37 for 4 and 5 with a
-    minimum; of all others every `block` neighbours along the inputs share one 16-bit scale."""
+    minimum, 64 and more for blocks of parts; of all others every `block` neighbours along the
+    inputs share one 16-bit scale."""
 
     bits: int = 0
     block: int = 32
 
     @classmethod
     def named(cls, kind: str, block: int) -> Quantisation:
-        if kind not in KINDS or block not in BLOCKS:
+        if kind not in KINDS or block not in BLOCKS and not (block == PARTS_BLOCK and KINDS[kind] in PARTS):
             raise ConvertError(
                 f"--quant {kind} --block {block}: kinds are {', '.join(KINDS)}, blocks {', '.join(map(str, BLOCKS))}"
             )
         bits = KINDS[kind]
-        return cls(bits, BFLOAT_BLOCK if bits == BFLOAT else block)
+        return cls(bits, BFLOAT_BLOCK if bits == BFLOAT else PARTS_BLOCK if bits in PARTS else block)
 
     @property
     def kind(self) -> str:
         return next(kind for kind, bits in KINDS.items() if bits == self.bits)
 
     def __str__(self) -> str:
-        more = ", by table" if self.bits == TABLE else ", with a minimum" if self.has_minimum else ""
+        said = ((self.parts, f", in {self.parts} parts"), (self.by_table, ", by table"),
+                (self.has_minimum, ", with a minimum"))  # fmt: skip
+        more = "".join(text for is_so, text in said if is_so)
         return f"{self.stored_bits} bits x {self.block}{more}" if self.bits else "float32"
 
     @classmethod
@@ -97,7 +110,7 @@ class Quantisation:
         what 1 is beyond its upper end; with a minimum, where that is -1."""
         if self.has_minimum:
             return 2 / -self.lowest
-        if self.bits == TABLE:
+        if self.by_table:
             beyond = -TABLE_VALUES[0] - TABLE_VALUES[-1]
             return max(2 * beyond, *(b - a for a, b in pairwise(TABLE_VALUES))) / -self.lowest
         return 1 / (-self.lowest - 1)
@@ -108,7 +121,7 @@ class Quantisation:
         largest."""
         if self.has_minimum:
             return 1 - (1 << self.stored_bits)
-        return TABLE_VALUES[0] if self.bits == TABLE else -(2 ** (self.bits - 1))
+        return TABLE_VALUES[0] if self.by_table else -(2 ** (self.stored_bits - 1))
 
     @property
     def address(self) -> str:
@@ -125,9 +138,39 @@ class Quantisation:
         return self.bits in MINIMUMS
 
     @property
+    def by_table(self) -> bool:
+        return self.bits in TABLES
+
+    @property
+    def parts(self) -> int:
+        """Of a block, with scales of 8 bits; 0 where a block has none."""
+        return PARTS.get(self.bits, 0)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its blocks come as they are: no floats are rounded to it."""
+        return self.bits in GIVEN
+
+    @property
     def numbers(self) -> int:
-        """Of 16 bits, that a block has: its scale, and its minimum."""
-        return 2 if self.has_minimum else 1
+        """That a block has beside its integers: its scale, its minimum; those of its parts."""
+        return (1 + self.has_minimum) * (1 + self.parts)
+
+    @property
+    def one_scale(self) -> int:
+        """Neighbours along the inputs that have one scale."""
+        return self.block // (self.parts or 1)
+
+    @property
+    def inputs_block(self) -> int:
+        """Neighbours among the inputs that the kernels round with one scale."""
+        return CHUNK if self.parts else self.block
+
+    @property
+    def head_lines(self) -> float:
+        """Of a panel, that a block has for all its numbers."""
+        each = 1 if self.bits in NIBBLES else 1 + self.has_minimum
+        return 1 + self.parts * PANEL * each // LINE if self.parts else each / 2
 
     @property
     def evenly(self) -> Quantisation:
@@ -180,17 +223,17 @@ class QLinear:
         panels = -(-self.n // PANEL)
         if self.bits == BFLOAT:
             return panels * -(-self.k // BFLOAT_BLOCK) * BFLOAT * LINE if self.block == BFLOAT_BLOCK else 0
-        if self.bits not in KINDS.values() or self.block not in BLOCKS or self.k % self.block:
+        blocks_of_kind = (PARTS_BLOCK,) if self.bits in PARTS else BLOCKS
+        if self.bits not in KINDS.values() or self.block not in blocks_of_kind or self.k % self.block:
             return 0
         how, blocks = Quantisation(self.bits, self.block), self.k // self.block
-        lines = -(-blocks * how.numbers // 2)
-        return panels * (lines + blocks * self.block // CHUNK * how.stored_bits) * LINE
+        return panels * (math.ceil(blocks * how.head_lines) + blocks * self.block // CHUNK * how.stored_bits) * LINE
 
     @property
     def reading(self) -> tuple[int, bool]:
         """How it reads its input, which products of one layer must have in common: the block, and
         whether in bfloat16."""
-        return self.block, self.bits == BFLOAT
+        return Quantisation(self.bits, self.block).inputs_block, self.bits == BFLOAT
 
 
 def kind_of(param: Param) -> str:

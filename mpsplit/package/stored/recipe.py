@@ -89,7 +89,7 @@ class Recipe:
             rules.append(Rule(pattern, quantisation_of(text, block)))
         default = Quantisation.named(kind or "f32", block)
         for how in (default, *(rule.how for rule in rules)):
-            if how.has_minimum:
+            if how.is_given:
                 raise ConvertError(
                     f"{how.kind} is what blocks of a GGUF file are kept as; ask for {', '.join(ROUNDED)}, or leave the"
                     " weight out"

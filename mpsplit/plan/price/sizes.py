@@ -17,8 +17,11 @@ from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Shard
 from mpsplit.plan.steps import BLOCK
 
-BITS = {"q8": 8, "q6": 6, "m5": 5, "m4": 4, "q4": 4, "i4": 4}
-NUMBERS = {"m5": 2, "m4": 2}  # of 16 bits, that a block has; of other kinds one, its scale
+BITS = {"q8": 8, "k6": 6, "q6": 6, "m5": 5, "k5": 5, "m4": 4, "k4": 4, "q4": 4, "x4": 4, "i4": 4, "k3": 3, "k2": 2}
+# lines of a panel that a block has for its scale, or all its numbers; of other kinds half of one
+LINES = {"m5": 1, "m4": 1, "k6": 5, "k5": 5, "k4": 5, "x4": 3, "k3": 5, "k2": 5}
+PARTS_BLOCK = 256  # of the kinds in parts
+IN_PARTS = ("k6", "k5", "k4", "x4", "k3", "k2")
 # a tied head is the embedding too, and in no fewer bits unless somebody asks
 # (package/stored/recipe.py)
 TIED = "q8"
@@ -74,16 +77,16 @@ class Memory:
 def matrix_bytes(rows: int, columns: int, job: Job) -> int:
     """As the package stores it.
 
-    bf16 is in panels of 16 rows and chunks of 32 columns. Fewer bits have a line of scales for two
-    blocks, with minimums for one.
+    bf16 is in panels of 16 rows and chunks of 32 columns. Fewer bits have lines of scales.
     """
     if job.kind == FLOAT:
         return FLOAT_BYTES * rows * columns
     if job.kind == BFLOAT:
         return -(-rows // PANEL) * -(-columns // CHUNK) * PANEL * CHUNK * 2
-    blocks = -(-columns // job.block)
-    panel = -(-blocks * NUMBERS.get(job.kind, 1) // 2) * LINE + blocks * (job.block // CHUNK) * BITS[job.kind] * LINE
-    return -(-rows // PANEL) * panel
+    block = PARTS_BLOCK if job.kind in IN_PARTS else job.block
+    blocks = -(-columns // block)
+    lines = math.ceil(blocks * LINES.get(job.kind, 0.5)) + blocks * (block // CHUNK) * BITS[job.kind]
+    return -(-rows // PANEL) * lines * LINE
 
 
 def shared_kind(facts: ModelFacts, kind: str) -> str:

@@ -62,23 +62,29 @@ def test_a_layers_parameters_survive():
 def test_kinds():
     assert Quantisation.named("q4", 64) == Quantisation(20, 64) and Quantisation.named("q4", 64).kind == "q4"
     assert Quantisation.named("i4", 64) == Quantisation(4, 64) == Quantisation(20, 64).evenly
-    assert [str(Quantisation.named(kind, 64)) for kind in ("q4", "i4", "m5", "f32")] == [
+    assert [str(Quantisation.named(kind, 64)) for kind in ("q4", "i4", "m5", "f32", "k4", "x4")] == [
         "4 bits x 64, by table", "4 bits x 64", "5 bits x 64, with a minimum", "float32",
+        "4 bits x 256, in 8 parts, with a minimum", "4 bits x 256, in 8 parts, by table",
     ]  # fmt: skip
     assert Quantisation.named("bf16", 64) == Quantisation(16, 32) and Quantisation(16, 32).fits(33)
-    for kind, block in (("q5", 32), ("q4", 48)):
-        with pytest.raises(ConvertError, match="kinds are f32, bf16, q8, q6, m5, m4, q4, i4, blocks 32, 64, 128"):
+    for kind, block in (("q5", 32), ("q4", 48), ("q4", 256)):
+        with pytest.raises(ConvertError, match="kinds are f32, bf16, q8, k6, .*, i4, k3, k2, blocks 32, 64, 128"):
             Quantisation.named(kind, block)
 
 
 @needs("the kernels")
 @pytest.mark.parametrize(
-    "kind, block", [("bf16", 32), ("q8", 32), ("q6", 64), ("q4", 128), ("i4", 32), ("m5", 32), ("m4", 64)]
+    "kind, block",
+    [
+        *(("bf16", 32), ("q8", 32), ("q6", 64), ("q4", 128), ("i4", 32), ("m5", 32), ("m4", 64)),
+        *((kind, 256) for kind in ("k6", "k5", "k4", "x4", "k3", "k2")),
+    ],
 )
-@pytest.mark.parametrize("n, k", [(1, 128), (16, 384), (1000, 640)])
+@pytest.mark.parametrize("n, k", [(1, 256), (16, 768), (1000, 1280)])
 def test_how_much_a_matrix_takes_is_what_the_kernels_say(kind, block, n, k):
     size = QLinear(n, k, KINDS[kind], block, 0, 0, -1).packed_bytes
     assert size == cpp.kernels().packed_bytes(n, k, KINDS[kind], block)
+    assert QLinear(n, k + 1, KINDS[kind], block, 0, 0, -1).packed_bytes == 0 or kind == "bf16"
 
 
 def test_a_size_that_ncnn_cannot_count_to_is_left_to_the_shape():

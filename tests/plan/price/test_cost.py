@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mpsplit.errors import ClusterError
 from mpsplit.native import cpp
-from mpsplit.package.stored.quantisation import Quantisation
+from mpsplit.package.stored.quantisation import BLOCKS, KINDS, Quantisation
 from mpsplit.plan.cluster import Cluster, LinkTimes, Measured, described
 from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.message_times import all_reduce_rounds, all_reduce_seconds, handover_seconds, order_seconds
@@ -22,15 +22,14 @@ WIDE = dict(hidden=512, heads=16, kv_heads=8, head_dim=32, mlp=1536, vocabulary=
 
 
 @given(
-    st.integers(1, 200), st.integers(1, 9), st.sampled_from([4, 6, 8, 16, 20, 36, 37]), st.sampled_from([32, 64, 128])
+    st.integers(1, 200), st.integers(1, 9), st.sampled_from([*filter(None, KINDS.values())]), st.sampled_from(BLOCKS)
 )
 def test_matrices_are_as_large_as_the_kernels_pack_them(rows, blocks, bits, block):
     need("the kernels")
     kernels = cpp.kernels()
-    quantisation = Quantisation(bits, 32 if bits == 16 else block)
-    job = Job(kind=quantisation.kind, block=block)
-    packed = kernels.packed_bytes(rows, blocks * block, bits, quantisation.block)
-    assert matrix_bytes(rows, blocks * block, job) == packed
+    how = Quantisation.named(Quantisation(bits).kind, block)
+    columns = blocks * max(block, how.block)
+    assert matrix_bytes(rows, columns, Job(how.kind, block)) == kernels.packed_bytes(rows, columns, bits, how.block)
 
 
 def test_floats_take_what_they_take():
@@ -56,10 +55,10 @@ def test_shares_add_up_to_the_whole(tensor, pipeline):
     assert 0 <= embedding <= 2 * f.hidden * f.vocabulary
 
 
-@given(st.integers(1, 16), st.integers(1, 3), st.sampled_from(["f32", "bf16", "q8", "q6", "m5", "m4", "q4", "i4"]))
+@given(st.integers(1, 16), st.integers(1, 3), st.sampled_from([*KINDS]))
 def test_a_tied_head_is_counted_once_and_in_8_bits_at_least(tensor, pipeline, kind):
     untied, device, job = facts(**WIDE), described([1 << 40]).devices[0], replace(JOB, kind=kind)
-    head = replace(job, kind={"q6": "q8", "q4": "q8", "i4": "q8", "m4": "q8", "m5": "q8"}.get(kind, kind))
+    head = replace(job, kind=kind if kind in ("f32", "bf16") else "q8")
     for shard in even_plan(untied, tensor, pipeline).shards:
         apart, tied = (memory(replace(untied, tied=t), shard, device, job).weights for t in (False, True))
         more = matrix_bytes(len(shard.head), untied.hidden, head) - matrix_bytes(len(shard.head), untied.hidden, job)

@@ -7,5 +7,6 @@ gguf_tokenizer   tokenizer.json and the chat template
 gguf_folder      a folder with these
 gguf_contents    what is in a file, for people
 gguf_checkpoint  weights, read slice by slice
+gguf_numbers     integers and scales of blocks
 gguf_blocks      weights, in the blocks that they have there
 """

@@ -2,9 +2,9 @@
 
 In: a GgufCheckpoint. Out: the recipe that it is stored by already, and a Source of that.
 
-A type has a form where one of our kinds holds its integers and its scales as they are. The scale, a
-float16, stands first in a block, then the minimum, where there is one; with 1 and 0 in their
-places, gguf-py's floats are the integers.
+Each type has a form: one of our kinds that holds its integers and its scales as they are. What
+bytes mean stays gguf-py's to say: with 1 in the place of all scales, and 0 of minimums, its floats
+are the integers (gguf_numbers.py).
 
 Invariant: what the kernels unpack is what gguf-py dequantises, bit for bit.
 """
@@ -16,12 +16,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mpsplit.errors import ConvertError
 from mpsplit.export.model.gguf.gguf_checkpoint import GgufCheckpoint
-from mpsplit.export.model.gguf.gguf_types import GgufType, floats
+from mpsplit.export.model.gguf.gguf_numbers import integers
+from mpsplit.export.model.gguf.gguf_types import GgufType
 from mpsplit.native.cpp import kernels
 from mpsplit.package.stored.embedding import block_of, dtype_of, joined
-from mpsplit.package.stored.quantisation import BFLOAT, FLOAT, ROUNDED, Quantisation
+from mpsplit.package.stored.quantisation import BFLOAT, FLOAT, PARTS_BLOCK, Quantisation
 from mpsplit.package.stored.recipe import Recipe, Rule, text_of
 from mpsplit.package.whole_files import widened
 from mpsplit.plan.cuts import Part, linears_of, source_of
@@ -37,19 +37,13 @@ FORMS = {  # by the name of a type
     "Q5_1": Quantisation.named("m5", 32),
     "Q8_0": Quantisation.named("q8", 32),
     "IQ4_NL": Quantisation.named("q4", 32),
+    "Q2_K": Quantisation.named("k2", PARTS_BLOCK),
+    "Q3_K": Quantisation.named("k3", PARTS_BLOCK),
+    "Q4_K": Quantisation.named("k4", PARTS_BLOCK),
+    "Q5_K": Quantisation.named("k5", PARTS_BLOCK),
+    "Q6_K": Quantisation.named("k6", PARTS_BLOCK),
+    "IQ4_XS": Quantisation.named("x4", PARTS_BLOCK),
 }
-SCALE = np.float16
-UNIT = np.array([1, 0], SCALE)  # the scale and the minimum that leave the integers
-
-
-def integers(blocks: np.ndarray, kind: GgufType) -> tuple[np.ndarray, np.ndarray]:
-    """int8 [rows, k] and float32 scales [rows, blocks] of rows of blocks, uint8 [rows, bytes]; with
-    minimums [rows, 2 blocks], each beside its scale."""
-    each = blocks.reshape(len(blocks), -1, kind.bytes).copy()
-    unit = UNIT[: FORMS[kind.name].numbers].view(np.uint8)
-    scales = np.ascontiguousarray(each[..., : len(unit)]).view(SCALE).astype(np.float32)
-    each[..., : len(unit)] = unit
-    return floats(each.reshape(blocks.shape), kind).astype(np.int8), scales.reshape(len(blocks), -1)
 
 
 class GgufBlocks:
@@ -60,7 +54,7 @@ class GgufBlocks:
         self.checkpoint, self._facts = checkpoint, facts
         linears = linears_of(facts)
         rounded = {name for name in linears if any(rule.names(name) for rule in asked.rules)}
-        self._kinds = {name: self._form(name) for name in linears if name not in rounded}
+        self._kinds = {name: FORMS[self._type(name).name] for name in linears if name not in rounded}
         default = Counter(self._kinds.values()).most_common(1)[0][0] if self._kinds else FLOAT
         rules = tuple(Rule(name.removesuffix(".weight"), how) for name, how in self._kinds.items())
         self.recipe = Recipe(default, (*rules, *asked.rules), asked.scales, asked.layout)
@@ -98,9 +92,9 @@ class GgufBlocks:
         tensor, how = self._tensor(name), self._kinds.get(name, FLOAT)
         is_table = name == self._facts.family.embedding and block_of(self.embedding) is not None
         if is_table or how.bits not in (0, BFLOAT):
-            values, scales = integers(self.checkpoint.blocks(tensor, part, start, stop), self._type(name))
+            values, scales = integers(self.checkpoint.blocks(tensor, part, start, stop), self._type(name).name)
             if is_table:
-                return joined(values, scales.astype(SCALE))
+                return joined(values, scales.astype(np.float16))
             return kernels().pack_values(values, scales, how.bits, how.block)
         rows = self.checkpoint.stored(tensor, part, start, stop)
         if not how.bits:
@@ -116,21 +110,12 @@ class GgufBlocks:
     def _type(self, name: str) -> GgufType:
         return self.checkpoint.tensors[self._tensor(name)].kind
 
-    def _form(self, name: str) -> Quantisation:
-        kind = self._type(name).name
-        if kind not in FORMS:
-            raise ConvertError(
-                f"{name} is stored as {kind} in {self.checkpoint.place}, whose blocks are not read as they are; those"
-                f" of {', '.join(FORMS)} are. Convert it with --quant ({', '.join(ROUNDED)})"
-            )
-        return FORMS[kind]
-
     def _table(self, asked: Recipe) -> str:
         """The type of the embedding's rows, of which 8 bits hold the integers of fewer; what they
-        come as, where they are rounded or have minimums."""
+        come as, where they are rounded or have more than a scale."""
         name = self._facts.family.embedding
         how = FORMS.get(self._type(name).name, FLOAT)
-        comes_as_numbers = asked.embedding is not None or how.bits in (0, BFLOAT) or how.has_minimum
+        comes_as_numbers = asked.embedding is not None or how.bits in (0, BFLOAT) or how.is_given
         return self.checkpoint.type_of(name) if comes_as_numbers else dtype_of(how.block)
 
 

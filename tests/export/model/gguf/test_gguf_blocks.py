@@ -8,26 +8,33 @@ from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
 from mpsplit.comm import Alone
-from mpsplit.errors import ConvertError, PlanError
+from mpsplit.errors import PlanError
 from mpsplit.export.convert import convert
 from mpsplit.export.graph.pnnx import find_pnnx
 from mpsplit.export.model.gguf import gguf_folder
-from mpsplit.export.model.gguf.gguf_blocks import FORMS, integers
+from mpsplit.export.model.gguf.gguf_blocks import FORMS
 from mpsplit.export.model.gguf.gguf_checkpoint import GgufCheckpoint
+from mpsplit.export.model.gguf.gguf_numbers import integers
 from mpsplit.export.model.model_source import find_model
+from mpsplit.export.repartition import repartition
 from mpsplit.export.weights.repacked import Repacked
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.cuts import linears_of, part_of
-from mpsplit.plan.shards import Range
-from tests.ggufs import random_blocks, type_named, write_gguf
+from mpsplit.plan.shards import Range, even_plan
+from tests.ggufs import random_blocks, write_gguf
 from tests.models import make_model
 from tests.packages import partition_evenly
 
 # every cut along columns of 1, 2 and 3 ranks is a multiple of 32
 SHAPE = dict(hidden_size=192, intermediate_size=192, num_attention_heads=6, num_key_value_heads=3, num_hidden_layers=2)
+# of 2 ranks, of 256: each type of such blocks is cut both ways
+IN_PARTS = dict(hidden_size=256, intermediate_size=512, num_attention_heads=16, num_key_value_heads=2, head_dim=32,
+                num_hidden_layers=3)  # fmt: skip
 OWN = Recipe.parse(None, 32)
+IN_256 = [name for name, how in FORMS.items() if how.parts]
+IN_32 = [name for name in FORMS if name not in IN_256]
 BLOCKED = [name for name, how in FORMS.items() if how.bits not in (0, BFLOAT)]
 
 
@@ -84,7 +91,7 @@ def check_every_weight(path, package, manifest) -> None:
     assert seen == set(whole)
 
 
-@pytest.mark.parametrize("kind, ranks", [*((name, 3) for name in FORMS), ("Q8_0", 1), ("Q4_1", 1), ("Q4_1", 2)])
+@pytest.mark.parametrize("kind, ranks", [*((name, 3) for name in IN_32), ("Q8_0", 1), ("Q4_1", 1), ("Q4_1", 2)])
 def test_every_weight_is_what_gguf_py_dequantises(tmp_path, kind, ranks):
     path = write_gguf(make_model("llama", tmp_path / "model", changes=SHAPE), tmp_path / "small.gguf", kind, drawn=True)
     manifest = package_of(path, tmp_path / "package", ranks)
@@ -101,6 +108,26 @@ def test_types_may_differ_from_weight_to_weight(tmp_path, family, ranks, pipelin
     assert manifest.dtype == (HEAD_ROWS if "tied" in family else "Q8-32")
 
 
+def in_parts(name: str) -> str:
+    """Another type for each of the six linears that are cut along columns, and for the others."""
+    places = {"o_proj": 0, "down_proj": 1, "q_proj": 2, "k_proj": 3, "v_proj": 4, "gate_proj": 5, "up_proj": 0}
+    place = next((place for word, place in places.items() if word in name), 1)
+    layer = int(name.split(".")[2]) if ".layers." in name else 0
+    return IN_256[(place + 2 * layer) % len(IN_256)]
+
+
+@pytest.mark.parametrize("family, ranks, dtype", [("llama", 2, "F32"), ("llama-mha-tied", 1, HEAD_ROWS)])
+def test_blocks_of_256_are_cut_between_them(tmp_path, family, ranks, dtype):
+    model = make_model(family, tmp_path / "model", changes=IN_PARTS)
+    path = write_gguf(model, tmp_path / "small.gguf", in_parts, drawn=True)
+    manifest = package_of(path, tmp_path / "package", ranks)
+    check_every_weight(path, tmp_path / "package", manifest)
+    assert manifest.dtype == dtype
+    plan = even_plan(manifest.facts, 3 - ranks, 1)
+    again = repartition(tmp_path / "package", plan, tmp_path / "again", Alone(), find_pnnx()).manifest
+    check_every_weight(path, tmp_path / "again", again)
+
+
 @pytest.mark.parametrize("pipeline, dtype", [(1, HEAD_ROWS), (2, "F32")])  # no table of integers has minimums
 def test_an_embedding_with_minimums(tmp_path, pipeline, dtype):
     model = make_model("llama-mha-tied", tmp_path / "model", changes=SHAPE | {"num_key_value_heads": 6})
@@ -111,13 +138,17 @@ def test_an_embedding_with_minimums(tmp_path, pipeline, dtype):
 
 
 @pytest.mark.parametrize("kind", BLOCKED)
-def test_integers_and_scales_are_all_of_a_block(kind):
+def test_integers_and_numbers_are_all_of_a_block(kind):
     how, blocks = FORMS[kind], random_blocks(kind, 64)
-    values, scales = integers(blocks.reshape(16, -1), type_named(kind))
+    values, numbers = integers(blocks.reshape(16, -1), kind)
     assert how.lowest * (not how.has_minimum) <= values.min() and values.max() <= -how.lowest
-    numbers = scales.reshape(64, how.numbers)
-    again = values.reshape(64, 32) * numbers[:, :1] + (numbers[:, 1:] if how.has_minimum else 0)
-    assert np.array_equal(again, dequantize(blocks, GGMLQuantizationType[kind]))
+    each, numbers = 1 + how.has_minimum, numbers.reshape(64, how.numbers)
+    scales = numbers[:, :each]
+    if how.parts:
+        scales = scales[..., None] * numbers[:, each:].reshape(64, each, how.parts)
+    scales, minimums, *_ = (*np.moveaxis(scales.reshape(64, each, -1), 1, 0)[..., None], np.float32(0))
+    again = values.reshape(*scales.shape[:2], -1) * scales + minimums
+    assert np.array_equal(again.reshape(64, -1), dequantize(blocks, GGMLQuantizationType[kind]))
 
 
 def test_some_may_be_rounded_on_the_way(tmp_path):
@@ -132,20 +163,19 @@ def test_some_may_be_rounded_on_the_way(tmp_path):
     assert manifest.tools["recipe"].endswith("lm_head=q6/64, embed=q8/32")
 
 
-def test_a_type_without_a_form_is_named(tmp_path):
-    model = make_model("llama", tmp_path / "model", changes=dict(hidden_size=256, intermediate_size=256))
-    path = write_gguf(model, tmp_path / "small.gguf", "Q4_K", drawn=True)
-    with pytest.raises(ConvertError, match=r"q_proj.weight is stored as Q4_K in .*small.gguf.*--quant \(f32, bf16"):
-        package_of(path, tmp_path / "package", 1)
-    package_of(path, tmp_path / "again", 1, Recipe.parse("q8", 32))
-
-
 def test_a_cut_within_a_block_is_refused(tmp_path):
     changes = SHAPE | dict(num_attention_heads=12, num_key_value_heads=6, head_dim=8, hidden_size=96)
     path = write_gguf(make_model("llama", tmp_path / "model", changes=changes), tmp_path / "small.gguf", "Q8_0")
     with pytest.raises(PlanError, match=r"o_proj.weight at input 48 .*the block 32..64 .*or convert it with --quant"):
         package_of(path, tmp_path / "package", 2)
     package_of(path, tmp_path / "even", 3)
+
+
+def test_a_cut_within_a_block_of_256_is_refused(tmp_path):
+    model = make_model("llama", tmp_path / "model", changes=IN_PARTS | dict(num_hidden_layers=1))
+    path = write_gguf(model, tmp_path / "small.gguf", "Q4_K", drawn=True)
+    with pytest.raises(PlanError, match=r"at input \d+ .*inside the block \d+..\d+ whose 256 weights .*--quant"):
+        package_of(path, tmp_path / "package", 3)
 
 
 def test_only_the_blocks_of_a_slice_are_read(tmp_path):
