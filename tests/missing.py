@@ -46,6 +46,7 @@ THINGS = {
     "gloo": Thing("gloo", lambda: hasattr(cpp.load(), "gloo"), "on Debian: apt install libgloo-dev; then " + BUILD),
     "chromium": Thing("chromium", lambda: CHROMIUM, "on Debian: apt install chromium"),
     "SmolLM2": Thing("models", smollm2.is_file, "./launch/smollm2 fetches it"),
+    "pnnx": Thing("pnnx", lambda: cpp.pnnx_program().exists(), "./launch/setup pnnx builds it"),
     "cmake": _program("cmake", "cmake"),
     "aarch64-linux-gnu-g++": _program("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"),
     "qemu-aarch64": _program("qemu-aarch64", "qemu-user"),

@@ -104,6 +104,8 @@ def package(run):
 def test_the_commands_work_and_print_what_the_page_says(package, run, page, language, block, output):
     if re.search("gloo|MPSPLIT_STORE", block):
         need("gloo")
+    if "--form operator" in block:
+        need("pnnx", "the torch operators")
     printed = run(language, block)
     words = " ".join(printed.split())
     for line in output.splitlines():

@@ -17,7 +17,7 @@ from mpsplit.errors import ConvertError, PlanError
 from mpsplit.options.package_argument import add_keys, add_package, keys_of
 from mpsplit.options.rank_options import add_ranks, add_serial, started_ranks, under_mpirun
 from mpsplit.package.json_fields import text
-from mpsplit.package.manifest import PARTITION, Manifest
+from mpsplit.package.manifest import FORM, PARTITION, Manifest
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.stored.quantisation import BLOCKS, ROUNDED
 from mpsplit.package.stored.recipe import LAYOUTS, METHODS, NATIVE, SCALES, Recipe
@@ -75,8 +75,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--share-with", metavar="PACKAGE", help="take weight files that are the same from there, one copy for both")
     add("--encrypt", action="store_true", help="seal all but the manifest; plain weights never reach the disk")
     add_keys(parser)
-    add("--pnnx", metavar="PATH", help="another pnnx than the installed one")
-    add("--customop", metavar="LIB", help="operator library, for a pnnx built against the same libtorch")
+    add("--pnnx", metavar="PATH", help="another pnnx than the installed or built one")
+    add(
+        "--customop",
+        metavar="LIB",
+        help="operator library, for a pnnx on the same libtorch (default: as built)",
+    )
     add("--verify", metavar="MODEL", help="then compare with this model, as `mpsplit verify` does")
 
 
@@ -98,7 +102,7 @@ def convert_command(args: argparse.Namespace) -> int:
     kind = "f32" if args.calibrate and args.quant is None else args.quant  # what is calibrated is rounded
     recipe = Recipe.parse(kind, args.block, ",".join(args.quant_for), args.scales, args.layout)
     calibration = _calibration(args, recipe, partition)
-    pnnx = find_pnnx(args.pnnx, args.customop)
+    pnnx = find_pnnx(args.pnnx, args.customop, partition.tools[FORM])
     if not args.serial and (code := under_mpirun(ranks, args)) is not None:
         return code
     comm = world()

@@ -21,6 +21,7 @@ from mpsplit import leash
 from mpsplit.errors import MpsplitError
 from mpsplit.mpirun import OPEN_MPI, find_mpirun
 from mpsplit.native import cpp
+from mpsplit.native.third_party import Pin
 from mpsplit.progress import console
 
 SECONDS = 30  # longest a check may take
@@ -118,6 +119,20 @@ def _extensions() -> Finding:
     return Finding("C++ extensions", "build", whole, "; ".join(parts), "" if whole else "python -m mpsplit.native")
 
 
+def _pnnx_of_operators() -> Finding:
+    """The pnnx of third_party/, which converts what `partition --form operator` traced."""
+    program, library = cpp.pnnx_program(), cpp.torch_library()
+    if not program.exists():
+        found = "not built; only `--form operator` needs it"
+        return Finding("pnnx for operators", "build", False, found, "./launch/setup pnnx")
+    done = leash.run([str(program)], SECONDS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    starts, pin = done.stdout.startswith("Usage: pnnx"), Pin.of("pnnx")
+    found = f"of {pin.name} {pin.version} ({program})" if starts else f"{program}: {done.stdout.strip()[:200]}"
+    if not library:
+        found += "; the torch operators are not built"
+    return Finding("pnnx for operators", "build", bool(starts and library), found, "./launch/setup pnnx")
+
+
 def _weights() -> Finding:
     """Whether the native engine maps weights or copies them into large pages."""
     what, need = "weights in memory", "run"
@@ -143,6 +158,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _package("transformers", "transformers", "export", "[export]"),
     _package("safetensors", "safetensors", "export", "[export]"),
     _program("pnnx", "export", "pip install 'mpsplit[export]'"),
+    _pnnx_of_operators,
     _program("g++", "build", "apt install g++"),
     _extensions,
     _weights,

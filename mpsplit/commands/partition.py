@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--form",
         choices=("module", "operator"),
         default="module",
-        help="how collectives stand in the .pt file; operator is for --customop",
+        help="how collectives stand in the .pt file; operator is for pnnx on this torch (./launch/setup pnnx)",
     )
     parser.add_argument(
         "--structure-only", action="store_true", help="config.json is enough: no weights need to be there"

@@ -141,7 +141,7 @@ def _convert(
         read = _filled(stores, weights.source, calibrated, comm)
         texts = {r: rank_texts(r, graphs[r], vault, rank_text(partition, r, stores[r].weight_files)) for r in mine}
         made_with = weights.recipe or ", ".join(map(str, filter(None, (recipe, calibration))))
-        manifest = _manifest(partition, comm, made_with, stores, texts, shared, vault)
+        manifest = _manifest(partition, comm, pnnx, made_with, stores, texts, shared, vault)
         commit(package, comm, manifest, _joined(texts), shared)
     for store in stores.values():
         store.forget_others()
@@ -286,6 +286,7 @@ def _fill(rank: int, store: Store, source: Source, calibrated: Calibrated | None
 def _manifest(
     partition: Manifest,
     comm: Communicator,
+    pnnx: Pnnx,
     recipe: str,
     stores: dict[int, Store],
     texts: dict[int, Texts],
@@ -295,7 +296,7 @@ def _manifest(
     """With the files of all ranks, signed where they are sealed."""
     mine = {rank: [vars(file) for file in (*listed(texts[rank]), *stores[rank].listed)] for rank in stores}
     files = by_rank(comm, mine, _files_of_a_rank)
-    made_with = {name: version(name) for name in ("pnnx", "ncnn")} | {"recipe": recipe}
+    made_with = {"pnnx": pnnx.release, "ncnn": version("ncnn"), "recipe": recipe}
     manifest = partition.with_files(files, made_with)
     if vault is None:
         return manifest

@@ -1,5 +1,7 @@
 """Builds the C++ of extensions/, and of third_party/ what it needs: `python -m mpsplit.native`.
 
+`python -m mpsplit.native pnnx` builds the pnnx of third_party/, for who wants it.
+
 In: sources, a compiler, cmake. Out: what cpp.py finds. The first build takes a few minutes, most of
 them for ncnn, which is kept for the next one. Invariant: what stands in the cache is whole; it is
 moved there in one step.
@@ -16,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -27,6 +30,8 @@ from mpsplit.native.cpp import BuildError
 from mpsplit.native.third_party import PINS, FetchError, sources
 from mpsplit.progress import percent_bar
 
+PNNX_SOURCE = "src/ncnn/tools/pnnx/src"  # within what third_party/pnnx pins
+
 
 def build() -> Path:
     """Builds what is not built yet; gives the folder that holds it."""
@@ -35,21 +40,10 @@ def build() -> Path:
         return target
     if not cpp.SOURCES.is_dir():
         raise BuildError(f"there is no {cpp.SOURCES}; the C++ is built from a checkout of mpsplit")
-    for program, remedy in (
-        (cpp.compiler(), "a C++ compiler (apt install g++)"),
-        (_found_cmake(), "cmake (pip install cmake)"),
-    ):
-        if not program:
-            raise BuildError(f"not built: {remedy} is missing; mpi4py carries the messages instead")
+    _check_tools("mpi4py carries the messages instead")
     if importlib.util.find_spec("nanobind") is None:
         raise BuildError("not built: nanobind is missing (pip install nanobind); mpi4py carries the messages instead")
-    cache().mkdir(parents=True, exist_ok=True)
-    with open(cache() / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("waiting for another process that builds", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone():
         if not cpp.is_built():
             try:
                 ncnn = [f"-Dncnn_DIR={_ncnn() / 'lib' / 'cmake' / 'ncnn'}"]
@@ -61,6 +55,48 @@ def build() -> Path:
             _compile("mpsplit", cpp.SOURCES, target, options, _keep)
     cpp.forget()
     return target
+
+
+def build_pnnx() -> Path:
+    """Builds pnnx on this torch, where it is not built yet; gives the folder that holds it, beside
+    the torch operators, which it finds there."""
+    if (torch := cpp.torch_version()) is None:
+        raise BuildError("not built: torch is missing (pip install 'mpsplit[export]')")
+    program = cpp.pnnx_program()
+    if not program.exists():
+        _check_tools("pnnx of PyPI converts, without operators")
+        with _alone():
+            if not program.exists():
+                source = sources("pnnx", cache(), PNNX_SOURCE) / PNNX_SOURCE
+                options = [f"-DPNNX_SOURCE={source}", f"-DMPSPLIT_TORCH={torch.parent}"]
+                _compile("pnnx", PINS / "pnnx", program.parent, options, _keep_pnnx)
+    if library := cpp.torch_library():
+        beside = program.with_name(f".{cpp.TORCH_LIBRARY}.{os.getpid()}")
+        beside.symlink_to(library)
+        os.replace(beside, program.with_name(cpp.TORCH_LIBRARY))
+    return program.parent
+
+
+def _check_tools(instead: str) -> None:
+    for program, remedy in (
+        (cpp.compiler(), "a C++ compiler (apt install g++)"),
+        (_found_cmake(), "cmake (pip install cmake)"),
+    ):
+        if not program:
+            raise BuildError(f"not built: {remedy} is missing; {instead}")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process builds at a time."""
+    cache().mkdir(parents=True, exist_ok=True)
+    with open(cache() / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another process that builds", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _ncnn() -> Path:
@@ -115,6 +151,11 @@ def _keep(tree: Path, target: Path) -> None:
         os.replace(built, target / built.name)  # in one step: nobody loads half a file
 
 
+def _keep_pnnx(tree: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    os.replace(tree / "pnnx_on_torch", target / "pnnx")
+
+
 def _install(tree: Path, target: Path) -> None:
     installed = tree / "installed"
     command = [_cmake(), "--install", str(tree), "--prefix", str(installed)]
@@ -122,8 +163,13 @@ def _install(tree: Path, target: Path) -> None:
     os.rename(installed, target)
 
 
-def main() -> int:
-    """0 the engine is there, 1 mpsplit must do without, 2 something is wrong."""
+def main(what: list[str]) -> int:
+    """0 what was asked for is there, 1 mpsplit must do without, 2 something is wrong."""
+    if what == ["pnnx"]:
+        return _tell_pnnx()
+    if what:
+        print(f"'{' '.join(what)}' is nothing to build; give pnnx, or nothing for the C++", file=sys.stderr)
+        return 2
     began, there = time.perf_counter(), cpp.is_built()
     try:
         target = build()
@@ -136,3 +182,13 @@ def main() -> int:
     if not parts:
         return 2
     return 0 if cpp.load("_engine") else 1
+
+
+def _tell_pnnx() -> int:
+    """Its folder alone on standard output, for a shell's PATH."""
+    try:
+        print(build_pnnx())
+    except (BuildError, FetchError) as wrong:
+        print(wrong, file=sys.stderr)
+        return 1 if str(wrong).startswith("not built") else 2
+    return 0

@@ -122,6 +122,18 @@ def torch_library() -> Path | None:
     return path if path.exists() else None
 
 
+@functools.cache
+def pnnx_key() -> str:
+    """Changes when pnnx would, and with the folder of torch, which is written in it."""
+    torch = torch_version()
+    return _digest([str(torch), torch.read_text(encoding="utf-8") if torch else ""], PINS / "pnnx", "", ".txt")
+
+
+def pnnx_program() -> Path:
+    """pnnx on the torch that is here, where `./launch/setup pnnx` builds it."""
+    return cache() / f"pnnx-{pnnx_key()}" / "pnnx"
+
+
 @overload
 def kernels(required: Literal[True] = True) -> ModuleType: ...
 @overload

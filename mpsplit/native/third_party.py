@@ -42,8 +42,8 @@ class Pin:
         return cls(*pin.groups())
 
 
-def sources(name: str, cache: Path) -> Path:
-    """The unpacked archive, fetched when it is not there yet."""
+def sources(name: str, cache: Path, part: str = "") -> Path:
+    """The unpacked archive, or a part of it, fetched when it is not there yet."""
     pin = Pin.of(name)
     unpacked = cache / "sources" / f"{pin.name}-{pin.version}-{pin.sha256[:8]}"
     if unpacked.is_dir():
@@ -51,7 +51,8 @@ def sources(name: str, cache: Path) -> Path:
     unpacked.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=unpacked.parent) as partial:
         with tarfile.open(_fetch(pin, Path(partial))) as archive:
-            archive.extractall(Path(partial) / "all", filter="data")
+            members = [entry for entry in archive if entry.name.partition("/")[2].startswith(part)]
+            archive.extractall(Path(partial) / "all", members, filter="data")
         (top,) = (Path(partial) / "all").iterdir()
         try:
             os.rename(top, unpacked)

@@ -1,6 +1,7 @@
 """What partition and convert leave on disk: bytes, graphs, and nothing when they fail."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from mpsplit.comm import Alone
 from mpsplit.errors import ConvertError, MpsplitError
 from mpsplit.export.convert import convert
-from mpsplit.export.graph.pnnx import Pnnx, find_pnnx
+from mpsplit.export.graph.pnnx import Pnnx, find_pnnx, run_pnnx
 from mpsplit.export.model.checkpoint import Checkpoint
+from mpsplit.export.trace.trace_inputs import Example
 from mpsplit.package.manifest import CONFIG, PARTITION
 from tests.cases import splits
 from tests.models import FAMILIES, make_model
@@ -114,9 +116,32 @@ def test_pnnx_must_be_there(monkeypatch, tmp_path):
         find_pnnx(customop="/no/lib.so")
 
 
+@pytest.mark.parametrize(
+    "printed, cause",
+    [
+        (
+            "dlopen lib.so failed no such symbol",
+            r"it cannot load lib.so \(no such symbol\); the library must be built on",
+        ),
+        ("Unknown builtin op: own::thing.\nCould not", r"it does not know the operator own::thing; .* \(given: none\)"),
+    ],
+)
+def test_why_pnnx_failed(tmp_path, printed, cause):
+    program, script = tmp_path / "pnnx", tmp_path / "x-0.pt"
+    program.write_text(f"#!/bin/sh\ncat <<.\n{printed}\nand more\nthat says\nnothing\n.\nexit 6\n")
+    program.chmod(0o755)
+    with pytest.raises(ConvertError, match=f"pnnx ended with 6 on x-0.pt: {cause}"):
+        run_pnnx(Pnnx(str(program)), script, [Example(7, 12, 4), Example(11, 12, 4)], tmp_path / "out")
+
+
+def test_a_manifest_names_the_pnnx_that_made_its_graphs(tmp_path):
+    assert find_pnnx().release == version("pnnx")
+    (tmp_path / "pnnx").write_text("another")
+    assert Pnnx(str(tmp_path / "pnnx")).release == "sha256 ae448ac86c4e8e4d"
+
+
 def test_the_customop_route_hands_over_operators(tmp_path, model_of):
-    """A pnnx with a libtorch of its own is not to be had here; what it is given, and that torch can
-    load it, is checked."""
+    """What a pnnx is given, and that torch can load it; test_operator_route.py has a real one."""
     partition_evenly(model_of("llama"), tmp_path / "out", 2, 1, form="operator")
     script = torch.jit.load(tmp_path / "out" / "rank-0" / "out-0.pt")
     # of two layers

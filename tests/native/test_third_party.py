@@ -13,9 +13,10 @@ from mpsplit.package.whole_files import sha256
 
 def archive(path):
     with tarfile.open(path, "w:gz") as tar:
-        entry = tarfile.TarInfo("thing-1/CMakeLists.txt")
-        entry.size = 5
-        tar.addfile(entry, io.BytesIO(b"hello"))
+        for name in ("CMakeLists.txt", "tools/pnnx/main.cpp", "tools/other/main.cpp"):
+            entry = tarfile.TarInfo(f"thing-1/{name}")
+            entry.size = 5
+            tar.addfile(entry, io.BytesIO(b"hello"))
     return path
 
 
@@ -51,6 +52,12 @@ def test_sources_are_fetched_once(thing):
     assert len(asked) == 1 and "thing==1" in asked[0]
 
 
+def test_a_part_of_the_sources(thing):
+    _, cache, _ = thing
+    unpacked = sources("thing", cache, "tools/pnnx")
+    assert [path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*.*")] == ["tools/pnnx/main.cpp"]
+
+
 def test_another_hash_is_refused_and_nothing_stays(thing):
     pin, cache, _ = thing
     pin("0" * 64)
@@ -76,3 +83,4 @@ def test_a_pin_that_is_none(thing):
 
 def test_the_pins_of_the_tree():
     assert Pin.of("ncnn").version.startswith("1.0.")
+    assert Pin.of("pnnx").name == "sr-vulkan"

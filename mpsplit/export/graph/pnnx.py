@@ -2,22 +2,40 @@
 
 In: NAME-R.pt. Out: pnnx.param, ncnn.param and ncnn.bin in a folder, and a log.
 
-Invariant: a run that fails is an error with pnnx's last lines and the path of the whole log.
+Invariant: a run that fails is an error with its cause, or pnnx's last lines, and the path of the
+whole log.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from mpsplit import leash
 from mpsplit.errors import ConvertError
 from mpsplit.export.trace.trace_inputs import Example
+from mpsplit.native import cpp
+from mpsplit.native.third_party import Pin
 from mpsplit.package.collectives import COLLECTIVES, NAMESPACE
+from mpsplit.package.whole_files import sha256
+
+BUILD = "`./launch/setup pnnx` builds one on this torch"
+# what pnnx prints before it fails in a later line -> what it means
+CAUSES = {
+    r"dlopen (?P<what>\S+) failed (?P<why>.*)": (
+        "it cannot load {what} ({why}); the library must be built on the libtorch that pnnx is built on: " + BUILD
+    ),
+    r"Unknown builtin op: (?P<what>[\w:]+\w)": (
+        "it does not know the operator {what}; --customop takes a library that defines it on the libtorch that pnnx is"
+        " built on (given: {library}): " + BUILD
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -32,18 +50,49 @@ class Pnnx:
         """The form of TorchScript that this route reads (torchscript.FORMS)."""
         return "operator" if self.customop else "module"
 
+    @property
+    def release(self) -> str:
+        """What a manifest calls it."""
+        program = Path(self.program)
+        if program == cpp.pnnx_program():
+            pin = Pin.of("pnnx")
+            return f"{pin.name} {pin.version}"
+        return version("pnnx") if program == _installed() else f"sha256 {sha256(program)[:16]}"
 
-def find_pnnx(program: str | None = None, customop: str | None = None) -> Pnnx:
-    beside = Path(sys.executable).with_name("pnnx")
-    path = shutil.which(program) if program else str(beside) if beside.exists() else shutil.which("pnnx")
+
+def find_pnnx(program: str | None = None, customop: str | None = None, form: str = "module") -> Pnnx:
+    """`form`: of what it is to read; operators are for the pnnx that was built here, with the
+    library that was, unless others are named."""
+    if customop and not Path(customop).is_file():
+        raise ConvertError(f"--customop {customop}: there is no such library")
+    if customop or form == "operator":
+        return _of_operators(program, customop)
+    path = shutil.which(program) if program else str(_installed()) if _installed().exists() else shutil.which("pnnx")
     if not path:
         raise ConvertError(
             f"pnnx was not found{f' at {program}' if program else ''}; install it with `pip install pnnx` or give"
             " --pnnx PATH"
         )
-    if customop and not Path(customop).is_file():
-        raise ConvertError(f"--customop {customop}: there is no such library")
-    return Pnnx(path, str(Path(customop).resolve()) if customop else "")
+    return Pnnx(path)
+
+
+def _of_operators(program: str | None, customop: str | None) -> Pnnx:
+    built = cpp.pnnx_program()
+    path = shutil.which(program or built)
+    if not path:
+        raise ConvertError(
+            f"no pnnx that reads operators at {program}; {BUILD}"
+            if program
+            else f"a pnnx that reads operators is not built here; {BUILD}, or give --pnnx PATH"
+        )
+    library = customop or cpp.torch_library()
+    if not library:
+        raise ConvertError("the torch operators are not built here; run `python -m mpsplit.native`, or give --customop")
+    return Pnnx(path, str(Path(library).resolve()))
+
+
+def _installed() -> Path:
+    return Path(sys.executable).with_name("pnnx")
 
 
 @dataclass(frozen=True)
@@ -81,14 +130,20 @@ def run_pnnx(pnnx: Pnnx, script: Path, examples: list[Example], folder: Path) ->
     log.write_bytes(done.stdout)
     if done.returncode != 0 or not outputs.ncnn_param.is_file():
         kept = shutil.copy(log, script.with_name("pnnx.log"))
-        last = " | ".join(done.stdout.decode(errors="replace").strip().splitlines()[-3:])
         raise ConvertError(
-            f"pnnx ended with {done.returncode} on {script.name}: {last or 'it printed nothing'}; the whole log is"
-            f" {kept}"
+            f"pnnx ended with {done.returncode} on {script.name}: {_cause(pnnx, done.stdout.decode(errors='replace'))};"
+            f" the whole log is {kept}"
         )
     for by_product in ("pnnx.bin", "pnnx.py", "pnnx.onnx", "ncnn.py"):
         (folder / by_product).unlink(missing_ok=True)
     return outputs
+
+
+def _cause(pnnx: Pnnx, printed: str) -> str:
+    for said, meaning in CAUSES.items():
+        if found := re.search(said, printed):
+            return meaning.format(library=pnnx.customop or "none", **found.groupdict())
+    return " | ".join(printed.strip().splitlines()[-3:]) or "it printed nothing"
 
 
 def _shapes(example: Example) -> str:
