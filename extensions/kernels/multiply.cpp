@@ -168,10 +168,7 @@ void check(const Product* products, int count, int rows, const Path* path) {
     if (count < 1 || rows < 1 || !path)
         throw std::invalid_argument("multiply wants products, rows and a path that runs here");
     const Shape& first = products->weights.shape;
-    auto fits = [&](const Shape& s) {
-        return s.k == first.k && input_block(s) == input_block(first) &&
-               is_float(s.bits) == is_float(first.bits);
-    };
+    auto fits = [&](const Shape& s) { return read_alike(s, first); };
     for (int i = 0; i < count; i++) {
         const Product& p = products[i];
         if (!fits(p.weights.shape) ||
@@ -185,6 +182,10 @@ void check(const Product* products, int count, int rows, const Path* path) {
 }
 
 }  // namespace
+
+bool read_alike(const Shape& a, const Shape& b) {
+    return a.k == b.k && input_block(a) == input_block(b) && is_float(a.bits) == is_float(b.bits);
+}
 
 size_t scratch_bytes(int rows, const Shape& s) {
     return size_t(rows) * input_blocks(s) * tile_block_bytes(1, input_block(s), is_float(s.bits));

@@ -65,6 +65,9 @@ struct Product {
     const Weights* gate = nullptr;
 };
 
+// Whether products of both, which packed_bytes takes, can be of one x
+bool read_alike(const Shape& a, const Shape& b);
+
 // One way to compute, for one instruction set: "plain", "avx2", "vnni", "bf16" (vnni, and bfloat16
 // products) or "neon".
 struct Path;

@@ -33,7 +33,7 @@ from mpsplit.package.manifest_fields import SIZES
 from mpsplit.package.sealed.keys import KeySource
 from mpsplit.package.sealed.opened import ENVIRONMENT, graph_of
 from mpsplit.package.stored.embedding import BITS, HEAD_ROWS, block_of
-from mpsplit.package.stored.quantisation import FLOAT, KINDS, Quantisation, coarseness
+from mpsplit.package.stored.quantisation import FLOAT, KINDS, PARTS_BLOCK, Quantisation, coarseness
 from mpsplit.package.together.exchanged import exchanged, of_rank_0, plain
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.progress import track
@@ -52,7 +52,7 @@ SENTENCES = (
     "To add two numbers, write one below the other and add their digits from the right to the left.",
 )
 NEW_TOKENS = 32
-WAYS = plain(mapping(many(whole(1, 128), 2), SIZES))
+WAYS = plain(mapping(many(whole(1, PARTS_BLOCK), 2), SIZES))
 TOKENS, MOST_PROMPTS = many(whole(0, SIZES), SIZES), 1 << 20
 
 

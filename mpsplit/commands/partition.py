@@ -9,11 +9,12 @@ import argparse
 import time
 from pathlib import Path
 
-from mpsplit.options.model_argument import add_model
+from mpsplit.options.model_argument import add_model, own_kinds, with_own_blocks
 from mpsplit.options.plan_options import add_plan, make_under_mpirun, plan_for, world_of
 from mpsplit.options.rank_options import add_serial
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.placed_plan import Placed
+from mpsplit.plan.price.sizes import Job
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,8 @@ def partition_command(args: argparse.Namespace) -> int:
     from mpsplit.export.model.model_source import find_config, find_model, read_config
 
     folder = (find_config if args.structure_only else find_model)(args.model)
-    plan = plan_for(args, ModelFacts.from_config(read_config(folder)))
+    facts = ModelFacts.from_config(read_config(folder))
+    plan = plan_for(args, facts, with_own_blocks(Job(), facts, own_kinds(folder)))
     if not args.serial and (code := make_under_mpirun(plan, args)) is not None:
         return code
     from mpsplit.export.partition import partition

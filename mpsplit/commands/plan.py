@@ -18,10 +18,11 @@ from typing import Any
 
 from mpsplit.errors import PlanError
 from mpsplit.options.machine_options import add_machines, cluster_of
-from mpsplit.options.model_argument import add_model, facts_of
+from mpsplit.options.model_argument import add_model, facts_of, own_kinds, with_own_blocks
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.plan_options import add_factors, factors
-from mpsplit.package.stored.quantisation import BLOCKS, KINDS
+from mpsplit.package.stored.quantisation import BLOCKS, ROUNDED, Quantisation
+from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.whole_files import told_if_not_written
 from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.model_facts import ModelFacts
@@ -50,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--pin", metavar="TEXT", help='your own plan: "embed=0; layers 0-9=0,1; layers 10-31=2; head=2"')
     add("--plan", metavar="FILE", help="an earlier plan.json, to check and price it")
     add_factors(parser)
-    add("--quant", choices=tuple(KINDS), default="q4", help="how weights are stored (default: q4)")
+    add("--quant", choices=ROUNDED, help="how weights are stored (default: a GGUF file's own blocks, else q4)")
     add("--block", type=int, choices=BLOCKS, default=32, help="weights that share a scale (default: 32)")
     add("--context", type=int, metavar="N", help="room for tokens (default: the model's)")
     add("--prompt", type=int, default=128, metavar="N", help="tokens of the prompt (default: 128)")
@@ -68,12 +69,18 @@ def plan_command(args: argparse.Namespace) -> int:
     at_least_one(args, "ranks", "tensor", "pipeline")
     facts = facts_of(args.model)
     ranks = args.ranks or (args.tensor or 1) * (args.pipeline or 1) * bool(args.tensor or args.pipeline)
-    cluster, job = cluster_of(args, ranks), _job(args, facts)
+    kinds = _kept(args)
+    cluster, job = cluster_of(args, ranks), _job(args, facts, kinds)
     if args.compare:
         rows = _compared(facts, cluster, job, args.goal)
         print(json.dumps(rows)) if args.json else _show_comparison(rows)
         return 0
     chosen = _choose(args, facts, cluster, job)
+    if kinds:
+        from mpsplit.export.model.gguf.gguf_blocks import recipe_of
+        from mpsplit.export.weights.block_cuts import check_file_blocks
+
+        check_file_blocks(chosen.placed.plan, facts, recipe_of(kinds, Recipe()))
     if args.json:
         print(json.dumps(chosen.placed.to_json()))
     else:
@@ -83,7 +90,15 @@ def plan_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _job(args: argparse.Namespace, facts: ModelFacts) -> Job:
+def _kept(args: argparse.Namespace) -> dict[str, Quantisation]:
+    """How a file has its linears, where they are kept so."""
+    from mpsplit.export.model.model_source import find_config
+    from mpsplit.export.model.named_shapes import SHAPES
+
+    return {} if args.quant or args.model in SHAPES else own_kinds(find_config(args.model))
+
+
+def _job(args: argparse.Namespace, facts: ModelFacts, kinds: dict[str, Quantisation]) -> Job:
     context = args.context or facts.context
     if not 0 < context <= facts.context:
         raise PlanError(
@@ -91,7 +106,8 @@ def _job(args: argparse.Namespace, facts: ModelFacts) -> Job:
         )
     at_least_one(args, "prompt", "new", "chunk")
     prompt = max(1, min(args.prompt, context - 1))
-    return Job(args.quant, args.block, context, prompt, max(1, min(args.new, context - prompt)), args.chunk)
+    job = Job(args.quant or "q4", args.block, context, prompt, max(1, min(args.new, context - prompt)), args.chunk)
+    return with_own_blocks(job, facts, kinds)
 
 
 @dataclass(frozen=True)
@@ -148,7 +164,11 @@ def _named_plan(
         return None
     if args.pin:
         return pinned(facts, args.pin, cluster, job)
-    plan = Plan.load(Path(args.plan)).check(facts) if args.plan else even_plan(facts, *factors(args, cluster.size))
+    if args.plan:
+        plan = Plan.load(Path(args.plan)).check(facts)
+    else:
+        tensor, pipeline = factors(args, cluster.size)
+        plan = even_plan(facts, tensor, pipeline, job.steps(facts, max(tensor, 1)))
     if plan.ranks > cluster.size:
         raise PlanError(
             f"the plan has {plan.ranks} ranks, there are {cluster.size} devices; give it fewer, or probe more"

@@ -14,6 +14,7 @@ from mpsplit.options.plan_options import add_plan, make_under_mpirun, plan_for, 
 from mpsplit.options.rank_options import add_serial
 from mpsplit.package.manifest import Manifest
 from mpsplit.plan.placed_plan import Placed
+from mpsplit.plan.price.sizes import Job
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def repartition_command(args: argparse.Namespace) -> int:
 
     package, out = Path(args.package), Path(args.out)
     old = Manifest.load(package)
-    plan, pnnx = plan_for(args, old.facts), find_pnnx()
+    plan, pnnx = plan_for(args, old.facts, Job()), find_pnnx()
     if not args.serial and (code := make_under_mpirun(plan, args)) is not None:
         return code
     from mpsplit.export.repartition import needed, repartition

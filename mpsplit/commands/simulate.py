@@ -58,7 +58,8 @@ def simulate_command(args: argparse.Namespace) -> int:
     if args.plan:
         plan = Plan.load(Path(args.plan)).check(facts)
     else:
-        plan = even_plan(facts, *(1 if n is None else n for n in (args.tensor, args.pipeline)))
+        tensor, pipeline = (1 if n is None else n for n in (args.tensor, args.pipeline))
+        plan = even_plan(facts, tensor, pipeline)
     cluster = _cluster(args, plan.ranks)
     job = Job(kind=args.quant, context=args.context, prompt=args.prompt, new=args.tokens)
     weather = Weather(args.jitter, args.jitter, _stragglers(args.straggler), args.seed)

@@ -13,6 +13,7 @@ from mpsplit.errors import PlanError
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.rank_options import add_ranks, started_ranks, under_mpirun
 from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.price.sizes import Job
 from mpsplit.plan.shards import Plan, even_plan
 
 
@@ -39,7 +40,7 @@ def factors(args: argparse.Namespace, ranks: int | None) -> tuple[int, int]:
     return tensor, pipeline
 
 
-def plan_for(args: argparse.Namespace, facts: ModelFacts) -> Plan:
+def plan_for(args: argparse.Namespace, facts: ModelFacts, job: Job) -> Plan:
     at_least_one(args, "ranks", "tensor", "pipeline")
     if args.plan:
         plan = Plan.load(Path(args.plan)).check(facts)
@@ -53,7 +54,8 @@ def plan_for(args: argparse.Namespace, facts: ModelFacts) -> Plan:
     ranks = started_ranks(args)
     if not (ranks or args.tensor or args.pipeline):
         raise PlanError("over how many ranks? give --ranks N, or --tensor T and --pipeline P, or --plan FILE")
-    return even_plan(facts, *factors(args, ranks))
+    tensor, pipeline = factors(args, ranks)
+    return even_plan(facts, tensor, pipeline, job.steps(facts, max(tensor, 1)))
 
 
 def make_under_mpirun(plan: Plan, args: argparse.Namespace) -> int | None:

@@ -19,7 +19,7 @@ from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.sizes import Job
 from mpsplit.plan.shards import Plan, Share, lay_out
-from mpsplit.plan.steps import divide, divide_heads, steps_of
+from mpsplit.plan.steps import divide, divide_heads
 
 SYNTAX = 'such as --pin "embed=0; layers 0-9=0,1; layers 10-31=2; head=2"'
 CLAUSE = re.compile(r"(?P<what>embed|head|layers?\s+(?P<first>\d+)(\s*-\s*(?P<last>\d+))?)\s*=\s*(?P<who>[\d,.*\s]+)")
@@ -120,7 +120,7 @@ def _check_layers(groups: Sequence[tuple[int, int, Members]], facts: ModelFacts)
 def _shares(
     facts: ModelFacts, members: Members, job: Job, layers: int, embed: Members | None, head: Members | None
 ) -> list[Share]:
-    steps = steps_of(facts, len(members.devices), job.block)
+    steps = job.steps(facts, len(members.devices))
     none = [0] * len(members.devices)
     heads = divide_heads(facts, steps, members.speeds) if layers else none
     mlp = divide(facts.mlp, steps.mlp, members.speeds) if layers else none

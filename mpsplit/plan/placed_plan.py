@@ -18,7 +18,7 @@ from mpsplit.plan import cluster_json
 from mpsplit.plan.cluster import Cluster
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.cost import Cost, price
-from mpsplit.plan.price.sizes import Job, memory
+from mpsplit.plan.price.sizes import BFLOAT, BITS, FLOAT, Job, memory
 from mpsplit.plan.shards import Plan
 
 PLAN = "plan.json"
@@ -71,7 +71,20 @@ class Placed:
 def _job_from(data: object, path: Path) -> Job:
     """Fields that are not there are as they are without a word."""
     kinds = {field.name: type(field.default) for field in fields(Job)}
+    if isinstance(data, dict) and _is_own(data.get("own")):
+        data = data | {"own": tuple(map(tuple, data["own"]))}
     fine = isinstance(data, dict) and all(type(value) is kinds.get(name) for name, value in data.items())
     if not isinstance(data, dict) or not fine:
         raise PlanError(f"{path} has no job that can be read ({data!a:.200}); make it again with `mpsplit plan`")
     return Job(**data)
+
+
+def _is_own(rows: object) -> bool:
+    """Whether these are roles, kinds and parts, as JSON has them."""
+    return isinstance(rows, list) and all(
+        isinstance(row, list)
+        and [type(field) for field in row] == [str, str, float]
+        and row[1] in (FLOAT, BFLOAT, *BITS)
+        and 0 < row[2] <= 1
+        for row in rows
+    )

@@ -20,7 +20,7 @@ from typing import Any
 
 from mpsplit.errors import PlanError
 from mpsplit.plan.model_facts import ModelFacts
-from mpsplit.plan.steps import divide, divide_heads, even, steps_of
+from mpsplit.plan.steps import StepSizes, divide, divide_heads, even, steps_of
 
 PLAN_VERSION = 1
 AGAIN = "make it again with `mpsplit plan`"
@@ -192,22 +192,29 @@ def kv_heads_of(heads: Range, facts: ModelFacts) -> Range:
     return Range(heads.start // per_kv_head, -(-heads.stop // per_kv_head)) if len(heads) else Range(0, 0)
 
 
-def even_plan(facts: ModelFacts, tensor: int, pipeline: int) -> Plan:
-    """tensor x pipeline ranks of equal width, as even as it goes."""
+def even_plan(facts: ModelFacts, tensor: int, pipeline: int, steps: StepSizes | None = None) -> Plan:
+    """tensor x pipeline ranks of equal width, as even as it goes in these steps; in smaller ones
+    where they leave ranks without any work."""
     if tensor < 1 or pipeline < 1:
         raise PlanError(f"--tensor {tensor} --pipeline {pipeline}: both must be at least 1")
     if pipeline > facts.layers:
         raise PlanError(
             f"{facts.layers} layers do not make {pipeline} pipeline stages; use --pipeline {facts.layers} or fewer"
         )
-    steps, alike = steps_of(facts, tensor), [1.0] * tensor
-    heads, mlp = divide_heads(facts, steps, alike), divide(facts.mlp, steps.mlp, alike)
-    rows, none = divide(facts.vocabulary, steps.vocabulary, alike), [0] * tensor
+    alike, none = [1.0] * tensor, [0] * tensor
+    heads, mlp = _even_shares(facts, steps or steps_of(facts, tensor), alike)
+    if not (all(heads) and all(mlp)):
+        heads, mlp = _even_shares(facts, steps_of(facts, tensor), alike)
+    rows = divide(facts.vocabulary, steps_of(facts, tensor).vocabulary, alike)
     stages = []
     for stage, layers in enumerate(even(facts.layers, pipeline)):
         embed, head = rows if stage == 0 else none, rows if stage == pipeline - 1 else none
         stages.append((layers, [Share(*counts) for counts in zip(heads, mlp, embed, head, strict=True)]))
     return lay_out(facts, stages)
+
+
+def _even_shares(facts: ModelFacts, steps: StepSizes, alike: list[float]) -> tuple[list[int], list[int]]:
+    return divide_heads(facts, steps, alike), divide(facts.mlp, steps.mlp, alike)
 
 
 def _following(counts: Sequence[int]) -> list[Range]:

@@ -5,12 +5,14 @@ In: a model, speeds. Out: sizes of steps, counts.
 Where there are enough KV heads for the ranks, a rank takes whole ones, with all their query heads.
 Where there are not, each KV head is dealt to several ranks. They all hold it, and divide its query
 heads. MLP columns and rows of the vocabulary go by the block of the quantisation. Invariant: a step
-that would leave ranks without any work is made smaller.
+that would leave ranks without any work is made smaller, unless it would cut blocks apart that are
+to stay whole.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -33,7 +35,10 @@ class StepSizes:
     dealt: tuple[int, ...] = ()
 
 
-def steps_of(facts: ModelFacts, ranks: int, block: int = BLOCK) -> StepSizes:
+def steps_of(facts: ModelFacts, ranks: int, block: int = BLOCK, whole_blocks: bool = False) -> StepSizes:
+    """`whole_blocks`: inputs of the linears after heads and MLP columns are cut between blocks."""
+    if whole_blocks:
+        return _whole_blocks(facts, ranks, block)
     per_kv_head = facts.heads // facts.kv_heads
     dealt = () if ranks <= facts.kv_heads else tuple(even(ranks, facts.kv_heads))
     return StepSizes(
@@ -42,6 +47,15 @@ def steps_of(facts: ModelFacts, ranks: int, block: int = BLOCK) -> StepSizes:
         vocabulary=_step(facts.vocabulary, ranks, block),
         dealt=dealt,
     )
+
+
+def _whole_blocks(facts: ModelFacts, ranks: int, block: int) -> StepSizes:
+    """Where the ranks of a KV head cannot have whole blocks of it, it stays with one of them."""
+    steps, queries = steps_of(facts, ranks, block), facts.heads // facts.kv_heads
+    mlp, vocabulary = block, _step(facts.vocabulary, ranks, BLOCK)
+    if steps.dealt and not steps.heads * facts.head_dim % block:
+        return StepSizes(steps.heads, mlp, vocabulary, steps.dealt)
+    return StepSizes(math.lcm(queries * facts.head_dim, block) // facts.head_dim, mlp, vocabulary)
 
 
 def divide(whole: int, step: int, speeds: Sequence[float]) -> list[int]:

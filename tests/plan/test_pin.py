@@ -84,10 +84,10 @@ def test_a_pin_that_overfills_a_device():
 
 def test_placed_plans_come_back_from_their_file(tmp_path):
     plan, devices = pin("layers 0-3=2; layers 4-7=1,0")
-    placed = Placed(plan, CLUSTER.only(devices), JOB)
+    placed = Placed(plan, CLUSTER.only(devices), replace(JOB, own=(("down", "k6", 0.5), ("down", "k4", 0.5))))
     placed.save(tmp_path / "plan.json")
     assert Placed.load(tmp_path / "plan.json") == placed == placed.check_room(FACTS)
-    assert placed.price(FACTS, new=9) == price(FACTS, plan, CLUSTER.only(devices), replace(JOB, new=9))
+    assert placed.price(FACTS, new=9) == price(FACTS, plan, CLUSTER.only(devices), replace(placed.job, new=9))
 
 
 def test_plan_files_without_their_machines(tmp_path):
@@ -98,6 +98,7 @@ def test_plan_files_without_their_machines(tmp_path):
     path.write_text(json.dumps(replace(placed, cluster=CLUSTER).to_json()))
     with pytest.raises(PlanError, match="plan.json has 2 ranks on 4 devices; make it again"):
         Placed.load(path)
-    path.write_text(json.dumps(placed.to_json() | {"job": {"colour": "red"}}))
-    with pytest.raises(PlanError, match="no job that can be read .*colour"):
-        Placed.load(path)
+    for job in ({"colour": "red"}, {"own": [["down", "k9", 0.5]]}, {"own": [["down", "k4", 2.0]]}, {"own": [3]}):
+        path.write_text(json.dumps(placed.to_json() | {"job": job}))
+        with pytest.raises(PlanError, match="no job that can be read"):
+            Placed.load(path)

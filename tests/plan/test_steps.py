@@ -62,6 +62,29 @@ def test_steps(changes, ranks, heads, mlp, vocabulary, dealt):
     assert (steps.heads, steps.mlp, steps.vocabulary, steps.dealt) == (heads, mlp, vocabulary, dealt)
 
 
+@given(models(), st.integers(1, 6), st.sampled_from([2, 8, 32]))
+def test_blocks_that_are_kept_stay_whole(f, ranks, block):
+    steps, alike = steps_of(f, ranks, block, whole_blocks=True), [1.0] * ranks
+    heads, mlp = divide_heads(f, steps, alike), divide(f.mlp, steps.mlp, alike)
+    for counts, whole, inputs in ((heads, f.heads, f.head_dim), (mlp, f.mlp, 1)):
+        assert sum(counts) == whole
+        assert all(at * inputs % block == 0 for at in itertools.accumulate(counts) if at < whole)
+
+
+@pytest.mark.parametrize(
+    "changes, ranks, heads, dealt",
+    [
+        (dict(heads=32, kv_heads=4, head_dim=64), 4, 8, ()),  # 512 inputs of a KV head
+        (dict(heads=32, kv_heads=16, head_dim=64), 4, 4, ()),  # two KV heads make a block
+        (dict(heads=32, kv_heads=4, head_dim=64), 8, 4, (2, 2, 2, 2)),
+        (dict(heads=32, kv_heads=4, head_dim=64), 16, 8, ()),  # a quarter of a KV head is half a block
+    ],
+)
+def test_steps_of_blocks_of_256(changes, ranks, heads, dealt):
+    steps = steps_of(facts(mlp=5632, **changes), ranks, 256, whole_blocks=True)
+    assert (steps.heads, steps.mlp, steps.dealt) == (heads, 256, dealt)
+
+
 def test_dealt_heads_stay_with_their_kv_head():
     f = facts(heads=12, kv_heads=2)
     steps = steps_of(f, 5)

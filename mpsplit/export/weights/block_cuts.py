@@ -29,6 +29,10 @@ class Split:
     at: int
     block: Range
 
+    @property
+    def nearest(self) -> int:
+        return self.block.stop if self.block.stop - self.at <= self.at - self.block.start else self.block.start
+
 
 def splits(old: Plan, shards: Iterable[Shard], facts: ModelFacts, recipe: Recipe) -> Iterator[Split]:
     """What the new shards would cut apart."""
@@ -82,7 +86,8 @@ def _check(
     more = f", and {len(others)} more like it" if others else ""
     raise PlanError(
         f"the plan cuts {first.weight} at input {first.at} (rank {first.rank}), inside the block {first.block} whose"
-        f" {size} weights share a scale{more}; {_fitting(old, new.ranks, facts, recipe)}, or {otherwise(size)}"
+        f" {size} weights share a scale{more}; the nearest cut that does not is at {first.nearest};"
+        f" {_fitting(old, new.ranks, facts, recipe)}, or {otherwise(size)}"
     )
 
 

@@ -172,9 +172,8 @@ def _origin(inspected: Inspected) -> str:
         return f"plan: {inspected.manifest.plan.ranks} ranks, made without a cluster"
     job = inspected.placed.job
     names = ", ".join(device.name for device in inspected.placed.cluster.devices)
-    return (
-        f"plan: {PLAN}, made for {names}; {job.kind}, context {job.context}, prompt {job.prompt}, {job.new} new tokens"
-    )
+    tokens = f"context {job.context}, prompt {job.prompt}, {job.new} new tokens"
+    return f"plan: {PLAN}, made for {names}; {job.stored}, {tokens}"
 
 
 def _table(held: Contents, context: int) -> Table:

@@ -64,7 +64,7 @@ def times_of(cost: Cost) -> list[tuple[str, str, float]]:
 
 def model_text(facts: ModelFacts, plan: Plan, job: Job, name: str) -> str:
     model = name or facts.architecture.removesuffix("ForCausalLM")
-    return f"{model}, {facts.layers} layers, {job.kind}, on {plan.ranks:,} rank{'s' * (plan.ranks > 1)}"
+    return f"{model}, {facts.layers} layers, {job.stored}, on {plan.ranks:,} rank{'s' * (plan.ranks > 1)}"
 
 
 def speed_text(cluster: Cluster, cost: Cost) -> str:

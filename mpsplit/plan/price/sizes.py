@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from mpsplit.families.roles import DOWN, GATE, HEAD, KEY, OUTPUT, QUERY, UP, VALUE, Role
 from mpsplit.plan.cluster import Device
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Shard
-from mpsplit.plan.steps import BLOCK
+from mpsplit.plan.steps import BLOCK, StepSizes, steps_of
 
 BITS = {"q8": 8, "k6": 6, "q6": 6, "m5": 5, "k5": 5, "m4": 4, "k4": 4, "q4": 4, "x4": 4, "i4": 4, "k3": 3, "k2": 2}
 # lines of a panel that a block has for its scale, or all its numbers; of other kinds half of one
@@ -29,6 +30,7 @@ TIED = "q8"
 # bits of them cost little (package/stored/recipe.py)
 SHARED, MOST_MORE = "q6", 0.15  # bits a weight of a layer
 FLOAT, BFLOAT = "f32", "bf16"
+CUT_APART = (OUTPUT.name, DOWN.name)  # along their inputs
 FLOAT_BYTES = 4
 PANEL, LINE, CHUNK = 16, 64, 32  # of the packed form: extensions/kernels/layout.h
 ACTIVATION = 4  # bytes: activations and the cache of keys and values are float32
@@ -43,7 +45,8 @@ SLACK = 8 << 20  # bytes that allocators keep besides
 class Job:
     """How weights are stored, and what the plan is for.
 
-    A prompt, in chunks, and new tokens, in a context of so many.
+    A prompt, in chunks, and new tokens, in a context of so many. `own`: of a file whose blocks are
+    kept, the kinds that a role has, and in what part of the layers.
     """
 
     kind: str = "q4"
@@ -52,6 +55,18 @@ class Job:
     prompt: int = 128
     new: int = 64
     chunk: int = 128
+    own: tuple[tuple[str, str, float], ...] = ()
+
+    @property
+    def stored(self) -> str:
+        """For people."""
+        return f"the file's own {', '.join(dict.fromkeys(kind for _, kind, _ in self.own))}" if self.own else self.kind
+
+    def steps(self, facts: ModelFacts, ranks: int) -> StepSizes:
+        """Blocks that are kept are never cut apart."""
+        cut = [kind for role, kind, _ in self.own if role in CUT_APART and kind in BITS]
+        block = PARTS_BLOCK if any(kind in IN_PARTS for kind in cut) else self.block
+        return steps_of(facts, ranks, block, whole_blocks=bool(cut))
 
     @property
     def position(self) -> int:
@@ -89,6 +104,12 @@ def matrix_bytes(rows: int, columns: int, job: Job) -> int:
     return -(-rows // PANEL) * lines * LINE
 
 
+def role_bytes(role: Role, rows: int, columns: int, job: Job) -> int:
+    """Of one layer, on average over those of a file."""
+    own = [(kind, part) for name, kind, part in job.own if name == role.name] or [(job.kind, 1.0)]
+    return round(sum(part * matrix_bytes(rows, columns, replace(job, kind=kind)) for kind, part in own))
+
+
 def shared_kind(facts: ModelFacts, kind: str) -> str:
     """Of keys and values in a package of this kind, unless somebody asks for another one."""
     shared = 2 * facts.kv_heads * facts.head_dim
@@ -99,21 +120,27 @@ def shared_kind(facts: ModelFacts, kind: str) -> str:
 def attention_bytes(facts: ModelFacts, heads: int, kv_heads: int, job: Job) -> int:
     """q, k, v and o of one layer."""
     q, kv = heads * facts.head_dim, kv_heads * facts.head_dim
+    shared = replace(job, kind=shared_kind(facts, job.kind))
     return (
-        matrix_bytes(q, facts.hidden, job)
-        + 2 * matrix_bytes(kv, facts.hidden, replace(job, kind=shared_kind(facts, job.kind)))
-        + matrix_bytes(facts.hidden, q, job)
+        role_bytes(QUERY, q, facts.hidden, job)
+        + role_bytes(KEY, kv, facts.hidden, shared)
+        + role_bytes(VALUE, kv, facts.hidden, shared)
+        + role_bytes(OUTPUT, facts.hidden, q, job)
     )
 
 
 def mlp_bytes(facts: ModelFacts, columns: int, job: Job) -> int:
     """gate, up and down of one layer."""
-    return 2 * matrix_bytes(columns, facts.hidden, job) + matrix_bytes(facts.hidden, columns, job)
+    return (
+        role_bytes(GATE, columns, facts.hidden, job)
+        + role_bytes(UP, columns, facts.hidden, job)
+        + role_bytes(DOWN, facts.hidden, columns, job)
+    )
 
 
 def head_bytes(facts: ModelFacts, rows: int, job: Job) -> int:
     more = facts.tied and BITS.get(job.kind, BITS[TIED]) < BITS[TIED]
-    return matrix_bytes(rows, facts.hidden, replace(job, kind=TIED) if more else job)
+    return role_bytes(HEAD, rows, facts.hidden, replace(job, kind=TIED) if more else job)
 
 
 def norm_bytes(facts: ModelFacts) -> int:

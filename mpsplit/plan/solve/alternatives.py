@@ -84,7 +84,7 @@ def _even(facts: ModelFacts, cluster: Cluster, job: Job) -> Iterator[Alternative
     for tensor in (n for n in range(cluster.size, 0, -1) if cluster.size % n == 0):
         pipeline = cluster.size // tensor
         try:
-            plan = even_plan(facts, tensor, pipeline)
+            plan = even_plan(facts, tensor, pipeline, job.steps(facts, tensor))
         except PlanError:
             continue
         cost, devices = price(facts, plan, cluster, job), tuple(range(cluster.size))

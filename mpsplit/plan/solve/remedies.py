@@ -37,7 +37,7 @@ def shortage(facts: ModelFacts, cluster: Cluster, job: Job) -> str:
     machines = "the machine has" if cluster.size == 1 else f"the {cluster.size} machines have"
     pieces = "" if needed > free else ", in pieces that it cannot be divided into"
     return (
-        f"the model needs {_gib(needed)} as {job.kind} in a context of {job.context}, {machines} {_gib(free)}"
+        f"the model needs {_gib(needed)} as {job.stored} in a context of {job.context}, {machines} {_gib(free)}"
         f" free{pieces}"
     )
 
@@ -67,7 +67,7 @@ def remedies(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> list[
 
 def _fewer_bits(facts: ModelFacts, cluster: Cluster, job: Job, fits: Fits) -> Remedy | None:
     for kind in KINDS[KINDS.index(READ_AS.get(job.kind, job.kind)) + 1 :]:
-        smaller = replace(job, kind=kind)
+        smaller = replace(job, kind=kind, own=())
         if all(kind in device.kinds for device in cluster.devices) and fits(facts, cluster, smaller):
             return Remedy(f"--quant {kind}", cluster, smaller)
     return None

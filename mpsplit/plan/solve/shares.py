@@ -28,7 +28,7 @@ from mpsplit.plan.price.sizes import Job, memory
 from mpsplit.plan.shards import Range, Shard, Share
 from mpsplit.plan.solve.fitting import FEW, divide_together, fits, used_bytes
 from mpsplit.plan.solve.stage_part import Floats, Ints, StagePart
-from mpsplit.plan.steps import divide, in_elements, steps_of
+from mpsplit.plan.steps import divide, in_elements
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Tables:
         `owners` are the members that may take rows of the head; none where the stage is not the
         last.
         """
-        steps, everyone = steps_of(self.facts, len(group), self.job.block), tuple(range(len(group)))
+        steps, everyone = self.job.steps(self.facts, len(group)), tuple(range(len(group)))
         whole = [("mlp", everyone, self.facts.mlp, steps.mlp, 1)]
         if owners:
             whole.append(("head", owners, self.facts.vocabulary, steps.vocabulary, 0))
@@ -92,7 +92,7 @@ class Tables:
         ]
 
     def embed_rows(self, ranks: int) -> list[int]:
-        return divide(self.facts.vocabulary, steps_of(self.facts, ranks, self.job.block).vocabulary, [1.0] * ranks)
+        return divide(self.facts.vocabulary, self.job.steps(self.facts, ranks).vocabulary, [1.0] * ranks)
 
     def _make_seconds(self, name: str, device: int, size: int, step: int) -> Floats:
         return np.array([self._timed[name](self.devices[device], n) for n in self._counts(name, size, step)])
@@ -172,7 +172,7 @@ def fastest(part: StagePart) -> Ints:
 def _shares(
     tables: Tables, parts: Sequence[StagePart], counts: Sequence[Ints], group: tuple[int, ...], first: bool
 ) -> tuple[Share, ...]:
-    facts, steps = tables.facts, steps_of(tables.facts, len(group), tables.job.block)
+    facts, steps = tables.facts, tables.job.steps(tables.facts, len(group))
     wholes = {
         "heads": (facts.heads // facts.kv_heads if steps.dealt else facts.heads, steps.heads),
         "mlp": (facts.mlp, steps.mlp),

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsplit.errors import ClusterError
+from mpsplit.families.roles import LINEARS
 from mpsplit.native import cpp
 from mpsplit.package.stored.quantisation import BLOCKS, KINDS, Quantisation
 from mpsplit.plan.cluster import Cluster, LinkTimes, Measured, described
 from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.message_times import all_reduce_rounds, all_reduce_seconds, handover_seconds, order_seconds
-from mpsplit.plan.price.sizes import Job, cache_bytes, matrix_bytes, memory
+from mpsplit.plan.price.sizes import Job, attention_bytes, cache_bytes, head_bytes, matrix_bytes, memory, mlp_bytes
 from mpsplit.plan.shards import Range, even_plan
 from tests.missing import need
 from tests.models import facts
@@ -30,6 +31,16 @@ def test_matrices_are_as_large_as_the_kernels_pack_them(rows, blocks, bits, bloc
     how = Quantisation.named(Quantisation(bits).kind, block)
     columns = blocks * max(block, how.block)
     assert matrix_bytes(rows, columns, Job(how.kind, block)) == kernels.packed_bytes(rows, columns, bits, how.block)
+
+
+def test_a_file_takes_what_its_kinds_take_on_average():
+    f = facts(**WIDE)
+    own = tuple((role.name, kind, 0.5) for role in LINEARS for kind in ("k4", "q8"))
+    both, mixed = (Job("k4"), Job("q8")), Job("q4", own=own)
+    assert mlp_bytes(f, 512, mixed) == sum(mlp_bytes(f, 512, job) for job in both) / 2
+    assert attention_bytes(f, 8, 4, mixed) == sum(attention_bytes(f, 8, 4, job) for job in both) / 2
+    tied = replace(f, tied=True)
+    assert head_bytes(tied, 256, Job("k4", own=(("head", "k6", 1.0),))) == matrix_bytes(256, f.hidden, Job("k6"))
 
 
 def test_floats_take_what_they_take():

@@ -152,6 +152,17 @@ def test_a_tied_head_is_divided_with_the_embedding():
     assert all(m.total <= size for m, size in zip(solution.cost.memory, memories, strict=True))
 
 
+def test_blocks_of_256_are_never_cut_apart():
+    facts, cluster = find_shape("llama-1.1b").facts, described([8 * GIB] * 3, [15e9, 12e9, 11e9], latency=1e-5)
+    kept = Job("k4", own=(("down", "k4", 0.5), ("down", "k6", 0.5)))
+    apart = []
+    for job in (kept, Job()):
+        shards = solve(facts, cluster, job).plan.shards
+        apart.append(any(n % 256 for shard in shards for n in (shard.heads.stop * facts.head_dim, shard.mlp.stop)))
+        assert len(shards) > 1
+    assert apart == [False, True]
+
+
 def test_a_weak_device_is_left_out():
     solution = solve(VICUNA, described([8 * GIB] * 3, [15e9, 15e9, 5e8], latency=2e-5), Job())
     assert solution.left_out == (2,) and widths(solution) == [2] and solution.exact

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
 from mpsplit.export.model.gguf.gguf_checkpoint import GgufCheckpoint
+from mpsplit.export.model.gguf.gguf_config import config_of, tensor_names
+from mpsplit.export.model.gguf.gguf_header import read_gguf
 from mpsplit.export.model.gguf.gguf_numbers import integers
 from mpsplit.export.model.gguf.gguf_types import GgufType
 from mpsplit.native.cpp import kernels
@@ -46,6 +49,21 @@ FORMS = {  # by the name of a type
 }
 
 
+def kept_kinds(path: Path) -> dict[str, Quantisation]:
+    """How the linears of a file are stored where its blocks are kept."""
+    gguf = read_gguf(path)
+    facts = ModelFacts.from_config(config_of(gguf))
+    types = {weight: gguf.tensors[tensor].kind.name for tensor, weight in tensor_names(gguf).items()}
+    return {name: FORMS[types[source_of(name, facts)]] for name in linears_of(facts)}
+
+
+def recipe_of(kinds: dict[str, Quantisation], asked: Recipe) -> Recipe:
+    """`asked`: rules that come after these."""
+    default = Counter(kinds.values()).most_common(1)[0][0] if kinds else FLOAT
+    rules = tuple(Rule(name.removesuffix(".weight"), how) for name, how in kinds.items())
+    return Recipe(default, (*rules, *asked.rules), asked.scales, asked.layout)
+
+
 class GgufBlocks:
     """A Source. `asked`: rules that name some weights otherwise, which then are rounded as they
     say."""
@@ -55,9 +73,7 @@ class GgufBlocks:
         linears = linears_of(facts)
         rounded = {name for name in linears if any(rule.names(name) for rule in asked.rules)}
         self._kinds = {name: FORMS[self._type(name).name] for name in linears if name not in rounded}
-        default = Counter(self._kinds.values()).most_common(1)[0][0] if self._kinds else FLOAT
-        rules = tuple(Rule(name.removesuffix(".weight"), how) for name, how in self._kinds.items())
-        self.recipe = Recipe(default, (*rules, *asked.rules), asked.scales, asked.layout)
+        self.recipe = recipe_of(self._kinds, asked)
         self.embedding = self._table(asked)
 
     @property
