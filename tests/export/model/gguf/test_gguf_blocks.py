@@ -28,7 +28,7 @@ from mpsplit.package.stored.quantisation import BFLOAT, LAYER, Quantisation
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.cuts import linears_of, part_of
 from mpsplit.plan.price.sizes import Job, attention_bytes, head_bytes, mlp_bytes
-from mpsplit.plan.shards import Range, even_plan
+from mpsplit.plan.shards import Range
 from tests.ggufs import random_blocks, write_gguf
 from tests.models import make_model
 from tests.packages import partition_evenly
