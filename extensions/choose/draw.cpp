@@ -12,10 +12,6 @@ namespace mpsplit {
 
 namespace {
 
-// those of sampling.py and cells.py
-constexpr double coldest = 1e-5, edge = 1e-9, deepest = 60;
-constexpr int64_t nucleus = 256, few = 4096;
-
 constexpr int64_t usual_cells = 256;
 
 // Where the sum passes what is sought, far enough from where it begins and ends there; `before` is
@@ -43,7 +39,7 @@ std::vector<double> cumulative(const std::vector<Candidate>& candidates, double 
 // Of what top-k leaves.
 Drawn of_likeliest(const Seen& seen, const Draw& draw) {
     const auto fewest = size_t(std::max(draw.top_k, draw.min_keep));
-    if (fewest >= few) return {};
+    if (int64_t(fewest) >= few_candidates) return {};
     std::vector<Candidate> left;
     seen.likeliest(fewest + 1, left);  // one more tells that no tie was left behind
     const double floor = left.size() < seen.own.size() ? left.back().logit : double(never);

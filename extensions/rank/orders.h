@@ -21,6 +21,8 @@ constexpr int64_t most_numbers = 16777216, largest_number = 2147483647;
 constexpr int64_t largest_start = 9007199254740992;
 constexpr int64_t page_positions = 32, caches = 3;
 constexpr double answer_grain = 32;
+constexpr double coldest = 1e-05, edge = 1e-09, deepest = 60;
+constexpr int64_t nucleus = 256, few_candidates = 4096;
 constexpr size_t save_name_bytes = 32;
 
 enum class Verb : int64_t {

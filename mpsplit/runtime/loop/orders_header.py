@@ -1,6 +1,6 @@
 """The orders for C++: `python -m mpsplit.runtime.loop.orders_header > extensions/rank/orders.h`.
 
-In: the verbs and messages of Python. Out: the text of a header. Invariant: nothing in it is written
+In: the verbs, messages and constants of Python. Out: the text of a header. Invariant: nothing in it is written
 by hand, so that both sides agree; a test compares it with the file.
 """
 
@@ -11,7 +11,7 @@ import itertools
 import textwrap
 from typing import NamedTuple, get_type_hints
 
-from mpsplit.runtime.choose import answers
+from mpsplit.runtime.choose import answers, cells, sampling
 from mpsplit.runtime.engine.engine_protocol import CACHES, IDENTITY, SAVE_NAME, KeptSegment, Span
 from mpsplit.runtime.engine.pages import PAGE
 from mpsplit.runtime.loop import order_numbers, orders
@@ -91,6 +91,8 @@ def header() -> str:
         f"constexpr int64_t largest_start = {order_numbers.MOST_START};",
         f"constexpr int64_t page_positions = {PAGE}, caches = {len(CACHES)};",
         f"constexpr double answer_grain = {answers.GRAIN};",
+        f"constexpr double coldest = {sampling.COLDEST:g}, edge = {cells.EDGE:g}, deepest = {cells.DEEPEST:g};",
+        f"constexpr int64_t nucleus = {sampling.NUCLEUS}, few_candidates = {sampling.FEW};",
         f"constexpr size_t save_name_bytes = {SAVE_NAME};",
         "",
         *_verbs(),
