@@ -73,15 +73,19 @@ def done(*words) -> str:
 class Tally:
     """What happened, by (what was done, what was killed, what became of it)."""
 
-    def __init__(self, told: dict):
+    def __init__(self, file: Path):
+        self.file, told = file, json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         self.kills: int = told.get("kills", 0)
         self.counts = Counter({tuple(key.split("|")): count for key, count in told.get("counts", {}).items()})
         self.wrong: list[str] = told.get("wrong", [])
         self.lock = threading.Lock()
 
-    def told(self) -> dict:
-        counts = {"|".join(key): count for key, count in sorted(self.counts.items())}
-        return {"kills": self.kills, "counts": counts, "wrong": self.wrong}
+    def write(self) -> None:
+        """For the next call, whatever becomes of this one."""
+        with self.lock:
+            counts = {"|".join(key): count for key, count in sorted(self.counts.items())}
+            told = {"kills": self.kills, "counts": counts, "wrong": self.wrong}
+            self.file.write_text(json.dumps(told, indent=1), encoding="utf-8")
 
     def add(self, work: str, part: str, event: str) -> None:
         with self.lock:
@@ -291,6 +295,7 @@ def worker(folder: Path, number: int, right: Right, model: Path, kills: int, unt
     while tally.kills < kills and time.monotonic() < until:
         work = dice.choices(list(SHARES), list(SHARES.values()))[0]
         works[work].play(Round(work, dice.choice(PARTS), tally))
+        tally.write()
 
 
 def prepared(folder: Path, shape: str, seed: int) -> tuple[Right, Path]:
@@ -314,8 +319,7 @@ def main() -> int:
         folder = Path(named)
         folder.mkdir(parents=True, exist_ok=True)
         right, model = prepared(folder, args.shape, args.seed)
-        told = folder / "tally.json"
-        tally = Tally(json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {})
+        tally = Tally(folder / "tally.json")
         began, before = time.monotonic(), tally.kills
         until, seed = began + args.minutes * 60, f"{args.seed}-{before}"
         kills = before + args.kills
@@ -325,7 +329,6 @@ def main() -> int:
             each.start()
         for each in workers:
             each.join()
-        told.write_text(json.dumps(tally.told(), indent=1), encoding="utf-8")
     print(f"{tally.kills - before} kills in {time.monotonic() - began:.0f} s, {tally.kills} in all")
     print("\n| work | killed | what became of it | how often |\n|---|---|---|---|")
     for (work, part, event), count in sorted(tally.counts.items()):

@@ -12,9 +12,9 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from mpsplit import leash
@@ -67,7 +67,7 @@ def find_pnnx(program: str | None = None, customop: str | None = None, form: str
         raise ConvertError(f"--customop {customop}: there is no such library")
     if customop or form == "operator":
         return _of_operators(program, customop)
-    path = shutil.which(program) if program else str(_installed()) if _installed().exists() else shutil.which("pnnx")
+    path = shutil.which(program or str(_installed() or "pnnx"))
     if not path:
         raise ConvertError(
             f"pnnx was not found{f' at {program}' if program else ''}; install it with `pip install pnnx` or give"
@@ -91,8 +91,12 @@ def _of_operators(program: str | None, customop: str | None) -> Pnnx:
     return Pnnx(path, str(Path(library).resolve()))
 
 
-def _installed() -> Path:
-    return Path(sys.executable).with_name("pnnx")
+def _installed() -> Path | None:
+    """The program of PyPI's package; the script beside Python imports torch first, and leaves it
+    behind when it is killed."""
+    found = find_spec("pnnx")
+    folders = found.submodule_search_locations if found else None
+    return Path(folders[0]) / "pnnx" if folders else None
 
 
 @dataclass(frozen=True)

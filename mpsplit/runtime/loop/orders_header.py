@@ -1,7 +1,7 @@
 """The orders for C++: `python -m mpsplit.runtime.loop.orders_header > extensions/rank/orders.h`.
 
-In: the verbs, messages and constants of Python. Out: the text of a header. Invariant: nothing in it is written
-by hand, so that both sides agree; a test compares it with the file.
+In: the verbs, messages and constants of Python. Out: the text of a header. Invariant: nothing in it
+is written by hand, so that both sides agree; a test compares it with the file.
 """
 
 from __future__ import annotations
