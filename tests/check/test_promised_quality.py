@@ -16,7 +16,8 @@ TEXTS = EXAMPLE.parent / "smollm2" / "english.txt"
 
 @dataclass(frozen=True)
 class Promise:
-    """`words` are convert's; KL in nats and perplexity, times the original's, at most."""
+    """`words` are convert's; KL in nats and perplexity, times the original's, at most;
+    of two texts the latter is uncertain by 0.02 and more."""
 
     words: tuple[str, ...]
     ranks: int
@@ -25,8 +26,8 @@ class Promise:
 
 
 PROMISES = {
-    "the file's own blocks": Promise((), 1, 0.0041, 1.01),
-    "q4 without a text": Promise(("--quant", "q4", "--no-calibrate"), 2, 0.15, 1.12),
+    "q4 without a text": Promise(("--quant", "q4", "--no-calibrate"), 1, 0.15, 1.15),
+    "the file's own blocks": Promise((), 2, 0.0041, 1.01),
     "q6 without a text": Promise(("--quant", "q6", "--no-calibrate"), 1, 0.03, 1.03),
     "q4": Promise(("--quant", "q4"), 1, 0.13, 1.10),
 }
@@ -35,7 +36,7 @@ PROMISES = {
 @needs("SmolLM2")
 @needs("the kernels")
 @pytest.mark.seconds(400)
-@pytest.mark.parametrize("name", [*list(PROMISES)[:2], *thorough(*list(PROMISES)[2:])])
+@pytest.mark.parametrize("name", [*list(PROMISES)[:1], *thorough(*list(PROMISES)[1:])])
 def test_a_real_model_keeps_its_answers(tmp_path, name):
     promise, package = PROMISES[name], tmp_path / "package"
     prompts = tmp_path / "texts.txt"
