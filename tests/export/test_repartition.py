@@ -219,7 +219,8 @@ def test_a_split_block_is_refused_before_the_work(made, tmp_path):
         match=(
             r"cuts model.layers.0.mlp.down_proj.weight at input 192 \(rank 0\), inside the block 128..256 whose 128"
             r" weights share a "
-            r"scale, and 3 more like it; the nearest cut that does not is at 256; use --tensor 1 --pipeline 2, or partition the original for this plan and"
+            r"scale, and 3 more like it; the nearest cut that does not is at 256; use --tensor 1 --pipeline 2, or"
+            r" partition the original for this plan and"
             r" convert it --block 32"
         ),
     ):
