@@ -106,7 +106,9 @@ def matrix_bytes(rows: int, columns: int, job: Job) -> int:
 
 def role_bytes(role: Role, rows: int, columns: int, job: Job) -> int:
     """Of one layer, on average over those of a file."""
-    own = [(kind, part) for name, kind, part in job.own if name == role.name] or [(job.kind, 1.0)]
+    own = [(kind, part) for name, kind, part in job.own if name == role.name] if job.own else None
+    if not own:  # asked for half a million times by a solver
+        return matrix_bytes(rows, columns, job)
     return round(sum(part * matrix_bytes(rows, columns, replace(job, kind=kind)) for kind, part in own))
 
 
