@@ -117,7 +117,15 @@ class Wishes(Body, ABC):
     @property
     def has_schema(self) -> bool:
         """Whether the answer must be as a JSON schema says."""
-        return self.response_format is not None and self.response_format.type != "text"
+        return self.answer_schema is not None
+
+    @property
+    def answer_schema(self) -> dict | None:
+        """That of response_format."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return None
+        return wanted.json_schema.schema_ if wanted.json_schema else {"type": "object"}
 
     @property
     @abstractmethod
@@ -223,7 +231,7 @@ class ChatBody(Wishes):
             and not self.tools
         ):
             raise ValueError("tool_choice asks for a tool that is not among tools")
-        if self.must_call and self.response_format and self.response_format.type != "text":
+        if self.must_call and self.answer_schema is not None:
             raise ValueError("an answer that must be a call cannot have a response_format")
         return self
 

@@ -17,7 +17,7 @@ from mpsplit.runtime.choose.sampling import biases_of
 from mpsplit.runtime.loop.loop_protocol import Request
 from mpsplit.runtime.talk.answer_settings import REFUSE, SETTINGS, SLIDE, Settings, merged
 from mpsplit.serve.api_errors import ApiError
-from mpsplit.serve.openai.request_bodies import ChatBody, ChatMessage, CompletionBody, ResponseFormat, Tool, Wishes
+from mpsplit.serve.openai.request_bodies import ChatBody, ChatMessage, CompletionBody, Tool, Wishes
 from mpsplit.serve.service.caller import Caller
 from mpsplit.serve.service.service import Service
 
@@ -45,7 +45,7 @@ def of_chat(service: Service, body: ChatBody, caller: Caller) -> Meaning:
             raise ApiError(400, "a prefix is the system message; leave one of them out", param="prefix")
         settings = replace(settings, system=service.client_texts.prefix(body.prefix, raw=False))
     prompt = chat_ids(service, body.messages, settings, body.on_offer)
-    grammar = _grammar(service, call_schema(body.on_offer) if body.must_call else _schema(body.response_format))
+    grammar = _grammar(service, call_schema(body.on_offer) if body.must_call else body.answer_schema)
     meaning = _meaning(service, body, settings, [prompt], grammar, caller)
     return replace(meaning, tools=tuple(tool.function.name for tool in body.on_offer))
 
@@ -57,7 +57,7 @@ def of_completion(service: Service, body: CompletionBody, caller: Caller) -> Mea
     _check_answers(service, len(prompts) * (body.n or 1))
     settings = _settings(service, body, COMPLETION_TOKENS)
     ids = [text_ids(service, before + prompt, settings) if isinstance(prompt, str) else prompt for prompt in prompts]
-    grammar = _grammar(service, _schema(body.response_format))
+    grammar = _grammar(service, body.answer_schema)
     meaning = _meaning(service, body, settings, ids, grammar, caller)
     if not body.echo:
         return meaning
@@ -157,12 +157,6 @@ def _settings(service: Service, body: Wishes, longest: int) -> Settings:
     call |= {"seed": body.seed % SEEDS} if body.seed is not None else {}
     call |= {"max_new_tokens": body.longest} if body.longest else {}
     return merged({"max_new_tokens": longest, "seed": secrets.randbelow(SEEDS)}, *service.layers, call)
-
-
-def _schema(response_format: ResponseFormat | None) -> dict | None:
-    if response_format is None or response_format.type == "text":
-        return None
-    return response_format.json_schema.schema_ if response_format.json_schema else {"type": "object"}
 
 
 def _grammar(service: Service, schema: dict | None) -> Callable[[], Grammar] | None:
