@@ -10,7 +10,7 @@ Invariant: their sums are what the files and the process of a real rank show
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mpsplit.families.roles import DOWN, GATE, HEAD, KEY, OUTPUT, QUERY, UP, VALUE, Role
 from mpsplit.plan.cluster import Device
@@ -89,27 +89,29 @@ class Memory:
         return self.weights + self.cache + self.staging + self.graph + self.process
 
 
-def matrix_bytes(rows: int, columns: int, job: Job) -> int:
-    """As the package stores it.
+def matrix_bytes(rows: int, columns: int, job: Job, kind: str = "") -> int:
+    """As the package stores it, in this kind or in the job's.
 
     bf16 is in panels of 16 rows and chunks of 32 columns. Fewer bits have lines of scales.
     """
-    if job.kind == FLOAT:
+    kind = kind or job.kind
+    if kind == FLOAT:
         return FLOAT_BYTES * rows * columns
-    if job.kind == BFLOAT:
+    if kind == BFLOAT:
         return -(-rows // PANEL) * -(-columns // CHUNK) * PANEL * CHUNK * 2
-    block = PARTS_BLOCK if job.kind in IN_PARTS else job.block
+    block = PARTS_BLOCK if kind in IN_PARTS else job.block
     blocks = -(-columns // block)
-    lines = math.ceil(blocks * LINES.get(job.kind, 0.5)) + blocks * (block // CHUNK) * BITS[job.kind]
+    lines = math.ceil(blocks * LINES.get(kind, 0.5)) + blocks * (block // CHUNK) * BITS[kind]
     return -(-rows // PANEL) * lines * LINE
 
 
-def role_bytes(role: Role, rows: int, columns: int, job: Job) -> int:
-    """Of one layer, on average over those of a file."""
-    own = [(kind, part) for name, kind, part in job.own if name == role.name] if job.own else None
-    if not own:  # asked for half a million times by a solver
-        return matrix_bytes(rows, columns, job)
-    return round(sum(part * matrix_bytes(rows, columns, replace(job, kind=kind)) for kind, part in own))
+def role_bytes(role: Role, rows: int, columns: int, job: Job, kind: str = "") -> int:
+    """Of one layer, on average over those of a file; in this kind or the job's where the file says
+    none."""
+    own = [(kind, part) for name, kind, part in job.own if name == role.name]
+    if not own:
+        return matrix_bytes(rows, columns, job, kind)
+    return round(sum(part * matrix_bytes(rows, columns, job, kind) for kind, part in own))
 
 
 def shared_kind(facts: ModelFacts, kind: str) -> str:
@@ -122,11 +124,11 @@ def shared_kind(facts: ModelFacts, kind: str) -> str:
 def attention_bytes(facts: ModelFacts, heads: int, kv_heads: int, job: Job) -> int:
     """q, k, v and o of one layer."""
     q, kv = heads * facts.head_dim, kv_heads * facts.head_dim
-    shared = replace(job, kind=shared_kind(facts, job.kind))
+    shared = shared_kind(facts, job.kind)
     return (
         role_bytes(QUERY, q, facts.hidden, job)
-        + role_bytes(KEY, kv, facts.hidden, shared)
-        + role_bytes(VALUE, kv, facts.hidden, shared)
+        + role_bytes(KEY, kv, facts.hidden, job, shared)
+        + role_bytes(VALUE, kv, facts.hidden, job, shared)
         + role_bytes(OUTPUT, facts.hidden, q, job)
     )
 
@@ -142,7 +144,7 @@ def mlp_bytes(facts: ModelFacts, columns: int, job: Job) -> int:
 
 def head_bytes(facts: ModelFacts, rows: int, job: Job) -> int:
     more = facts.tied and BITS.get(job.kind, BITS[TIED]) < BITS[TIED]
-    return role_bytes(HEAD, rows, facts.hidden, replace(job, kind=TIED) if more else job)
+    return role_bytes(HEAD, rows, facts.hidden, job, TIED if more else "")
 
 
 def norm_bytes(facts: ModelFacts) -> int:
