@@ -30,7 +30,8 @@ class Ranks:
         self._orders, self._counted = Orders(comm), CountedEngine(engine, comm)
         self._heads = [shard for shard in engine.manifest.plan.shards if len(shard.head)]
         self._has_whole_head = [shard.rank for shard in self._heads] == [LEAD]
-        self._answers = answers_of(engine.vocabulary.start, share_of_cores(comm.local_size))
+        threads = share_of_cores(comm.local_size) if self._has_whole_head else 1
+        self._answers = answers_of(engine.vocabulary.start, threads)
         self._logits = np.empty((0, 0), np.float32)
         self.in_step = True
         self._questions: Sequence[Question] = ()
