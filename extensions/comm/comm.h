@@ -77,7 +77,8 @@ class Link {
     virtual void tell_silent(int /*rank*/) {}  // by a rank that ends for it
     // by a rank that ends for a reason of its own: the others' waits throw it (wait.h)
     virtual void tell_last_words(const std::string& /*why*/) {}
-    virtual void hear_last_words() {}  // throws when a rank has told why it ends
+    // When a rank has gone: throws if one has told what all end for.
+    virtual void hear_last_words() {}
     virtual std::string described(int rank) const { return "rank " + std::to_string(rank); }
 
     const int rank, size;

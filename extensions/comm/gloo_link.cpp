@@ -32,7 +32,7 @@ constexpr size_t short_message = 64 << 10;  // bytes
 // short messages that a rank is ready to hear from each peer before it asks for them
 constexpr uint64_t ahead = 4;
 constexpr milliseconds word_of_others{
-    500};  // gloo may see a closed connection before the watch does
+    500};  // gloo and processes of this host may tell of an end before the watch does
 
 milliseconds patience(double seconds) {
     return seconds > 0 ? milliseconds(int64_t(seconds * 1000)) : for_ever;
@@ -165,8 +165,7 @@ class Gloo final : public Link {
 
     void look_around() override {
         if (!watch_) return;
-        hear_last_words();
-        if (watch_->silent() >= 0) throw did_not_answer(*outer, watch_->silent());
+        end_as_told();
         if (watch_->lost() >= 0) fail_for(watch_->lost());
     }
 
@@ -174,14 +173,13 @@ class Gloo final : public Link {
         if (watch_) watch_->tell_waits_for(peer);
     }
     int waits_for(int other) override { return watch_ ? watch_->waits_for(other) : -1; }
-    // Of a rank that ends for another one's death, these are not the cause.
     void hear_last_words() override {
-        if (!watch_ || watch_->ended() < 0) return;
-        if (watch_->lost() < 0 || watch_->lost() == watch_->ended())
-            throw has_ended(*outer, watch_->ended(), watch_->why());
+        if (!watch_) return;
+        await_word();
+        end_as_told();
     }
     void tell_last_words(const std::string& why) override {
-        if (watch_) watch_->tell_last_words(why);
+        if (watch_) watch_->tell_ended(rank, last_words_of(why));
     }
     void tell_silent(int other) override {
         if (watch_) watch_->tell_silent(other);
@@ -285,13 +283,27 @@ class Gloo final : public Link {
         } catch (const gloo::Exception&) {
             // the connection to `peer` has closed, perhaps because it missed another rank
             if (!watch_) throw;
-            const auto began = Clock::now();
-            while (watch_->lost() < 0 && watch_->silent() < 0 && watch_->ended() < 0 &&
-                   Clock::now() < began + word_of_others)
-                std::this_thread::sleep_for(milliseconds(5));
+            await_word();
             outer->look_around();
             fail_for(watch_->lost() < 0 ? peer : watch_->lost());
         }
+    }
+
+    // Of who has gone and why, once something else tells that somebody has.
+    void await_word() const {
+        const auto began = Clock::now();
+        while (watch_->lost() < 0 && watch_->silent() < 0 && watch_->ended() < 0 &&
+               Clock::now() < began + word_of_others)
+            std::this_thread::sleep_for(milliseconds(5));
+    }
+
+    // If somebody has told what all end for.
+    void end_as_told() const {
+        if (watch_->ended() >= 0) {
+            watch_->tell_ended(watch_->ended(), watch_->why());
+            throw has_ended(*outer, watch_->ended(), watch_->why());
+        }
+        if (watch_->silent() >= 0) throw did_not_answer(*outer, watch_->silent());
     }
 
     [[noreturn]] void fail_for(int lost) const {

@@ -185,15 +185,15 @@ bool Watch::hear(int peer) {
     if (word.kind == Kind::lost) lost_.compare_exchange_strong(nobody, word.rank);
     if (word.kind == Kind::silent) silent_.compare_exchange_strong(nobody, word.rank);
     if (word.kind == Kind::waits_for) waits_for_[peer] = word.rank;
-    return word.kind != Kind::ended || hear_why(peer, word.rank);
+    return word.kind != Kind::ended || hear_why(peer, word);
 }
 
-bool Watch::hear_why(int peer, int32_t length) {
-    if (length < 0 || size_t(length) > most_last_words) return false;
-    std::string why(size_t(length), ' ');
+bool Watch::hear_why(int peer, Word word) {
+    if (word.length < 0 || size_t(word.length) > most_last_words) return false;
+    std::string why(size_t(word.length), ' ');
     if (recv(sockets_[peer], why.data(), why.size(), MSG_WAITALL) != ssize_t(why.size()))
         return false;
-    if (ended_ < 0) why_ = why, ended_ = peer;
+    if (ended_ < 0 && (lost_ < 0 || lost_ == word.rank)) why_ = why, ended_ = word.rank;
     return true;
 }
 
@@ -205,9 +205,8 @@ void Watch::tell_waits_for(int peer) const { tell_all({Kind::waits_for, peer}); 
 
 void Watch::say_goodbye() const { tell_all({Kind::goodbye, -1}); }
 
-void Watch::tell_last_words(const std::string& why) const {
-    const std::string words = last_words_of(why);
-    tell_all({Kind::ended, int32_t(words.size())}, words);
+void Watch::tell_ended(int rank, const std::string& why) const {
+    tell_all({Kind::ended, rank, int32_t(why.size())}, why);
 }
 
 void Watch::tell_all(Word word, const std::string& text) const {

@@ -25,7 +25,8 @@ class Watch {
     enum class Kind : int32_t { goodbye, lost, silent, waits_for, ended };
     struct Word {  // what a connection carries
         Kind kind;
-        int32_t rank;  // or, of one that has ended, how long the text is that follows
+        int32_t rank;
+        int32_t length = 0;  // of the text that follows: why the rank has ended
     };
 
     // All ranks of `comm` together; it carries where they listen. `address`: this rank's, as
@@ -36,7 +37,8 @@ class Watch {
 
     int lost() const { return lost_; }               // the first rank known to have died, or -1
     int silent() const { return silent_; }           // the first that somebody gave up, or -1
-    int ended() const { return ended_; }             // the first that told why it ends, or -1
+    // The first that told why it ends, or -1; not one that tells it of another's death.
+    int ended() const { return ended_; }
     const std::string& why() const { return why_; }  // once there is one
     bool has_left(int rank) const { return left_[rank]; }  // ended in good order
     int waits_for(int rank) const {
@@ -44,7 +46,9 @@ class Watch {
     }  // whom it has long waited for, or -1
     void tell_lost(int rank) const;    // by a rank that is about to end for it
     void tell_silent(int rank) const;  // the same
-    void tell_last_words(const std::string& why) const;
+    // The same, and by a rank that ends for a reason of its own. Others hear it from whom they hear
+    // first, and always before its end.
+    void tell_ended(int rank, const std::string& why) const;
     void tell_waits_for(int peer) const;  // -1: no longer
     void say_goodbye() const;             // by a rank that ends in good order
 
@@ -52,7 +56,7 @@ class Watch {
     void connect_all(Comm& comm, const std::string& address, double timeout);
     void watch(const std::function<void()>& tick);
     bool hear(int peer);
-    bool hear_why(int peer, int32_t length);
+    bool hear_why(int peer, Word word);
     void tell_all(Word word, const std::string& text = {}) const;
 
     std::vector<int> sockets_;  // one a rank, -1 for this one; open until the end
