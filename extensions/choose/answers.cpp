@@ -48,9 +48,15 @@ std::vector<std::vector<double>> Answers::draws(std::span<const Asked> asked) {
     for (const Asked& each : asked)  // threads only look them up
         near_[each.slot], tilts_[each.slot], masks_[each.slot];
     std::vector<std::vector<double>> messages(asked.size());
-    pool_.parallel(int(asked.size()), [&](int part, int seat) {
+    const auto draw_one = [&](int part, int seat) {
         messages[size_t(part)] = draw(seats_[size_t(seat)], asked[size_t(part)]);
-    });
+    };
+    if (asked.size() == 1) {
+        draw_one(0, 0);
+    } else {
+        if (!pool_) pool_.emplace(int(seats_.size()));
+        pool_->parallel(int(asked.size()), draw_one);
+    }
     return messages;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -35,7 +36,7 @@ class Answers {
   public:
     // `threads`: that draw; one answers.
     explicit Answers(int64_t first_row, int threads = 1)
-        : first_(first_row), pool_(threads), seats_(size_t(threads)) {}
+        : first_(first_row), seats_(size_t(threads)) {}
 
     // By slot. The first change of a request forgets what was there.
     void tilt(int64_t slot, bool fresh, std::span<const int64_t> changes);
@@ -74,7 +75,7 @@ class Answers {
     std::map<int64_t, Tilt> tilts_;
     std::map<int64_t, std::vector<int64_t>> masks_;
     std::map<int64_t, Near> near_;  // what the last CELLS or WIDE counted: CELL tells of it
-    ThreadPool pool_;
+    std::optional<ThreadPool> pool_;  // once several are drawn at a time
     std::vector<Seat> seats_;
 };
 
