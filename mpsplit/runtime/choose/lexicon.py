@@ -80,7 +80,7 @@ class JsonGrammar(Grammar):
             limit = re.match(r"Parser Error: (.*max is \d+)", self.matcher.get_error())
             why = f"follow it from here ({limit[1]})" if limit else "go on from here as it says"
             raise NoWayOn(f"no answer can {why}; give a simpler JSON schema, with fewer optional properties")
-        return np.frombuffer(mask + bytes(-len(mask) % 8), np.int64)
+        return np.frombuffer(bytearray(mask + bytes(-len(mask) % 8)), np.int64)  # one that transports take
 
     def accept(self, token: int) -> None:
         self.matcher.consume_token(token)
