@@ -22,6 +22,7 @@ from mpsplit.runtime.kept.kept_texts import (
     CHAT,
     KEPT,
     SESSIONS,
+    Damaged,
     KeptText,
     NothingKept,
     Unusable,
@@ -112,6 +113,9 @@ class KeptFolders:
                 kept = KeptText.read(self.package, folder)
                 found[folder] = KeptSession(kept.bytes, (self.package / folder / KEPT).stat().st_mtime)
                 self.caches.sweep(folder, kept.saves)
+            except Damaged as wrong:
+                log.warning("%s", wrong)
+                self.set_aside(folder, None)
             except (Unusable, OSError) as wrong:
                 if not isinstance(wrong, NothingKept):
                     log.warning("%s", wrong)

@@ -356,6 +356,25 @@ def test_sessions_stay_within_limits(world, package, shared_folder):
         assert files == (["of-42", "of-46"] if rank == world.rank else [])
 
 
+def test_what_is_damaged_when_a_server_starts_is_told_to_who_asks_for_it(world, package):
+    """Until the next start; then nobody knows of it any more."""
+    loop = load_loop(package, world)
+
+    def work():
+        folder = keep(loop, 70, MINE)
+        record = package / folder / KEPT
+        record.write_text("{")
+        for why in ("was damaged, and was set aside", "nothing is kept under this name"):
+            loop.on_disk.keep_within(KeptLimits())
+            loop.on_disk.settle()
+            forget(loop)
+            end = loop.generate(Request(TOKENS[:71], 1, warm=folder, ignore_eos=True))
+            assert why in end.kept["miss"] and end.stats.cached_tokens == 0
+        assert not record.parent.exists()
+
+    lead(loop, world, work)
+
+
 def test_two_processes_do_not_keep_in_one_folder(world, package):
     loop = load_loop(package, world)
 
