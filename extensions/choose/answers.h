@@ -74,7 +74,7 @@ class Answers {
     int64_t first_;
     std::map<int64_t, Tilt> tilts_;
     std::map<int64_t, std::vector<int64_t>> masks_;
-    std::map<int64_t, Near> near_;  // what the last CELLS or WIDE counted: CELL tells of it
+    std::map<int64_t, Near> near_;    // what the last CELLS or WIDE counted: CELL tells of it
     std::optional<ThreadPool> pool_;  // once several are drawn at a time
     std::vector<Seat> seats_;
 };

@@ -35,11 +35,11 @@ class Watch {
     ~Watch();
     Watch(const Watch&) = delete;
 
-    int lost() const { return lost_; }               // the first rank known to have died, or -1
-    int silent() const { return silent_; }           // the first that somebody gave up, or -1
+    int lost() const { return lost_; }      // the first rank known to have died, or -1
+    int silent() const { return silent_; }  // the first that somebody gave up, or -1
     // The first that told why it ends, or -1; not one that tells it of another's death.
     int ended() const { return ended_; }
-    const std::string& why() const { return why_; }  // once there is one
+    const std::string& why() const { return why_; }        // once there is one
     bool has_left(int rank) const { return left_[rank]; }  // ended in good order
     int waits_for(int rank) const {
         return waits_for_[rank];
