@@ -11,12 +11,12 @@ struct Pair {
     __m256i low, high;  // Gj and G(j+4) of layout.h, 8 of the 16 outputs
 };
 
-__m256i shifted(__m256i bytes, int from, int to) {
+[[gnu::always_inline]] inline __m256i shifted(__m256i bytes, int from, int to) {
     return from <= to ? _mm256_slli_epi16(bytes, to - from) : _mm256_srli_epi16(bytes, from - to);
 }
 
 template <int bits>
-Pair pair(const uint8_t* lines, int j) {
+[[gnu::always_inline]] inline Pair pair(const uint8_t* lines, int j) {
     auto load = [&](int l) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + l * line));
     };

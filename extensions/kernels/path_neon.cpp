@@ -14,7 +14,7 @@ struct Pair {
 };
 
 template <int bits>
-Pair pair(const uint8_t* lines, int j) {
+[[gnu::always_inline]] inline Pair pair(const uint8_t* lines, int j) {
     auto as_signed = [](uint8x16_t v) { return vreinterpretq_s8_u8(v); };
     constexpr Form form = form_of(bits);
     if constexpr (form.stored == 8) {

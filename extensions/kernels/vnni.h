@@ -13,12 +13,12 @@ struct Pair {
     __m512i low, high;  // Gj and G(j+4) of layout.h
 };
 
-__m512i shifted(__m512i bytes, int from, int to) {
+[[gnu::always_inline]] inline __m512i shifted(__m512i bytes, int from, int to) {
     return from <= to ? _mm512_slli_epi16(bytes, to - from) : _mm512_srli_epi16(bytes, from - to);
 }
 
 template <int bits>
-Pair pair(const uint8_t* lines, int j) {
+[[gnu::always_inline]] inline Pair pair(const uint8_t* lines, int j) {
     constexpr Form form = form_of(bits);
     auto load = [&](int l) { return _mm512_loadu_si512(lines + l * line); };
     if constexpr (form.stored == 8) return {load(j), load(j + 4)};
