@@ -1,7 +1,7 @@
 """How near QLinear comes to the memory at one row, and how many operations a second it does at
 many.
 
-    python bench/kernels.py [--bits 4 6 8 16 20 36 37 70 100] [--block 32] [--path vnni] [--json]
+    python bench/kernels.py [--bits 4 6 8 16 19 20 36 37 70 100] [--block 32] [--path vnni] [--json]
 
 Method: copies of a matrix of 11008 x 4096, never less than 300 MB together, more than any cache
 here. A round decodes every copy once (one row) and reads every copy once, one after the other and
@@ -21,7 +21,7 @@ import time
 import numpy as np
 
 from mpsplit.native.cpp import kernels
-from mpsplit.package.stored.quantisation import PARTS_BLOCK, TABLE_VALUES, Quantisation
+from mpsplit.package.stored.quantisation import PARTS_BLOCK, Quantisation
 
 N, K, WORKING_SET, MATRICES_OF_PREFILL = 11008, 4096, 320e6, 2
 
@@ -42,7 +42,7 @@ def aligned(array: np.ndarray, copies: int) -> np.ndarray:
 
 def values_of(how: Quantisation) -> np.ndarray:
     if how.by_table:
-        return np.array(TABLE_VALUES, np.int8)
+        return np.array(how.table, np.int8)
     low = 0 if how.has_minimum else how.lowest
     return np.arange(low, low + (1 << how.stored_bits), dtype=np.int8)
 

@@ -64,7 +64,7 @@ float better_scale(const Block& b, float scale) {
 }
 
 constexpr float step_of(const Form& form) {
-    return form.stored == 4 ? 0.04f : form.stored == 6 ? 0.015f : 0.004f;
+    return form.stored < 4 ? 0.055f : form.stored == 4 ? 0.04f : form.stored == 6 ? 0.015f : 0.004f;
 }
 
 struct Best {

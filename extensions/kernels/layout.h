@@ -34,8 +34,8 @@
 //   2j + 1. What lies beyond k is 0.
 //
 // An integer weight w is stored as w + zero (forms.h), never negative: that is the operand that x86
-// multiplies by signed activations. By table (forms.h), which is laid out like 4 bits, it is stored
-// as its place among the 16 values. Everything has 64-byte alignment and is little endian.
+// multiplies by signed activations. By table (forms.h) its place among the values is stored.
+// Everything has 64-byte alignment and is little endian.
 #pragma once
 
 #include <cstddef>

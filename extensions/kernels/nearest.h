@@ -13,7 +13,7 @@ static float nearest(float x) {
     constexpr Form form = form_of(bits);
     if constexpr (form.by_table()) {
         float w = float(form.low);
-        for (int i = 1; i < 16; i++) {
+        for (int i = 1; i < form.places(); i++) {
             const auto below = float(form.values[i - 1]), above = float(form.values[i]);
             w += x >= 0.5f * (below + above) ? above - below : 0.0f;
         }

@@ -27,10 +27,11 @@ void check(const Shape& s) {
     const bool block = form && form->parts ? s.block == parts_block
                                            : s.block == 32 || s.block == 64 || s.block == 128;
     if (!form || !block || s.n < 1 || s.k < s.block || s.k % s.block)
-        throw std::invalid_argument(text(s) +
-                                    ": bits are 4, 6, 8, 16, 20, 36 or 37, block is 32, 64 or 128 "
-                                    "and divides k; or bits are "
-                                    "67, 70, 84, 98, 100 or 101, and block is 256");
+        throw std::invalid_argument(
+            text(s) +
+            ": bits are 4, 6, 8, 16, 18, 19, 20, 36 or 37, block is 32, 64 or 128 "
+            "and divides k; or bits are "
+            "67, 70, 84, 98, 100 or 101, and block is 256");
 }
 
 // what floats can be rounded to

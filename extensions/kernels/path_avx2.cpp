@@ -15,6 +15,9 @@ struct Pair {
     return from <= to ? _mm256_slli_epi16(bytes, to - from) : _mm256_srli_epi16(bytes, from - to);
 }
 
+// whose operand has signs: with a zero point of 128 it would be of 8 bits without one
+constexpr bool has_signs(int zero) { return zero == 128; }
+
 template <int bits>
 [[gnu::always_inline]] inline Pair pair(const uint8_t* lines, int j) {
     auto load = [&](int l) {
@@ -29,19 +32,23 @@ template <int bits>
     const __m256i l = load(at.line), mask = _mm256_set1_epi8(char(mask_of(lower)));
     const Pair below = {_mm256_and_si256(shifted(l, at.low, 0), mask),
                         _mm256_and_si256(shifted(l, at.high, 0), mask)};
-    if constexpr (form.by_table()) {
-        const __m256i values = _mm256_broadcastsi128_si256(
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(form.values)));
-        return {_mm256_shuffle_epi8(values, below.low), _mm256_shuffle_epi8(values, below.high)};
-    }
-    if constexpr (!upper.bits) return below;
+    const auto weights = [&](Pair places) -> Pair {
+        if constexpr (!form.by_table()) return places;
+        const __m256i signs = _mm256_broadcastsi128_si256(
+                          _mm_loadu_si128(reinterpret_cast<const __m128i*>(form.values))),
+                      values = has_signs(form.zero)
+                                   ? signs
+                                   : _mm256_add_epi8(signs, _mm256_set1_epi8(char(form.zero)));
+        return {_mm256_shuffle_epi8(values, places.low), _mm256_shuffle_epi8(values, places.high)};
+    };
+    if constexpr (!upper.bits) return weights(below);
     const Place top = place_in(upper, j);
     const __m256i tops = load(top.line),
                   places = _mm256_set1_epi8(char(mask_of(upper) << upper.first));
     auto with = [&](__m256i bytes, int from) {
         return _mm256_or_si256(bytes, _mm256_and_si256(shifted(tops, from, upper.first), places));
     };
-    return {with(below.low, top.low), with(below.high, top.high)};
+    return weights({with(below.low, top.low), with(below.high, top.high)});
 }
 
 __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
@@ -119,8 +126,11 @@ struct Avx2 {
     // of outputs 8 i and those after it
     template <int bits, Half half, int width>
     static void eight(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width], int i) {
-        // sums of 4 products in 16 bits: 16 * 15 * 127 < 2^15, and 4 * 63 * 127
-        constexpr int most = form_of(bits).high + zero_point(bits), at_once = most < 16 ? 8 : 2;
+        // so many sums of 2 products are within 16 bits
+        constexpr int most = form_of(bits).high + zero_point(bits), fit = 32767 / (2 * most * 127),
+                      at_once = fit >= 8   ? 8
+                                : fit >= 4 ? 4
+                                           : 2;
         __m256i sums[width];
         for (auto& sum : sums) sum = _mm256_setzero_si256();
 #pragma GCC unroll 4
@@ -131,7 +141,7 @@ struct Avx2 {
                 __m256i low = _mm256_set1_epi32(inputs[j * width + r]),
                         high = _mm256_set1_epi32(inputs[(j + 4) * width + r]);
                 __m256i& dot = dots[r].half[i];
-                if constexpr (zero_point(bits) == 128) {
+                if constexpr (has_signs(zero_point(bits))) {
                     __m256i sum = _mm256_add_epi32(widen(signed_pairs(w.low, low)),
                                                    widen(signed_pairs(w.high, high)));
                     dot = _mm256_add_epi32(dot, sum);

@@ -35,7 +35,8 @@ template <int bits>
         high = vorrq_u8(high, taken(upper, place_in(upper, j).high));
     }
     if constexpr (form.by_table()) {
-        const int8x16_t values = vld1q_s8(form.values);
+        const int8x16_t values =
+            vaddq_s8(vld1q_s8(form.values), vdupq_n_s8(form.zero == 128 ? 0 : form.zero));
         return {vqtbl1q_s8(values, low), vqtbl1q_s8(values, high)};
     }
     return {as_signed(low), as_signed(high)};

@@ -84,7 +84,8 @@ int main() {
     for (int rows : {1, 2, 3, 7, 9, 16, 33})
         for (int n : {1, 15, 17, 64})
             for (int k : {1, 31, 32, 65, 160}) good = good && agree({n, k, 16, 32}, rows);
-    for (int bits : {4, 6, 8, table_bits, minimum_bits + 4, minimum_bits + 5})
+    for (int bits : {4, 6, 8, table_bits, table_of_3_bits, table_of_2_bits, minimum_bits + 4,
+                     minimum_bits + 5})
         for (int block : {32, 64, 128})
             for (int rows : {1, 2, 3, 7, 9, 16, 33})
                 for (int n : {1, 15, 17, 64})

@@ -1,5 +1,6 @@
-// QLinear: y[rows, n] = x[rows, k] W[n, k]^T with W in blocks of 4, 6 or 8 bit integers, of 16
-// values by a table, with a minimum, of parts, or in bfloat16. This file is the whole interface.
+// QLinear: y[rows, n] = x[rows, k] W[n, k]^T with W in blocks of 4, 6 or 8 bit integers, of 4
+// to 16 values by a table, with a minimum, of parts, or in bfloat16. This file is the whole
+// interface.
 //
 // An integer W is symmetric: in every row, every `block` neighbours along k are signed integers
 // times one 16-bit float. x is float32 and becomes int8, block by block, inside a call; for a W in
@@ -20,8 +21,8 @@ namespace mpsplit {
 struct Shape {
     int n;      // outputs, any number from 1
     int k;      // inputs, a multiple of block; any number with 16 bits
-    int bits;   // 4, 6 or 8; 16 is bfloat16, 20 is 4 bits by table, 36 and 37 are 4 and 5 bits with
-                // a minimum, 64 and more are blocks of parts (forms.h)
+    int bits;   // 4, 6 or 8; 16 is bfloat16, 18, 19 and 20 are 2, 3 and 4 bits by table, 36 and 37
+                // are 4 and 5 bits with a minimum, 64 and more are blocks of parts (forms.h)
     int block;  // 32, 64 or 128; 32 with 16 bits, 256 with parts
 };
 

@@ -27,22 +27,22 @@ template <int bits>
     const __m512i l = load(at.line), mask = _mm512_set1_epi8(char(mask_of(lower)));
     const Pair below = {_mm512_and_si512(shifted(l, at.low, 0), mask),
                         _mm512_and_si512(shifted(l, at.high, 0), mask)};
-    if constexpr (form.by_table()) {
-        const __m512i sign = _mm512_set1_epi8(-128),
-                      values = _mm512_xor_si512(
-                          sign, _mm512_broadcast_i32x4(_mm_loadu_si128(
-                                    reinterpret_cast<const __m128i*>(form.values))));
-        return {_mm512_shuffle_epi8(values, below.low), _mm512_shuffle_epi8(values, below.high)};
-    }
-    if constexpr (!upper.bits) return below;
+    const auto weights = [&](Pair places) -> Pair {
+        if constexpr (!form.by_table()) return places;
+        const __m512i values = _mm512_add_epi8(
+            _mm512_set1_epi8(char(form.zero)),
+            _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(form.values))));
+        return {_mm512_shuffle_epi8(values, places.low), _mm512_shuffle_epi8(values, places.high)};
+    };
+    if constexpr (!upper.bits) return weights(below);
     const Place top = place_in(upper, j);
     const __m512i tops = load(top.line),
                   places = _mm512_set1_epi8(char(mask_of(upper) << upper.first));
     const int or_and = 0xf8;  // a | (b & c)
-    return {
-        _mm512_ternarylogic_epi32(below.low, shifted(tops, top.low, upper.first), places, or_and),
-        _mm512_ternarylogic_epi32(below.high, shifted(tops, top.high, upper.first), places,
-                                  or_and)};
+    return weights(
+        {_mm512_ternarylogic_epi32(below.low, shifted(tops, top.low, upper.first), places, or_and),
+         _mm512_ternarylogic_epi32(below.high, shifted(tops, top.high, upper.first), places,
+                                   or_and)});
 }
 
 struct Vnni {

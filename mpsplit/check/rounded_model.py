@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from mpsplit.check.original_model import UNCHANGED, Change, Layer
-from mpsplit.package.stored.quantisation import BFLOAT, TABLE_VALUES, Quantisation
+from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
 
 INPUT_BITS = 8  # the kernels round what a linear of few bits reads, in blocks like its weights
 TINY = 1e-30
@@ -38,7 +38,7 @@ def rounded(values: torch.Tensor, how: Quantisation) -> torch.Tensor:
     blocks = values.unflatten(-1, (-1, how.one_scale))
     if how.has_minimum:
         return above_minimum(blocks, how).flatten(-2)
-    return (by_table(blocks) if how.by_table else evenly(blocks, how)).flatten(-2)
+    return (by_table(blocks, how.table) if how.by_table else evenly(blocks, how)).flatten(-2)
 
 
 def evenly(blocks: torch.Tensor, how: Quantisation) -> torch.Tensor:
@@ -53,9 +53,9 @@ def above_minimum(blocks: torch.Tensor, how: Quantisation) -> torch.Tensor:
     return torch.round((blocks - least) / steps.clamp_min(TINY)) * steps + least
 
 
-def by_table(blocks: torch.Tensor) -> torch.Tensor:
+def by_table(blocks: torch.Tensor, values: tuple[int, ...]) -> torch.Tensor:
     """The largest becomes the least value, whatever its sign."""
-    table = torch.tensor(TABLE_VALUES, dtype=torch.float32)
+    table = torch.tensor(values, dtype=torch.float32)
     scales = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / table[0]
     scales = torch.where(scales.abs() < TINY, TINY, scales)
     return table[torch.bucketize(blocks / scales, (table[1:] + table[:-1]) / 2, right=True)] * scales

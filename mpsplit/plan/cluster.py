@@ -183,7 +183,10 @@ ASSUMED_READ, ASSUMED_FLOP = 15e9, 100e9  # bytes and flop a second of one machi
 ASSUMED_LATENCY, ASSUMED_BANDWIDTH = 100e-6, 117e6
 KINDS = ("f32", "bf16", "q8", "q6", "q4")  # from large to small
 # kinds that are not measured by themselves: read no slower
-READ_AS = {"i4": "q4", "m4": "q4", "k4": "q4", "x4": "q4", "k3": "q4", "k2": "q4", "m5": "q6", "k5": "q6", "k6": "q6"}
+READ_AS = {
+    "i4": "q4", "m4": "q4", "k4": "q4", "x4": "q4", "k3": "q4", "q3": "q4", "k2": "q4", "q2": "q4", "m5": "q6",
+    "k5": "q6", "k6": "q6",
+}  # fmt: skip
 
 
 def described(

@@ -114,7 +114,7 @@ def graph_layer(graph, name):
 
 
 @needs_the_engine
-@pytest.mark.parametrize("kind", ("bf16", "q8", "q6", "q4", "i4"))
+@pytest.mark.parametrize("kind", ("bf16", "q8", "q6", "q4", "i4", "q3", "q2"))
 def test_each_kind_is_what_plain_rounding_foretells(stored_as, kind):
     found = run(Alone(), stored_as(kind, 1), EXAMPLE)
     assert found.kind == kind and not failures(found, Limits.of(found))

@@ -17,6 +17,8 @@ from tests.extensions.kernel_cases import (
     BITS,
     BLOCKS,
     TABLE,
+    TABLE_OF_2,
+    TABLE_OF_3,
     VALUES,
     bounded,
     close,
@@ -70,7 +72,8 @@ def test_several_matrices_of_one_x(kernels, path, blocks, block, rows, seed):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((rows, blocks * block), np.float32)
     matrices = [
-        matrix(kernels, rng, (n, blocks, bits, block))[0] for n, bits in ((33, 4), (17, 6), (5, 8), (64, TABLE))
+        matrix(kernels, rng, (n, blocks, bits, block))[0]
+        for n, bits in ((33, 4), (17, 6), (5, 8), (64, TABLE), (18, TABLE_OF_3))
     ]
     together = kernels.linears(x, matrices, threads=2, path=path)
     for weights, y in zip(matrices, together, strict=True):
@@ -131,8 +134,9 @@ def test_float_weights_round_to_half_a_step(kernels, shape, magnitude, seed):
     back = kernels.Weights(packed, n, blocks * block, bits, block).unpack()
     assert np.isfinite(back).all()
     if magnitude in (1e-4, 1.0, 1e4):
-        # of a table its least value is the peak, and its largest is 14 nearer to zero: half of 28
-        most, gap = (127, 28) if bits == TABLE else (2 ** (bits - 1) - 1, 1)
+        # of a table its least value is the peak, and its largest is so much nearer to zero: half of
+        # 28, of 14, of 10
+        most, gap = {TABLE: (127, 28), TABLE_OF_3: (32, 14), TABLE_OF_2: (16, 11)}.get(bits, (2 ** (bits - 1) - 1, 1))
         peak = np.abs(w).reshape(n, blocks, block).max(-1)
         step = np.repeat(peak / most, block, axis=1)
         # half a step, what rounding the scale to 16 bits can clip off the largest, and the step of

@@ -15,13 +15,13 @@ from itertools import pairwise
 from mpsplit.errors import ConvertError, PackageError
 from mpsplit.package.param_text import Layer, Param
 
-# how a graph says them (extensions/kernels/forms.h); from fine to coarse. q4 is of 16 values by a
-# table, i4 of integers: what q4 was in 0.1.0, and what ncnn's own layout has. m5 and m4 have a
-# minimum in each block, beside its scale, as a GGUF file's Q5_1 and Q4_1. k6 to k2 and x4 are its
-# Q6_K to Q2_K and IQ4_XS: blocks of 256, whose parts have scales of their own
+# how a graph says them (extensions/kernels/forms.h); from fine to coarse. q4, q3 and q2 are of 16,
+# 8 and 4 values by a table, i4 of integers: what q4 was in 0.1.0, and what ncnn's own layout has.
+# m5 and m4 have a minimum in each block, beside its scale, as a GGUF file's Q5_1 and Q4_1. k6 to k2
+# and x4 are its Q6_K to Q2_K and IQ4_XS: blocks of 256, whose parts have scales of their own
 KINDS = {
     "f32": 0, "bf16": 16, "q8": 8, "k6": 70, "q6": 6, "m5": 37, "k5": 101, "m4": 36, "k4": 100, "q4": 20, "x4": 84,
-    "i4": 4, "k3": 67, "k2": 98,
+    "i4": 4, "k3": 67, "q3": 19, "k2": 98, "q2": 18,
 }  # fmt: skip
 MINIMUMS = (36, 37, 98, 100, 101)
 PARTS, PARTS_BLOCK = {67: 16, 70: 16, 84: 8, 98: 16, 100: 8, 101: 8}, 256  # of a block of so many
@@ -29,13 +29,14 @@ NIBBLES = (98,)  # a part's scale and minimum, in one byte
 GIVEN = (*MINIMUMS, *PARTS)  # blocks that come as they are
 ROUNDED = tuple(kind for kind, bits in KINDS.items() if bits not in GIVEN)  # what floats become
 TABLE = 20
-TABLES = (TABLE, 84)
-# closer near zero, where weights are many: GGUF's IQ4_NL
+# closer near zero, where weights are many: GGUF's IQ4_NL; the shorter ones are ours
+# (extensions/kernels/forms.h says where they come from)
 TABLE_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+TABLES = {TABLE: TABLE_VALUES, 84: TABLE_VALUES, 19: (-32, -19, -11, -5, 1, 7, 15, 25), 18: (-16, -5, 2, 11)}
 # what files of them go by, which stays: integers of 4 bits were q4 when packages were made already
 ADDRESSES = {"i4": "q4", "q4": "t4"}
 # bits in memory of what is not called by them
-STORED = {TABLE: 4, 36: 4, 37: 5, 67: 3, 70: 6, 84: 4, 98: 2, 100: 4, 101: 5}
+STORED = {TABLE: 4, 19: 3, 18: 2, 36: 4, 37: 5, 67: 3, 70: 6, 84: 4, 98: 2, 100: 4, 101: 5}
 BLOCKS = (32, 64, 128)
 BFLOAT = 16  # bits of the kind without scales
 BFLOAT_BLOCK = 32  # what the kernels pad inputs to; they need not be a multiple of it
@@ -60,9 +61,9 @@ def coarseness(kind: str) -> int:
 
 @dataclass(frozen=True)
 class Quantisation:
-    """`bits` is 0 for float32, 16 for bfloat16, 20 for 4 by a table, 36 and 37 for 4 and 5 with a
-    minimum, 64 and more for blocks of parts; of all others every `block` neighbours along the
-    inputs share one 16-bit scale."""
+    """`bits` is 0 for float32, 16 for bfloat16, 18, 19 and 20 for 2, 3 and 4 by a table, 36 and 37
+    for 4 and 5 with a minimum, 64 and more for blocks of parts; of all others every `block`
+    neighbours along the inputs share one 16-bit scale."""
 
     bits: int = 0
     block: int = 32
@@ -111,8 +112,8 @@ class Quantisation:
         if self.has_minimum:
             return 2 / -self.lowest
         if self.by_table:
-            beyond = -TABLE_VALUES[0] - TABLE_VALUES[-1]
-            return max(2 * beyond, *(b - a for a, b in pairwise(TABLE_VALUES))) / -self.lowest
+            beyond = -self.table[0] - self.table[-1]
+            return max(2 * beyond, *(b - a for a, b in pairwise(self.table))) / -self.lowest
         return 1 / (-self.lowest - 1)
 
     @property
@@ -121,7 +122,7 @@ class Quantisation:
         largest."""
         if self.has_minimum:
             return 1 - (1 << self.stored_bits)
-        return TABLE_VALUES[0] if self.by_table else -(2 ** (self.stored_bits - 1))
+        return self.table[0] if self.by_table else -(2 ** (self.stored_bits - 1))
 
     @property
     def address(self) -> str:
@@ -140,6 +141,11 @@ class Quantisation:
     @property
     def by_table(self) -> bool:
         return self.bits in TABLES
+
+    @property
+    def table(self) -> tuple[int, ...]:
+        """Its values, rising; none of what is of integers."""
+        return TABLES.get(self.bits, ())
 
     @property
     def parts(self) -> int:

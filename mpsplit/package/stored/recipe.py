@@ -20,7 +20,7 @@ from typing import Any
 from mpsplit.errors import ConvertError
 from mpsplit.families import FAMILIES
 from mpsplit.families.roles import EMBEDDING, KEY, VALUE
-from mpsplit.package.stored.quantisation import BFLOAT, KINDS, ROUNDED, Quantisation
+from mpsplit.package.stored.quantisation import BFLOAT, KINDS, ROUNDED, TERMS, Quantisation
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.sizes import TIED, shared_kind
 
@@ -96,8 +96,10 @@ class Recipe:
                 )
         if layout == NCNN:  # which knows no table
             default, rules = default.evenly, [replace(rule, how=rule.how.evenly) for rule in rules]
-        if layout == NCNN and any(how.bits == BFLOAT for how in (default, *(rule.how for rule in rules))):
-            raise ConvertError("ncnn's own layout has no bfloat16; use q8, q6, q4 or f32, or leave --layout ncnn out")
+        stored = (default, *(rule.how for rule in rules)) if layout == NCNN else ()
+        if unknown := next((how for how in stored if how.bits and how not in TERMS.values()), None):
+            what = "bfloat16" if unknown.bits == BFLOAT else f"{unknown.stored_bits} bits"
+            raise ConvertError(f"ncnn's own layout has no {what}; use q8, q6, q4 or f32, or leave --layout ncnn out")
         return cls(default, tuple(rules), scales, layout, own=kind is None and layout == NATIVE)
 
     def kind_of(self, weight: str) -> Quantisation:
@@ -124,8 +126,8 @@ class Recipe:
         return replace(self, rules=(Rule(head.removesuffix(".weight"), how), *self.rules))
 
     def for_shared_heads(self, facts: ModelFacts) -> Recipe:
-        """The same for a model whose query heads share keys and values: in 4 bits only where a
-        pattern asks for it, if these are few."""
+        """The same for a model whose query heads share keys and values: in as few bits as the
+        rest only where a pattern asks for it, if these are few."""
         finer = Quantisation.named(shared_kind(facts, self.default.kind), self.default.block)
         if finer == self.default:
             return self

@@ -18,7 +18,10 @@ from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Shard
 from mpsplit.plan.steps import BLOCK, StepSizes, steps_of
 
-BITS = {"q8": 8, "k6": 6, "q6": 6, "m5": 5, "k5": 5, "m4": 4, "k4": 4, "q4": 4, "x4": 4, "i4": 4, "k3": 3, "k2": 2}
+BITS = {
+    "q8": 8, "k6": 6, "q6": 6, "m5": 5, "k5": 5, "m4": 4, "k4": 4, "q4": 4, "x4": 4, "i4": 4, "k3": 3, "q3": 3, "k2": 2,
+    "q2": 2,
+}  # fmt: skip
 # lines of a panel that a block has for its scale, or all its numbers; of other kinds half of one
 LINES = {"m5": 1, "m4": 1, "k6": 5, "k5": 5, "k4": 5, "x4": 3, "k3": 5, "k2": 5}
 PARTS_BLOCK = 256  # of the kinds in parts
@@ -26,9 +29,9 @@ IN_PARTS = ("k6", "k5", "k4", "x4", "k3", "k2")
 # a tied head is the embedding too, and in no fewer bits unless somebody asks
 # (package/stored/recipe.py)
 TIED = "q8"
-# keys and values that several query heads share: few weights that count for many, and more than 4
-# bits of them cost little (package/stored/recipe.py)
-SHARED, MOST_MORE = "q6", 0.15  # bits a weight of a layer
+# keys and values that several query heads share: few weights that count for many, and more bits of
+# them cost little (package/stored/recipe.py)
+SHARED, MOST_MORE = {"q4": "q6", "q3": "q4", "q2": "q4"}, 0.15  # bits a weight of a layer
 FLOAT, BFLOAT = "f32", "bf16"
 CUT_APART = (OUTPUT.name, DOWN.name)  # along their inputs
 FLOAT_BYTES = 4
@@ -118,7 +121,8 @@ def shared_kind(facts: ModelFacts, kind: str) -> str:
     """Of keys and values in a package of this kind, unless somebody asks for another one."""
     shared = 2 * facts.kv_heads * facts.head_dim
     share = shared / (shared + 2 * facts.heads * facts.head_dim + 3 * facts.mlp)
-    return SHARED if kind == "q4" and (BITS[SHARED] - BITS[kind]) * share <= MOST_MORE else kind
+    finer = SHARED.get(kind, kind)
+    return finer if finer != kind and (BITS[finer] - BITS[kind]) * share <= MOST_MORE else kind
 
 
 def attention_bytes(facts: ModelFacts, heads: int, kv_heads: int, job: Job) -> int:

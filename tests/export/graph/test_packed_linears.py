@@ -50,7 +50,8 @@ def quantised(world, package_of, shared_folder):
 
 
 @pytest.mark.parametrize(
-    "kind, block, bits_a_weight", [("q8", 32, 8.5), ("q6", 32, 6.5), ("q4", 32, 4.5), ("i4", 32, 4.5)]
+    "kind, block, bits_a_weight",
+    [("q8", 32, 8.5), ("q6", 32, 6.5), ("q4", 32, 4.5), ("i4", 32, 4.5), ("q3", 32, 3.5), ("q2", 32, 2.5)],
 )
 def test_what_is_stored(world, quantised, kind, block, bits_a_weight):
     floats, package = quantised(EXAMPLE, kind, block)
@@ -65,7 +66,8 @@ def test_what_is_stored(world, quantised, kind, block, bits_a_weight):
     assert len(packed.arrays) == len(shard.layers) + bool(len(shard.head))
     for layer, before in zip(param.of_type("QLinear"), was.of_type("Gemm"), strict=True):
         q = QLinear.of(layer)
-        assert q.bytes * 8 / (q.n * q.k) == bits_a_weight
+        shared = kind == "q3" and layer.name.endswith(("k_proj", "v_proj"))  # which cost little more
+        assert q.bytes * 8 / (q.n * q.k) == bits_a_weight + shared
         held = cpp.kernels().Weights(packed.at(q.offset, q.bytes), q.n, q.k, q.bits, q.block)
         blocks = weights[before.name][0].reshape(q.n, -1, q.block)
         how = Quantisation(q.bits, q.block)

@@ -26,7 +26,7 @@ from mpsplit.export.weights.gptq import factor, gptq
 from mpsplit.export.weights.input_statistics import Statistics
 from mpsplit.families.llama import LLAMA
 from mpsplit.native import cpp
-from mpsplit.package.stored.quantisation import TABLE, TABLE_VALUES, Quantisation
+from mpsplit.package.stored.quantisation import KINDS, TABLE, Quantisation
 from tests.missing import needs
 
 pytestmark = needs("the kernels")
@@ -73,7 +73,7 @@ def test_fewer_tokens_than_inputs_still_have_a_factor():
     assert np.isfinite(u).all()
 
 
-@pytest.mark.parametrize("bits", [TABLE, 4, 6, 8])
+@pytest.mark.parametrize("bits", [KINDS["q2"], KINDS["q3"], TABLE, 4, 6, 8])
 @pytest.mark.parametrize("scales", ["minmax", "mse"])
 def test_gptq_lowers_the_output_error(case, bits, scales):
     kind, w, of, _ = case
@@ -94,9 +94,9 @@ def test_gptq_of_pieces_is_gptq_of_the_whole(case):
 
 
 def nearest(x, how):
-    if how.bits != TABLE:
+    if not how.by_table:
         return np.clip(np.rint(x), how.lowest, -how.lowest - 1)
-    values = np.array(TABLE_VALUES)
+    values = np.array(how.table)
     return values[np.abs(x[..., None] - values).argmin(-1)]
 
 
@@ -111,7 +111,7 @@ def plainly(w, u, scale_of, how=Q4):
     return q
 
 
-@pytest.mark.parametrize("bits", [4, TABLE])
+@pytest.mark.parametrize("bits", [KINDS["q2"], KINDS["q3"], 4, TABLE])
 def test_gptq_is_what_books_say_with_its_scales(case, bits):
     _, w, of, _ = case
     u, how = factor(of.hessian), Quantisation(bits, 32)
@@ -137,7 +137,7 @@ def test_a_scale_suits_the_columns_that_matter():
 @given(
     n=st.sampled_from([1, 5, 16, 33]),
     blocks=st.integers(1, 4),
-    bits=st.sampled_from([TABLE, 4, 6, 8]),
+    bits=st.sampled_from([KINDS["q2"], KINDS["q3"], TABLE, 4, 6, 8]),
     block=st.sampled_from([32, 64, 128]),
     seed=st.integers(0, 2**32 - 1),
 )

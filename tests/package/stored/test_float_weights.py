@@ -62,13 +62,15 @@ def test_a_layers_parameters_survive():
 def test_kinds():
     assert Quantisation.named("q4", 64) == Quantisation(20, 64) and Quantisation.named("q4", 64).kind == "q4"
     assert Quantisation.named("i4", 64) == Quantisation(4, 64) == Quantisation(20, 64).evenly
-    assert [str(Quantisation.named(kind, 64)) for kind in ("q4", "i4", "m5", "f32", "k4", "x4")] == [
+    assert [str(Quantisation.named(kind, 64)) for kind in ("q4", "i4", "m5", "f32", "k4", "x4", "q3")] == [
         "4 bits x 64, by table", "4 bits x 64", "5 bits x 64, with a minimum", "float32",
-        "4 bits x 256, in 8 parts, with a minimum", "4 bits x 256, in 8 parts, by table",
+        "4 bits x 256, in 8 parts, with a minimum", "4 bits x 256, in 8 parts, by table", "3 bits x 64, by table",
     ]  # fmt: skip
     assert Quantisation.named("bf16", 64) == Quantisation(16, 32) and Quantisation(16, 32).fits(33)
     for kind, block in (("q5", 32), ("q4", 48), ("q4", 256)):
-        with pytest.raises(ConvertError, match="kinds are f32, bf16, q8, k6, .*, i4, k3, k2, blocks 32, 64, 128"):
+        with pytest.raises(
+            ConvertError, match="kinds are f32, bf16, q8, k6, .*, i4, k3, q3, k2, q2, blocks 32, 64, 128"
+        ):
             Quantisation.named(kind, block)
 
 
@@ -76,7 +78,17 @@ def test_kinds():
 @pytest.mark.parametrize(
     "kind, block",
     [
-        *(("bf16", 32), ("q8", 32), ("q6", 64), ("q4", 128), ("i4", 32), ("m5", 32), ("m4", 64)),
+        *(
+            ("bf16", 32),
+            ("q8", 32),
+            ("q6", 64),
+            ("q4", 128),
+            ("i4", 32),
+            ("q3", 32),
+            ("q2", 64),
+            ("m5", 32),
+            ("m4", 64),
+        ),
         *((kind, 256) for kind in ("k6", "k5", "k4", "x4", "k3", "k2")),
     ],
 )

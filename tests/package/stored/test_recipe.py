@@ -85,6 +85,8 @@ SMOL = ModelFacts("LlamaForCausalLM", 576, 30, 9, 3, 64, 1536, 49152, 8192, True
         ("q4", "*=q8", {}, "q8/32", "q8/32"),
         ("q6", "", {}, "q6/32", "q6/32"),
         ("f32", "", {}, "f32/32", "f32/32"),
+        ("q3", "", {}, "q4/32", "q3/32"),
+        ("q2", "", {}, "q4/32", "q2/32"),
         ("q4", "", {"kv_heads": 9}, "q4/32", "q4/32"),  # nobody shares them: they are too many
     ],
 )
@@ -109,7 +111,7 @@ def test_keys_and_values_that_are_shared_have_more_bits(kind, overrides, changed
         ("lm_head", "write PATTERN=KIND"),
         ("lm_head=", "write PATTERN=KIND"),
         ("=q8", "write PATTERN=KIND"),
-        ("lm_head=q5", "kinds are f32, bf16, q8, k6, q6, m5, k5, m4, k4, q4, x4, i4, k3, k2"),
+        ("lm_head=q5", "kinds are f32, bf16, q8, k6, q6, m5, k5, m4, k4, q4, x4, i4, k3, q3, k2, q2"),
         ("lm_head=q8/48", "blocks 32, 64, 128"),
         ("lm_head=q8/x", "is no kind of weight"),
         ("mlp.dwn_proj=q8", r"mlp.dwn_proj=q8 names no weight; there are embed, self_attn.q_proj, .*lm_head"),
@@ -133,6 +135,8 @@ def test_layouts():
     for kind, overrides in (("bf16", ""), ("q4", "lm_head=bf16")):
         with pytest.raises(ConvertError, match="ncnn's own layout has no bfloat16; use q8, q6, q4 or f32"):
             Recipe.parse(kind, 32, overrides, layout="ncnn")
+    with pytest.raises(ConvertError, match="ncnn's own layout has no 3 bits; use q8, q6, q4 or f32"):
+        Recipe.parse("q3", 32, "lm_head=q8", layout="ncnn")
     for kind, overrides in (("m4", ""), ("q4", "lm_head=m5"), ("k6", "")):
         with pytest.raises(ConvertError, match="blocks of a GGUF file are kept as; ask for f32, bf16, q8, q6, q4"):
             Recipe.parse(kind, 32, overrides)
