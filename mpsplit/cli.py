@@ -36,6 +36,7 @@ from mpsplit.commands import (
     run,
     serve,
     simulate,
+    stages,
     top,
     verify,
 )
@@ -56,6 +57,9 @@ COMMANDS = (
     Command("plan", plan.plan_command, plan.add_options,
             "Decide who owns what, and say what it will need and how fast it will be.",
             "mpsplit plan MODEL --cluster cluster.json --out plan.json"),
+    Command("stages", stages.stages_command, stages.add_options,
+            "Cut a model's graph into closed stages, and show them.",
+            "mpsplit stages MODEL --stages 26"),
     Command("partition", partition.partition_command, partition.add_options,
             "Cut and trace the model, every rank its own slice.",
             "mpirun -np 2 mpsplit partition MODEL --out build/vicuna"),

@@ -9,6 +9,7 @@ gate            the limits, and what does not hold
 parting         what each part of a package does by itself
 layer_cost      what comparing layer by layer takes, told before
 likelihood      what logits say of the tokens that may follow
+stages_agreement  a pipeline of stages, output by output
 tasks           questions and texts that a package is judged by
 evaluation      `mpsplit eval`
 """

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from mpsplit.comm import Communicator, mpi_rank, world
+from mpsplit.commands.staged.staged_convert import convert_stages_command
 from mpsplit.commands.verify import original_of, verify_converted
 from mpsplit.errors import ConvertError, PlanError
 from mpsplit.options.package_argument import add_keys, add_package, keys_of
@@ -19,6 +20,7 @@ from mpsplit.options.rank_options import add_ranks, add_serial, started_ranks, u
 from mpsplit.package.json_fields import text
 from mpsplit.package.manifest import FORM, PARTITION, Manifest
 from mpsplit.package.sealed.keys import Key
+from mpsplit.package.stages.stage_manifest import is_pipeline
 from mpsplit.package.stored.quantisation import BLOCKS, ROUNDED
 from mpsplit.package.stored.recipe import LAYOUTS, METHODS, NATIVE, SCALES, Recipe
 from mpsplit.package.together.exchanged import exchanged, plain
@@ -86,6 +88,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def convert_command(args: argparse.Namespace) -> int:
     package = Path(args.package)
+    if is_pipeline(partition_home(package)):
+        return convert_stages_command(args)
     partition = Manifest.load(partition_home(package), PARTITION)
     ranks = partition.plan.ranks
     started = started_ranks(args)

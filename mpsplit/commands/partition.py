@@ -9,9 +9,11 @@ import argparse
 import time
 from pathlib import Path
 
+from mpsplit.commands.staged.staged_partition import partition_stages_command
 from mpsplit.options.model_argument import add_model, own_kinds, with_own_blocks
 from mpsplit.options.plan_options import add_plan, make_under_mpirun, plan_for, world_of
 from mpsplit.options.rank_options import add_serial
+from mpsplit.options.stage_options import add_stages, goes_in_stages
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.placed_plan import Placed
 from mpsplit.plan.price.sizes import Job
@@ -20,6 +22,7 @@ from mpsplit.plan.price.sizes import Job
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_plan(parser)
+    add_stages(parser)
     parser.add_argument("--out", required=True, help="the package's directory")
     parser.add_argument(
         "--force", action="store_true", help="replace a whole package in --out; it stays until the new one is whole"
@@ -39,6 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def partition_command(args: argparse.Namespace) -> int:
     from mpsplit.export.model.model_source import find_config, find_model, read_config
 
+    if goes_in_stages(args):
+        return partition_stages_command(args)
     folder = (find_config if args.structure_only else find_model)(args.model)
     facts = ModelFacts.from_config(read_config(folder))
     plan = plan_for(args, facts, with_own_blocks(Job(), facts, own_kinds(folder)))

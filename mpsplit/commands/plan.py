@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpsplit.commands.staged.staged_plan import plan_stages_command
 from mpsplit.errors import PlanError
 from mpsplit.options.machine_options import add_machines, cluster_of
 from mpsplit.options.model_argument import add_model, facts_of, own_kinds, with_own_blocks
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.plan_options import add_factors, factors
+from mpsplit.options.stage_options import add_stages, goes_in_stages
 from mpsplit.package.stored.quantisation import BLOCKS, ROUNDED, Quantisation
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.whole_files import told_if_not_written
@@ -51,6 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--pin", metavar="TEXT", help='your own plan: "embed=0; layers 0-9=0,1; layers 10-31=2; head=2"')
     add("--plan", metavar="FILE", help="an earlier plan.json, to check and price it")
     add_factors(parser)
+    add_stages(parser)
     add("--quant", choices=ROUNDED, help="how weights are stored (default: a GGUF file's own blocks, else q4)")
     add("--block", type=int, choices=BLOCKS, default=32, help="weights that share a scale (default: 32)")
     add("--context", type=int, metavar="N", help="room for tokens (default: the model's)")
@@ -66,6 +69,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_command(args: argparse.Namespace) -> int:
+    if goes_in_stages(args):
+        return plan_stages_command(args)
     at_least_one(args, "ranks", "tensor", "pipeline")
     facts = facts_of(args.model)
     ranks = args.ranks or (args.tensor or 1) * (args.pipeline or 1) * bool(args.tensor or args.pipeline)

@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from mpsplit.commands.staged.staged_run import run_stages_command
 from mpsplit.errors import RunError
 from mpsplit.options.loop_options import add_leading, lead
 from mpsplit.options.machine_options import add_cluster, placed_of
@@ -19,6 +20,7 @@ from mpsplit.options.package_argument import add_package, package_for_ranks, sto
 from mpsplit.options.prefix_option import add_prefix, prefix_of
 from mpsplit.options.rank_options import add_ranks, take_threads, under_mpirun
 from mpsplit.options.settings_options import layers_of
+from mpsplit.package.stages.stage_manifest import is_pipeline
 from mpsplit.runtime.kept.kept_texts import KeptText, text_of
 from mpsplit.runtime.talk.answer_settings import Settings, merged
 
@@ -26,10 +28,16 @@ from mpsplit.runtime.talk.answer_settings import Settings, merged
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_package(parser)
     add_ranks(parser)
-    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", help="text, put through the chat template")
     prompt.add_argument("--prompt-ids", metavar="1,2,3", help="token ids, for models without a tokenizer")
     add = parser.add_argument
+    add("--image", nargs="+", metavar="FILE", help="of a model in stages: images; several fill the pipeline")
+    add("--text", nargs="+", metavar="TEXT", help="of a model in stages: texts")
+    add("--tensor", metavar="FILE.npz", help="of a model in stages: arrays by its inputs' names, a row an input")
+    add("--out", metavar="FILE.npz", help="of a model in stages: write its outputs there")
+    add("--top", type=int, metavar="K", help="of a model in stages: the K best labels (default: 1)")
+    add("--repeat", type=int, metavar="N", help="of a model in stages: all inputs N times, for measurements")
     add("--raw", action="store_true", help="take --prompt as it stands, without the chat template")
     add("--ignore-eos", action="store_true", help="go on after the end of the answer, for measurements")
     add("--json", action="store_true", help="print one JSON object")
@@ -48,6 +56,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run_command(args: argparse.Namespace) -> int:
     from mpsplit.runtime.engine.dump import Dump
 
+    if is_pipeline(Path(args.package)):
+        return run_stages_command(args)
+    _check_decoder(args)
     take_threads(args)
     manifest = package_for_ranks(args)
     if args.dump_per_rank and not args.dump:
@@ -86,6 +97,14 @@ def run_command(args: argparse.Namespace) -> int:
     if args.report:
         report.show(parts, placed, result.stats.accounts)
     return 0
+
+
+def _check_decoder(args: argparse.Namespace) -> None:
+    """What is said of a model in stages has no meaning here."""
+    if given := [f"--{name}" for name in ("image", "text", "tensor", "out", "top", "repeat") if getattr(args, name)]:
+        raise RunError(f"{given[0]} is for a model in stages, {args.package} holds a decoder; give --prompt")
+    if args.prompt is None and args.prompt_ids is None:
+        raise RunError("one of the arguments --prompt --prompt-ids is required; see `mpsplit run --help`")
 
 
 def _begun_with(prefix: KeptText | None, args: argparse.Namespace) -> tuple[Settings, str]:

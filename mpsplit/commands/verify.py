@@ -13,12 +13,14 @@ from pathlib import Path
 from mpsplit.check.gate import MARGINS, Limits, as_json, check_wishes, failures, show, store
 from mpsplit.check.layer_cost import LayerCost
 from mpsplit.comm import world
+from mpsplit.commands.staged.staged_verify import verify_stages_command
 from mpsplit.options.loop_options import ENGINES, add_engine
 from mpsplit.options.model_argument import add_model
 from mpsplit.options.package_argument import add_keys, add_package, hold_package, keys_of, package_for_ranks
 from mpsplit.options.rank_options import add_ranks, under_mpirun
 from mpsplit.package.agreement import Agreement
 from mpsplit.package.manifest import MANIFEST, PARTITION, Manifest
+from mpsplit.package.stages.stage_manifest import is_pipeline
 from mpsplit.package.together.exchanged import of_rank_0
 from mpsplit.runtime.engine.cores import cores
 
@@ -52,6 +54,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def verify_command(args: argparse.Namespace) -> int:
+    if is_pipeline(Path(args.package)):
+        return verify_stages_command(args)
     from mpsplit.check.parting import shows_states
     from mpsplit.check.stored_weights import check_weights
     from mpsplit.check.verification import Trial, loop_of, read_texts, stored_kind, verify

@@ -3,6 +3,7 @@
 May import torch; imports nothing of the runtime.
 
 partition           every rank cuts and traces its own slice
+new_package         a package that is being made, until it is whole
 convert             every rank turns its trace into graphs and streams its weights beside them
 package_texts       graphs and facts of the ranks, which take their names last and all together
 repartition         a package for another plan, without the model that it was made of
@@ -11,5 +12,6 @@ unfinished_folders  what ranks have begun of a partition, until it is whole
 model/              where weights come from
 trace/              modules that are cut, then traced
 graph/              from a trace to the text of ncnn's graph
+stages/             any network as a pipeline of closed stages
 weights/            what goes into the weight files
 """

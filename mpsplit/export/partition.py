@@ -5,8 +5,7 @@ In: a model, a plan. Out: rank-R/ folders and partition.json.
 No weights are read: the graph of the whole slice is traced by its shapes, and what pnnx is given is
 its miniature.
 
-All of it is made in .next/ of the package. Where no whole package is, it is put in its place at
-once; a whole one stays what it is until `convert` has made the new one whole.
+All of it is made in .next/ of the package (new_package.py).
 
 Invariant: partition.json is written last; without it the folder is not a partition. A failed run
 leaves nothing behind.
@@ -16,36 +15,28 @@ from __future__ import annotations
 
 import math
 import platform
-import shutil
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from mpsplit.comm import Communicator
-from mpsplit.errors import ModelError
 from mpsplit.export.model.checkpoints import checkpoint_of
 from mpsplit.export.model.model_origin import KEY, Origin
 from mpsplit.export.model.model_source import read_config
 from mpsplit.export.model.tokenizer_files import copy_tokenizer, eos_ids
+from mpsplit.export.new_package import copy_config, new_package, parts_of_all
 from mpsplit.export.trace import torchscript
 from mpsplit.export.trace.capture import as_text, calls, capture, check_alike, check_calls, expected_calls
 from mpsplit.export.trace.miniature import fingerprint, miniature
 from mpsplit.export.trace.slicing import build_whole, expected_weights, ignorable, rope_of, shapes_alone, slice_model
 from mpsplit.export.trace.trace_inputs import examples
 from mpsplit.export.trace.trace_structure import Shapes, Structure
-from mpsplit.export.unfinished_folders import forget_ranks
-from mpsplit.package.manifest import CONFIG, FORM, MANIFEST, PARTITION, File, Manifest, RankPart, Rope, rank_folder
-from mpsplit.package.manifest_fields import RANK, TEXT
-from mpsplit.package.together.exchanged import by_rank, exchanged, of_rank_0, plain
-from mpsplit.package.together.package_commit import COMMITTED, NEXT, commit, forget_other_ranks, settle, sync_below
-from mpsplit.package.together.package_lock import PREFIX, held_together
+from mpsplit.package.manifest import FORM, PARTITION, File, Manifest, RankPart, Rope, rank_folder
+from mpsplit.package.together.exchanged import of_rank_0
+from mpsplit.package.together.package_commit import NEXT
 from mpsplit.package.whole_files import NUMPY_TYPES, write_json
 from mpsplit.plan.cuts import Part, source_of
 from mpsplit.plan.model_facts import ModelFacts
@@ -114,24 +105,13 @@ def partition_model(
     force: bool = False,
 ) -> Manifest:
     plan.check(model.facts)
-    _check_out(out)
-    with _none_where_it_fails(out), held_together(out, "partitioned", comm):
-        is_whole = _is_whole(out, comm, force)
-        mine = range(plan.ranks) if comm.size == 1 else [comm.rank]
-        with _all_or_nothing(out, mine):
-            parts = {rank: _partition_rank(model, plan, rank, out, form) for rank in track(mine, "partition")}
-            of_ranks = by_rank(comm, {rank: part.to_json() for rank, part in parts.items()}, _part_of_a_rank)
-            manifest = _manifest(model, plan, of_ranks, out / NEXT, comm, form)
-            if comm.host_lead:
-                if placed:
-                    placed.save(out / NEXT / PLAN)
-                write_json(out / NEXT / PARTITION, manifest.to_json() | {KEY: model.origin and model.origin.to_json()})
-            sync_below(out / NEXT)
-            comm.exchange(None)
-        if comm.host_lead and not is_whole:
-            commit(out)
-            forget_other_ranks(out, plan.ranks)
-        comm.exchange(None)
+    with new_package(out, comm, plan.ranks, force) as mine:
+        parts = {rank: _partition_rank(model, plan, rank, out, form) for rank in track(mine, "partition")}
+        manifest = _manifest(model, plan, parts_of_all(comm, parts), out / NEXT, comm, form)
+        if comm.host_lead:
+            if placed:
+                placed.save(out / NEXT / PLAN)
+            write_json(out / NEXT / PARTITION, manifest.to_json() | {KEY: model.origin and model.origin.to_json()})
     return manifest
 
 
@@ -149,26 +129,10 @@ def _manifest(model: Model, plan: Plan, ranks: list[RankPart], out: Path, comm: 
         unused=model.unused,
         tools=tools("mpsplit", "torch", "transformers", "safetensors")
         | {"python": platform.python_version(), FORM: form},
-        config=_copy_config(model.folder, out) if comm.host_lead else None,
+        config=copy_config(model.folder, out) if comm.host_lead else None,
         repartitioned_from=model.repartitioned_from,
     )
     return of_rank_0(comm, manifest.to_json(), Manifest.of_a_rank)
-
-
-def _is_whole(out: Path, comm: Communicator, force: bool) -> bool:
-    """Whether any host has a whole package there, which only `force` replaces. What died there
-    goes."""
-    whole = ""
-    if comm.host_lead:
-        settle(out)
-        shutil.rmtree(out / NEXT, ignore_errors=True)
-        if (out / MANIFEST).is_file():
-            made = time.strftime("%Y-%m-%d %H:%M", time.localtime((out / MANIFEST).stat().st_mtime))
-            whole = f"a whole package of {len(list(out.glob('rank-*')))} ranks, made on {made}"
-    found = list(filter(None, exchanged(comm, whole, plain(TEXT))))
-    if found and not force:
-        raise ModelError(f"{out} is {found[0]}; give another --out, or --force to replace it")
-    return bool(found)
 
 
 def examine(folder: Path, structure_only: bool = False) -> Model:
@@ -187,38 +151,6 @@ def examine(folder: Path, structure_only: bool = False) -> Model:
     types = {name: entry.dtype for name, entry in checkpoint.entries.items()}
     checkpoint.close()
     return Model(*known, types, unused, Origin.of(checkpoint))
-
-
-def _part_of_a_rank(data: dict[str, Any]) -> RankPart:
-    RANK(data, "it")
-    return RankPart.from_json(data)
-
-
-def _copy_config(folder: Path, out: Path) -> File:
-    return File.of(out, Path(shutil.copyfile(folder / CONFIG, out / CONFIG)))
-
-
-@contextmanager
-def _none_where_it_fails(out: Path) -> Iterator[None]:
-    """Makes the folder; what fails in it and leaves nothing takes the folder with it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        with suppress(OSError):  # it holds something
-            out.rmdir()
-        raise
-
-
-@contextmanager
-def _all_or_nothing(out: Path, ranks: Iterable[int]) -> Iterator[None]:
-    """Whatever ends the block early, an error here or of another rank, takes the half-written
-    folders with it."""
-    try:
-        yield
-    except BaseException:
-        forget_ranks(out, ranks)
-        raise
 
 
 def _partition_rank(model: Model, plan: Plan, rank: int, out: Path, form: str) -> RankPart:
@@ -242,13 +174,3 @@ def _partition_rank(model: Model, plan: Plan, rank: int, out: Path, form: str) -
 
 def _filled(name: str, part: Part, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(fingerprint(name, shape))
-
-
-def _check_out(out: Path) -> None:
-    """Only an empty place or an earlier partition may be written over."""
-    if out.exists() and not out.is_dir():
-        raise ModelError(f"--out {out} is a file; name a directory")
-    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    ours = {name for name in names if name in (NEXT, COMMITTED) or name.startswith(("rank-", PREFIX))}
-    if names - ours and not ours & names and not names & {MANIFEST, PARTITION}:
-        raise ModelError(f"--out {out} holds other files; name a new directory or an earlier package")

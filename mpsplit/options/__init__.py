@@ -10,5 +10,6 @@ In each file `add_x(parser)` adds them; what else is there reads them from the p
     loop_options      the token loop over a package
     settings_options  how answers are to be
     prefix_option     a kept prefix to begin with
+    stage_options     a model as a pipeline of stages
     number_checks     numbers that cannot be, refused before the work
 """

@@ -59,13 +59,17 @@ def plan_for(args: argparse.Namespace, facts: ModelFacts, job: Job) -> Plan:
 
 
 def make_under_mpirun(plan: Plan, args: argparse.Namespace) -> int | None:
+    return ranks_under_mpirun(plan.ranks, args)
+
+
+def ranks_under_mpirun(ranks: int, args: argparse.Namespace) -> int | None:
     """`under_mpirun`, of a command that makes a package in --out.
 
     When it fails, nothing half-written stays there.
     """
     from mpsplit.export.unfinished_folders import forget
 
-    code = under_mpirun(plan.ranks, args)
+    code = under_mpirun(ranks, args)
     if code:
         # of ranks that mpirun killed in the middle of a long call
         forget(Path(args.out))

@@ -15,9 +15,10 @@ import hmac
 import json
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mpsplit.errors import MpsplitError, PackageError
 from mpsplit.package.agreement import Agreement
@@ -26,12 +27,13 @@ from mpsplit.package.manifest_fields import check_manifest
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.sealed.vault import Vault
 from mpsplit.package.together.package_commit import settle
-from mpsplit.package.verified_files import read_sha256, remembered_sha256
+from mpsplit.package.together.verified_files import read_sha256, remembered_sha256
 from mpsplit.package.whole_files import json_text, read_json, write_json
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan
 
 FORMAT_VERSION = 3
+DECODER_KIND, PIPELINE_KIND = "a decoder", "stages"  # what a package can hold; the first is not written
 MANIFEST = "manifest.json"
 PARTITION = "partition.json"  # the manifest as `partition` leaves it, before there are files to run
 # in rank-R/: the graph that any ncnn can run and the native engine's, and what C++ knows of the
@@ -103,8 +105,61 @@ class RankPart:
         return cls(schedule, data["weight_bytes"], File.many_from_json(data["files"]))
 
 
+class Listed:
+    """What a manifest of either kind does with the files that it lists: those of its `ranks`, and
+    those that all share."""
+
+    ranks: tuple[RankPart, ...]
+
+    @property
+    def shared(self) -> tuple[File, ...]:
+        """What belongs to no rank."""
+        raise NotImplementedError
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """All of them, each once: ranks may share some."""
+        of_ranks = {file.path: file for part in self.ranks for file in part.files}
+        return (*self.shared, *of_ranks.values())
+
+    def check_files(self, package: Path, rank: int, *, hashes: bool = True, again: bool = False) -> None:
+        """Every file of this rank and of what all share is there, of its size and, with `hashes`,
+        of its content.
+
+        Content that was found right before is not read `again` unless its file was touched since.
+        """
+        listed = (*self.shared, *self.ranks[rank].files)
+        self._check_unlisted(package, rank, {file.path for file in listed})
+        for file in listed:
+            path = package / file.path
+            if not path.resolve().is_relative_to(package.resolve()):
+                raise PackageError(f"{path} leads out of the package, to {path.resolve()}; copy the file itself there")
+            if not path.is_file():
+                raise PackageError(
+                    f"{path} is missing ({file.size} bytes); copy it again or run `mpsplit convert {package}`"
+                )
+            size = path.stat().st_size
+            if size != file.size:
+                raise PackageError(
+                    f"{path} has {size} bytes, the manifest says {file.size}; copy it again or convert again"
+                )
+            known = not again and remembered_sha256(path) == file.sha256
+            if hashes and not known and read_sha256(path) != file.sha256:
+                raise PackageError(
+                    f"{path} was changed: its sha256 differs from the manifest's; copy it again or convert again"
+                )
+
+    def _check_unlisted(self, package: Path, rank: int, listed: set[str]) -> None:
+        """No file is there that an engine would read and nobody vouches for; opened.py sees to
+        those of weights."""
+        folder = rank_folder(package, rank)
+        for path in (*(folder / name for name in RANK_FILES), *(package / name for name in TOKENIZER_FILES)):
+            if path.relative_to(package).as_posix() not in listed and os.path.lexists(path):
+                raise PackageError(f"{path} is not in the manifest; remove it or run `mpsplit convert {package}` again")
+
+
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Listed):
     """`repartitioned_from`: the `identity` of the package that its weights were taken from, where
     that was no checkpoint."""
 
@@ -127,12 +182,6 @@ class Manifest:
     def shared(self) -> tuple[File, ...]:
         """What belongs to no rank."""
         return (*self.tokenizer, *([self.config] if self.config else []))
-
-    @property
-    def files(self) -> tuple[File, ...]:
-        """All of them, each once: ranks may share some."""
-        of_ranks = {file.path: file for part in self.ranks for file in part.files}
-        return (*self.shared, *of_ranks.values())
 
     @property
     def identity(self) -> str:
@@ -218,60 +267,36 @@ class Manifest:
 
     @classmethod
     def load(cls, package: Path, name: str = MANIFEST) -> Manifest:
-        if not package.is_dir():
-            raise PackageError(
-                f"there is no package at {package}; make one with `mpsplit partition MODEL --out {package}`"
-            )
-        settle(package)
-        step = "partition MODEL --out" if name == PARTITION else "convert"
-        data = read_json(package / name, f"run `mpsplit {step} {package}` first")
-        version = data.get("format_version")
-        if version != FORMAT_VERSION:
-            newer = isinstance(version, int) and version > FORMAT_VERSION
-            remedy = "update mpsplit" if newer else "partition and convert again"
-            raise PackageError(f"{package} has format version {version}, this mpsplit reads {FORMAT_VERSION}; {remedy}")
-        try:
+        def read(data: dict[str, Any]) -> Manifest:
             check_manifest(data)
             manifest = cls.from_json(data)
             manifest.plan.check(manifest.facts)
-        except (KeyError, TypeError, ValueError, MpsplitError) as wrong:
-            raise PackageError(f"{package / name} is damaged ({wrong}); run `mpsplit {step} {package}` again") from None
-        return manifest
+            return manifest
 
-    def check_files(self, package: Path, rank: int, *, hashes: bool = True, again: bool = False) -> None:
-        """Every file of this rank and of what all share is there, of its size and, with `hashes`,
-        of its content.
+        return checked_json(package, name, read)
 
-        Content that was found right before is not read `again` unless its file was touched since.
-        """
-        listed = (*self.shared, *self.ranks[rank].files)
-        self._check_unlisted(package, rank, {file.path for file in listed})
-        for file in listed:
-            path = package / file.path
-            if not path.resolve().is_relative_to(package.resolve()):
-                raise PackageError(f"{path} leads out of the package, to {path.resolve()}; copy the file itself there")
-            if not path.is_file():
-                raise PackageError(
-                    f"{path} is missing ({file.size} bytes); copy it again or run `mpsplit convert {package}`"
-                )
-            size = path.stat().st_size
-            if size != file.size:
-                raise PackageError(
-                    f"{path} has {size} bytes, the manifest says {file.size}; copy it again or convert again"
-                )
-            known = not again and remembered_sha256(path) == file.sha256
-            if hashes and not known and read_sha256(path) != file.sha256:
-                raise PackageError(
-                    f"{path} was changed: its sha256 differs from the manifest's; copy it again or convert again"
-                )
 
-    def _check_unlisted(self, package: Path, rank: int, listed: set[str]) -> None:
-        """No file is there that an engine would read and nobody vouches for; opened.py sees to
-        those of weights."""
-        folder = rank_folder(package, rank)
-        for path in (*(folder / name for name in RANK_FILES), *(package / name for name in TOKENIZER_FILES)):
-            if path.relative_to(package).as_posix() not in listed and os.path.lexists(path):
-                raise PackageError(f"{path} is not in the manifest; remove it or run `mpsplit convert {package}` again")
+T = TypeVar("T")
+
+
+def checked_json(package: Path, name: str, read: Callable[[dict[str, Any]], T], kind: str = DECODER_KIND) -> T:
+    """What `read` makes of a manifest of this kind and version that is there and not damaged."""
+    if not package.is_dir():
+        raise PackageError(f"there is no package at {package}; make one with `mpsplit partition MODEL --out {package}`")
+    settle(package)
+    step = "partition MODEL --out" if name == PARTITION else "convert"
+    data = read_json(package / name, f"run `mpsplit {step} {package}` first")
+    version = data.get("format_version")
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        remedy = "update mpsplit" if newer else "partition and convert again"
+        raise PackageError(f"{package} has format version {version}, this mpsplit reads {FORMAT_VERSION}; {remedy}")
+    if (found := data.get("kind", DECODER_KIND)) != kind:
+        raise PackageError(f"{package} holds {found!a:.40}, and this command is for a package of {kind}")
+    try:
+        return read(data)
+    except (KeyError, TypeError, ValueError, MpsplitError) as wrong:
+        raise PackageError(f"{package / name} is damaged ({wrong}); run `mpsplit {step} {package}` again") from None
 
 
 def _proof(manifest: Manifest, vault: Vault) -> str:

@@ -11,5 +11,6 @@ quantities     "4G" and "25us" as numbers
 host_files     what Open MPI must be told to start a plan
 price/         what a plan costs, before anything runs
 solve/         the best plan for these machines
+stages/        a network as stages: cut, closed, placed
 draw/          pictures of a plan
 """

@@ -67,6 +67,11 @@ class ModelFacts:
         return asdict(self)
 
 
+def is_decoder(config: dict[str, Any]) -> bool:
+    """Whether config.json names a decoder of a family that is known."""
+    return (config.get("architectures") or [""])[0] in FAMILIES
+
+
 def _window(config: dict[str, Any], family: Family) -> int:
     """The sliding window that all layers share, 0 for none."""
     size = config.get("sliding_window") or 0

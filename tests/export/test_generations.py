@@ -19,6 +19,7 @@ from mpsplit.export.graph.pnnx import find_pnnx
 from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
 from mpsplit.package.manifest import CONFIG, MANIFEST, PARTITION, TOKENIZER_FILES, Manifest
+from mpsplit.package.stages.pipeline import STAGES
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.together import package_commit
 from mpsplit.package.together.package_commit import BESIDE_RANKS, COMMITTED, NEXT
@@ -136,7 +137,7 @@ def test_fewer_ranks_in_the_place_of_more(models, tmp_path):
 
 
 def test_the_names_of_what_lies_beside_the_ranks():
-    assert set(BESIDE_RANKS) == {*TOKENIZER_FILES, CONFIG, PLAN}
+    assert set(BESIDE_RANKS) == {*TOKENIZER_FILES, CONFIG, PLAN, STAGES}
     assert (package_commit.PARTITION, package_commit.MANIFEST) == (PARTITION, MANIFEST)
 
 

@@ -10,7 +10,7 @@ import torch
 from mpsplit.comm import Alone
 from mpsplit.errors import ConvertError, MpsplitError
 from mpsplit.export.convert import convert
-from mpsplit.export.graph.pnnx import Pnnx, find_pnnx, run_pnnx
+from mpsplit.export.graph.pnnx import Pnnx, find_pnnx, run_pnnx, shapes_of
 from mpsplit.export.model.checkpoint import Checkpoint
 from mpsplit.export.trace.trace_inputs import Example
 from mpsplit.package.manifest import CONFIG, PARTITION
@@ -131,7 +131,7 @@ def test_why_pnnx_failed(tmp_path, printed, cause):
     program.write_text(f"#!/bin/sh\ncat <<.\n{printed}\nand more\nthat says\nnothing\n.\nexit 6\n")
     program.chmod(0o755)
     with pytest.raises(ConvertError, match=f"pnnx ended with 6 on x-0.pt: {cause}"):
-        run_pnnx(Pnnx(str(program)), script, [Example(7, 12, 4), Example(11, 12, 4)], tmp_path / "out")
+        run_pnnx(Pnnx(str(program)), script, [shapes_of(Example(n, 12, 4)) for n in (7, 11)], tmp_path / "out")
 
 
 def test_a_manifest_names_the_pnnx_that_made_its_graphs(tmp_path):

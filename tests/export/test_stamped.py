@@ -9,7 +9,7 @@ import torch
 from mpsplit.comm import Alone
 from mpsplit.errors import ConvertError
 from mpsplit.export.graph.named_weights import named_weights
-from mpsplit.export.graph.pnnx import find_pnnx, run_pnnx
+from mpsplit.export.graph.pnnx import find_pnnx, run_pnnx, shapes_of
 from mpsplit.export.graph.rank_graphs import make_graphs
 from mpsplit.export.graph.rewrites import REWRITES, Context
 from mpsplit.export.graph.rewrites.all_layers import all_layers
@@ -58,7 +58,7 @@ def in_full(folder, plan: Plan, rank: int, facts: ModelFacts, scratch) -> Param:
     graph_module = capture(stage, example[0])
     scratch.mkdir()
     torchscript.save(graph_module, example[0], scratch / "full.pt", "module")
-    converted = run_pnnx(find_pnnx(), scratch / "full.pt", example, scratch)
+    converted = run_pnnx(find_pnnx(), scratch / "full.pt", list(map(shapes_of, example)), scratch)
     shapes = {name: tuple(parameter.shape) for name, parameter in stage.named_parameters()}
     lengths = tuple(e.length for e in example)
     context = Context(calls(graph_module), lengths, shard.attentions, bool(len(shard.head)), shard.layers, shapes)

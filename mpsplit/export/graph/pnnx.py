@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -106,7 +107,9 @@ class Converted:
     ncnn_bin: Path
 
 
-def run_pnnx(pnnx: Pnnx, script: Path, examples: list[Example], folder: Path) -> Converted:
+def run_pnnx(pnnx: Pnnx, script: Path, inputs: Sequence[str], folder: Path) -> Converted:
+    """`inputs`: the shapes of an example's, as pnnx reads them, and of another one where the length
+    grows."""
     folder.mkdir(parents=True, exist_ok=True)
     outputs = Converted(folder / "pnnx.param", folder / "ncnn.param", folder / "ncnn.bin")
     route = (
@@ -117,8 +120,7 @@ def run_pnnx(pnnx: Pnnx, script: Path, examples: list[Example], folder: Path) ->
     command = [
         pnnx.program,
         str(script),
-        f"inputshape={_shapes(examples[0])}",
-        f"inputshape2={_shapes(examples[1])}",
+        *(f"inputshape{number}={shapes}" for number, shapes in zip(("", "2"), inputs, strict=False)),
         route,
         "fp16=0",
         f"pnnxparam={outputs.pnnx_param}",
@@ -150,8 +152,13 @@ def _cause(pnnx: Pnnx, printed: str) -> str:
     return " | ".join(printed.strip().splitlines()[-3:]) or "it printed nothing"
 
 
-def _shapes(example: Example) -> str:
-    return ",".join(str(list(shape)).replace(" ", "") for shape in example.shapes().values())
+def shapes_of(example: Example) -> str:
+    return ",".join(map(shape_text, example.shapes().values()))
+
+
+def shape_text(shape: Sequence[int], kind: str = "") -> str:
+    """`kind`: f32 or i64; float32 without one."""
+    return str(list(shape)).replace(" ", "") + kind
 
 
 def _environment() -> dict[str, str]:

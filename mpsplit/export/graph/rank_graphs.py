@@ -17,7 +17,7 @@ from mpsplit.errors import ConvertError, PackageError
 from mpsplit.export.graph.fuse import fuse
 from mpsplit.export.graph.named_weights import named_weights
 from mpsplit.export.graph.packed_linears import quantise
-from mpsplit.export.graph.pnnx import Pnnx, run_pnnx
+from mpsplit.export.graph.pnnx import Pnnx, run_pnnx, shapes_of
 from mpsplit.export.graph.rewrites import REWRITES, Context
 from mpsplit.export.trace.miniature import miniature
 from mpsplit.export.trace.trace_inputs import examples
@@ -85,7 +85,8 @@ def _converted(partition: Manifest, folder: Path, rank: int, pnnx: Pnnx, into: P
             f"{folder} holds {len(scripts)} traced slices (*-{rank}.pt) instead of one; run `mpsplit partition` again"
         )
     small = miniature(partition.facts, partition.plan, rank)
-    converted = run_pnnx(pnnx, scripts[0], examples(small.facts), into)
+    shapes = list(map(shapes_of, examples(small.facts)))
+    converted = run_pnnx(pnnx, scripts[0], shapes, into)
     param = named_weights(Param.load(converted.ncnn_param), converted.ncnn_bin, Structure.load(folder).small)
     converted.ncnn_param.unlink()
     converted.ncnn_bin.unlink()

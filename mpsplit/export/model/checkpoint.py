@@ -25,6 +25,8 @@ from mpsplit.plan.cuts import WHOLE, Part, source_of
 from mpsplit.plan.model_facts import ModelFacts
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# types of what counts or hides, such as num_batches_tracked and masks: no weights
+COUNTS = ("I64", "BOOL", "torch.int64", "torch.bool")
 LAYOUTS = (  # index of several files, one file; the first that exists wins
     ("model.safetensors.index.json", "model.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
@@ -127,6 +129,7 @@ class Checkpoint:
             raise ModelError(
                 f"{file} ({file.stat().st_size} bytes) cannot be read: {str(wrong).splitlines()[0]}; download it again"
             ) from None
+        entries = {name: entry for name, entry in entries.items() if entry.dtype not in COUNTS}
         for name, entry in entries.items():
             if entry.dtype not in NUMPY_TYPES:
                 raise ModelError(f"{name} has type {entry.dtype}; weights must be {', '.join(NUMPY_TYPES)}")

@@ -32,7 +32,7 @@ from mpsplit.package.manifest import File, rank_folder
 from mpsplit.package.sealed.vault import Vault
 from mpsplit.package.stored.float_weights import Create
 from mpsplit.package.stored.weight_files import FOLDER, NAME, WeightFiles
-from mpsplit.package.verified_files import read_sha256, remembered_sha256
+from mpsplit.package.together.verified_files import read_sha256, remembered_sha256
 from mpsplit.package.whole_files import synced, write_json
 
 INDEX = "index.json"

@@ -28,8 +28,9 @@ NEXT, COMMITTED = ".next", ".committed"
 # a partition in .next/ is whole when this is there; the manifest is what readers believe
 PARTITION, MANIFEST = "partition.json", "manifest.json"
 CLEARED = ".cleared"  # what the new partition replaces has gone
-# of a partition, beside its ranks (manifest.py and placed_plan.py give them these names)
-BESIDE_RANKS = ("tokenizer.json", "chat_template.jinja", "special_tokens.json", "config.json", "plan.json")
+# of a partition, beside its ranks (manifest.py, placed_plan.py and stages/pipeline.py name them)
+TEXTS = ("tokenizer.json", "chat_template.jinja", "special_tokens.json")
+BESIDE_RANKS = (*TEXTS, "config.json", "plan.json", "stages.json")
 WEIGHTS = "weights"
 
 

@@ -47,7 +47,7 @@ class StockEngine(EngineSteps):
         self.net = ncnn.Net()
         # the kernels and the wheel each have an OpenMP of their own: two sets of threads would
         # fight for the same cores
-        _exact(self.net.opt, 1 if files.packed else threads)
+        exact(self.net.opt, 1 if files.packed else threads)
         self._layers = collective_layers.register(self.net, self.groups)
         if files.packed:
             self._layers += quantised_layer.register(self.net, Packed.load(folder, files), threads)
@@ -95,7 +95,7 @@ class StockEngine(EngineSteps):
         past = self._past[span.slot] if start else [ncnn.Mat() for _ in self.caches]
         extractor = self.net.create_extractor()
         for name, array in inputs.items():
-            extractor.input(name, _owned(array))
+            extractor.input(name, owned(array))
         for name, cache in zip(self.caches, past, strict=True):
             extractor.input(f"past_{name}", cache)
         hidden = self._extract(extractor, "hidden_out")
@@ -105,7 +105,7 @@ class StockEngine(EngineSteps):
         wanted = span.length if every_row else 1
         if wanted < len(ids):
             extractor = self.net.create_extractor()
-            extractor.input("hidden_out", _owned(hidden.numpy()[-wanted:]))
+            extractor.input("hidden_out", owned(hidden.numpy()[-wanted:]))
         return np.array(self._extract(extractor, "logits"))
 
     def close(self) -> None:
@@ -129,13 +129,13 @@ class StockEngine(EngineSteps):
         return mat
 
 
-def _owned(array: np.ndarray) -> ncnn.Mat:
+def owned(array: np.ndarray) -> ncnn.Mat:
     """A Mat with memory of ncnn's own: around numpy's it has no padding, and ncnn reads past its
     end (NOTES: Mats own their memory)."""
     return ncnn.Mat(np.ascontiguousarray(array)).clone()
 
 
-def _exact(option: ncnn.Option, threads: int) -> None:
+def exact(option: ncnn.Option, threads: int) -> None:
     """float32 throughout: nothing stored or computed in fewer bits than the package holds."""
     option.num_threads = threads
     option.use_vulkan_compute = False

@@ -7,7 +7,7 @@ import torch
 
 from mpsplit.comm import Alone
 from mpsplit.errors import ConvertError
-from mpsplit.export.graph.pnnx import find_pnnx, run_pnnx
+from mpsplit.export.graph.pnnx import find_pnnx, run_pnnx, shapes_of
 from mpsplit.export.graph.rewrites import Context
 from mpsplit.export.graph.rewrites.collective_arguments import collective_arguments
 from mpsplit.export.trace import operators, torchscript
@@ -67,7 +67,7 @@ def test_all_five_through_pnnx_and_ncnn(tmp_path):
     assert [call.operator for call in schedule] == ["recv", "all_reduce", "broadcast", "all_gather", "send"]
     examples = [Example(7, 12, 4), Example(11, 12, 4)]
     torchscript.save(graph_module, examples[0], tmp_path / "five.pt", "module")
-    converted = run_pnnx(find_pnnx(), tmp_path / "five.pt", examples, tmp_path / "out")
+    converted = run_pnnx(find_pnnx(), tmp_path / "five.pt", list(map(shapes_of, examples)), tmp_path / "out")
     param = collective_arguments(Param.load(converted.ncnn_param), Context(schedule, (7, 11), 0, False))
     (tmp_path / "five.param").write_text(str(param))
 

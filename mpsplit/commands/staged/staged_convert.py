@@ -1,0 +1,58 @@
+"""`mpsplit convert` of a pipeline of stages."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from mpsplit.comm import world
+from mpsplit.errors import ConvertError, PlanError
+from mpsplit.options.rank_options import started_ranks, under_mpirun
+from mpsplit.package.manifest import PARTITION
+from mpsplit.package.stages.stage_manifest import StageManifest
+from mpsplit.package.stored.recipe import NATIVE, Recipe
+from mpsplit.package.together.package_commit import partition_home
+
+# options of decoders, and what they are without being given
+DECODERS = {"calibrate": None, "calibrate_method": None, "calibrate_tokens": None, "share_with": None, "encrypt": False}
+
+
+def convert_stages_command(args: argparse.Namespace) -> int:
+    from mpsplit.export.graph.pnnx import find_pnnx
+    from mpsplit.export.stages.convert_stages import convert_stages
+    from mpsplit.runtime.pipeline.trial import Trials
+
+    if wrong := [name for name, usual in DECODERS.items() if getattr(args, name) != usual]:
+        raise ConvertError(f"--{wrong[0].replace('_', '-')} is for decoders; leave it out for stages")
+    if args.layout != NATIVE:
+        raise ConvertError(f"--layout {args.layout} is for decoders; stages have our kernels or float32")
+    package = Path(args.package)
+    ranks = len(StageManifest.load(partition_home(package), PARTITION).ranks)
+    if (started := started_ranks(args)) not in (None, ranks):
+        raise PlanError(f"{package} has stages for {ranks} ranks, {started} were started; use `mpirun -np {ranks}`")
+    recipe = Recipe.parse(args.quant, args.block, ",".join(args.quant_for), args.scales, args.layout)
+    pnnx = find_pnnx(args.pnnx, args.customop)
+    if not args.serial and (code := under_mpirun(ranks, args)) is not None:
+        return code
+    comm, began = world(), time.perf_counter()
+    with Trials() as trials:
+        made = convert_stages(package, comm, pnnx, recipe, trials, Path(args.model) if args.model else None)
+    if comm.rank == 0:
+        for rank, part in enumerate(made.manifest.ranks):
+            size = sum(file.size for file in part.files)
+            print(f"rank {rank}: {len(made.pipeline.of_rank(rank))} stages, {size:,} bytes; read {made.read[rank]:,} of"
+                  f" {part.weight_bytes:,} bytes of weights")  # fmt: skip
+        worst = max(range(len(made.errors)), key=made.errors.__getitem__)
+        rounded = f", {sum(made.packed)} linears in {recipe.default.kind}" if any(made.packed) else ""
+        print(
+            f"each stage was run beside its program: at most {made.errors[worst]:.1e} of its largest number off"
+            f" ({made.pipeline.stages[worst].name}){rounded}"
+        )
+        next_step = "--image cat.png" if made.pipeline.images else "--text Hello"
+        print(f"converted {package} in {time.perf_counter() - began:.1f} s; next: mpsplit run {package} {next_step}")
+    if args.verify:
+        from mpsplit.commands.staged.staged_verify import verify_stages
+
+        return verify_stages(package, args.verify, comm, None, False)
+    return 0

@@ -1,0 +1,54 @@
+"""`mpsplit partition` of a model that goes in stages."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from mpsplit.comm import world
+from mpsplit.commands.stages import show_stages
+from mpsplit.errors import PlanError
+from mpsplit.options.number_checks import at_least_one
+from mpsplit.options.plan_options import ranks_under_mpirun
+from mpsplit.options.rank_options import started_ranks
+from mpsplit.options.stage_options import cut_of
+
+DECODERS = ("tensor", "pipeline", "structure_only")  # options that say nothing of stages
+
+
+def partition_stages_command(args: argparse.Namespace) -> int:
+    from mpsplit.commands.staged.staged_plan import ends_of_file
+    from mpsplit.export.model.model_source import find_model
+
+    if wrong := [f"--{name.replace('_', '-')}" for name in DECODERS if getattr(args, name)]:
+        raise PlanError(f"{wrong[0]} is for decoders; a model in stages takes --ranks and --stages")
+    at_least_one(args, "ranks")
+    folder = find_model(args.model)
+    ends = ends_of_file(Path(args.plan)) if args.plan else None
+    ranks = started_ranks(args) or (len(ends) if ends else 1)
+    if ends and len(ends) != ranks:
+        raise PlanError(f"--plan {args.plan} is for {len(ends)} ranks, {ranks} were asked for")
+    if not args.serial and (code := ranks_under_mpirun(ranks, args)) is not None:
+        return code
+    from mpsplit.export.stages.partition_stages import partition_stages
+    from mpsplit.plan.stages.placing import even_ends
+
+    comm = world()
+    if comm.size not in (1, ranks):
+        raise PlanError(f"{comm.size} ranks were started, the stages are for {ranks}; use `mpirun -np {ranks}`")
+    began = time.perf_counter()
+    model = cut_of(args, folder)
+    if ends and ends[-1] != len(model.stages):
+        raise PlanError(f"--plan {args.plan} has {ends[-1]} stages, the model was cut into {len(model.stages)}")
+    manifest, pipeline = partition_stages(
+        model, ends or even_ends(model.costs, ranks), Path(args.out), comm, args.force
+    )
+    if comm.rank == 0:
+        show_stages(pipeline)
+        for rank, part in enumerate(manifest.ranks):
+            print(f"rank {rank}: {len(pipeline.of_rank(rank))} stages, {part.weight_bytes:,} bytes of weights")
+        if manifest.unused:
+            print(f"not used of the checkpoint: {', '.join(manifest.unused)}")
+        print(f"partitioned into {args.out} in {time.perf_counter() - began:.1f} s; next: mpsplit convert {args.out}")
+    return 0

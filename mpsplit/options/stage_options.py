@@ -1,0 +1,52 @@
+"""--stages and --length: a model as a pipeline of stages.
+
+In: arguments. Out: whether a model goes that way, and how it is cut.
+
+A decoder that families/ knows is split by its plan, unless --stages asks otherwise; every other
+model goes in stages.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mpsplit.errors import PlanError
+from mpsplit.options.number_checks import at_least_one
+from mpsplit.plan.model_facts import is_decoder
+
+
+def add_stages(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--stages",
+        metavar="N|MODULES",
+        help="cut the model's graph into N stages of equal work, or before these modules (default: decoders as"
+        " --tensor and --pipeline say, others into 8)",
+    )
+    parser.add_argument(
+        "--length", type=int, metavar="N", help="of stages: all texts have N tokens (default: as many as they have)"
+    )
+
+
+def goes_in_stages(args: argparse.Namespace) -> bool:
+    """Whether MODEL becomes a pipeline of stages."""
+    from mpsplit.export.model.model_source import find_config, read_config
+    from mpsplit.export.model.named_shapes import SHAPES
+
+    at_least_one(args, "length")
+    asked = args.stages is not None
+    if args.model in SHAPES:
+        if asked:
+            raise PlanError(f"--stages {args.stages}: {args.model} is a shape without a graph; name a model")
+        return False
+    known = is_decoder(read_config(find_config(args.model)))
+    if args.length and not asked and known:
+        raise PlanError(f"--length {args.length} is for a model in stages; add --stages N")
+    return asked or not known
+
+
+def cut_of(args: argparse.Namespace, folder: Path):
+    """The model, captured, cut and closed."""
+    from mpsplit.export.stages.stage_cuts import cut_model
+
+    return cut_model(folder, args.stages, args.length)

@@ -1,0 +1,12 @@
+"""A pipeline of stages at run time: one rank's stages, and what travels between ranks.
+
+stage_net     one stage in ncnn: arrays in, arrays out
+rank_ring     which values pass between which ranks
+pipeline_run  the schedule: several inputs in flight, rank 0 leads
+trial         a stage's files tried out, in a process that may end badly
+load_pipeline a rank's stages from a package
+image_files   images on disk as arrays of numbers
+image_input   such an array as the model's input
+text_input    a text as the model's input
+output_words  outputs for people: labels, embeddings
+"""

@@ -1,0 +1,32 @@
+"""A rank's stages from a package.
+
+In: a package, a communicator. Out: a PipelineRun; refuses what does not fit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mpsplit.comm import Communicator
+from mpsplit.package.manifest import rank_folder
+from mpsplit.package.stages.pipeline import Pipeline
+from mpsplit.package.stages.stage_files import StageFiles
+from mpsplit.package.stages.stage_manifest import StageManifest
+from mpsplit.runtime.engine.cores import share_of_cores
+from mpsplit.runtime.pipeline.pipeline_run import PipelineRun
+from mpsplit.runtime.pipeline.stage_net import StageNet
+
+
+def load_pipeline(package: Path, comm: Communicator) -> PipelineRun:
+    """Checks this rank's files and loads them."""
+    manifest = StageManifest.load(package)
+    manifest.check_ranks(package, comm.size)
+    manifest.check_files(package, comm.rank)
+    pipeline, folder = Pipeline.load(package), rank_folder(package, comm.rank)
+    threads = share_of_cores(comm.local_size)
+    names = {Path(file.path).name for file in manifest.ranks[comm.rank].files}
+    nets = [
+        StageNet(pipeline, pipeline.stages[number], folder, StageFiles.of(names, number), threads)
+        for number in pipeline.of_rank(comm.rank)
+    ]
+    return PipelineRun(pipeline, nets, comm)

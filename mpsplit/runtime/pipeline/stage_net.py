@@ -1,0 +1,75 @@
+"""One stage in ncnn: arrays in, arrays out.
+
+In: the files of a stage. Out: a StageNet.
+
+Invariant: it reads its own files and its inputs, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import ncnn
+import numpy as np
+
+from mpsplit.errors import PackageError, RunError
+from mpsplit.package.stages.growing_shapes import numbers
+from mpsplit.package.stages.made_arrays import made
+from mpsplit.package.stages.pipeline import WHOLE, Pipeline, Stage
+from mpsplit.package.stages.stage_files import StageFiles
+from mpsplit.package.stored.weight_files import Packed, WeightFiles
+from mpsplit.runtime.engine import quantised_layer
+from mpsplit.runtime.engine.stock_engine import exact, owned
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class StageNet:
+    """`shapes`: of all values of the pipeline."""
+
+    def __init__(self, pipeline: Pipeline, stage: Stage, folder: Path, files: StageFiles, threads: int):
+        self.stage, self.values = stage, pipeline.values
+        self.blobs = (*stage.inputs, *(value.name for value in stage.made))
+        self.tables = dict(np.load(folder / files.tables, allow_pickle=False)) if files.tables else {}
+        self.net = ncnn.Net()
+        exact(self.net.opt, 1 if files.packed else threads)
+        self._layers: list[ncnn.Layer] = []
+        if files.packed:
+            packed = Packed.load(folder, WeightFiles(files.floats, packed=((0, files.packed),)))
+            self._layers = quantised_layer.register(self.net, packed, threads)
+        for name, load in ((files.graph, self.net.load_param), (files.floats, self.net.load_model)):
+            if load(str(folder / name)) != 0:
+                raise PackageError(f"ncnn cannot load {folder / name}; convert the package again")
+
+    def run(self, given: Arrays, length: int) -> dict[str, np.ndarray]:
+        """The stage's outputs, by the names of their values."""
+        extractor = self.net.create_extractor()
+        for number, name in enumerate(self.blobs):
+            array = given[name] if name in given else self._made(name, length)
+            extractor.input(f"in{number}", self._mat(name, array))
+        return {name: self._output(extractor, number, name, length) for number, name in enumerate(self.stage.outputs)}
+
+    def close(self) -> None:
+        self.net.clear()
+
+    def _made(self, name: str, length: int) -> np.ndarray:
+        value = next(value for value in self.stage.made if value.name == name)
+        return made(value, length, self.tables.get(name))
+
+    def _mat(self, name: str, array: np.ndarray) -> ncnn.Mat:
+        """ncnn has no axis for the batch, and whole numbers of 32 bits."""
+        if array.shape[:1] == (1,) and array.ndim > 1 and name not in self.stage.whole:
+            array = array[0]
+        return owned(array.astype(np.int32) if array.dtype.kind == "i" else array)
+
+    def _output(self, extractor: ncnn.Extractor, number: int, name: str, length: int) -> np.ndarray:
+        status, mat = extractor.extract(f"out{number}")
+        shape = numbers(self.values[name].shape, length)
+        if status != 0:
+            raise RunError(f"stage {self.stage.name}: ncnn failed with {status} at {name} of {list(shape)}")
+        array = np.array(mat)
+        if array.size != np.prod(shape):
+            raise RunError(f"stage {self.stage.name} gave {list(array.shape)} for {name}, which is {list(shape)}")
+        assert self.values[name].type != WHOLE, "whole numbers are inputs alone"
+        return array.reshape(shape)

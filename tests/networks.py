@@ -1,0 +1,59 @@
+"""Small random networks that are no decoders of a family, as transformers saves them, and graphs
+made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mpsplit.plan.stages.counted_graph import CountedGraph, Node
+
+WORDS = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+NETWORKS: dict[str, tuple[str, dict]] = {
+    "vit": ("ViTForImageClassification", WORDS | dict(image_size=32, patch_size=8, num_labels=3)),
+    "bert": ("BertModel", WORDS | dict(vocab_size=50, max_position_embeddings=96)),
+    "resnet": (
+        "ResNetForImageClassification",
+        dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], num_labels=3, layer_type="basic"),
+    ),
+    "gpt2": ("GPT2LMHeadModel", dict(n_embd=32, n_layer=2, n_head=2, n_positions=96, vocab_size=50)),
+}
+PREPROCESSOR = (
+    '{"do_resize": true, "size": {"height": 32, "width": 32}, "resample": 2, "do_rescale": true,'
+    ' "rescale_factor": 0.00392156862745098, "do_normalize": true, "image_mean": [0.5, 0.5, 0.5],'
+    ' "image_std": [0.5, 0.5, 0.5]}'
+)
+
+
+def make_network(name: str, folder: Path) -> Path:
+    """Its norms and biases random too, so that nothing is lost unseen."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    architecture, sizes = NETWORKS[name]
+    made = getattr(transformers, architecture)
+    ids = dict(bos_token_id=1, eos_token_id=2) if name == "gpt2" else {}
+    model = made(made.config_class(**sizes, **ids)).eval()
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            is_norm = parameter.dim() == 1 and path.endswith("weight")
+            parameter.copy_(torch.randn(parameter.shape) * (0.2 if parameter.dim() == 1 else 0.1) + is_norm)
+        for path, buffer in model.named_buffers():
+            if path.endswith(("running_mean", "running_var")):
+                buffer.copy_(torch.rand(buffer.shape) + 0.5)
+    model.save_pretrained(folder)
+    if name == "vit":
+        (folder / "preprocessor_config.json").write_text(PREPROCESSOR)
+    return folder
+
+
+def node(name: str, reads: str = "", flops: int = 0, size: int = 4, module: str = "m", **more) -> Node:
+    """`reads`: names with blanks between."""
+    given = dict(weights=(), moved=0) | more
+    return Node(name=name, module=module, reads=tuple(reads.split()), flops=flops, bytes=size, **given)
+
+
+def graph_of(*nodes: Node, inputs: dict[str, int] | None = None, **more) -> CountedGraph:
+    """Whose output is that of its last node."""
+    given = dict(outputs=(nodes[-1].name,), weights={}) | more
+    return CountedGraph(inputs={"x": 4} if inputs is None else inputs, nodes=nodes, **given)
