@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from mpsplit.comm import Communicator
+from mpsplit.errors import ModelError, MpsplitError
 from mpsplit.export.model.checkpoints import checkpoint_of
 from mpsplit.export.model.model_origin import KEY, Origin
 from mpsplit.export.model.model_source import read_config
@@ -34,7 +35,7 @@ from mpsplit.export.trace.miniature import fingerprint, miniature
 from mpsplit.export.trace.slicing import build_whole, expected_weights, ignorable, rope_of, shapes_alone, slice_model
 from mpsplit.export.trace.trace_inputs import examples
 from mpsplit.export.trace.trace_structure import Shapes, Structure
-from mpsplit.package.manifest import FORM, PARTITION, File, Manifest, RankPart, Rope, rank_folder
+from mpsplit.package.manifest import CONFIG, FORM, PARTITION, File, Manifest, RankPart, Rope, rank_folder
 from mpsplit.package.together.exchanged import of_rank_0
 from mpsplit.package.together.package_commit import NEXT
 from mpsplit.package.whole_files import NUMPY_TYPES, write_json
@@ -140,9 +141,9 @@ def examine(folder: Path, structure_only: bool = False) -> Model:
     for."""
     config = read_config(folder)
     facts = ModelFacts.from_config(config)
-    whole = build_whole(folder)
+    whole, rope = _of_transformers(folder, facts)
     weights = expected_weights(whole, facts)
-    known = folder, folder.resolve().name, facts, rope_of(whole, facts.family), eos_ids(folder, config)
+    known = folder, folder.resolve().name, facts, rope, eos_ids(folder, config)
     if structure_only:
         kind = TYPES.get(config.get("dtype") or config.get("torch_dtype", ""), "F32")
         return Model(*known, dict.fromkeys(weights, kind), (), None)
@@ -151,6 +152,21 @@ def examine(folder: Path, structure_only: bool = False) -> Model:
     types = {name: entry.dtype for name, entry in checkpoint.entries.items()}
     checkpoint.close()
     return Model(*known, types, unused, Origin.of(checkpoint))
+
+
+def _of_transformers(folder: Path, facts: ModelFacts) -> tuple[torch.nn.Module, Rope]:
+    """Its modules without weights, and the angles that it turns by."""
+    try:
+        whole = build_whole(folder)
+        rope = rope_of(whole, facts.family)
+    except MpsplitError:
+        raise
+    except Exception as wrong:  # a config can be wrong in as many ways as transformers has checks
+        why = " ".join(f"{type(wrong).__name__}: {wrong}".split())
+        raise ModelError(f"transformers makes no model of {folder / CONFIG}: {why:.300}") from None
+    if not all(map(math.isfinite, (*rope.inverse_frequencies, rope.scaling))):
+        raise ModelError(f"{folder / CONFIG} turns by angles that are not finite; look at its rope_parameters")
+    return whole, rope
 
 
 def _partition_rank(model: Model, plan: Plan, rank: int, out: Path, form: str) -> RankPart:

@@ -49,6 +49,15 @@ def linears_of(facts: ModelFacts) -> list[str]:
     return [f"{path}.weight" for path in (*each, *(path for path in paths if "*" not in path))]
 
 
+def linear_shape(weight: str, facts: ModelFacts) -> tuple[int, int]:
+    """Outputs and inputs of a linear of the whole model."""
+    role = facts.family.role_of(weight)
+    assert role, f"{facts.architecture} has no {weight}"
+    whole = {"heads": facts.heads, "kv_heads": facts.kv_heads, "mlp": facts.mlp, "head": facts.vocabulary}
+    count = whole[role.cut.along] * (getattr(facts, role.cut.unit) if role.cut.unit else 1)
+    return (facts.hidden, count) if role.cut.style == "rowwise" else (count, facts.hidden)
+
+
 def source_of(weight: str, facts: ModelFacts) -> str:
     """The tensor of the checkpoint that a weight is: a tied head is the embedding."""
     family = facts.family

@@ -41,18 +41,29 @@ class ModelFacts:
             raise ModelError(
                 f"rotary embedding of type {kind} is not supported; supported are {', '.join(family.ropes)}"
             )
+
+        def size(name: str, otherwise: int | None = None) -> int:
+            found = config[name] if otherwise is None else config.get(name) or otherwise
+            if type(found) is not int or found < 1:
+                raise ModelError(f"config.json has {name} = {found!a:.40}, which must be 1 or more")
+            return found
+
         try:
-            heads = config["num_attention_heads"]
+            heads = size("num_attention_heads")
+            if heads % size("num_key_value_heads", heads):
+                raise ModelError(
+                    f"config.json has {heads} heads for {config['num_key_value_heads']} of keys and values"
+                )
             return cls(
                 architecture=architecture,
-                hidden=config["hidden_size"],
-                layers=config["num_hidden_layers"],
+                hidden=size("hidden_size"),
+                layers=size("num_hidden_layers"),
                 heads=heads,
-                kv_heads=config.get("num_key_value_heads") or heads,
-                head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-                mlp=config["intermediate_size"],
-                vocabulary=config["vocab_size"],
-                context=config["max_position_embeddings"],
+                kv_heads=size("num_key_value_heads", heads),
+                head_dim=size("head_dim", size("hidden_size") // heads),
+                mlp=size("intermediate_size"),
+                vocabulary=size("vocab_size"),
+                context=size("max_position_embeddings"),
                 tied=bool(config.get("tie_word_embeddings", family.tied)),
                 window=_window(config, family),
             )

@@ -16,6 +16,8 @@ import numpy as np
 from mpsplit.errors import ModelError
 from mpsplit.export.model.gguf.gguf_header import GgufModel
 from mpsplit.families import FAMILIES, Family, roles
+from mpsplit.plan.cuts import linear_shape, linears_of, source_of
+from mpsplit.plan.model_facts import ModelFacts
 
 TENSORS = {  # * is the number of a layer
     roles.EMBEDDING: "token_embd",
@@ -67,6 +69,18 @@ def tensor_names(gguf: GgufModel) -> dict[str, str]:
     return names
 
 
+def check_linears(gguf: GgufModel, facts: ModelFacts) -> None:
+    """All are there, as large as the settings say: a plan believes these."""
+    there = {weight: gguf.tensors[tensor].shape for tensor, weight in tensor_names(gguf).items()}
+    for name in linears_of(facts):
+        shape, expected = there.get(source_of(name, facts)), linear_shape(name, facts)
+        if shape != expected:
+            has = f"of shape {list(shape)}" if shape else "nowhere"
+            raise ModelError(
+                f"{gguf.files[0]} has {name} {has}, and its settings ask for {list(expected)}; download it again"
+            )
+
+
 def config_of(gguf: GgufModel) -> dict[str, Any]:
     architecture, family = family_of(gguf)
     assert family.gguf
@@ -86,13 +100,16 @@ def config_of(gguf: GgufModel) -> dict[str, Any]:
     turned = get("rope.dimension_count", int, head_dim)
     if turned != head_dim or get("attention.value_length", int, head_dim) != head_dim:
         raise ModelError(f"{gguf.files[0]} turns {turned} of {head_dim} numbers of a head; all of them are supported")
-    names = set(gguf.tensors)
+    names, layers = set(gguf.tensors), get("block_count", int)
+    there = {name.split(".")[1] for name in names if name.startswith("blk.")}
+    if there != set(map(str, range(len(there)))) or layers != len(there):
+        raise ModelError(f"{gguf.files[0]} names {layers} layers, and has weights of {len(there)}; download it again")
     config = {
         "architectures": [architecture],
         "model_type": architecture.removesuffix("ForCausalLM").lower(),
         "hidden_size": hidden,
         "intermediate_size": get("feed_forward_length", int),
-        "num_hidden_layers": get("block_count", int),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": get("attention.head_count_kv", int, heads),
         "head_dim": head_dim,

@@ -16,11 +16,12 @@ import tempfile
 from pathlib import Path
 
 from mpsplit.cache_folder import cache
-from mpsplit.export.model.gguf.gguf_config import config_of
+from mpsplit.export.model.gguf.gguf_config import check_linears, config_of
 from mpsplit.export.model.gguf.gguf_header import gguf_files, read_gguf
 from mpsplit.export.model.gguf.gguf_tokenizer import NoTokenizer, write_tokenizer
 from mpsplit.package.manifest import CONFIG
 from mpsplit.package.whole_files import json_text
+from mpsplit.plan.model_facts import ModelFacts
 
 WHERE = "gguf.json"  # {"file": path}
 FORMAT = 1  # another number where the same file gives another folder than before
@@ -50,8 +51,10 @@ def weights_of(folder: Path) -> Path | None:
 
 def _write(path: Path, folder: Path) -> None:
     gguf = read_gguf(path)
+    config = config_of(gguf)
+    check_linears(gguf, ModelFacts.from_config(config))
     folder.mkdir()
-    for name, content in ((CONFIG, config_of(gguf)), (WHERE, {"file": str(path.resolve())})):
+    for name, content in ((CONFIG, config), (WHERE, {"file": str(path.resolve())})):
         (folder / name).write_text(json_text(content), encoding="utf-8")
     try:
         write_tokenizer(gguf, folder)

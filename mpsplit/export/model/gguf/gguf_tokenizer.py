@@ -183,12 +183,16 @@ def _begin(tokenizer: Tokenizer, gguf: GgufModel, usual: bool) -> None:
     }
     parts = [marks.get("bos"), "$A", marks.get("eos")]
     if any(marks.values()):
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=" ".join(part if part == "$A" else f"{part}:0" for part in parts if part),
-            special_tokens=[
-                (token, gguf.settings[f"tokenizer.ggml.{name}_token_id"]) for name, token in marks.items() if token
-            ],
-        )
+        try:
+            tokenizer.post_processor = processors.TemplateProcessing(
+                single=" ".join(part if part == "$A" else f"{part}:0" for part in parts if part),
+                special_tokens=[
+                    (token, gguf.settings[f"tokenizer.ggml.{name}_token_id"]) for name, token in marks.items() if token
+                ],
+            )
+        except ValueError as wrong:  # of a text with spaces or colons
+            said = f"{list(filter(None, marks.values()))!a:.80}"
+            raise NoTokenizer(f"its marks {said} cannot stand around a text: {wrong!s:.80}") from None
 
 
 def _token(gguf: GgufModel, name: str) -> str | None:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from mpsplit.errors import ModelError
+from mpsplit.export.model.gguf import gguf_folder
 from mpsplit.export.model.gguf.gguf_checkpoint import GgufCheckpoint
 from mpsplit.export.model.gguf.gguf_config import config_of, tensor_names
 from mpsplit.export.model.gguf.gguf_header import header_bytes, read_gguf
@@ -109,6 +110,34 @@ def test_files_of_several_are_all_there_and_no_others(tmp_path):
     alone = first.rename(tmp_path / "alone.gguf")
     with pytest.raises(ModelError, match="is one of 2 files by what it says"):
         read_gguf(alone)
+
+
+@pytest.mark.parametrize(
+    "settings, why",
+    [
+        ({"llama.block_count": 4}, "names 4 layers, and has weights of 3"),
+        ({"llama.block_count": 0}, "names 0 layers, and has weights of 3"),
+        (
+            {"llama.feed_forward_length": 1 << 31},
+            r"has .*gate_proj.weight of shape .*and its settings ask for \[2147483",
+        ),
+        ({"llama.embedding_length": 32}, r"of shape \[64, 64\], and its settings ask for \[64, 32\]"),
+        ({"llama.attention.head_count_kv": 16}, "has 8 heads for 16 of keys and values"),
+        ({"llama.feed_forward_length": 0}, "intermediate_size = 0, which must be 1 or more"),
+    ],
+)
+def test_settings_that_the_weights_belie_are_refused(tmp_path, settings, why):
+    path = write_gguf(make_model("llama", tmp_path / "model"), tmp_path / "small.gguf", "F32", settings)
+    with pytest.raises(ModelError, match=why):
+        gguf_folder._write(path, tmp_path / "unpacked")
+
+
+def test_marks_that_cannot_stand_around_a_text_give_no_tokenizer(tmp_path):
+    words = WORDS | {"tokenizer.ggml.tokens": ["a b", "c", "d"], "tokenizer.ggml.merges": [],
+                     "tokenizer.ggml.add_bos_token": True}  # fmt: skip
+    path = write_gguf(make_model("llama", tmp_path / "model"), tmp_path / "small.gguf", "F32", words)
+    with pytest.raises(NoTokenizer, match="its marks .*'a b'.* cannot stand around a text"):
+        tokenizer_of(read_gguf(path))
 
 
 @pytest.mark.seconds(600)
