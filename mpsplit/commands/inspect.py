@@ -9,10 +9,12 @@ import argparse
 import json
 from pathlib import Path
 
+from mpsplit.commands.staged.staged_inspect import inspect_stages_command
 from mpsplit.errors import RunError
 from mpsplit.families.family import GGUF
 from mpsplit.options.package_argument import add_keys, keys_of
 from mpsplit.package.manifest import Manifest
+from mpsplit.package.stages.stage_manifest import is_pipeline
 
 NETRON = (
     "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of"
@@ -60,6 +62,8 @@ def inspect_command(args: argparse.Namespace) -> int:
     package = Path(args.package)
     if package.suffix == GGUF:
         return _inspect_gguf(package, args)
+    if is_pipeline(package):
+        return inspect_stages_command(args)
     manifest = Manifest.load(package)
     if args.check:
         for rank in range(manifest.plan.ranks):

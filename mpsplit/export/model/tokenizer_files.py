@@ -17,9 +17,10 @@ from mpsplit.package.named_templates import TEMPLATES, TURN_ENDS, guess_template
 log = logging.getLogger("mpsplit")
 
 
-def copy_tokenizer(model: Path, package: Path) -> list[Path]:
+def copy_tokenizer(model: Path, package: Path, talks: bool = True) -> list[Path]:
     """Writes what there is of a tokenizer into the package; a model without one is run with
-    --prompt-ids. Of another package in the place of the model its files as they are."""
+    --prompt-ids. Of another package in the place of the model its files as they are. `talks`: one
+    converses with it, and needs a template."""
     if (model / SPECIAL).is_file():
         there = [name for name in TOKENIZER_FILES if (model / name).is_file()]
         return [Path(shutil.copyfile(model / name, package / name)) for name in there]
@@ -29,7 +30,7 @@ def copy_tokenizer(model: Path, package: Path) -> list[Path]:
             return []
         shutil.copyfile(source / TOKENIZER, package / TOKENIZER)
         settings = _settings(source)
-        template = _own_template(source, settings) or _guessed_template(model, source)
+        template = (_own_template(source, settings) or _guessed_template(model, source)) if talks else None
     special = {key: _token_text(settings.get(key)) for key in ("bos_token", "eos_token")}
     (package / SPECIAL).write_text(json.dumps(special, ensure_ascii=False) + "\n", encoding="utf-8")
     if not template:

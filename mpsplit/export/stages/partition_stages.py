@@ -129,4 +129,4 @@ def _manifest(
 def _tokenizer(model: CutModel, out: Path) -> tuple[File, ...]:
     if TEXT not in model.capture.inputs:
         return ()
-    return tuple(File.of(out, path) for path in copy_tokenizer(model.folder, out))
+    return tuple(File.of(out, path) for path in copy_tokenizer(model.folder, out, talks=False))

@@ -68,9 +68,9 @@ class AllGather(CollectiveLayer):
 
 
 def give(top: ncnn.Mat, y: np.ndarray) -> None:
-    """Makes a layer's output from an array [rows, n]; clone_from would keep pointing at numpy's
-    memory."""
-    top.create(y.shape[1], y.shape[0])
+    """Makes a layer's output from an array [rows, n], or of three axes; clone_from would keep
+    pointing at numpy's memory."""
+    top.create(*reversed(y.shape))
     top.numpy()[:] = y
 
 

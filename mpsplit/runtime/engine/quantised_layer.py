@@ -27,7 +27,7 @@ def _kernels() -> ModuleType:
 
 
 class QLinearLayer(ncnn.Layer):
-    """y [rows, n] = x [rows, k] W^T + bias"""
+    """y [rows, n] = x [rows, k] W^T + bias; rows may have two axes"""
 
     def __init__(self, packed: Packed, threads: int):
         ncnn.Layer.__init__(self)
@@ -47,7 +47,9 @@ class QLinearLayer(ncnn.Layer):
         return 0
 
     def forward(self, bottom: ncnn.Mat, top: ncnn.Mat, option: ncnn.Option) -> int:
-        give(top, _kernels().linear(np.atleast_2d(bottom.numpy()), self.weights, self.bias, threads=self.threads))
+        x = bottom.numpy()
+        y = _kernels().linear(x.reshape(-1, x.shape[-1]), self.weights, self.bias, threads=self.threads)
+        give(top, y.reshape(*x.shape[:-1], y.shape[-1]) if x.ndim > 2 else y)
         return 0
 
 

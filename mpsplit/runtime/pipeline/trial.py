@@ -61,5 +61,5 @@ def _run(
     try:
         net = StageNet(pipeline, stage, folder, files, 1)
         return net.run(given, length)
-    except MpsplitError:
+    except (MpsplitError, ValueError):  # ncnn, or a layer of ours, is given another shape
         return None

@@ -1,0 +1,45 @@
+"""`mpsplit inspect` of a pipeline of stages: every stage, its rank and its files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from mpsplit.commands.stages import show_stages
+from mpsplit.errors import RunError
+from mpsplit.package.stages.pipeline import Pipeline
+from mpsplit.package.stages.stage_files import StageFiles
+from mpsplit.package.stages.stage_manifest import StageManifest
+
+DECODERS = ("dot", "svg", "rank", "unfold", "context")  # options that say nothing of stages
+SHORT = 12  # digits of a hash
+
+
+def inspect_stages_command(args: argparse.Namespace) -> int:
+    if wrong := [f"--{name}" for name in DECODERS if getattr(args, name)]:
+        raise RunError(f"{wrong[0]} is for decoders, {args.package} holds stages; leave it out")
+    package = Path(args.package)
+    manifest, pipeline = StageManifest.load(package), Pipeline.load(package)
+    if args.check:
+        for rank in range(pipeline.ranks):
+            manifest.check_files(package, rank, again=True)
+    if args.json:
+        print(json.dumps(manifest.to_json() | {"pipeline": pipeline.to_json()}, indent=1, ensure_ascii=False))
+        return 0
+    print(f"{manifest.model}: {manifest.architecture}, {len(pipeline.stages)} stages on {pipeline.ranks} ranks;"
+          f" {manifest.tools['recipe']}")  # fmt: skip
+    outputs = ", ".join(f"{name} {apart:.2e}" for name, apart in (manifest.verified or {}).items())
+    print(f"verified: {outputs} apart" if outputs else "not verified; mpsplit verify PACKAGE MODEL does it")
+    show_stages(pipeline)
+    for rank, part in enumerate(manifest.ranks):
+        print(f"\nrank {rank}, {sum(file.size for file in part.files):,} bytes")
+        names = {Path(file.path).name: file for file in part.files}
+        for number in pipeline.of_rank(rank):
+            for file in (names[name] for name in StageFiles.of(names, number).names):
+                print(f"  {file.path:<28} {file.size:>14,} bytes  sha256 {file.sha256[:SHORT]}")
+    if args.check:
+        print(f"\n{sum(len(part.files) for part in manifest.ranks)} files of ranks are as the manifest says")
+    if manifest.unused:
+        print(f"not used of the checkpoint: {', '.join(manifest.unused)}")
+    return 0
