@@ -99,8 +99,9 @@ std::shared_ptr<Comm> over_gloo(int rank, int size, const std::string& folder, b
 // The last rank vanishes; all others learn that it was this one.
 void one_dies(int rank, int size, const std::string& folder, bool shared) {
     const auto comm = over_gloo(rank, size, folder, shared);
-    if (rank == size - 1) _exit(0);
     try {
+        comm->barrier();  // all have met
+        if (rank == size - 1) _exit(0);
         for (;;) sums(*comm, 1000);
     } catch (const Error& wrong) {
         expect(std::string(wrong.what()).starts_with("rank " + std::to_string(size - 1)),

@@ -7,6 +7,7 @@
 #include <net/if.h>
 #include <netdb.h>
 #include <chrono>
+#include <csignal>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -340,6 +341,9 @@ std::shared_ptr<Link> watched(std::shared_ptr<Gloo> link) {
 // gloo throws what it likes while it connects.
 template <typename Make>
 std::shared_ptr<Link> met(int rank, int size, double timeout, Make make) {
+    // it writes to peers that have gone, which would end a process that is not Python
+    if (const auto before = std::signal(SIGPIPE, SIG_IGN); before != SIG_DFL)
+        std::signal(SIGPIPE, before);
     try {
         return make();
     } catch (const Error&) {
