@@ -5,7 +5,7 @@ and inputs are rounded in the plainest way: to the nearest of the kind's own ste
 
 So what a sound package may lose is measured on the model at hand, part by part, and no method of
 conversion is asked: a better one loses less, damage loses more. Invariant: weights in float32 stay
-what they are.
+what they are, and so do blocks of a GGUF file that are kept: of these only the inputs are rounded.
 """
 
 from __future__ import annotations
@@ -29,28 +29,19 @@ Kinds = Mapping[str, Quantisation]  # by the names of the weights
 def rounded(values: torch.Tensor, how: Quantisation) -> torch.Tensor:
     """[..., k]: each block of neighbours along the last axis has the step that just reaches its
     largest."""
-    if not how.bits:
+    if not how.bits or how.is_given:
         return values
     if how.bits == BFLOAT:
         return values.to(torch.bfloat16).to(torch.float32)
     if values.shape[-1] % how.one_scale:  # whose ranks have cut it elsewhere
         return values
     blocks = values.unflatten(-1, (-1, how.one_scale))
-    if how.has_minimum:
-        return above_minimum(blocks, how).flatten(-2)
     return (by_table(blocks, how.table) if how.by_table else evenly(blocks, how)).flatten(-2)
 
 
 def evenly(blocks: torch.Tensor, how: Quantisation) -> torch.Tensor:
     steps = blocks.abs().amax(-1, keepdim=True) * how.step
     return torch.round(blocks / steps.clamp_min(TINY)) * steps
-
-
-def above_minimum(blocks: torch.Tensor, how: Quantisation) -> torch.Tensor:
-    """In steps from the least to the largest."""
-    least = blocks.amin(-1, keepdim=True)
-    steps = (blocks.amax(-1, keepdim=True) - least) / -how.lowest
-    return torch.round((blocks - least) / steps.clamp_min(TINY)) * steps + least
 
 
 def by_table(blocks: torch.Tensor, values: tuple[int, ...]) -> torch.Tensor:

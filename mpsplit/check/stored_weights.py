@@ -157,6 +157,8 @@ def _kind_of(stored: Repacked, name: str, method: str) -> tuple[str, Quantisatio
         return "exact", how
     if how.bits == BFLOAT:
         return "bf16", how
+    if how.is_given:
+        return "kept", how
     return "gptq" if method else "rounded", how
 
 
@@ -188,7 +190,7 @@ def _whole_matrix(pieces: Pieces, how: Quantisation) -> float:
     return math.sqrt(total / count)
 
 
-MEASURES = {"exact": _exact, "bf16": _bfloats, "rounded": _worst_block, "gptq": _whole_matrix}
+MEASURES = {"exact": _exact, "kept": _exact, "bf16": _bfloats, "rounded": _worst_block, "gptq": _whole_matrix}
 
 
 def _in_steps(here: np.ndarray, model: np.ndarray, how: Quantisation) -> np.ndarray:

@@ -22,6 +22,7 @@ class Bound:
 # one weight of 4 bits among 32, is 1.4 steps.
 BOUNDS = {
     "exact": Bound(0.0, "of the largest weight", "what is not rounded is stored as it is"),
+    "kept": Bound(0.0, "of the largest weight", "blocks of a GGUF file stay as they are"),
     "bf16": Bound(1.0, "of half its last place", "the nearest number of 8 bits and an exponent is at most so far"),
     "rounded": Bound(0.5, "steps (rms of a block)", "no rounding to the nearest step can be worse"),
     "gptq": Bound(1.0, "steps (rms of a matrix)", "columns make up for each other, and move by themselves"),
