@@ -3,6 +3,7 @@ times faster ours is.
 
     python bench/peers.py [SHAPE] [--only ours-q4 llama-q4_0] [--threads 1 2] [--rounds 5] \
         [--peers-python PYTHON] [--json]
+    python bench/peers.py --file MODEL.gguf      # the blocks of that file, in both
 
 Each contender is a process of its own that sleeps until its turn (bench/contenders), and beside
 each turn this one reads the memory. bench/README.md tells the method.
@@ -34,9 +35,11 @@ from mpsplit.progress import track
 
 CONTENDERS = Path(__file__).parent / "contenders"
 NAMES = ("ours-q4", "ours-q8", "llama-q4_0", "llama-q4_k_m", "llama-q8_0", "transformers")
+OF_FILE = ("ours-file", "llama-file")
 AGAINST = {  # ours -> the peers that store as many bits, of which the best counts
     "ours-q4": (("llama-q4_0", "llama-q4_k_m"), ("transformers",)),
     "ours-q8": (("llama-q8_0",), ("transformers",)),
+    "ours-file": (("llama-file",),),
 }
 METRICS = ("decode", *(f"prefill {n}" for n in LENGTHS))
 
@@ -99,6 +102,7 @@ class Match:
         self.turns += [Turn(n, t, 1) for n in args.only for t in args.threads if n.startswith("ours") and t > 1]
         self.running: dict[tuple, Contender] = {}
         self.weights: dict[str, int] = {}  # bytes a token reads, of ours
+        self.made = tempfile.TemporaryDirectory(prefix="mpsplit-peers-")
 
     def __enter__(self) -> Match:
         try:
@@ -115,6 +119,7 @@ class Match:
     def __exit__(self, *_) -> None:
         for contender in self.running.values():
             contender.end()
+        self.made.cleanup()
 
     def play(self, turn: Turn) -> dict[str, float]:
         return self._at(turn).play(turn.threads)
@@ -133,7 +138,7 @@ class Match:
         elif turn.name == "transformers":
             command = [sys.executable, CONTENDERS / "torch_bfloat16.py", random_checkpoint(self.args.shape)]
         else:
-            package = random_package(self.args.shape, turn.ranks, Quantisation(int(turn.name[-1])))
+            package = self._package(turn)
             manifest = Manifest.load(package)
             self.weights[turn.name] = sum(weight_bytes(manifest, rank) for rank in range(turn.ranks))
             mpirun = [find_mpirun(), "-np", str(turn.ranks)] if turn.ranks > 1 else []
@@ -143,14 +148,26 @@ class Match:
             environment["OMP_NUM_THREADS"] = str(max(self.args.threads))
         return Contender(turn.name, list(map(str, command)), environment)
 
+    def _package(self, turn: Turn) -> Path:
+        if turn.name != "ours-file":
+            return random_package(self.args.shape, turn.ranks, Quantisation(int(turn.name[-1])))
+        package = Path(self.made.name) / f"ranks-{turn.ranks}"
+        if not package.exists():
+            for words in (["partition", self.args.file, "--ranks", turn.ranks, "--out", package], ["convert", package]):
+                done = [sys.executable, "-m", "mpsplit", *map(str, words)]
+                subprocess.run(done, check=True, stdout=subprocess.DEVNULL)
+        return package
+
 
 def gguf_files(args: argparse.Namespace) -> dict[str, Path]:
     """llama.cpp's file for each of its names, made where it is not there."""
     files = {
         name: folder() / f"{args.shape}-{name.removeprefix('llama-')}.gguf"
         for name in args.only
-        if name.startswith("llama")
+        if name.startswith("llama-q")
     }
+    if "llama-file" in args.only:
+        files["llama-file"] = args.file
     missing = [(path, name.removeprefix("llama-")) for name, path in files.items() if not path.is_file()]
     if missing:
         print(f"making {', '.join(str(path) for path, _ in missing)}, once", file=sys.stderr, flush=True)
@@ -225,7 +242,8 @@ def show(found: dict[Turn, list[dict[str, float]]], rows: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", nargs="?", default="llama-1.1b", help="as of `mpsplit bench --random`; a llama")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="these contenders")
+    parser.add_argument("--file", type=Path, help="a GGUF file in SHAPE's place")
+    parser.add_argument("--only", nargs="+", choices=NAMES + OF_FILE, help="these contenders")
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], help="T: 1 rank of T threads, ours T of 1 too"
     )
@@ -234,6 +252,7 @@ def main() -> None:
     parser.add_argument("--engine", help="ours; the fastest there is when not given")
     parser.add_argument("--json", action="store_true", help="every round of every contender too")
     args = parser.parse_args()
+    args.only = args.only or (OF_FILE if args.file else NAMES)
     try:
         with Match(args) as match:
             found = play_rounds(match, args.rounds)
@@ -241,7 +260,11 @@ def main() -> None:
     except MpsplitError as wrong:
         raise SystemExit(f"peers: {wrong}") from None
     if args.json:
-        print(json.dumps({"shape": args.shape, "rounds": {str(t): r for t, r in found.items()}, "ratios": rows}))
+        print(
+            json.dumps(
+                {"shape": str(args.file or args.shape), "rounds": {str(t): r for t, r in found.items()}, "ratios": rows}
+            )
+        )
     else:
         show(found, rows)
 
