@@ -8,8 +8,9 @@ from pathlib import Path
 from mpsplit.plan.stages.counted_graph import CountedGraph, Node
 
 WORDS = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+WIDER = WORDS | dict(hidden_size=48, num_attention_heads=4, intermediate_size=192)
 NETWORKS: dict[str, tuple[str, dict]] = {
-    "vit": ("ViTForImageClassification", WORDS | dict(image_size=32, patch_size=8, num_labels=3)),
+    "vit": ("ViTForImageClassification", WIDER | dict(image_size=32, patch_size=8, num_labels=3)),
     "bert": ("BertModel", WORDS | dict(vocab_size=50, max_position_embeddings=96)),
     "resnet": (
         "ResNetForImageClassification",

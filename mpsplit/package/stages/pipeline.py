@@ -145,6 +145,8 @@ class Pipeline:
 
     def check(self) -> Pipeline:
         """Itself, when every value has one giver before its takers."""
+        if not self.stages or self.stages[0].rank:
+            raise PackageError("its first stage must be of rank 0")
         given, rank = set(self.inputs), 0
         for stage in self.stages:
             if missing := [name for name in stage.inputs if name not in given]:
