@@ -1,8 +1,9 @@
 """A random Llama of ours as llama.cpp's files: python gguf_of.py CHECKPOINT OUT.gguf KIND [OUT.gguf
 KIND ...]
 
-KIND is q4_0, q4_k_m, q8_0. The rows of q and k stay in Hugging Face's order, which changes no
-timing; the vocabulary is dummy words. Needs the extra `peers`.
+KIND is q4_0, q4_k_m, q6_k, iq4_xs, ...: any that llama.cpp makes. The rows of q and k stay in
+Hugging Face's order, which changes no timing; the vocabulary is dummy words. Needs the extra
+`peers`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import gguf
 import llama_cpp as llama
 import numpy as np
 
-KINDS = {"q4_0": "MOSTLY_Q4_0", "q4_k_m": "MOSTLY_Q4_K_M", "q8_0": "MOSTLY_Q8_0"}
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -96,7 +96,7 @@ def main(checkpoint: str, *wanted: str) -> None:
         write(Path(checkpoint), half)
         for path, kind in zip(wanted[::2], wanted[1::2], strict=True):
             how = llama.llama_model_quantize_default_params()
-            how.ftype = getattr(llama, f"LLAMA_FTYPE_{KINDS[kind]}")
+            how.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}")
             partial = Path(path).with_suffix(".partial")
             if llama.llama_model_quantize(str(half).encode(), str(partial).encode(), how):
                 raise SystemExit(f"llama.cpp did not quantise to {kind}")
