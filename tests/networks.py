@@ -17,6 +17,15 @@ NETWORKS: dict[str, tuple[str, dict]] = {
         dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], num_labels=3, layer_type="basic"),
     ),
     "gpt2": ("GPT2LMHeadModel", dict(n_embd=32, n_layer=2, n_head=2, n_positions=96, vocab_size=50)),
+    "whisper": (
+        "WhisperForConditionalGeneration",
+        dict(d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2)
+        | dict(encoder_ffn_dim=64, decoder_ffn_dim=64, num_mel_bins=20, max_source_positions=50, vocab_size=50),
+    ),
+}
+IDS = {
+    "gpt2": dict(bos_token_id=1, eos_token_id=2),
+    "whisper": dict(bos_token_id=1, eos_token_id=2, pad_token_id=0, decoder_start_token_id=1),
 }
 PREPROCESSOR = (
     '{"do_resize": true, "size": {"height": 32, "width": 32}, "resample": 2, "do_rescale": true,'
@@ -33,8 +42,7 @@ def make_network(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     architecture, sizes = NETWORKS[name]
     made = getattr(transformers, architecture)
-    ids = dict(bos_token_id=1, eos_token_id=2) if name == "gpt2" else {}
-    model = made(made.config_class(**sizes, **ids)).eval()
+    model = made(made.config_class(**sizes, **IDS.get(name, {}))).eval()
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             is_norm = parameter.dim() == 1 and path.endswith("weight")

@@ -24,6 +24,7 @@ from mpsplit.package.stages.stage_manifest import StageManifest
 from mpsplit.runtime.pipeline.pipeline_run import PipelineRun
 
 EXACT, ROUNDED = 1e-3, 0.5  # of the largest number of an output
+VOCABULARY = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}  # fields of config.json
 LENGTHS = (5, 11, 64)
 
 
@@ -100,8 +101,8 @@ def _array(
     shape = numbers(value.shape, length)
     if value.type == FLOAT:
         return chance.standard_normal(shape, np.float32)
-    config: Any = module.config
-    return chance.integers(0, config.vocab_size if name == "input_ids" else config.type_vocab_size, shape)
+    config = getattr(module, "config", None)
+    return chance.integers(0, getattr(config, VOCABULARY.get(name, ""), 2), shape)
 
 
 def _output(wanted: Any, name: str) -> torch.Tensor:

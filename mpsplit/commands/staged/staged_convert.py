@@ -49,7 +49,8 @@ def convert_stages_command(args: argparse.Namespace) -> int:
             f"each stage was run beside its program: at most {made.errors[worst]:.1e} of its largest number off"
             f" ({made.pipeline.stages[worst].name}){rounded}"
         )
-        next_step = "--image cat.png" if made.pipeline.images else "--text Hello"
+        texts = bool(made.manifest.tokenizer)
+        next_step = "--image cat.png" if made.pipeline.images else "--text Hello" if texts else "--tensor x.npz"
         print(f"converted {package} in {time.perf_counter() - began:.1f} s; next: mpsplit run {package} {next_step}")
     if args.verify:
         from mpsplit.commands.staged.staged_verify import verify_stages

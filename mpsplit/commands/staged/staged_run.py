@@ -125,6 +125,12 @@ def _tell(args: argparse.Namespace, pipeline: Pipeline, outputs: list[dict[str, 
             np.savez(file, **together)  # type: ignore[arg-type]
         return
     answers = [answer(given, pipeline, args.top or 1) for given in outputs]
+    if args.text and "next" in answers[0]:
+        from mpsplit.runtime.pipeline.text_input import TextInput
+
+        text = TextInput(Path(args.package), pipeline)
+        for said in answers:
+            said["next"] = [label | {"label": text.word(label["number"])} for label in said["next"]]
     if args.json:
         print(json.dumps(answers if len(answers) > 1 else answers[0], ensure_ascii=False))
         return
@@ -134,8 +140,9 @@ def _tell(args: argparse.Namespace, pipeline: Pipeline, outputs: list[dict[str, 
 
 
 def _in_words(said: dict[str, Any]) -> str:
-    if "labels" in said:
-        return ", ".join(f"{label['label']} {label['score']:.1%}" for label in said["labels"])
+    if labels := said.get("labels") or said.get("next"):
+        words = ", ".join(f"{label['label']} {label['score']:.1%}" for label in labels)
+        return f"next {words}" if "next" in said else words
     if "embedding" in said:
         numbers = said["embedding"]
         first = ", ".join(f"{number:.4f}" for number in numbers[:4])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpsplit.errors import ModelError
+from mpsplit.export.model.factory_folder import factory_folder, is_factory
 from mpsplit.export.model.gguf.gguf_folder import unpacked, weights_of
 from mpsplit.export.model.gguf.gguf_header import read_gguf
 from mpsplit.families.family import GGUF
@@ -36,6 +37,8 @@ def find_config(model: str) -> Path:
 
 def _find(model: str, wanted: list[str]) -> Path:
     path = Path(model)
+    if is_factory(model):
+        return factory_folder(model)
     if path.suffix == GGUF and path.is_file():
         return unpacked(path)
     if path.is_dir():

@@ -11,9 +11,12 @@ Invariant: the graph is whole: dynamo met nothing that it had to leave to Python
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +65,23 @@ def _exported(subject: Subject) -> torch.export.ExportedProgram:
         length = torch.export.Dim(SYMBOL, min=SHORTEST, max=subject.longest)
         grown |= {name: {axis: length} for name, axis in subject.growing.items()}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             return torch.export.export(subject.module, (), subject.inputs, dynamic_shapes=grown, strict=True)
     except Exception as wrong:  # dynamo has a kind of error for each way to fail
         raise ConvertError(f"dynamo cannot capture {type(subject.module).__name__} whole: {_told(wrong)}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Where it breaks off, dynamo prints the graph so far; the error says what is to be said."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _told(wrong: Exception) -> str:
@@ -103,8 +118,9 @@ def _lifted(program: torch.export.ExportedProgram) -> tuple[fx.GraphModule, tupl
             mapped[node] = graph.placeholder(node.name)
             inputs.append(node.name)
         else:
-            is_weight = spec.kind == InputKind.PARAMETER or spec.kind == InputKind.BUFFER and spec.target not in own
-            held: Mapping[str, Any] = program.state_dict if is_weight else program.constants
+            stored = spec.kind == InputKind.BUFFER and spec.target not in own and node.meta["val"].is_floating_point()
+            is_weight = spec.kind == InputKind.PARAMETER or stored
+            held: Mapping[str, Any] = program.state_dict if spec.target in program.state_dict else program.constants
             name = f"weight_{len(root)}" if is_weight else f"constant_{len(root)}"
             root[name] = held[spec.target]
             mapped[node] = graph.get_attr(name)

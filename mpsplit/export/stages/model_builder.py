@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from mpsplit.errors import ModelError, MpsplitError
+from mpsplit.export.model.factory_folder import KEY as FACTORY
+from mpsplit.export.model.factory_folder import made_by
 from mpsplit.export.model.model_source import read_config
+from mpsplit.package.stages.image_settings import image_size_of
 
 LENGTHS = (53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 29, 31, 37, 41, 43, 47, 11, 13, 17, 19, 23)
 SYMBOL = "length"
@@ -36,13 +39,15 @@ IMAGE, TEXT, SOUND = "pixel_values", "input_ids", "input_features"
 @dataclass(frozen=True)
 class Subject:
     """`inputs`: by the names of the model's own `forward`. `growing`: the axis of each that has the
-    length, for those that have it; `longest`: how long it may get."""
+    length, for those that have it; `longest`: how long it may get. `whole`: the model that the
+    module is a part of, under the name `prefix` says."""
 
     module: nn.Module
     inputs: dict[str, torch.Tensor]
     growing: dict[str, int]
     longest: int = 0
-    fixed: dict[str, Any] | None = None
+    whole: nn.Module | None = None
+    prefix: str = ""
 
     @property
     def length(self) -> int:
@@ -62,9 +67,12 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 def build(folder: Path, length: int | None = None) -> Subject:
     """`length`: fixes that of texts."""
+    if factory := read_config(folder).get(FACTORY):
+        module, inputs = made_by(factory)
+        return Subject(without_bytes(lambda: module), inputs, {})
     config = config_of(folder)
     try:
-        module = without_bytes(lambda: _class_of(config)._from_config(config))
+        whole = without_bytes(lambda: _class_of(config)._from_config(config))
     except MpsplitError:
         raise
     except Exception as wrong:  # each class has its own way to say what its config lacks
@@ -72,14 +80,20 @@ def build(folder: Path, length: int | None = None) -> Subject:
         raise ModelError(
             f"{folder}: transformers cannot build {name} of its config.json ({_line(wrong)}); are they of one model?"
         ) from None
-    if hasattr(module.config, "use_cache"):
-        module.config.use_cache = False
-    if getattr(config, "is_encoder_decoder", False):
-        module = module.get_encoder()
+    module = _part(whole)
     name = module.main_input_name
     if name not in EXAMPLES:
         raise ModelError(f"{type(module).__name__} takes {name}; stages know {', '.join(EXAMPLES)}")
-    return EXAMPLES[name](module, read_config(folder), folder, length)
+    subject = EXAMPLES[name](module, folder, length)
+    path = next(path for path, part in whole.named_modules() if part is module)
+    return replace(subject, whole=whole, prefix=f"{path}." if path else "")
+
+
+def _part(whole: Any) -> Any:
+    """What becomes stages: of an encoder with a decoder, the encoder."""
+    if hasattr(whole.config, "use_cache"):
+        whole.config.use_cache = False
+    return whole.get_encoder() if getattr(whole.config, "is_encoder_decoder", False) else whole
 
 
 def config_of(folder: Path) -> PreTrainedConfig:
@@ -95,11 +109,10 @@ def _line(wrong: Exception) -> str:
 
 def original(folder: Path) -> Any:
     """The same module with its weights, as transformers loads it."""
+    if factory := read_config(folder).get(FACTORY):
+        return made_by(factory)[0]
     config = config_of(folder)
-    module = _class_of(config).from_pretrained(folder, dtype=torch.float32).eval()
-    if hasattr(module.config, "use_cache"):
-        module.config.use_cache = False
-    return module.get_encoder() if getattr(config, "is_encoder_decoder", False) else module
+    return _part(_class_of(config).from_pretrained(folder, dtype=torch.float32).eval())
 
 
 def without_bytes(make: Callable[[], nn.Module]) -> nn.Module:
@@ -132,14 +145,14 @@ def _class_of(config: PreTrainedConfig) -> Any:
         ) from None
 
 
-def _image(module: Any, config: dict[str, Any], folder: Path, length: int | None) -> Subject:
+def _image(module: Any, folder: Path, length: int | None) -> Subject:
     own = module.config
-    size = getattr(own, "image_size", None) or 224
+    size = getattr(own, "image_size", None) or image_size_of(folder)
     height, width = (size, size) if isinstance(size, int) else size
     return Subject(module, {IMAGE: torch.zeros(1, getattr(own, "num_channels", 3), height, width)}, {})
 
 
-def _text(module: Any, config: dict[str, Any], folder: Path, length: int | None) -> Subject:
+def _text(module: Any, folder: Path, length: int | None) -> Subject:
     own = module.config
     longest = getattr(own, "max_position_embeddings", None) or getattr(own, "n_positions", None) or 512
     if length and not 1 <= length <= longest:
@@ -152,7 +165,7 @@ def _text(module: Any, config: dict[str, Any], folder: Path, length: int | None)
     return Subject(module, inputs, {} if length else dict.fromkeys(inputs, 1), longest)
 
 
-def _sound(module: Any, config: dict[str, Any], folder: Path, length: int | None) -> Subject:
+def _sound(module: Any, folder: Path, length: int | None) -> Subject:
     own = module.config
     return Subject(module, {SOUND: torch.zeros(1, own.num_mel_bins, 2 * own.max_source_positions)}, {})
 

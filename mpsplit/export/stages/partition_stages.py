@@ -69,7 +69,9 @@ def _check_alike(pipeline: Pipeline, comm: Communicator) -> None:
 
 def _tensors(model: CutModel, checkpoint: Checkpoint) -> dict[str, str]:
     """The checkpoint's tensor of each weight, when all are there in the right shape."""
-    tensors = tensors_of(model.subject.module, checkpoint.entries)
+    subject, prefix = model.subject, model.subject.prefix
+    found = tensors_of(subject.whole or subject.module, checkpoint.entries)
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
     needed = {name: model.capture.node(node).meta["val"].shape for node, name in model.capture.weights.items()}
     if missing := [name for name in needed if name not in tensors]:
         raise ModelError(

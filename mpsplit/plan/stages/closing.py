@@ -12,13 +12,16 @@ other, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mpsplit.errors import PlanError
 from mpsplit.plan.stages.counted_graph import CountedGraph
 
-WORK = 16  # flops a byte of the value that may be done again instead of sending it
+WORK = 1  # flops a byte of the value that may be done again instead of sending it
+
+
+Copies = Callable[[CountedGraph, tuple[str, ...]], tuple[str, ...]]  # a stage's own nodes -> all it has
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,16 @@ class ClosedStage:
 
 
 def closed(graph: CountedGraph, cuts: Sequence[int]) -> tuple[ClosedStage, ...]:
+    stages = _closed(graph, cuts, _with_copies)
+    if not all(stage.outputs for stage in stages):  # all of a stage is cheap, and would be done by others
+        stages = _closed(graph, cuts, lambda graph, run: run)
+    return check_closed(graph, stages)
+
+
+def _closed(graph: CountedGraph, cuts: Sequence[int], with_copies: Copies) -> list[ClosedStage]:
     ends = [0, *cuts, len(graph.nodes)]
     runs = [tuple(node.name for node in graph.nodes[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
-    members = [_with_copies(graph, run) for run in runs]
+    members = [with_copies(graph, run) for run in runs]
     read = [_read_outside(graph, nodes) for nodes in members]
     stages: list[ClosedStage] = []
     for number, (run, nodes) in enumerate(zip(runs, members, strict=True)):
@@ -65,7 +75,7 @@ def closed(graph: CountedGraph, cuts: Sequence[int]) -> tuple[ClosedStage, ...]:
                 bytes=sum(graph.weights[name] for name in weights),
             )
         )
-    return check_closed(graph, stages)
+    return stages
 
 
 def check_closed(graph: CountedGraph, stages: Iterable[ClosedStage]) -> tuple[ClosedStage, ...]:

@@ -15,9 +15,12 @@ LOGITS, STATES = "logits", "last_hidden_state"
 
 
 def answer(outputs: dict[str, np.ndarray], pipeline: Pipeline, top: int) -> dict[str, Any]:
-    """Labels with their shares of 1 where there are logits of classes; the mean of the last hidden
-    states, of length 1, as `embedding`; else how each output looks."""
+    """Labels with their shares of 1 where there are logits of classes, or the tokens that may come
+    `next`; the mean of the last hidden states, of length 1, as `embedding`; else how each output
+    looks."""
     logits = outputs.get(LOGITS)
+    if logits is not None and logits.ndim == 3:
+        return {"next": best(logits[0, -1], (), top, "token")}
     if logits is not None and logits.ndim == 2:
         return {"labels": best(logits[0], pipeline.labels, top)}
     if (states := outputs.get(STATES)) is not None and states.ndim == 3:
@@ -25,12 +28,13 @@ def answer(outputs: dict[str, np.ndarray], pipeline: Pipeline, top: int) -> dict
     return {"outputs": {name: _summary(array) for name, array in outputs.items()}}
 
 
-def best(logits: np.ndarray, labels: tuple[str, ...], top: int) -> list[dict[str, Any]]:
+def best(logits: np.ndarray, labels: tuple[str, ...], top: int, kind: str = "class") -> list[dict[str, Any]]:
+    """`kind`: of what has no name but a number."""
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
     order = np.argsort(-shares, kind="stable")[:top]
-    named = labels if len(labels) == len(logits) else [f"class {i}" for i in range(len(logits))]
-    return [{"label": named[i], "score": float(shares[i])} for i in order]
+    named = labels if len(labels) == len(logits) else [f"{kind} {i}" for i in range(len(logits))]
+    return [{"label": named[i], "number": int(i), "score": float(shares[i])} for i in order]
 
 
 def embedding(states: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ In: a text. Out: input_ids, and token_type_ids where the model takes them: int64
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,10 @@ class TextInput:
             )
         given = {IDS: np.array([encoded.ids], np.int64), TYPES_OF_IDS: np.array([encoded.type_ids], np.int64)}
         return {name: given[name] for name in self.pipeline.inputs if name in given}
+
+    def word(self, token: int) -> str:
+        """The text of a token, in quotes: it may begin with a blank."""
+        return json.dumps(self.tokenizer.decode([token], skip_special_tokens=False), ensure_ascii=False)
 
     @property
     def _fixed(self) -> int:
