@@ -26,7 +26,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from mpsplit.errors import ConvertError
-from mpsplit.export.stages.clean_graph import clean
+from mpsplit.export.stages.clean_graph import clean, with_flat_rows
 from mpsplit.export.stages.made_values import Made, with_made_values
 from mpsplit.export.stages.model_builder import SHORTEST, SYMBOL, Subject
 
@@ -51,9 +51,9 @@ class Capture:
 def capture(subject: Subject) -> Capture:
     program = _exported(subject)
     graph, inputs, weights = _lifted(program)
+    graph, made = with_made_values(clean(graph), set(weights), subject.longest if subject.growing else 0)
+    graph = with_flat_rows(graph)
     outputs = _named_outputs(program, graph)
-    graph = clean(graph)
-    graph, made = with_made_values(graph, set(weights), subject.longest if subject.growing else 0)
     alive = {node.name for node in graph.graph.nodes}
     left = {node: name for node, name in weights.items() if node in alive}
     return Capture(graph, inputs, outputs, left, made, subject.longest if subject.growing else 0)

@@ -162,3 +162,35 @@ def _linear(node: fx.Node) -> None:
     turned = node.graph.call_function(aten.t.default, (weight,))
     turned.meta = {**node.meta, "val": weight.meta["val"].t()}
     _replaced(node, aten.linear.default, (x, turned, bias))
+
+
+def with_flat_rows(module: fx.GraphModule) -> fx.GraphModule:
+    """Rows of an embedding by indices of several axes, such as T5's positions: ncnn knows one."""
+    for node in module.graph.find_nodes(op="call_function", target=aten.embedding.default):
+        with module.graph.inserting_before(node):
+            _flat_rows(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _flat_rows(node: fx.Node) -> None:
+    index = node.args[1]
+    sizes = list(index.meta["val"].shape)
+    while sizes and isinstance(sizes[0], int) and sizes[0] == 1:
+        sizes.pop(0)
+    if len(sizes) < 2:
+        return
+    graph, value = node.graph, node.meta["val"]
+    flat = graph.call_function(aten.view.default, (index, [-1]))
+    flat.meta = {**node.meta, "val": index.meta["val"].reshape(-1)}
+    rows = graph.call_function(aten.embedding.default, (node.args[0], flat, *node.args[2:]), node.kwargs)
+    rows.meta = {**node.meta, "val": value.reshape(-1, value.shape[-1])}
+    shape: list[Any] = []
+    for axis, size in enumerate(value.shape):
+        if not isinstance(size, int):
+            wanted = size
+            size = graph.call_function(aten.sym_size.int, (index, axis))
+            size.meta = {**node.meta, "val": wanted}
+        shape.append(size)
+    _replaced(node, aten.view.default, (rows, shape))

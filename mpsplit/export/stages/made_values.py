@@ -21,6 +21,7 @@ from mpsplit.errors import ConvertError
 
 aten = torch.ops.aten
 SDPA = aten.scaled_dot_product_attention.default
+CHOICES = (aten.where.self, aten.where.ScalarOther)  # of a condition, a value, and another one
 MASK, CAUSAL, SCALE = 3, 5, "scale"  # arguments of SDPA
 CAUSAL_KIND, POSITIONS, TABLE = "causal", "positions", "table"
 SHORT, LONG = 7, 11  # lengths to try
@@ -29,8 +30,8 @@ HIDDEN = -1e9  # what a mask adds to the scores of what is not seen: below it, e
 
 @dataclass(frozen=True)
 class Made:
-    """`offset`: the first position. `table`: of the largest length there is, whose first rows along
-    `axis` are the value."""
+    """`offset`: the first position, `axis`: along which they count. `table`: of the largest length
+    there is, whose beginning is the value."""
 
     kind: str
     offset: int = 0
@@ -46,6 +47,9 @@ def with_made_values(module: fx.GraphModule, weights: set[str], longest: int) ->
     free = _free_of_data(graph, weights)
     for node in graph.find_nodes(op="call_function", target=SDPA):
         _one_mask(node, free)
+    for node in list(graph.nodes):
+        if node.target in CHOICES and node.args[0] in free and _hides_nothing(module, node.args[0]):
+            node.replace_all_uses_with(node.args[1])
     graph.eliminate_dead_code()
     free = _free_of_data(graph, weights)
     border = [node for node in graph.nodes if node in free and any(user not in free for user in node.users)]
@@ -123,6 +127,10 @@ def _one_mask(node: fx.Node, free: set[fx.Node]) -> None:
         node.kwargs = {**node.kwargs, "is_causal": True}
 
 
+def _hides_nothing(module: fx.GraphModule, mask: fx.Node) -> bool:
+    return all(bool(value_of(module, mask, length).all()) for length in (SHORT, LONG))
+
+
 def _is_causal(seen: torch.Tensor) -> bool:
     rows, columns = seen.shape[-2:]
     return rows == columns and bool((seen == torch.ones(rows, columns, dtype=torch.bool).tril()).all())
@@ -172,18 +180,13 @@ def _kind_of(module: fx.GraphModule, node: fx.Node, longest: int) -> Made:
     short, long = (value_of(module, node, n) for n in (SHORT, LONG))
     grown = [axis for axis, (a, b) in enumerate(zip(short.shape, long.shape, strict=True)) if a != b]
     place = list((node.meta.get("nn_module_stack") or {"": ("the model",)}).values())[-1][0]
-    if len(grown) != 1:
+    if not torch.equal(long[tuple(slice(size) for size in short.shape)], short):
         raise ConvertError(
-            f"{place or 'the model'} computes a {list(node.meta['val'].shape)} of the length alone ({node.name}), which"
-            " stages cannot make; fix the length with --length N"
+            f"{place or 'the model'} computes {node.name} of the length alone, and that of {list(short.shape)} is not"
+            f" the beginning of that of {list(long.shape)}; fix the length with --length N"
         )
-    [axis] = grown
-    if not torch.equal(long.narrow(axis, 0, short.shape[axis]), short):
-        raise ConvertError(
-            f"{place or 'the model'}: {node.name} of {short.shape[axis]} is not the beginning of that of"
-            f" {long.shape[axis]}; fix the length with --length N"
-        )
-    counted = torch.arange(short.shape[axis]).reshape([-1 if i == axis else 1 for i in range(short.dim())])
-    if not short.is_floating_point() and torch.equal(short - short.flatten()[0], counted.expand_as(short)):
-        return Made(POSITIONS, offset=int(short.flatten()[0]), axis=axis)
-    return Made(TABLE, axis=axis, table=value_of(module, node, longest).contiguous())
+    if len(grown) == 1 and not short.is_floating_point():
+        counted = torch.arange(short.shape[grown[0]]).reshape([-1 if i == grown[0] else 1 for i in range(short.dim())])
+        if torch.equal(short - short.flatten()[0], counted.expand_as(short)):
+            return Made(POSITIONS, offset=int(short.flatten()[0]), axis=grown[0])
+    return Made(TABLE, table=value_of(module, node, longest).contiguous())

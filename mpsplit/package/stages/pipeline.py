@@ -48,7 +48,7 @@ class Value:
 @dataclass(frozen=True)
 class MadeValue:
     """What a stage makes for itself from the length: a `causal` mask, `positions` from `offset`
-    on, or the first rows along `axis` of a `table` that it has."""
+    on along `axis`, or the beginning of a `table` that it has."""
 
     name: str
     kind: str
