@@ -20,6 +20,7 @@ from mpsplit.options.rank_options import started_ranks, take_threads, under_mpir
 from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.package.stages.stage_manifest import StageManifest
 from mpsplit.package.whole_files import told_if_not_written
+from mpsplit.progress import console
 
 WAYS = ("image", "text", "tensor")
 
@@ -56,6 +57,8 @@ def run_stages_command(args: argparse.Namespace) -> int:
     seconds = [spent for of_rank in comm.exchange(run.seconds) for spent in of_rank]
     _tell(args, pipeline, outputs[: len(inputs)])
     time.sleep(0.02)  # mpirun carries the two streams side by side
+    if args.report:
+        _report(pipeline, seconds, len(outputs))
     count, slowest = len(outputs), max(range(len(seconds)), key=seconds.__getitem__)
     print(
         f"[{count} input{'s' * (count > 1)} through {len(seconds)} stages on {pipeline.ranks} ranks in {taken:.3f} s,"
@@ -64,6 +67,22 @@ def run_stages_command(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _report(pipeline: Pipeline, seconds: list[float], count: int) -> None:
+    """What each stage took, and what it handed on to others."""
+    from rich.table import Table
+
+    table = Table("rank", "stage", "weights", "Mflop", "ms", "Gflop/s")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for stage, spent in zip(pipeline.stages, seconds, strict=True):
+        rate = stage.flops / 1e9 / max(spent / count, 1e-9)
+        table.add_row(
+            str(stage.rank), stage.name, f"{stage.bytes:,}", f"{stage.flops / 1e6:,.1f}",
+            f"{spent / count * 1e3:.2f}", f"{rate:,.1f}",
+        )  # fmt: skip
+    console().print(table)
 
 
 def _inputs(args: argparse.Namespace, package: Path, pipeline: Pipeline) -> Iterator[dict[str, np.ndarray]]:

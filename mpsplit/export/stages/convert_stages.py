@@ -112,6 +112,8 @@ def _committed(
     if comm.host_lead:
         put_in_place(package)
     exchanged(comm, None, lambda value: None)
+    for rank in made:
+        _forget_others(package, rank, results[rank])
     return StageConversion(
         manifest,
         pipeline,
@@ -119,6 +121,14 @@ def _committed(
         packed=tuple(count for result in results for count in result["packed"]),
         read=tuple(result["read"] for result in results),
     )
+
+
+def _forget_others(package: Path, rank: int, result: dict) -> None:
+    """Matrices that an earlier conversion packed, and this one did not."""
+    listed = {Path(file["path"]).name for file in result["files"]}
+    for path in rank_folder(package, rank).glob("stage-*.packed.bin"):
+        if path.name not in listed:
+            path.unlink()
 
 
 def _result(home: Path, rank: int, stages: Sequence[ConvertedStage], read: int) -> dict:
