@@ -10,7 +10,7 @@ stage_cuts       MODEL, cut and closed: what stages, plan and partition begin wi
 stage_shell      what partition leaves of a stage for convert
 checkpoint_names which tensor of a checkpoint a weight is
 partition_stages every rank writes its own stages
-stage_graph      a stage's graph with its linears packed; float_arrays: the arrays of its .bin
+stage_graph      a stage's graph with its linears packed
 stage_conversion one stage to ncnn's files, and the proof that they compute the same
 convert_stages   every rank makes the files of its own stages
 """

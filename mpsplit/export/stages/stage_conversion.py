@@ -24,10 +24,10 @@ import torch
 from mpsplit.errors import ConvertError
 from mpsplit.export.graph.pnnx import Pnnx, run_pnnx, shape_text
 from mpsplit.export.model.checkpoint import Checkpoint
-from mpsplit.export.stages import float_arrays
 from mpsplit.export.stages.stage_graph import Packing, packed
 from mpsplit.export.stages.stage_shell import Shell
 from mpsplit.package.param_text import Param
+from mpsplit.package.stages import stage_arrays
 from mpsplit.package.stages.growing_shapes import Shape, numbers
 from mpsplit.package.stages.made_arrays import made
 from mpsplit.package.stages.pipeline import FLOAT, Pipeline, Stage
@@ -117,11 +117,11 @@ def _written(
     assert everything.packed and everything.tables
     packing = None
     if recipe.default.bits or recipe.rules:
-        packing = Packing(float_arrays.read(param, floats), names, recipe)
+        packing = Packing(stage_arrays.read(param, floats), names, recipe)
         param = packed(param, packing)
     (out / everything.graph).write_text(str(param), encoding="utf-8")
     if packing and packing.count:
-        float_arrays.write(param, packing.arrays, out / everything.floats)
+        stage_arrays.write(param, packing.arrays, out / everything.floats)
         (out / everything.packed).write_bytes(packing.file)
     else:
         shutil.copyfile(floats, out / everything.floats)

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mpsplit.export.stages.float_arrays import Arrays
 from mpsplit.export.weights.encode import encoded
 from mpsplit.package.param_text import Layer, Param
+from mpsplit.package.stages.stage_arrays import Arrays
 from mpsplit.package.stored.float_weights import ALIGNMENT
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 from mpsplit.package.stored.quantisation import QLinear, Quantisation

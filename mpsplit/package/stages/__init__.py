@@ -3,6 +3,7 @@
 pipeline        stages.json: every stage, what it takes, gives and closes over, who runs it
 growing_shapes  shapes whose length may grow, as text and as numbers
 stage_files     the files of one stage
+stage_arrays    the arrays of its .bin, layer by layer
 made_arrays     what a stage makes of the length alone: masks, positions
 stage_manifest  manifest.json of such a package
 image_settings  how an image becomes the model's input, as its preprocessor_config.json says

@@ -17,6 +17,7 @@ from mpsplit.errors import PackageError, RunError
 from mpsplit.package.stages.growing_shapes import numbers
 from mpsplit.package.stages.made_arrays import made
 from mpsplit.package.stages.pipeline import WHOLE, Pipeline, Stage
+from mpsplit.package.stages.stage_arrays import check_stage_graph
 from mpsplit.package.stages.stage_files import StageFiles
 from mpsplit.package.stored.weight_files import Packed, WeightFiles
 from mpsplit.runtime.engine import quantised_layer
@@ -32,6 +33,7 @@ class StageNet:
         self.stage, self.values = stage, pipeline.values
         self.blobs = (*stage.inputs, *(value.name for value in stage.made))
         self.tables = dict(np.load(folder / files.tables, allow_pickle=False)) if files.tables else {}
+        check_stage_graph(folder / files.graph, folder / files.floats, len(self.blobs), len(stage.outputs))
         self.net = ncnn.Net()
         exact(self.net.opt, 1 if files.packed else threads)
         self._layers: list[ncnn.Layer] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpsplit.errors import ConvertError
+from mpsplit.errors import PackageError
 from mpsplit.package.param_text import Layer, Param
 from mpsplit.package.stored.float_weights import FLAG, Owned, arrays_of
 
@@ -75,9 +75,9 @@ def read(param: Param, path: Path) -> Arrays:
             arrays.setdefault(layer.name, []).append(numbers)
     if at != len(data):
         kinds = ", ".join(sorted({layer.type for layer in param.layers}))
-        raise ConvertError(
-            f"{path.name} has {len(data)} bytes, its layers account for {at} ({kinds}); leave --quant out, so that it"
-            " stays as pnnx wrote it"
+        raise PackageError(
+            f"{path.name} has {len(data)} bytes, its layers account for {at} ({kinds}); convert again, without --quant"
+            " where a layer is not known"
         )
     return arrays
 
@@ -88,3 +88,28 @@ def write(param: Param, arrays: Arrays, path: Path) -> None:
             for own, array in zip(owned(layer), arrays.get(layer.name, []), strict=True):
                 file.write(FLAG * own.flagged)
                 file.write(np.ascontiguousarray(array, own.dtype).data)
+
+
+# layers that own nothing, of those that pnnx makes of networks such as these
+WITHOUT = frozenset(
+    "Input Split Reshape Permute BinaryOp UnaryOp GELU Concat Crop Squeeze ExpandDims Slice SDPA TanH Sigmoid ReLU"
+    " Swish HardSwish HardSigmoid Softmax Pooling Reduction RotaryEmbed Flatten Padding Interp Eltwise ELU SELU Clip"
+    " Mish Dropout Noop Packing QLinear MatMul".split()
+)
+
+
+def check_stage_graph(graph: Path, floats: Path, inputs: int, outputs: int) -> None:
+    """A stage's files as ncnn will believe them: text that is whole, as many inputs and outputs as
+    the stage has, and numbers that are there."""
+    param = Param.load(graph)
+    blobs = {blob for layer in param.layers for blob in layer.tops}
+    given = {layer.tops[0] for layer in param.layers if layer.type == "Input" and layer.tops}
+    missing = [f"in{i}" for i in range(inputs) if f"in{i}" not in given]
+    missing += [f"out{i}" for i in range(outputs) if f"out{i}" not in blobs]
+    if missing or len(given) > inputs:
+        raise PackageError(f"{graph} has {len(given)} inputs and lacks {missing[:1] or 'none'}; convert again")
+    kinds = {layer.type for layer in param.layers}
+    if kinds <= WITHOUT | set(KINDS) | {"Gemm", "RMSNorm", "MemoryData"}:
+        needed, size = sum(array.total for layer in param.layers for array in owned(layer)), floats.stat().st_size
+        if needed != size:
+            raise PackageError(f"{floats} has {size} bytes, its graph accounts for {needed}; convert again")
