@@ -15,7 +15,7 @@ from mpsplit.export.graph.pnnx import find_pnnx
 from mpsplit.native import cpp
 from mpsplit.package.inside.inspection import describe, inspect, tied
 from mpsplit.package.manifest import GRAPH, RANK_TEXT, Manifest, rank_folder
-from mpsplit.package.param_text import Param
+from mpsplit.package.param_text import Layer, Param
 from mpsplit.package.sealed.opened import opened_rank
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.stored.embedding_rows import head_of
@@ -128,6 +128,23 @@ def test_who_says_so_falsely(converted):
     (package / "rank-0" / RANK_TEXT).write_text(rank_text(Manifest.load(package), 0, table))
     listed = {"path": f"rank-0/{table.embedding}", "size": 64, "sha256": "0" * 64}
     refused(lambda data: data["ranks"][0]["files"].append(listed), "the embedding of rank 0 has 64 bytes")
+
+
+def test_a_graph_with_more_between_the_head_and_the_logits(converted):
+    package = converted(1, 1)
+    graph, manifest = package / "rank-0" / GRAPH, Manifest.load(package)
+    param = Param.load(graph)
+    head = head_of(param, 131, 64)
+    twice = {"0": "2", "1": "1", "2": "2.0"}
+    more = [
+        Layer("BinaryOp", "more", ("rows",), ("twice",), twice),
+        Layer("BinaryOp", "m", ("twice",), ("logits",), twice),
+    ]
+    layers = [layer.rename({"logits": "rows"}) if layer == head else layer for layer in param.layers]
+    graph.write_text(str(Param((*layers, *more))))
+    told = f"{GRAPH} is damaged .*the head is BinaryOp"
+    with pytest.raises(PackageError, match=told), opened_rank(package, manifest, 0):
+        pass
 
 
 @needs("the engine")
