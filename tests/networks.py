@@ -17,6 +17,7 @@ NETWORKS: dict[str, tuple[str, dict]] = {
         dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], num_labels=3, layer_type="basic"),
     ),
     "gpt2": ("GPT2LMHeadModel", dict(n_embd=32, n_layer=2, n_head=2, n_positions=96, vocab_size=50)),
+    "roberta": ("RobertaForSequenceClassification", WORDS | dict(vocab_size=50, max_position_embeddings=98)),
     "t5": ("T5EncoderModel", dict(d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, vocab_size=50)),
     "whisper": (
         "WhisperForConditionalGeneration",

@@ -102,7 +102,11 @@ def _array(
     if value.type == FLOAT:
         return chance.standard_normal(shape, np.float32)
     config = getattr(module, "config", None)
-    return chance.integers(0, getattr(config, VOCABULARY.get(name, ""), 2), shape)
+    drawn = chance.integers(0, getattr(config, VOCABULARY.get(name, ""), 2), shape)
+    padding = getattr(config, "pad_token_id", None)
+    if name == "input_ids" and padding is not None:  # inputs of stages have none
+        drawn[drawn == padding] = padding + 1 if padding == 0 else padding - 1
+    return drawn
 
 
 def _output(wanted: Any, name: str) -> torch.Tensor:

@@ -33,6 +33,7 @@ from mpsplit.package.stages.image_settings import image_size_of
 LENGTHS = (53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 29, 31, 37, 41, 43, 47, 11, 13, 17, 19, 23)
 SYMBOL = "length"
 SHORTEST = 2
+COUNTED = "create_position_ids_from_input_ids"  # what those models call it
 IMAGE, TEXT, SOUND = "pixel_values", "input_ids", "input_features"
 
 
@@ -155,6 +156,7 @@ def _image(module: Any, folder: Path, length: int | None) -> Subject:
 def _text(module: Any, folder: Path, length: int | None) -> Subject:
     own = module.config
     longest = getattr(own, "max_position_embeddings", None) or getattr(own, "n_positions", None) or 512
+    longest -= _count_positions_plainly(module)
     if length and not 1 <= length <= longest:
         raise ModelError(f"--length {length} is out of range; the model has room for 1 to {longest} tokens")
     taken = {value for value in own.to_dict().values() if isinstance(value, int)}
@@ -163,6 +165,21 @@ def _text(module: Any, folder: Path, length: int | None) -> Subject:
     if getattr(own, "type_vocab_size", 0) > 1 and "token_type_ids" in inspect.signature(module.forward).parameters:
         inputs["token_type_ids"] = torch.zeros(1, example, dtype=torch.long)
     return Subject(module, inputs, {} if length else dict.fromkeys(inputs, 1), longest)
+
+
+def _count_positions_plainly(module: nn.Module) -> int:
+    """RoBERTa and its kin count the tokens that are no padding, from the padding's number on. An
+    input of stages has no padding, so all are counted. Out: how many positions are never used."""
+    left_out = 0
+    for part in module.modules():
+        if hasattr(part, COUNTED):
+            object.__setattr__(part, COUNTED, _plain_positions)
+            left_out = int(part.padding_idx) + 1
+    return left_out
+
+
+def _plain_positions(ids: torch.Tensor, padding: int, past: int = 0) -> torch.Tensor:
+    return torch.arange(padding + 1, padding + 1 + ids.shape[1]).unsqueeze(0)
 
 
 def _sound(module: Any, folder: Path, length: int | None) -> Subject:

@@ -25,7 +25,7 @@ from tests.networks import NETWORKS, make_network
 from tests.running import CLEAN
 
 ROOT = Path(__file__).parents[3]
-STAGES = {"vit": "6", "bert": "5", "resnet": "4", "gpt2": "5", "t5": "5", "whisper": "4"}
+STAGES = {"vit": "6", "bert": "5", "resnet": "4", "gpt2": "5", "roberta": "4", "t5": "5", "whisper": "4"}
 RECIPES = {"f32": Recipe(), "q8": Recipe.parse("q8", 32)}
 CLOSE = {"f32": 1e-4, "q8": 5e-2}
 LENGTHS = (4, 19, 96)
@@ -51,9 +51,11 @@ def inputs_of(pipeline: Pipeline) -> list[dict[str, np.ndarray]]:
         for name in pipeline.inputs:
             value = pipeline.values[name]
             shape = numbers(value.shape, length)
-            most = 2 if name == "token_type_ids" else 50
+            least, most = (0, 2) if name == "token_type_ids" else (3, 50)  # below are padding and its like
             found[-1][name] = (
-                chance.standard_normal(shape, np.float32) if value.type == FLOAT else chance.integers(0, most, shape)
+                chance.standard_normal(shape, np.float32)
+                if value.type == FLOAT
+                else chance.integers(least, most, shape)
             )
     return found
 
