@@ -1,5 +1,8 @@
 // Blocks of up to 8 query rows that share a head of the cache: each key and value is read once for
-// all of them. With grouped heads even a single token fills a block.
+// all of them. With grouped heads even a single token fills a block. Stacks of up to 8 blocks go
+// through the cache together, a stretch of positions that stays near the processor after another:
+// so a long history is read from far away once a stack. Between stretches a row keeps the largest
+// score so far, the sum of its weights relative to that, and the sum of its weighted values.
 #include "attention.h"
 
 #include <algorithm>
@@ -12,6 +15,9 @@ namespace mpsplit {
 namespace {
 
 constexpr int block = 8, step = KeyValueCache::page_positions;
+constexpr int stack = 8 * block;   // rows at most
+constexpr int stretch = 8 * step;  // begins at multiples of this, whoever asks: sums are the same
+constexpr float nothing = -std::numeric_limits<float>::infinity();
 
 void rotate(const float* x, int dim, const float* cos, const float* sin, float scale, float* y) {
     int half = dim / 2;
@@ -29,7 +35,8 @@ float* score(float* s, int row, int position) {
     return s + (position / step * rows + row) * step + position % step;
 }
 
-// s = q [rows][dim] * keys of positions from .. to, both rounded to whole pages
+// s = q [rows][dim] * keys of positions from .. to, both rounded to whole pages. Fewer rows than a
+// block wait for memory, so they ask for it early.
 template <class T, int rows>
 void scores(const float* q, const Seen& seen, int from, int to, float* s) {
     // enough sums to keep the processor busy
@@ -42,7 +49,7 @@ void scores(const float* q, const Seen& seen, int from, int to, float* s) {
             for (int d = 0; d < dim; d++)
                 for (int a = 0; a < abreast; a++) {
                     const T* at = page.keys + ((panel + a) * dim + d) * lanes;
-                    __builtin_prefetch(at + abreast * dim * lanes);
+                    if (rows < block) __builtin_prefetch(at + abreast * dim * lanes);
                     const Lanes key = widened(at);
                     for (int r = 0; r < rows; r++) sums[a][r] += q[r * dim + d] * key;
                 }
@@ -51,51 +58,55 @@ void scores(const float* q, const Seen& seen, int from, int to, float* s) {
                     const int at = (panel + a) * lanes;
                     if constexpr (scaled<T>)
                         sums[a][r] *= *reinterpret_cast<const Lanes*>(page.key_scales + at);
-                    *reinterpret_cast<Lanes*>(score<rows>(s, r, first + at)) = sums[a][r];
+                    *reinterpret_cast<Lanes*>(score<rows>(s, r, first - from + at)) = sums[a][r];
                 }
         }
     }
 }
 
-// A row's scores of positions begin .. end become weights that sum to 1; those of from .. begin and
-// end .. to become 0.
+// What a row has gone through so far.
+struct Gone {
+    float most, sum;
+};
+
+// A row's scores of positions begin .. end become weights relative to the largest so far; those of
+// from .. begin and end .. to become 0. What was summed before is to be multiplied by the result.
 template <int rows>
-void softmax(float* s, int row, int from, int begin, int end, int to) {
-    constexpr float nothing = -std::numeric_limits<float>::infinity();
+float weigh(float* s, int row, int from, int begin, int end, int to, Gone& gone) {
     auto outside = [&](float value) {
-        for (int j = from; j < begin; j++) *score<rows>(s, row, j) = value;
-        for (int j = end; j < to; j++) *score<rows>(s, row, j) = value;
+        for (int j = from; j < std::min(begin, to); j++) *score<rows>(s, row, j - from) = value;
+        for (int j = std::max(end, from); j < to; j++) *score<rows>(s, row, j - from) = value;
     };
+    if (begin >= to || end <= from) return outside(0), 1;
     outside(nothing);
-    float most = nothing, sum = 0;
-    for (int j = from; j < to; j += step) {
-        const float* x = score<rows>(s, row, j);
-#pragma omp simd reduction(max : most)
-        for (int i = 0; i < step; i++) most = std::max(most, x[i]);
+    auto lines = [&](int j) { return reinterpret_cast<Lanes*>(score<rows>(s, row, j)); };
+    float most = gone.most, sum = 0;
+    Lanes greatest = Lanes{} + most, sums = {};
+    for (int j = 0; j < to - from; j += lanes) {
+        const Lanes x = *lines(j);
+        greatest = x > greatest ? x : greatest;
     }
-    for (int j = from; j < to; j += step) {
+    for (int i = 0; i < lanes; i++) most = std::max(most, greatest[i]);
+    for (int j = 0; j < to - from; j += lanes) {
         float* x = score<rows>(s, row, j);
-#pragma omp simd reduction(+ : sum)
-        for (int i = 0; i < step; i++) {
+#pragma omp simd
+        for (int i = 0; i < lanes; i++)
             x[i] = exponential(x[i] - most);  // of nothing: 1e-38, which changes no sum
-            sum += x[i];
-        }
+        sums += *lines(j);
     }
+    for (int i = 0; i < lanes; i++) sum += sums[i];
     outside(0);
-    const float share = 1 / sum;
-    for (int j = from; j < to; j += step) {
-        float* x = score<rows>(s, row, j);
-        for (int i = 0; i < step; i++) x[i] *= share;
-    }
+    const float share = gone.most == nothing ? 0 : exponential(gone.most - most);
+    gone = {most, gone.sum * share + sum};
+    return share;
 }
 
-// out [rows][width] = weights * values of positions from .. end
+// out [rows][width] += weights * values of positions from .. end
 template <class T, int rows>
 void mix(float* weights, const Seen& seen, int from, int end, float* out) {
     const int width = seen.cache.width;
-    std::fill_n(out, rows * width, 0.f);
     for (int first = from; first < end; first += step) {
-        float* weight = score<rows>(weights, 0, first);
+        float* weight = score<rows>(weights, 0, first - from);
         const int count = std::min(step, end - first);
         const Page<T> page = seen.page<T>(first);
         if constexpr (scaled<T>)
@@ -107,7 +118,7 @@ void mix(float* weights, const Seen& seen, int from, int end, float* out) {
             for (int r = 0; r < rows; r++)
                 sums[r] = *reinterpret_cast<const Lanes*>(out + r * width + c);
             for (int j = 0; j < count; j++, at += width) {
-                __builtin_prefetch(at + step / 2 * width);
+                if (rows < block) __builtin_prefetch(at + step / 2 * width);
                 const Lanes value = widened(at);
                 for (int r = 0; r < rows; r++) sums[r] += weight[r * step + j] * value;
             }
@@ -116,15 +127,18 @@ void mix(float* weights, const Seen& seen, int from, int end, float* out) {
     }
 }
 
-// What one thread needs to itself.
+// What one thread needs to itself: of each row of a stack its query, what it has gone through, and
+// its sum; the scores of a block.
 struct Desk {
-    float *q, *scores, *out;
-    Desk(const KeyValueCache& cache, int positions, float* scratch, int thread)
-        : q(scratch + thread * floats(cache, positions)),
-          scores(q + block * rounded_up(cache.dim, lanes)),
-          out(scores + block * positions) {}
-    static size_t floats(const KeyValueCache& cache, int positions) {
-        return block * size_t(rounded_up(cache.dim, lanes) + positions + cache.width);
+    float *q, *out, *scores;
+    Gone* gone;
+    Desk(const KeyValueCache& cache, float* scratch, int thread)
+        : q(scratch + thread * floats(cache)),
+          out(q + stack * rounded_up(cache.dim, lanes)),
+          scores(out + stack * cache.width),
+          gone(reinterpret_cast<Gone*>(scores + block * stretch)) {}
+    static size_t floats(const KeyValueCache& cache) {
+        return stack * size_t(rounded_up(cache.dim, lanes) + cache.width + 2) + block * stretch;
     }
 };
 
@@ -145,38 +159,68 @@ struct Work {
 
 // Rows first .. first + count - 1 of what asks one head of the cache: row i is head i % group of
 // token i / group.
-template <class T, int count>
-void answer(const Work& work, int head, int first, const Desk& desk) {
-    const Attention& a = work.attention;
-    const KeyValueCache& cache = a.cache;
-    const Seen seen = {cache, work.run.pages, head};
-    auto token = [&](int r) { return (first + r) / work.group; };
-    auto at = [&](int r) { return (head * work.group + (first + r) % work.group) * cache.dim; };
-    auto end = [&](int r) { return work.run.position + token(r) + 1; };
-    auto begin = [&](int r) { return a.window ? std::max(0, end(r) - a.window) : 0; };
-    const int from = begin(0) / step * step, to = rounded_up(end(count - 1), step);
-    for (int r = 0; r < count; r++) {
-        size_t angle = size_t(work.run.position + token(r)) * (cache.dim / 2);
-        rotate(work.q[token(r)] + at(r), cache.dim, a.rotation.cos + angle, a.rotation.sin + angle,
-               a.scale, desk.q + r * cache.dim);
+struct Asking {
+    const Work& work;
+    int head, first;
+    int token(int r) const { return (first + r) / work.group; }
+    int at(int r) const {
+        return (head * work.group + (first + r) % work.group) * work.attention.cache.dim;
     }
-    scores<T, count>(desk.q, seen, from, to, desk.scores);
-    for (int r = 0; r < count; r++) softmax<count>(desk.scores, r, from, begin(r), end(r), to);
-    mix<T, count>(desk.scores, seen, from, end(count - 1), desk.out);
-    for (int r = 0; r < count; r++)
-        std::copy_n(desk.out + r * cache.width, cache.dim,
-                    work.y + size_t(token(r)) * a.heads * cache.dim + at(r));
+    int end(int r) const { return work.run.position + token(r) + 1; }
+    int begin(int r) const {
+        const int window = work.attention.window;
+        return window ? std::max(0, end(r) - window) : 0;
+    }
+};
+
+// Rows row .. row + count - 1 of a stack go through positions from .. to, whole pages of a stretch.
+template <class T, int count>
+void pass(const Asking& asking, int row, int from, int to, const Desk& desk) {
+    const KeyValueCache& cache = asking.work.attention.cache;
+    const Seen seen = {cache, asking.work.run.pages, asking.head};
+    const int last = asking.end(row + count - 1);
+    to = std::min(to, rounded_up(last, step));
+    if (from >= to || asking.begin(row) >= to) return;
+    float* out = desk.out + row * cache.width;
+    scores<T, count>(desk.q + row * cache.dim, seen, from, to, desk.scores);
+    for (int r = 0; r < count; r++) {
+        const float share = weigh<count>(desk.scores, r, from, asking.begin(row + r),
+                                         asking.end(row + r), to, desk.gone[row + r]);
+        if (share != 1)
+            for (int c = 0; c < cache.width; c++) out[r * cache.width + c] *= share;
+    }
+    mix<T, count>(desk.scores, seen, from, std::min(to, last), out);
 }
 
+// `rows` rows of a stack
 template <class T>
-void answer(const Work& work, int head, int first, int left, const Desk& desk) {
-    for (int count; left > 0; first += count, left -= count) {
-        count = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        auto* rows_of = count == 8   ? answer<T, 8>
-                        : count == 4 ? answer<T, 4>
-                        : count == 2 ? answer<T, 2>
-                                     : answer<T, 1>;
-        rows_of(work, head, first, desk);
+void answer(const Asking& asking, int rows, const Desk& desk) {
+    const Attention& a = asking.work.attention;
+    const KeyValueCache& cache = a.cache;
+    for (int r = 0; r < rows; r++) {
+        const size_t angle = size_t(asking.end(r) - 1) * (cache.dim / 2);
+        rotate(asking.work.q[asking.token(r)] + asking.at(r), cache.dim, a.rotation.cos + angle,
+               a.rotation.sin + angle, a.scale, desk.q + r * cache.dim);
+        desk.gone[r] = {nothing, 0};
+    }
+    std::fill_n(desk.out, rows * cache.width, 0.f);
+    const int end = rounded_up(asking.end(rows - 1), step);
+    for (int from = asking.begin(0) / step * step, to; from < end; from = to) {
+        to = std::min(end, (from / stretch + 1) * stretch);
+        for (int row = 0, count; row < rows; row += count) {
+            const int left = rows - row;
+            count = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+            auto* pass_of = count == 8   ? pass<T, 8>
+                            : count == 4 ? pass<T, 4>
+                            : count == 2 ? pass<T, 2>
+                                         : pass<T, 1>;
+            pass_of(asking, row, from, to, desk);
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        const float share = 1 / desk.gone[r].sum;
+        float* y = asking.work.y + size_t(asking.token(r)) * a.heads * cache.dim + asking.at(r);
+        for (int i = 0; i < cache.dim; i++) y[i] = desk.out[r * cache.width + i] * share;
     }
 }
 
@@ -201,45 +245,51 @@ void shared(ThreadPool& pool, int parts, bool worthwhile, const auto& work) {
     for (int part = 0; part < parts; part++) work(part, 0);
 }
 
+// Rows of a stack: fewer where there would not be four stacks for each thread.
+int rows_of_stack(std::span<const Run> runs, int group, int heads, int threads) {
+    int blocks = 0;
+    for (const Run& run : runs) blocks += heads * ((run.count * group + block - 1) / block);
+    return block * std::clamp(blocks / (4 * threads), 1, stack / block);
+}
+
 template <class T>
 void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v,
             float* y, float* scratch, ThreadPool& pool) {
     const KeyValueCache& cache = attention.cache;
     const int group = attention.heads / cache.heads, positions = most_positions(runs);
-    auto blocks = [&](const Run& run) { return (run.count * group + block - 1) / block; };
+    const int most = rows_of_stack(runs, group, cache.heads, pool.threads());
+    auto stacks = [&](const Run& run) { return (run.count * group + most - 1) / most; };
     int rows = 0, all = 0;
-    for (const Run& run : runs) rows += run.count, all += blocks(run);
+    for (const Run& run : runs) rows += run.count, all += stacks(run);
     auto store_row = [&](int i, int seat) {
         int row = i / cache.heads, at = row;
         const Run* run = runs.data();
         for (; at >= run->count; run++) at -= run->count;
         remember<T>(attention, i % cache.heads, run->position + at, run->pages, k[row], v[row],
-                    Desk(cache, positions, scratch, seat).q);
+                    Desk(cache, scratch, seat).q);
     };
-    auto answer_block = [&](int part, int seat) {  // of each run, the longest first
+    auto answer_stack = [&](int part, int seat) {  // of each run, the longest first
         const int i = cache.heads * all - 1 - part;
         int at = i / cache.heads, row = 0;
         const Run* run = runs.data();
-        for (; at >= blocks(*run); run++) at -= blocks(*run), row += run->count;
+        for (; at >= stacks(*run); run++) at -= stacks(*run), row += run->count;
         const Work work = {attention,
                            *run,
                            {q[row], q.stride},
                            group,
                            y + size_t(row) * attention.heads * cache.dim};
-        answer<T>(work, i % cache.heads, at * block,
-                  std::min(block, run->count * group - at * block),
-                  Desk(cache, positions, scratch, seat));
+        answer<T>({work, i % cache.heads, at * most},
+                  std::min(most, run->count * group - at * most), Desk(cache, scratch, seat));
     };
     // what takes a few microseconds is less than it takes to tell others of it
     shared(pool, rows * cache.heads, rows > 8, store_row);
-    shared(pool, all * cache.heads, rows > 1 || positions > 64, answer_block);
+    shared(pool, all * cache.heads, rows > 1 || positions > 64, answer_stack);
 }
 
 }  // namespace
 
-size_t attention_scratch_floats(const Attention& attention, std::span<const Run> runs,
-                                int threads) {
-    return threads * Desk::floats(attention.cache, most_positions(runs));
+size_t attention_scratch_floats(const Attention& attention, int threads) {
+    return threads * Desk::floats(attention.cache);
 }
 
 void attend(const Attention& attention, std::span<const Run> runs, Strided q, Strided k, Strided v,

@@ -35,7 +35,8 @@ struct Strided {
     const float* operator[](int row) const { return data + row * stride; }
 };
 
-size_t attention_scratch_floats(const Attention& attention, std::span<const Run> runs, int threads);
+// However long the runs are.
+size_t attention_scratch_floats(const Attention& attention, int threads);
 
 // Turns and stores k, stores v, then y [rows][heads * dim] = softmax(scale * q k^T) v. The rows are
 // those of the runs, one after another. A row's result does not depend on what other rows there

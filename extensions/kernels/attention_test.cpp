@@ -88,8 +88,8 @@ bool agree(const Case& c) {
         std::vector<float> ys(qs.size());
         std::unique_ptr<void, decltype(&std::free)> scratch(
             std::aligned_alloc(
-                64, (attention_scratch_floats(attention, runs, c.threads) * sizeof(float) + 63) /
-                        64 * 64),
+                64,
+                (attention_scratch_floats(attention, c.threads) * sizeof(float) + 63) / 64 * 64),
             std::free);
         static ThreadPool pools[] = {ThreadPool(1), ThreadPool(2)};
         attend(attention, runs, {qs.data(), wide}, {ks.data(), narrow}, {vs.data(), narrow},
@@ -128,6 +128,11 @@ int main() {
                          std::vector<std::vector<int>>{{1, 1, 1}, {7, 1}, {33, 1, 31}, {64, 1, 1}})
                         good = good && agree({heads, kv_heads, dim, window, threads, pieces,
                                               Stored(++cases % 3)});
+    // more positions than are gone through at once
+    for (int window : {0, 11, 270})
+        for (int threads : {1, 2})
+            for (Stored stored : {Stored::f32, Stored::bf16, Stored::q8})
+                good = good && agree({6, 2, 24, window, threads, {300, 1, 250}, stored});
     std::printf("%s\n", good ? "agree" : "DISAGREE");
     return good ? 0 : 1;
 }

@@ -227,7 +227,7 @@ Out<float> attend_rows(KeyValueCache& cache, const Rows& q, const Rows& k, const
     Attention attention = {cache, int(heads), scale, window, {cos.data(), sin.data()}};
     auto y = array<float>({rows, heads * cache.dim});
     ThreadPool& pool = pool_of(threads);
-    auto scratch = array<float>({attention_scratch_floats(attention, all, threads)});
+    auto scratch = array<float>({attention_scratch_floats(attention, threads)});
     attend(attention, all, {q.data(), q.shape(1)}, {k.data(), kv}, {v.data(), kv}, y.data(),
            scratch.data(), pool);
     return y;

@@ -35,8 +35,13 @@ static inline Lanes widened(const T* at) {
     if constexpr (std::is_same_v<T, uint16_t>) {
         using Bits = uint32_t __attribute__((vector_size(lanes * sizeof(uint32_t))));
         return reinterpret_cast<Lanes>(__builtin_convertvector(stored, Bits) << 16);
+    } else if constexpr (scaled<T>) {  // by halves: at once, gcc does it number by number
+        using Halves = int16_t __attribute__((vector_size(lanes * sizeof(int16_t))));
+        using Integers = int32_t __attribute__((vector_size(lanes * sizeof(int32_t))));
+        const auto halves = __builtin_convertvector(stored, Halves);
+        return __builtin_convertvector(__builtin_convertvector(halves, Integers), Lanes);
     } else
-        return __builtin_convertvector(stored, Lanes);
+        return stored;
 }
 
 // x [n] to every stride-th place; with a scale, in 8 bits of it

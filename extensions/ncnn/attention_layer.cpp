@@ -37,9 +37,8 @@ int AttentionLayer::forward(const std::vector<ncnn::Mat>& in, std::vector<ncnn::
     out[0].create(heads * cache->dim, int(rows), sizeof(float), option.blob_allocator);
     if (out[0].empty()) return -100;
     const Attention attention = {*cache, heads, scale, setting.window, setting.rotation};
-    auto* scratch = static_cast<float*>(
-        setting.scratch(attention_scratch_floats(attention, setting.runs, setting.pool->threads()) *
-                        sizeof(float)));
+    auto* scratch = static_cast<float*>(setting.scratch(
+        attention_scratch_floats(attention, setting.pool->threads()) * sizeof(float)));
     attend(attention, setting.runs, q, k, v, out[0], scratch, *setting.pool);
     return 0;
 }
