@@ -117,7 +117,7 @@ def _meaning(
     fitted = [_fitted(service, body, settings, tuple(prompt)) for prompt in prompts]
     sampling, client_texts = settings.sampling, service.client_texts
     saves = client_texts.session(body.session_id, caller.key) if body.session_id is not None else ""
-    warm = client_texts.of_prefix(body.prefix) if body.prefix else saves
+    warm = client_texts.warm(body.prefix, saves)
     requests = [
         Request(
             prompt=prompt,

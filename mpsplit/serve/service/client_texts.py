@@ -13,7 +13,15 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpsplit.runtime.kept.kept_texts import ANYONE, PREFIXES, KeptText, folder_of, sessions_of, text_of
+from mpsplit.runtime.kept.kept_texts import (
+    ANYONE,
+    KEPT,
+    PREFIXES,
+    KeptText,
+    folder_of,
+    sessions_of,
+    text_of,
+)
 from mpsplit.serve.service.served_loop import ServedLoop
 
 
@@ -32,6 +40,13 @@ class ClientTexts:
         """Its folder, whether it is there or not; `key`: of who calls, empty without one."""
         owner = f"key-{hashlib.sha256(key).hexdigest()[:16]}" if key else ANYONE
         return folder_of(sessions_of(owner), name)
+
+    def warm(self, prefix: str | None, session: str) -> str:
+        """The folder that knows most of a conversation: of both its session, which begins with the
+        prefix, as soon as that is kept."""
+        if prefix and not (session and (self._package / session / KEPT).is_file()):
+            return self.of_prefix(prefix)
+        return session
 
     @property
     def _package(self) -> Path:
