@@ -5,8 +5,9 @@ import os
 import pytest
 
 from mpsplit.errors import PackageError
-from mpsplit.package import manifest, verified_files
+from mpsplit.package import manifest
 from mpsplit.package.manifest import File, Manifest
+from mpsplit.package.together import verified_files
 
 
 @pytest.fixture
