@@ -82,9 +82,9 @@ class KeptText:
     @classmethod
     def read(cls, package: Path, folder: str) -> KeptText:
         path = package / folder / KEPT
-        if path.with_name(ASIDE).is_file() and not path.is_file():
-            raise Unusable(f"{folder} was damaged, and was set aside")
         if not path.is_file():
+            if path.with_name(ASIDE).is_file():
+                raise Unusable(f"{folder} was damaged, and was set aside")
             within, name = folder.rsplit("/", 1)
             others = ", ".join(names(package, within)) or "none"
             raise NothingKept(f"the package has no {name} among its {folder.split('/')[0]}; there are: {others}")
