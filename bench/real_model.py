@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -45,16 +45,9 @@ QUESTIONS = HERE.parent / "mpsplit" / "check" / "tasks.json"
 PEER = HERE / "contenders" / "llama_logits.py"
 
 
-class Engine(Protocol):
-    """As much of an engine as the figures need."""
-
-    manifest: Manifest
-
-    def step(self, tokens: Sequence[int], position: int, every_row: bool = False) -> np.ndarray: ...
-
-
 class Peer:
-    """llama.cpp with weights of a kind; None: those of the file."""
+    """As much of an engine as is asked for here: llama.cpp with weights of a kind; None: those of
+    the file."""
 
     def __init__(self, python: str, file: Path, kind: str | None, manifest: Manifest):
         self.manifest = manifest
@@ -113,7 +106,7 @@ def seen(engine: Any, texts: Sequence[Sequence[int]], text: Text, name: str) -> 
     return Seen(logits, float(np.concatenate(nats).mean()), score.right)
 
 
-def _steps(engine: Engine, tokens: Sequence[int]) -> Iterator[np.ndarray]:
+def _steps(engine: Any, tokens: Sequence[int]) -> Iterator[np.ndarray]:
     for start in range(0, len(tokens), CHUNK):
         yield engine.step(tokens[start : start + CHUNK], start, every_row=True).copy()
 
