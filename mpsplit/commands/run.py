@@ -20,6 +20,7 @@ from mpsplit.options.package_argument import add_package, package_for_ranks, sto
 from mpsplit.options.prefix_option import add_prefix, prefix_of
 from mpsplit.options.rank_options import add_ranks, take_threads, under_mpirun
 from mpsplit.options.settings_options import layers_of
+from mpsplit.options.stage_options import first_given
 from mpsplit.package.stages.stage_manifest import is_pipeline
 from mpsplit.runtime.kept.kept_texts import KeptText, text_of
 from mpsplit.runtime.talk.answer_settings import Settings, merged
@@ -101,8 +102,8 @@ def run_command(args: argparse.Namespace) -> int:
 
 def _check_decoder(args: argparse.Namespace) -> None:
     """What is said of a model in stages has no meaning here."""
-    if given := [f"--{name}" for name in ("image", "text", "tensor", "out", "top", "repeat") if getattr(args, name)]:
-        raise RunError(f"{given[0]} is for a model in stages, {args.package} holds a decoder; give --prompt")
+    if given := first_given(args, ("image", "text", "tensor", "out", "top", "repeat")):
+        raise RunError(f"{given} is for a model in stages, {args.package} holds a decoder; give --prompt")
     if args.prompt is None and args.prompt_ids is None:
         raise RunError("one of the arguments --prompt --prompt-ids is required; see `mpsplit run --help`")
 

@@ -12,6 +12,7 @@ from mpsplit.comm import mpi_rank, world
 from mpsplit.options.rank_options import started_ranks
 from mpsplit.package.manifest import MANIFEST, Manifest
 from mpsplit.package.sealed.keys import KeySource
+from mpsplit.package.stages.stage_manifest import StageManifest
 from mpsplit.package.stored.quantisation import kind_of
 from mpsplit.package.together.package_lock import held
 
@@ -45,6 +46,14 @@ def package_for_ranks(args: argparse.Namespace, name: str = MANIFEST) -> Manifes
         from mpsplit.package.sealed.opened import vault_of
 
         vault_of(package, manifest, keys_of(args))
+    return manifest
+
+
+def stages_for_ranks(args: argparse.Namespace) -> StageManifest:
+    """The same of a pipeline of stages, which is never sealed."""
+    manifest = StageManifest.load(Path(args.package))
+    if (started := started_ranks(args)) is not None:
+        manifest.check_ranks(Path(args.package), started)
     return manifest
 
 

@@ -9,6 +9,7 @@ model goes in stages.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from mpsplit.errors import PlanError
@@ -43,6 +44,11 @@ def goes_in_stages(args: argparse.Namespace) -> bool:
     if args.length and not asked and known:
         raise PlanError(f"--length {args.length} is for a model in stages; add --stages N")
     return asked or not known
+
+
+def first_given(args: argparse.Namespace, options: Iterable[str]) -> str:
+    """Of options of the other way, the first that was given, as --option; empty where none was."""
+    return next((f"--{name.replace('_', '-')}" for name in options if getattr(args, name)), "")
 
 
 def cut_of(args: argparse.Namespace, folder: Path):

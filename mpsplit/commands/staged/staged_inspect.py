@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mpsplit.commands.stages import show_stages
 from mpsplit.errors import RunError
+from mpsplit.options.stage_options import first_given
 from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.package.stages.stage_files import StageFiles
 from mpsplit.package.stages.stage_manifest import StageManifest
@@ -17,8 +18,8 @@ SHORT = 12  # digits of a hash
 
 
 def inspect_stages_command(args: argparse.Namespace) -> int:
-    if wrong := [f"--{name}" for name in DECODERS if getattr(args, name)]:
-        raise RunError(f"{wrong[0]} is for decoders, {args.package} holds stages; leave it out")
+    if wrong := first_given(args, DECODERS):
+        raise RunError(f"{wrong} is for decoders, {args.package} holds stages; leave it out")
     package = Path(args.package)
     manifest, pipeline = StageManifest.load(package), Pipeline.load(package)
     if args.check:

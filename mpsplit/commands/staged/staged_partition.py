@@ -12,7 +12,7 @@ from mpsplit.errors import PlanError
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.plan_options import ranks_under_mpirun
 from mpsplit.options.rank_options import started_ranks
-from mpsplit.options.stage_options import cut_of
+from mpsplit.options.stage_options import cut_of, first_given
 
 DECODERS = ("tensor", "pipeline", "structure_only")  # options that say nothing of stages
 
@@ -21,8 +21,8 @@ def partition_stages_command(args: argparse.Namespace) -> int:
     from mpsplit.commands.staged.staged_plan import ends_of_file
     from mpsplit.export.model.model_source import find_model
 
-    if wrong := [f"--{name.replace('_', '-')}" for name in DECODERS if getattr(args, name)]:
-        raise PlanError(f"{wrong[0]} is for decoders; a model in stages takes --ranks and --stages")
+    if wrong := first_given(args, DECODERS):
+        raise PlanError(f"{wrong} is for decoders; a model in stages takes --ranks and --stages")
     at_least_one(args, "ranks")
     folder = find_model(args.model)
     ends = ends_of_file(Path(args.plan)) if args.plan else None

@@ -11,7 +11,7 @@ from typing import Any
 from mpsplit.errors import PlanError
 from mpsplit.options.machine_options import cluster_of
 from mpsplit.options.number_checks import at_least_one
-from mpsplit.options.stage_options import cut_of
+from mpsplit.options.stage_options import cut_of, first_given
 from mpsplit.package.whole_files import json_text, read_json, told_if_not_written
 from mpsplit.plan.stages.placing import StageCost, StagePlan, placed
 from mpsplit.progress import console
@@ -23,8 +23,8 @@ STAGE_ENDS = "stage_ends"
 def plan_stages_command(args: argparse.Namespace) -> int:
     from mpsplit.export.model.model_source import find_config
 
-    if wrong := [f"--{name}" for name in DECODERS if getattr(args, name)]:
-        raise PlanError(f"{wrong[0]} is for decoders; a model in stages takes --ranks, --cluster and --stages")
+    if wrong := first_given(args, DECODERS):
+        raise PlanError(f"{wrong} is for decoders; a model in stages takes --ranks, --cluster and --stages")
     at_least_one(args, "ranks")
     cluster = cluster_of(args, args.ranks)
     if args.ranks:

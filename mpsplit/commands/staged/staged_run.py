@@ -15,10 +15,9 @@ import numpy as np
 from mpsplit.comm import mpi_rank, world
 from mpsplit.errors import RunError
 from mpsplit.options.number_checks import at_least_one
-from mpsplit.options.package_argument import hold_package
-from mpsplit.options.rank_options import started_ranks, take_threads, under_mpirun
+from mpsplit.options.package_argument import hold_package, stages_for_ranks
+from mpsplit.options.rank_options import take_threads, under_mpirun
 from mpsplit.package.stages.pipeline import Pipeline
-from mpsplit.package.stages.stage_manifest import StageManifest
 from mpsplit.package.whole_files import told_if_not_written
 from mpsplit.progress import console
 
@@ -34,9 +33,7 @@ def run_stages_command(args: argparse.Namespace) -> int:
         raise RunError(
             f"{package} holds a model in stages: give it --image FILE, --text TEXT or --tensor FILE.npz, one of them"
         )
-    manifest = StageManifest.load(package)
-    if (started := started_ranks(args)) is not None:
-        manifest.check_ranks(package, started)
+    stages_for_ranks(args)
     pipeline = Pipeline.load(package)
     inputs = [] if mpi_rank() else list(_inputs(args, package, pipeline))
     if (code := under_mpirun(pipeline.ranks, args)) is not None:

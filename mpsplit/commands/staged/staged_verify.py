@@ -8,16 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpsplit.comm import Communicator, world
-from mpsplit.options.package_argument import hold_package
-from mpsplit.options.rank_options import started_ranks, under_mpirun
+from mpsplit.options.package_argument import hold_package, stages_for_ranks
+from mpsplit.options.rank_options import under_mpirun
 from mpsplit.package.stages.stage_manifest import StageManifest
 
 
 def verify_stages_command(args: argparse.Namespace) -> int:
     package = Path(args.package)
-    manifest = StageManifest.load(package)
-    if (started := started_ranks(args)) is not None:
-        manifest.check_ranks(package, started)
+    manifest = stages_for_ranks(args)
     if (code := under_mpirun(len(manifest.ranks), args)) is not None:
         return code
     hold_package(args)
