@@ -20,6 +20,7 @@ from tests import namespaces
 from tests.serve.browser import CHROMIUM
 
 smollm2 = cache() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+minilm = cache() / "models" / "all-MiniLM-L6-v2"
 BUILD = "python -m mpsplit.native builds it, or says why not"
 
 
@@ -46,6 +47,7 @@ THINGS = {
     "gloo": Thing("gloo", lambda: hasattr(cpp.load(), "gloo"), "on Debian: apt install libgloo-dev; then " + BUILD),
     "chromium": Thing("chromium", lambda: CHROMIUM, "on Debian: apt install chromium"),
     "SmolLM2": Thing("models", smollm2.is_file, "./launch/smollm2 fetches it"),
+    "MiniLM": Thing("models", minilm.is_dir, "./launch/minilm fetches it"),
     "pnnx": Thing("pnnx", lambda: cpp.pnnx_program().exists(), "./launch/setup pnnx builds it"),
     "cmake": _program("cmake", "cmake"),
     "aarch64-linux-gnu-g++": _program("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"),

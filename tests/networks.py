@@ -3,7 +3,9 @@ made by hand."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from string import ascii_lowercase, punctuation
 
 from mpsplit.plan.stages.counted_graph import CountedGraph, Node
 
@@ -36,13 +38,59 @@ PREPROCESSOR = (
 )
 
 
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+LETTERS = [*SPECIAL, *punctuation, *ascii_lowercase, *(f"##{letter}" for letter in ascii_lowercase)]
+# networks with a tokenizer: texts become letters
+READERS: dict[str, tuple[str, dict]] = {
+    "encoder": ("BertModel", WORDS | dict(vocab_size=len(LETTERS), max_position_embeddings=96)),
+    "scorer": (
+        "BertForSequenceClassification",
+        WORDS | dict(vocab_size=len(LETTERS), max_position_embeddings=96, num_labels=1),
+    ),
+}
+MODULES = [
+    {"path": "", "type": "sentence_transformers.models.Transformer"},
+    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+]
+
+
+def make_reader(name: str, folder: Path, longest: int = 48) -> Path:
+    """An encoder whose states are pooled as sentence-transformers describes it, for texts of up to
+    `longest` tokens, or a cross-encoder."""
+    make_network(name, folder)
+    write_tokenizer(folder)
+    if name == "encoder":
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+        (folder / "modules.json").write_text(json.dumps(MODULES))
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": longest}))
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """BERT's, with letters for words."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    ids = {token: i for i, token in enumerate(LETTERS)}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=1000))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
 def make_network(name: str, folder: Path) -> Path:
     """Its norms and biases random too, so that nothing is lost unseen."""
     import torch
     import transformers
 
     torch.manual_seed(0)
-    architecture, sizes = NETWORKS[name]
+    architecture, sizes = (NETWORKS | READERS)[name]
     made = getattr(transformers, architecture)
     model = made(made.config_class(**sizes, **IDS.get(name, {}))).eval()
     with torch.no_grad():

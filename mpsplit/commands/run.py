@@ -35,6 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--image", nargs="+", metavar="FILE", help="of a model in stages: images; several fill the pipeline")
     add("--text", nargs="+", metavar="TEXT", help="of a model in stages: texts")
+    add("--query", metavar="TEXT", help="of a cross-encoder: how well each --text answers it")
     add("--tensor", metavar="FILE.npz", help="of a model in stages: arrays by its inputs' names, a row an input")
     add("--out", metavar="FILE.npz", help="of a model in stages: write its outputs there")
     add("--top", type=int, metavar="K", help="of a model in stages: the K best labels (default: 1)")
@@ -102,7 +103,7 @@ def run_command(args: argparse.Namespace) -> int:
 
 def _check_decoder(args: argparse.Namespace) -> None:
     """What is said of a model in stages has no meaning here."""
-    if given := first_given(args, ("image", "text", "tensor", "out", "top", "repeat")):
+    if given := first_given(args, ("image", "text", "query", "tensor", "out", "top", "repeat")):
         raise RunError(f"{given} is for a model in stages, {args.package} holds a decoder; give --prompt")
     if args.prompt is None and args.prompt_ids is None:
         raise RunError("one of the arguments --prompt --prompt-ids is required; see `mpsplit run --help`")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.networks import make_network
+from tests.networks import make_network, make_reader
 from tests.running import mpsplit, refused
 
 
@@ -34,6 +34,16 @@ def images(vit):
 @pytest.fixture(scope="module")
 def texts(bert):
     return packaged(bert, 4, 1)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return packaged(make_reader("encoder", tmp_path_factory.mktemp("models") / "encoder"), 4, 2)
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory):
+    return packaged(make_reader("scorer", tmp_path_factory.mktemp("models") / "scorer"), 3, 1)
 
 
 @pytest.fixture
@@ -70,6 +80,36 @@ def test_images_texts_and_arrays(images, texts, picture, tmp_path):
     assert outputs["last_hidden_state"].shape == (3, 9, 32) and outputs["pooler_output"].shape == (3, 32)
     vector = json.loads(mpsplit("run", texts, "--tensor", tmp_path / "x.npz", "--json"))[0]["embedding"]
     assert abs(np.linalg.norm(vector) - 1) < 1e-5
+
+
+@pytest.mark.seconds(240)
+def test_texts_have_embeddings_and_cosines(encoder):
+    one = json.loads(mpsplit("run", encoder, "--text", "a cat", "--json"))
+    assert set(one) == {"embedding"} and abs(np.linalg.norm(one["embedding"]) - 1) < 1e-5
+    found = json.loads(mpsplit("run", encoder, "--text", "a cat", "two dogs", "A CAT", "--json"))
+    vectors = np.array([each["embedding"] for each in found])
+    np.testing.assert_allclose([each["cosines"] for each in found], vectors @ vectors.T, atol=1e-6)
+    assert found[0]["embedding"] == found[2]["embedding"] == one["embedding"]
+    shown = mpsplit("run", encoder, "--text", "a cat", "A CAT").splitlines()
+    assert shown[1].startswith("A CAT: embedding of 32: ") and shown[1].endswith("; cosines 1.0000, 1.0000")
+
+
+@pytest.mark.seconds(240)
+def test_a_cross_encoder_scores_texts_for_a_query(scorer):
+    found = json.loads(mpsplit("run", scorer, "--query", "pets", "--text", "a cat", "two dogs", "--json"))
+    assert all(set(each) == {"score"} and 0 < each["score"] < 1 for each in found)
+    assert found[0]["score"] != found[1]["score"]
+    assert mpsplit("run", scorer, "--query", "pets", "--text", "a cat") == f"a cat: {found[0]['score']:.4f}\n"
+
+
+@pytest.mark.seconds(240)
+def test_texts_that_cannot_be_read_are_refused(encoder, scorer):
+    assert "the text has 49 tokens, the model takes 1 to 48" in refused("run", encoder, "--text", "fine", "a" * 47)
+    assert "--query is for a cross-encoder and --text" in refused("run", encoder, "--query", "a", "--text", "b")
+    assert "--query is for a cross-encoder and --text" in refused("run", scorer, "--query", "a", "--tensor", "x.npz")
+    assert "the text has half a character" in refused(
+        "run", encoder, "--text", b"\xff".decode(errors="surrogateescape")
+    )
 
 
 @pytest.mark.seconds(240)

@@ -20,6 +20,8 @@ from mpsplit.options.rank_options import take_threads, under_mpirun
 from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.package.whole_files import told_if_not_written
 from mpsplit.progress import console
+from mpsplit.runtime.pipeline.output_words import answer, gives_score
+from mpsplit.runtime.pipeline.pooling import cosines
 
 WAYS = ("image", "text", "tensor")
 
@@ -35,6 +37,8 @@ def run_stages_command(args: argparse.Namespace) -> int:
         )
     stages_for_ranks(args)
     pipeline = Pipeline.load(package)
+    if args.query is not None and not (args.text and gives_score(pipeline)):
+        raise RunError(f"--query is for a cross-encoder and --text; {package} gives {', '.join(pipeline.outputs)}")
     inputs = [] if mpi_rank() else list(_inputs(args, package, pipeline))
     if (code := under_mpirun(pipeline.ranks, args)) is not None:
         return code
@@ -107,7 +111,7 @@ def _texts(args: argparse.Namespace, package: Path, pipeline: Pipeline) -> Itera
 
     read = TextInput(package, pipeline)
     for text in args.text:
-        yield read(text)
+        yield read(text) if args.query is None else read(args.query, text)
 
 
 def _tensors(args: argparse.Namespace, package: Path, pipeline: Pipeline) -> Iterator[dict[str, np.ndarray]]:
@@ -133,8 +137,6 @@ READERS = {"image": _images, "text": _texts, "tensor": _tensors}
 
 
 def _tell(args: argparse.Namespace, pipeline: Pipeline, outputs: list[dict[str, np.ndarray]]) -> None:
-    from mpsplit.runtime.pipeline.output_words import answer
-
     if args.out:
         together = {name: np.concatenate([given[name] for given in outputs]) for name in pipeline.outputs}
         with told_if_not_written("--out", args.out), open(args.out, "wb") as file:
@@ -147,6 +149,9 @@ def _tell(args: argparse.Namespace, pipeline: Pipeline, outputs: list[dict[str, 
         text = TextInput(Path(args.package), pipeline)
         for said in answers:
             said["next"] = [label | {"label": text.word(label["number"])} for label in said["next"]]
+    if len(answers) > 1 and "embedding" in answers[0]:
+        found = cosines(np.array([said["embedding"] for said in answers]))
+        answers = [said | {"cosines": row} for said, row in zip(answers, found.tolist(), strict=True)]
     if args.json:
         print(json.dumps(answers if len(answers) > 1 else answers[0], ensure_ascii=False))
         return
@@ -159,8 +164,11 @@ def _in_words(said: dict[str, Any]) -> str:
     if labels := said.get("labels") or said.get("next"):
         words = ", ".join(f"{label['label']} {label['score']:.1%}" for label in labels)
         return f"next {words}" if "next" in said else words
+    if "score" in said:
+        return f"{said['score']:.4f}"
     if "embedding" in said:
         numbers = said["embedding"]
         first = ", ".join(f"{number:.4f}" for number in numbers[:4])
-        return f"embedding of {len(numbers)}: {first} ... (--json gives all)"
+        beside = f"; cosines {', '.join(f'{cosine:.4f}' for cosine in said['cosines'])}" if "cosines" in said else ""
+        return f"embedding of {len(numbers)}: {first} ... (--json gives all){beside}"
     return "; ".join(f"{name} {about['shape']}: {about['first']} ..." for name, about in said["outputs"].items())

@@ -18,10 +18,11 @@ from mpsplit.export.model.model_source import read_config
 from mpsplit.export.stages.captured import Capture, capture
 from mpsplit.export.stages.counting import USUAL, counted
 from mpsplit.export.stages.made_values import Made
-from mpsplit.export.stages.model_builder import IMAGE, LENGTHS, Subject, build
+from mpsplit.export.stages.model_builder import IMAGE, LENGTHS, TEXT, Subject, build
 from mpsplit.package.stages.growing_shapes import FORM, LENGTH, Shape
 from mpsplit.package.stages.image_settings import ImageSettings
 from mpsplit.package.stages.pipeline import FLOAT, WHOLE, MadeValue, Pipeline, Stage, Value
+from mpsplit.package.stages.sentence_settings import SentenceSettings
 from mpsplit.plan.stages import cutting
 from mpsplit.plan.stages.closing import ClosedStage, closed
 from mpsplit.plan.stages.counted_graph import CountedGraph
@@ -40,6 +41,7 @@ class CutModel:
     capture: Capture
     graph: CountedGraph
     stages: tuple[ClosedStage, ...]
+    sentences: SentenceSettings | None = None
 
     @property
     def architecture(self) -> str:
@@ -77,6 +79,7 @@ class CutModel:
             longest=self.capture.longest,
             labels=tuple(str(labels[key]) for key in sorted(labels, key=int)),
             images=self._images(),
+            sentences=self.sentences if TEXT in self.capture.inputs else None,
         ).check()
 
     def _stage(self, stage: ClosedStage, rank: int) -> Stage:
@@ -116,10 +119,11 @@ class CutModel:
 
 def cut_model(folder: Path, wish: str | None = None, length: int | None = None) -> CutModel:
     """`wish`: a number of stages, or modules that one begins with, with commas between them."""
+    sentences = SentenceSettings.read(folder)  # which refuses before the work
     subject = build(folder, length)
     captured = capture(subject)
     graph = counted(captured)
-    return CutModel(folder, subject, captured, graph, closed(graph, _cuts(graph, wish)))
+    return CutModel(folder, subject, captured, graph, closed(graph, _cuts(graph, wish)), sentences)
 
 
 def _cuts(graph: CountedGraph, wish: str | None) -> tuple[int, ...]:

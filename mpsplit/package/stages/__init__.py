@@ -7,4 +7,5 @@ stage_arrays    the arrays of its .bin, layer by layer
 made_arrays     what a stage makes of the length alone: masks, positions
 stage_manifest  manifest.json of such a package
 image_settings  how an image becomes the model's input, as its preprocessor_config.json says
+sentence_settings  how hidden states become an embedding, as sentence-transformers describes it
 """

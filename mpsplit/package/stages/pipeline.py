@@ -18,6 +18,7 @@ from mpsplit.package.json_fields import many, mapping, one_of, record, text, who
 from mpsplit.package.manifest_fields import BYTES, RANKS, TEXT
 from mpsplit.package.stages.growing_shapes import LARGEST, Shape, grows, numbers, size_kind, text_of
 from mpsplit.package.stages.image_settings import ImageSettings
+from mpsplit.package.stages.sentence_settings import SentenceSettings
 from mpsplit.package.whole_files import read_json, write_json
 
 STAGES = "stages.json"
@@ -101,6 +102,7 @@ class Pipeline:
     longest: int = 0
     labels: tuple[str, ...] = ()
     images: ImageSettings | None = field(default=None)
+    sentences: SentenceSettings | None = field(default=None)
 
     @property
     def ranks(self) -> int:
@@ -122,7 +124,7 @@ class Pipeline:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Pipeline:
         PIPELINE(data, "it")
-        images = data.get("images")
+        images, sentences = data.get("images"), data.get("sentences")
         pipeline = cls(
             values={name: Value(value["type"], tuple(value["shape"])) for name, value in data["values"].items()},
             inputs=tuple(data["inputs"]),
@@ -131,6 +133,7 @@ class Pipeline:
             longest=data["longest"],
             labels=tuple(data["labels"]),
             images=ImageSettings.from_json(images) if images else None,
+            sentences=SentenceSettings.from_json(sentences) if sentences else None,
         )
         return pipeline.check()
 

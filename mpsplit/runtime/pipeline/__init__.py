@@ -8,5 +8,6 @@ load_pipeline a rank's stages from a package
 image_files   images on disk as arrays of numbers
 image_input   such an array as the model's input
 text_input    a text as the model's input
-output_words  outputs for people: labels, embeddings
+pooling       one vector for a text, of the hidden states of its tokens
+output_words  outputs for people: labels, embeddings, scores
 """

@@ -1,30 +1,35 @@
-"""Outputs for people: the best labels of an image or a text, or a text's embedding.
+"""Outputs for people: the best labels of an image or a text, a text's embedding, or how well two
+texts fit.
 
 In: the model's outputs, the pipeline. Out: plain data.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mpsplit.package.stages.pipeline import Pipeline
+from mpsplit.runtime.pipeline.pooling import embedding
 
 LOGITS, STATES = "logits", "last_hidden_state"
 
 
 def answer(outputs: dict[str, np.ndarray], pipeline: Pipeline, top: int) -> dict[str, Any]:
-    """Labels with their shares of 1 where there are logits of classes, or the tokens that may come
-    `next`; the mean of the last hidden states, of length 1, as `embedding`; else how each output
-    looks."""
+    """Labels with their shares of 1 where there are logits of classes, the `score` where there is
+    but one, or the tokens that may come `next`; a text's `embedding`, of its last hidden states;
+    else how each output looks."""
     logits = outputs.get(LOGITS)
+    if gives_score(pipeline):
+        return {"score": score(outputs)}
     if logits is not None and logits.ndim == 3:
         return {"next": best(logits[0, -1], (), top, "token")}
     if logits is not None and logits.ndim == 2:
         return {"labels": best(logits[0], pipeline.labels, top)}
     if (states := outputs.get(STATES)) is not None and states.ndim == 3:
-        return {"embedding": embedding(states[0]).tolist()}
+        return {"embedding": embedding(states[0], pipeline.sentences).tolist()}
     return {"outputs": {name: _summary(array) for name, array in outputs.items()}}
 
 
@@ -37,10 +42,22 @@ def best(logits: np.ndarray, labels: tuple[str, ...], top: int, kind: str = "cla
     return [{"label": named[i], "number": int(i), "score": float(shares[i])} for i in order]
 
 
-def embedding(states: np.ndarray) -> np.ndarray:
-    """[length, hidden] -> [hidden]"""
-    mean = states.mean(axis=0)
-    return mean / max(float(np.linalg.norm(mean)), 1e-12)
+def gives_embedding(pipeline: Pipeline) -> bool:
+    """Whether the model is an encoder, whose hidden states a text's embedding is made of."""
+    states = pipeline.outputs.get(STATES)
+    return states is not None and LOGITS not in pipeline.outputs and len(pipeline.values[states].shape) == 3
+
+
+def gives_score(pipeline: Pipeline) -> bool:
+    """Whether the model is a cross-encoder: it says with one number how well two texts fit."""
+    logits = pipeline.outputs.get(LOGITS)
+    return logits is not None and pipeline.values[logits].shape == (1, 1)
+
+
+def score(outputs: Mapping[str, np.ndarray]) -> float:
+    """From 0 to 1."""
+    [[logit]] = outputs[LOGITS].astype(np.float64)
+    return float(np.exp(-np.logaddexp(0.0, -logit)))
 
 
 def _summary(array: np.ndarray) -> dict[str, Any]:

@@ -8,27 +8,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mpsplit.errors import PackageError, RunError
+from mpsplit.errors import RunError
 from mpsplit.package.manifest import SPECIAL, TEMPLATE, TOKENIZER
 from mpsplit.package.named_templates import TEMPLATES, named_template
 from mpsplit.package.param_text import REMEDY
 from mpsplit.package.whole_files import read_json, read_text
 from mpsplit.runtime.talk.conversation_messages import in_words, with_contents
 from mpsplit.runtime.talk.template_renderer import Renderer
+from mpsplit.runtime.talk.tokenizer import check_whole, read_tokenizer
 
 REPLACEMENT = "\ufffd"  # what a decoder shows for bytes that are no character yet
 
 
 class Text:
     def __init__(self, package: Path):
-        from tokenizers import Tokenizer
-
-        try:
-            self.tokenizer = Tokenizer.from_file(str(package / TOKENIZER))
-        except Exception as wrong:  # the library raises bare Exceptions
-            raise PackageError(
-                f"{package / TOKENIZER} cannot be read ({wrong}); copy it again or convert again"
-            ) from None
+        self.tokenizer = read_tokenizer(package)
         self.special = read_json(package / SPECIAL, REMEDY)
         self.template = read_text(package / TEMPLATE, REMEDY) if (package / TEMPLATE).is_file() else None
         self.renderer = Renderer()
@@ -57,8 +51,7 @@ class Text:
         return self._ids(text, special=True)
 
     def _ids(self, text: str, special: bool) -> list[int]:
-        if half := re.search("[\ud800-\udfff]", text):
-            raise RunError(f"the text has half a character, {half[0]!a}; send whole ones")
+        check_whole(text)
         # of a batch, for `encode` holds the GIL, and other requests would wait
         return self.tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids
 
