@@ -19,7 +19,7 @@ import pytest
 from mpsplit import __version__
 from mpsplit.cli import build_parser
 from mpsplit.mpirun import OPEN_MPI
-from tests.missing import need
+from tests.missing import minilm, need
 from tests.models import EXAMPLE
 from tests.running import CLEAN
 
@@ -82,7 +82,11 @@ def run(place):
 
     @functools.cache
     def run(language: str, block: str) -> str:
-        lines = [line for line in block.replace("MODEL", str(EXAMPLE)).splitlines() if "activate" not in line]
+        lines = [
+            line
+            for line in block.replace("MODEL", str(EXAMPLE)).replace("MINILM", str(minilm)).splitlines()
+            if "activate" not in line
+        ]
         program = "\n".join(lines)
         command = [sys.executable, "-c", program] if language == "python" else ["bash", "-ec", f"{program}\nwait"]
         both = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -106,6 +110,8 @@ def test_the_commands_work_and_print_what_the_page_says(package, run, page, lang
         need("gloo")
     if "--form operator" in block:
         need("pnnx", "the torch operators")
+    if "MINILM" in block:
+        need("MiniLM")
     printed = run(language, block)
     words = " ".join(printed.split())
     for line in output.splitlines():

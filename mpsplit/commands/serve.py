@@ -13,8 +13,10 @@ import os
 import signal
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mpsplit.comm import mpi_rank
+from mpsplit.commands.staged.staged_serve import follow_stages, ranks_of_stages, text_service
 from mpsplit.errors import RunError
 from mpsplit.mpirun import WATCHED, run, say_ready
 from mpsplit.options.loop_options import add_leading, lead
@@ -22,6 +24,7 @@ from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import add_package, package_for_ranks
 from mpsplit.options.rank_options import add_ranks, take_threads, under_mpirun
 from mpsplit.options.settings_options import layers_of
+from mpsplit.package.stages.stage_manifest import is_pipeline
 from mpsplit.runtime.engine.pages import UNUSED
 from mpsplit.runtime.kept.session_counts import KeptLimits
 from mpsplit.runtime.talk.answer_settings import merged
@@ -92,53 +95,71 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def serve_command(args: argparse.Namespace) -> int:
     _check_options(args)
     take_threads(args)
+    in_stages = is_pipeline(Path(args.package))
+    ranks = ranks_of_stages(args) if in_stages else _ranks(args)
+    if args.restart and WATCHED not in os.environ:
+        return _keep_running(ranks, args)
+    if (code := under_mpirun(ranks, args, ends_itself=True)) is not None:
+        return code
+    if mpi_rank():
+        # rank 0 hears them too, and says when it is time to go
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if in_stages:
+            follow_stages(args)
+        else:
+            lead(args, **_room(args))
+        return 0
+    from mpsplit.serve.http import security, serving
+    from mpsplit.serve.service.any_service import ServiceLimits
+
+    keys = security.read_keys(Path(args.api_key_file) if args.api_key_file else None)
+    sock, address = serving.listen(args.host, args.port)
+    with sock:
+        given: dict[str, Any] = dict(
+            limits=ServiceLimits(
+                answers=min(ServiceLimits.answers, args.max_concurrent), body_bytes=args.max_body * MIB
+            ),
+            keys=keys,
+            hosts=security.allowed_hosts(args.host, address, keys),
+            stale_seconds=args.stale_after,
+        )
+        name = args.model_name or Path(args.package).resolve().name
+        service, about = text_service(args, name, **given) if in_stages else _token_service(args, name, **given)
+        say_ready()
+        over = f"{ranks} rank{'s' * (ranks > 1)}"
+        print(f"{name} at {serving.url(sock)}, over {over}; {about}; Ctrl-C ends it", flush=True)
+        serving.run(service, sock)
+    service.loop.end()
+    return 0
+
+
+def _ranks(args: argparse.Namespace) -> int:
+    """Of a decoder, when its settings are right."""
     manifest = package_for_ranks(args)
     if (args.context or 0) > (most := manifest.facts.context):
         raise RunError(
             f"--context {args.context} is more than the {most} tokens of {args.package}; give {most} or less"
         )
-    layers = layers_of(args)
-    merged(*layers)  # refuses before the work
-    if args.restart and WATCHED not in os.environ:
-        return _keep_running(manifest.plan.ranks, args)
-    if (code := under_mpirun(manifest.plan.ranks, args, ends_itself=True)) is not None:
-        return code
-    room = dict(cache=args.cache, most=args.max_concurrent, waiting=args.max_waiting)
-    if mpi_rank():
-        # rank 0 hears them too, and says when it is time to go
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        lead(args, **room)
-        return 0
-    from mpsplit.serve.http import security, serving
-    from mpsplit.serve.service.service import Service, ServiceLimits
+    merged(*layers_of(args))  # refuses before the work
+    return manifest.plan.ranks
 
-    keys = security.read_keys(Path(args.api_key_file) if args.api_key_file else None)
-    sock, address = serving.listen(args.host, args.port)
-    with sock:
-        hosts = security.allowed_hosts(args.host, address, keys)
-        loop = lead(args, **room)
-        assert loop, "rank 0 leads"
-        loop.unused_seconds = args.cache_unused
-        limits = ServiceLimits(answers=min(ServiceLimits.answers, args.max_concurrent), body_bytes=args.max_body * MIB)
-        name = args.model_name or Path(args.package).resolve().name
-        loop.on_disk.keep_within(KeptLimits(args.sessions_per_key, args.session_mib * MIB, args.session_ttl))
-        service = Service(
-            loop,
-            name,
-            layers,
-            args.context,
-            limits=limits,
-            keys=keys,
-            hosts=hosts,
-            share_prefixes=args.share_prefixes,
-            stale_seconds=args.stale_after,
-        )
-        say_ready()
-        print(_greeting(service, serving.url(sock), manifest.plan.ranks), flush=True)
-        serving.run(service, sock)
-    loop.end()
-    return 0
+
+def _room(args: argparse.Namespace) -> dict[str, Any]:
+    return dict(cache=args.cache, most=args.max_concurrent, waiting=args.max_waiting)
+
+
+def _token_service(args: argparse.Namespace, name: str, **given: Any) -> tuple[Any, str]:
+    """A decoder's on rank 0, and what is said of it; `given`: fields of every service."""
+    from mpsplit.serve.service.service import Service
+
+    loop = lead(args, **_room(args))
+    assert loop, "rank 0 leads"
+    loop.unused_seconds = args.cache_unused
+    loop.on_disk.keep_within(KeptLimits(args.sessions_per_key, args.session_mib * MIB, args.session_ttl))
+    service = Service(loop, name, layers_of(args), args.context, share_prefixes=args.share_prefixes, **given)
+    load = loop.load()
+    return service, f"cache: {load.pages * load.page_tokens:,} tokens in {load.pages:,} pages"
 
 
 def _keep_running(ranks: int, args: argparse.Namespace) -> int:
@@ -158,10 +179,3 @@ def _check_options(args: argparse.Namespace) -> None:
     at_least_one(args, *counts)
     if not 0 <= args.port < 65536:
         raise RunError(f"--port {args.port} is out of range; it must be 0 (any free one) to 65535")
-
-
-def _greeting(service, url: str, ranks: int) -> str:
-    load = service.loop.load()
-    tokens = load.pages * load.page_tokens
-    over = f"{ranks} rank{'s' * (ranks > 1)}"
-    return f"{service.model} at {url}, over {over}; cache: {tokens:,} tokens in {load.pages:,} pages; Ctrl-C ends it"

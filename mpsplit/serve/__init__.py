@@ -1,4 +1,4 @@
-"""What people talk to. Knows only the runtime's token loop.
+"""What people talk to. Knows only the runtime's loops.
 
 chat        `mpsplit chat`: a conversation on the terminal
 api_errors  errors in OpenAI's shape

@@ -15,7 +15,6 @@ from operator import add
 
 from mpsplit.comm import Communicator
 from mpsplit.comm.link_counts import NANO, WAITS, quantile
-from mpsplit.plan.shards import Plan
 from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.account.straggler import NOTABLE, straggler
 
@@ -23,10 +22,10 @@ WINDOW = 5.0  # seconds that "of late" means
 
 
 class Ledger:
-    """`hosts`: the name of each rank's machine."""
+    """`stages`: of each rank that it is of; `hosts`: the name of each rank's machine."""
 
-    def __init__(self, plan: Plan, hosts: Sequence[str]):
-        self.plan, self.hosts = plan, hosts
+    def __init__(self, stages: Sequence[int], hosts: Sequence[str]):
+        self.stages, self.hosts = stages, hosts
         self.total: tuple[Account, ...] = ()
         self._last = time.monotonic()
         # when, over how long, what
@@ -56,8 +55,8 @@ class Ledger:
         late = straggler(accounts)
         late = late if late and late.seconds > NOTABLE * seconds else None
         table = []
-        for shard in self.plan.shards:
-            account = accounts[shard.rank] if accounts else Account()
+        for rank, stage in enumerate(self.stages):
+            account = accounts[rank] if accounts else Account()
             spent, wait = (
                 (account.prompt + account.token) * NANO,
                 (account.prompt_between + account.token_between) * NANO,
@@ -65,9 +64,9 @@ class Ledger:
             waits = account.passed[:, WAITS:].sum(0)
             table.append(
                 {
-                    "rank": shard.rank,
-                    "host": self.hosts[shard.rank],
-                    "stage": shard.stage,
+                    "rank": rank,
+                    "host": self.hosts[rank],
+                    "stage": stage,
                     "memory_bytes": account.peak_rss,
                     "tok_s": sum(rows for _, _, rows, _ in reports) / seconds,
                     "busy": min(1.0, max(0.0, spent - wait) / seconds),
@@ -75,7 +74,7 @@ class Ledger:
                     "threads_short": account.threads_short,
                     "wait_p50_s": quantile(waits, 0.5),
                     "wait_p99_s": quantile(waits, 0.99),
-                    "straggler": late is not None and late.rank == shard.rank,
+                    "straggler": late is not None and late.rank == rank,
                 }
             )
         return table

@@ -66,13 +66,14 @@ class TokenLoop:
         self.pages, self.stored = Pages(pages_of(self.facts.context)), CACHES[0]
         self.unused_seconds, self._forgot_at = UNUSED, 0.0
         self.package = package
-        self.ledger = Ledger(engine.manifest.plan, hosts_of(comm))
+        self.ledger = Ledger([shard.stage for shard in engine.manifest.plan.shards], hosts_of(comm))
         self.on_disk = CacheOnDisk(self.ranks, package, most)
         self.pulse = Pulse(comm)
         self.running: list[LiveRequest] = []  # the longest there first
         self.saving: list[LiveRequest] = []  # answered, and not yet told so
         # signal handlers drain
-        self._waiting, self._changed = WaitingQueue(waiting), threading.Condition(threading.RLock())
+        self._waiting: WaitingQueue[LiveRequest] = WaitingQueue(waiting)
+        self._changed = threading.Condition(threading.RLock())
         self._ending = False
 
     # -- from any thread --------------------------------------------------------------------------

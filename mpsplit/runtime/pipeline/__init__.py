@@ -3,11 +3,14 @@
 stage_net     one stage in ncnn: arrays in, arrays out
 rank_ring     which values pass between which ranks
 pipeline_run  the schedule: several inputs in flight, rank 0 leads
+bursts        the ranks of a server: inputs for as long as there are some, then rest
+stage_loop    batches of several requests, for a server
 trial         a stage's files tried out, in a process that may end badly
 load_pipeline a rank's stages from a package
 image_files   images on disk as arrays of numbers
 image_input   such an array as the model's input
 text_input    a text as the model's input
 pooling       one vector for a text, of the hidden states of its tokens
+text_model    what is made of texts: embeddings, or scores of pairs
 output_words  outputs for people: labels, embeddings, scores
 """

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mpsplit.serve.api_errors import ApiError
-from mpsplit.serve.service.service import ServiceLimits
+from mpsplit.serve.service.any_service import ServiceLimits
 
 WITH_BODY = ("POST", "PUT", "PATCH")
 

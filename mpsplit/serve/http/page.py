@@ -1,6 +1,6 @@
 """The page at `/`.
 
-In: page.html beside this file. Out: its text, and headers that let it run its own script and style
+In: a file beside this one. Out: its text, and headers that let it run its own script and style
 and nothing else.
 """
 
@@ -19,8 +19,8 @@ class Page:
     headers: dict[str, str]
 
     @classmethod
-    def read(cls) -> Page:
-        html = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    def read(cls, name: str) -> Page:
+        html = Path(__file__).with_name(name).read_text(encoding="utf-8")
         script, style = (_hash(html, tag) for tag in ("script", "style"))
         policy = (
             f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mpsplit.errors import RunError
 from mpsplit.serve.api_errors import ApiError
+from mpsplit.serve.service.any_service import AnyService
 from mpsplit.serve.service.caller import Caller
-from mpsplit.serve.service.service import Service
 
 VARIABLE = "MPSPLIT_API_KEY"
 # the page itself holds nothing, and asks for the key
@@ -60,7 +60,7 @@ def allowed_hosts(host: str, address: str, keys: tuple[bytes, ...]) -> frozenset
 
 
 class Gate:
-    def __init__(self, app: ASGIApp, service: Service):
+    def __init__(self, app: ASGIApp, service: AnyService):
         self.app, self.service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -23,7 +23,7 @@ from mpsplit.comm import end_all_ranks
 from mpsplit.errors import RunError
 from mpsplit.serve.http.app import create_app
 from mpsplit.serve.http.patience import patient
-from mpsplit.serve.service.service import Service
+from mpsplit.serve.service.any_service import AnyService
 
 BACKLOG = 512
 KEEP_ALIVE_SECONDS = 30
@@ -57,13 +57,13 @@ def url(sock: socket.socket) -> str:
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
-def run(service: Service, sock: socket.socket) -> None:
+def run(service: AnyService, sock: socket.socket) -> None:
     with serving(service, sock), signals(service):
         service.loop.work(service.ending)
 
 
 @contextmanager
-def serving(service: Service, sock: socket.socket) -> Iterator[None]:
+def serving(service: AnyService, sock: socket.socket) -> Iterator[None]:
     """Answers connections in a thread while the block runs."""
     config = uvicorn.Config(
         create_app(service),
@@ -102,7 +102,7 @@ def serving(service: Service, sock: socket.socket) -> Iterator[None]:
 
 
 @contextmanager
-def signals(service: Service) -> Iterator[None]:
+def signals(service: AnyService) -> Iterator[None]:
     """The main thread's, while the block runs. A thread of its own obeys them, for the main one may
     be inside a step that hangs."""
     ours, heard = socket.socketpair()
@@ -119,7 +119,7 @@ def signals(service: Service) -> Iterator[None]:
         ours.close()
 
 
-def _obey(service: Service, heard: socket.socket) -> None:
+def _obey(service: AnyService, heard: socket.socket) -> None:
     """Until the other end is closed. A byte is the number of a signal."""
     with heard:
         while number := heard.recv(1):

@@ -16,7 +16,7 @@ from mpsplit.comm.link_counts import NANO, no_longer
 from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.engine.engine_protocol import SHARED_WORK
 from mpsplit.runtime.loop.loop_protocol import Generation
-from mpsplit.serve.service.served_loop import ServedLoop
+from mpsplit.serve.service.served_loop import TurningLoop
 
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -24,12 +24,13 @@ LINK = ["rank", "peer"]
 
 
 class Metrics:
-    def __init__(self, loop: ServedLoop):
+    def __init__(self, loop: TurningLoop):
         self.registry = CollectorRegistry()
         self.registry.register(_Now(loop))
         self._requests = self._counter("requests", "HTTP requests", ["path", "status"])
         self._answers = self._counter("answers", "Answers, by why they ended", ["finish_reason"])
-        self._prompt = self._counter("prompt_tokens", "Tokens of prompts")
+        self._texts = self._counter("texts", "Texts, or pairs of them, that embeddings or scores were made of")
+        self._prompt = self._counter("prompt_tokens", "Tokens of prompts, and of such texts")
         self._cached = self._counter("cached_tokens", "Tokens of prompts that were computed before")
         self._new = self._counter("new_tokens", "Tokens of answers")
         self._between = self._counter("bytes_between_ranks", "Bytes handed to the transport, all ranks")
@@ -53,6 +54,11 @@ class Metrics:
         if stats.decode_tok_s:
             self._later.observe(1 / stats.decode_tok_s)
 
+    def read_texts(self, count: int, tokens: int) -> None:
+        """For embeddings or scores."""
+        self._texts.inc(count)
+        self._prompt.inc(tokens)
+
     def text(self) -> bytes:
         return generate_latest(self.registry)
 
@@ -66,7 +72,7 @@ class Metrics:
 class _Now:
     """Asked anew for each scrape."""
 
-    def __init__(self, loop: ServedLoop):
+    def __init__(self, loop: TurningLoop):
         self.loop = loop
 
     def describe(self) -> list:

@@ -1,4 +1,4 @@
-"""What the server needs of the token loop on rank 0, so that tests can put another in its place.
+"""What the server needs of the loop on rank 0, so that tests can put another in its place.
 
 Invariant: one thread, the one that called `work`, talks to the other ranks; the rest may be called
 from any thread and returns at once.
@@ -24,19 +24,8 @@ class Facts(Protocol):
     def vocabulary(self) -> int: ...
 
 
-class ServedLoop(Protocol):
-    text: Text | None
-    eos: tuple[int, ...]
-
-    @property
-    def facts(self) -> Facts: ...
-
-    @property
-    def package(self) -> Path | None:
-        """Where prefixes and sessions are kept."""
-
-    def submit(self, request: Request, listener: Listener) -> Ticket:
-        """Raises Full, Ending, or a RunError that says what is wrong with the request."""
+class TurningLoop(Protocol):
+    """What is the same of every loop, whatever it answers."""
 
     def load(self) -> LoopLoad: ...
 
@@ -60,3 +49,20 @@ class ServedLoop(Protocol):
 
     def end(self) -> None:
         """Tells the other ranks to leave."""
+
+
+class ServedLoop(TurningLoop, Protocol):
+    """A token loop."""
+
+    text: Text | None
+    eos: tuple[int, ...]
+
+    @property
+    def facts(self) -> Facts: ...
+
+    @property
+    def package(self) -> Path | None:
+        """Where prefixes and sessions are kept."""
+
+    def submit(self, request: Request, listener: Listener) -> Ticket:
+        """Raises Full, Ending, or a RunError that says what is wrong with the request."""

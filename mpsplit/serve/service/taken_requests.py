@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
+from typing import Protocol
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import Response
@@ -71,7 +72,11 @@ class TakenRequests:
         return listen
 
 
-async def while_connected(http: HttpRequest, taken: TakenRequests, answer: Awaitable[Response]) -> Response:
+class Taken(Protocol):
+    def cancel(self) -> None: ...
+
+
+async def while_connected(http: HttpRequest, taken: Taken, answer: Awaitable[Response]) -> Response:
     """The answer, given up as soon as the client is gone."""
     work, left = asyncio.ensure_future(answer), asyncio.ensure_future(_left(http))
     try:

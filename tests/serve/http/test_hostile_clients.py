@@ -15,7 +15,7 @@ import pytest
 
 from mpsplit.errors import RunError
 from mpsplit.runtime.choose.lexicon import Lexicon
-from mpsplit.serve.service.service import ServiceLimits
+from mpsplit.serve.service.any_service import ServiceLimits
 from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
 

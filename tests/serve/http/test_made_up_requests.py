@@ -15,8 +15,10 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.cases import thorough
 from tests.serve.real_loop import RealLoop
+from tests.serve.text_server import text_served
 
 SHARES = {"/v1/chat/completions": 0.4, "/v1/completions": 0.4, "/tokenize": 0.1, "/detokenize": 0.1}
+OF_TEXTS = {"/v1/embeddings": 0.5, "/v1/rerank": 0.4, "/tokenize": 0.1}
 FEW = 10  # of those that take nothing, or next to nothing
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -33,6 +35,19 @@ def test_thousands_of_requests(target, cases):
             fuzz(operation, round(cases * SHARES.get(operation.path, 0)) or FEW, session, seen)
         server.lives()
     assert sum(seen.values()) >= cases and seen[200] > cases / 10 and seen[400] > cases / 10, seen
+    assert set(seen) <= {200, 400, 404, 405, 429}, seen
+
+
+@pytest.mark.seconds(300)
+@pytest.mark.parametrize("task", ["embed", "rerank"])
+def test_those_to_a_model_that_reads_texts(tmp_path, task):
+    seen, cases = Counter(), 200
+    with text_served(tmp_path, task) as (address, service), requests.Session() as session:
+        schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
+        for operation in (result.ok() for result in schema.get_all_operations()):
+            fuzz(operation, round(cases * OF_TEXTS.get(operation.path, 0)) or FEW, session, seen)
+        assert not service.tickets and not service.loop.running
+    assert sum(seen.values()) >= cases and seen[200] > FEW and seen[400] > cases / 10, seen
     assert set(seen) <= {200, 400, 404, 405, 429}, seen
 
 

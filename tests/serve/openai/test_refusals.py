@@ -10,7 +10,7 @@ import pytest
 from mpsplit.errors import RunError
 from mpsplit.serve.http.security import Gate
 from mpsplit.serve.openai.answer_shapes import ChatShape
-from mpsplit.serve.service.service import ServiceLimits
+from mpsplit.serve.service.any_service import ServiceLimits
 from tests.serve.fake_loop import FakeLoop
 from tests.serve.served import client_of, served
 
