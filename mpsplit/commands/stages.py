@@ -13,6 +13,8 @@ from mpsplit.options.stage_options import add_stages, cut_of
 from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.progress import console
 
+USUAL = 128  # tokens, where the length grows
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
@@ -24,7 +26,7 @@ def stages_command(args: argparse.Namespace) -> int:
     from mpsplit.export.model.model_source import find_config
 
     model = cut_of(args, find_config(args.model))
-    pipeline = model.pipeline((len(model.stages),))
+    pipeline = model.pipeline((len(model.stages),), model.most_shards)
     if args.json:
         print(json.dumps(pipeline.to_json(), ensure_ascii=False))
     else:
@@ -43,7 +45,7 @@ def show_stages(pipeline: Pipeline) -> None:
     for title in ("parameters", "bytes", "Mflop"):
         table.add_column(title, justify="right")
     table.add_column("closes over", overflow="fold")
-    several = pipeline.ranks > 1
+    several = pipeline.depth > 1
     for number, stage in enumerate(pipeline.stages):
         table.add_row(
             f"{number}{f' r{stage.rank}' if several else ''}", stage.name,
@@ -51,6 +53,16 @@ def show_stages(pipeline: Pipeline) -> None:
             f"{stage.weights:,}", f"{stage.bytes:,}", f"{stage.flops / 1e6:,.1f}", escape(stage.closes_over),
         )  # fmt: skip
     console().print(table)
+    for stage in pipeline.stages:
+        for part in stage.parts:
+            passed = part.traffic(pipeline.shapes, stage.rank, USUAL)
+            print(f"shards of {stage.name}: {part}, {passed:,} bytes an input")
+
+
+def held_by(pipeline: Pipeline, rank: int) -> str:
+    """For people: how many stages and shards."""
+    shards = f", {len(pipeline.shards_of(rank))} shards" if pipeline.sharded else ""
+    return f"{len(pipeline.of_rank(rank))} stages{shards}"
 
 
 def _values(pipeline: Pipeline, names: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""--stages and --length: a model as a pipeline of stages.
+"""--stages, --length and --shards: a model as a pipeline of stages.
 
 In: arguments. Out: whether a model goes that way, and how it is cut.
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from mpsplit.errors import PlanError
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.plan.model_facts import is_decoder
+from mpsplit.plan.stages.index_lists import wishes_of
 
 
 def add_stages(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,14 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--length", type=int, metavar="N", help="of stages: all texts have N tokens (default: as many as they have)"
+    )
+    parser.add_argument(
+        "--shards",
+        metavar="PATTERN=rows:N|FILE.json",
+        action="append",
+        default=[],
+        help="of stages: N ranks each compute some rows (or columns:N) of the linears and 1x1 convolutions whose path"
+        " fits, or those that a file lists; may be given several times",
     )
 
 
@@ -41,8 +50,9 @@ def goes_in_stages(args: argparse.Namespace) -> bool:
             raise PlanError(f"--stages {args.stages}: {args.model} is a shape without a graph; name a model")
         return False
     known = is_decoder(read_config(find_config(args.model)))
-    if args.length and not asked and known:
-        raise PlanError(f"--length {args.length} is for a model in stages; add --stages N")
+    for option, given in (("--length", args.length), ("--shards", args.shards and args.shards[0])):
+        if given and not asked and known:
+            raise PlanError(f"{option} {given} is for a model in stages; add --stages N")
     return asked or not known
 
 
@@ -55,4 +65,4 @@ def cut_of(args: argparse.Namespace, folder: Path):
     """The model, captured, cut and closed."""
     from mpsplit.export.stages.stage_cuts import cut_model
 
-    return cut_model(folder, args.stages, args.length)
+    return cut_model(folder, args.stages, args.length, wishes_of(args.shards))

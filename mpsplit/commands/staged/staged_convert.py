@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from mpsplit.comm import world
+from mpsplit.commands.stages import held_by
 from mpsplit.errors import ConvertError, PlanError
 from mpsplit.options.rank_options import started_ranks, under_mpirun
 from mpsplit.package.manifest import PARTITION
@@ -41,13 +42,13 @@ def convert_stages_command(args: argparse.Namespace) -> int:
     if comm.rank == 0:
         for rank, part in enumerate(made.manifest.ranks):
             size = sum(file.size for file in part.files)
-            print(f"rank {rank}: {len(made.pipeline.of_rank(rank))} stages, {size:,} bytes; read {made.read[rank]:,} of"
+            print(f"rank {rank}: {held_by(made.pipeline, rank)}, {size:,} bytes; read {made.read[rank]:,} of"
                   f" {part.weight_bytes:,} bytes of weights")  # fmt: skip
         worst = max(range(len(made.errors)), key=made.errors.__getitem__)
-        rounded = f", {sum(made.packed)} linears in {recipe.default.kind}" if any(made.packed) else ""
+        rounded = f", {made.packed} linears in {recipe.default.kind}" if made.packed else ""
         print(
-            f"each stage was run beside its program: at most {made.errors[worst]:.1e} of its largest number off"
-            f" ({made.pipeline.stages[worst].name}){rounded}"
+            f"each stage{' and shard' * made.pipeline.sharded} was run beside its program: at most"
+            f" {made.errors[worst]:.1e} of its largest number off ({made.pipeline.stages[worst].name}){rounded}"
         )
         texts = bool(made.manifest.tokenizer)
         next_step = "--image cat.png" if made.pipeline.images else "--text Hello" if texts else "--tensor x.npz"

@@ -9,8 +9,9 @@ from pathlib import Path
 from mpsplit.commands.stages import show_stages
 from mpsplit.errors import RunError
 from mpsplit.options.stage_options import first_given
+from mpsplit.package.manifest import File
 from mpsplit.package.stages.pipeline import Pipeline
-from mpsplit.package.stages.stage_files import StageFiles
+from mpsplit.package.stages.stage_files import StageFiles, stem_of
 from mpsplit.package.stages.stage_manifest import StageManifest
 
 DECODERS = ("dot", "svg", "rank", "unfold", "context")  # options that say nothing of stages
@@ -37,10 +38,17 @@ def inspect_stages_command(args: argparse.Namespace) -> int:
         print(f"\nrank {rank}, {sum(file.size for file in part.files):,} bytes")
         names = {Path(file.path).name: file for file in part.files}
         for number in pipeline.of_rank(rank):
-            for file in (names[name] for name in StageFiles.of(names, number).names):
-                print(f"  {file.path:<28} {file.size:>14,} bytes  sha256 {file.sha256[:SHORT]}")
+            _show_files(names, stem_of(number))
+        for shard in pipeline.shards_of(rank):
+            _show_files(names, stem_of(shard.stage, shard.part))
     if args.check:
         print(f"\n{sum(len(part.files) for part in manifest.ranks)} files of ranks are as the manifest says")
     if manifest.unused:
         print(f"not used of the checkpoint: {', '.join(manifest.unused)}")
     return 0
+
+
+def _show_files(names: dict[str, File], stem: str) -> None:
+    for name in StageFiles.of(names, stem).names:
+        if file := names.get(name):  # a stage whose shards are all of it has none
+            print(f"  {file.path:<28} {file.size:>14,} bytes  sha256 {file.sha256[:SHORT]}")

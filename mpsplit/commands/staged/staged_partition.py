@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from mpsplit.comm import world
-from mpsplit.commands.stages import show_stages
+from mpsplit.commands.stages import held_by, show_stages
 from mpsplit.errors import PlanError
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.plan_options import ranks_under_mpirun
@@ -25,10 +25,10 @@ def partition_stages_command(args: argparse.Namespace) -> int:
         raise PlanError(f"{wrong} is for decoders; a model in stages takes --ranks and --stages")
     at_least_one(args, "ranks")
     folder = find_model(args.model)
-    ends = ends_of_file(Path(args.plan)) if args.plan else None
-    ranks = started_ranks(args) or (len(ends) if ends else 1)
-    if ends and len(ends) != ranks:
-        raise PlanError(f"--plan {args.plan} is for {len(ends)} ranks, {ranks} were asked for")
+    ends, planned = ends_of_file(Path(args.plan)) if args.plan else (None, 1)
+    ranks = started_ranks(args) or planned
+    if ends and planned != ranks:
+        raise PlanError(f"--plan {args.plan} is for {planned} ranks, {ranks} were asked for")
     if not args.serial and (code := ranks_under_mpirun(ranks, args)) is not None:
         return code
     from mpsplit.export.stages.partition_stages import partition_stages
@@ -39,15 +39,16 @@ def partition_stages_command(args: argparse.Namespace) -> int:
         raise PlanError(f"{comm.size} ranks were started, the stages are for {ranks}; use `mpirun -np {ranks}`")
     began = time.perf_counter()
     model = cut_of(args, folder)
+    most = min(ranks, len(model.stages)) if model.most_shards > 1 else ranks  # the others may have shards alone
     if ends and ends[-1] != len(model.stages):
         raise PlanError(f"--plan {args.plan} has {ends[-1]} stages, the model was cut into {len(model.stages)}")
     manifest, pipeline = partition_stages(
-        model, ends or even_ends(model.costs, ranks), Path(args.out), comm, args.force
+        model, ends or even_ends(model.costs, most), Path(args.out), comm, args.force, ranks
     )
     if comm.rank == 0:
         show_stages(pipeline)
         for rank, part in enumerate(manifest.ranks):
-            print(f"rank {rank}: {len(pipeline.of_rank(rank))} stages, {part.weight_bytes:,} bytes of weights")
+            print(f"rank {rank}: {held_by(pipeline, rank)}, {part.weight_bytes:,} bytes of weights")
         if manifest.unused:
             print(f"not used of the checkpoint: {', '.join(manifest.unused)}")
         print(f"partitioned into {args.out} in {time.perf_counter() - began:.1f} s; next: mpsplit convert {args.out}")

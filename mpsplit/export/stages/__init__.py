@@ -6,8 +6,10 @@ clean_graph      that graph without what does not compute
 made_values      what follows from the length alone, and is made where it is read
 counting         the graph as numbers, for plan/stages
 stage_program    one stage's part of the graph, as a module, and as TorchScript for pnnx
+shard_parts      the linears of a stage that several ranks compute
+shard_program    a shard of them, as a module
 stage_cuts       MODEL, cut and closed: what stages, plan and partition begin with
-stage_shell      what partition leaves of a stage for convert
+stage_shell      what partition leaves of a stage or shard for convert
 checkpoint_names which tensor of a checkpoint a weight is
 partition_stages every rank writes its own stages
 stage_graph      a stage's graph with its linears packed

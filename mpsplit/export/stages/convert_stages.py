@@ -1,9 +1,10 @@
-"""`mpsplit convert` of a pipeline: every rank makes ncnn's files of its own stages.
+"""`mpsplit convert` of a pipeline: every rank makes ncnn's files of its own stages and shards.
 
 In: a partition of stages. Out: a package that runs.
 
 Invariant: as in convert.py, what was there before stays whole until every rank has everything in
-.next/; then all takes its place at one moment. A rank reads the bytes of its own stages alone.
+.next/; then all takes its place at one moment. A rank reads the bytes of its own stages and shards
+alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from mpsplit.comm import Communicator
 from mpsplit.export.graph.pnnx import Pnnx
@@ -20,7 +22,8 @@ from mpsplit.export.stages.stage_conversion import ConvertedStage, TryOut, conve
 from mpsplit.package.json_fields import many, number, record, whole
 from mpsplit.package.manifest import MANIFEST, PARTITION, File, rank_folder
 from mpsplit.package.manifest_fields import BYTES, FILE, FILES
-from mpsplit.package.stages.pipeline import MOST_STAGES, NAMES, STAGES, Pipeline
+from mpsplit.package.stages.pipeline import MOST_STAGES, MOST_VALUES, NAMES, STAGES, Pipeline, Shard
+from mpsplit.package.stages.stage_files import stem_of
 from mpsplit.package.stages.stage_manifest import StageManifest
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.together.exchanged import by_rank, exchanged, of_rank_0, plain
@@ -33,13 +36,13 @@ from mpsplit.progress import track
 
 @dataclass(frozen=True)
 class StageConversion:
-    """`errors`: of each stage, how far it is off its program; `packed`: its quantised linears.
-    `read`: bytes of the checkpoint, by rank."""
+    """`errors`: of each stage, how far it or a shard of it is off its program; `packed`: linears
+    that are quantised. `read`: bytes of the checkpoint, by rank."""
 
     manifest: StageManifest
     pipeline: Pipeline
     errors: tuple[float, ...]
-    packed: tuple[int, ...]
+    packed: int
     read: tuple[int, ...]
 
 
@@ -57,27 +60,54 @@ def convert_stages(
         partition, pipeline = StageManifest.load(home, PARTITION), Pipeline.load(home)
         mine = range(pipeline.ranks) if comm.size == 1 else [comm.rank]
         checkpoint, _ = open_model(Origin.load(home), model)
-        made: dict[int, list[ConvertedStage]] = {}
+        made: dict[int, Made] = {}
         read: dict[int, int] = {}
         for rank in mine:
             out = rank_folder(package / NEXT, rank)
             out.mkdir(parents=True, exist_ok=True)
             before = checkpoint.bytes_read
-            made[rank] = [
-                convert_stage(pipeline, i, rank_folder(home, rank), out, checkpoint, pnnx, recipe, try_out)
-                for i in track(pipeline.of_rank(rank), f"stages of rank {rank}")
-            ]
+            folder = rank_folder(home, rank)
+            made[rank] = Made(
+                [
+                    _converted(pipeline, number, folder, out, checkpoint, pnnx, recipe, try_out)
+                    for number in track(pipeline.of_rank(rank), f"stages of rank {rank}")
+                ],
+                [
+                    _converted_shard(pipeline, shard, folder, out, checkpoint, pnnx, recipe, try_out)
+                    for shard in track(pipeline.shards_of(rank), f"shards of rank {rank}")
+                ],
+            )
             read[rank] = checkpoint.bytes_read - before
         checkpoint.close()
         return _committed(package, comm, partition, pipeline, pnnx, recipe, made, read)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Of one rank: its stages, None where others do all of one, and its shards."""
+
+    stages: list[ConvertedStage | None]
+    shards: list[ConvertedStage]
+
+
+def _converted(pipeline: Pipeline, number: int, *where: Any) -> ConvertedStage | None:
+    stage = pipeline.stages[number].own_graph
+    return convert_stage(pipeline, stage, stem_of(number), *where) if stage.outputs else None
+
+
+def _converted_shard(pipeline: Pipeline, shard: Shard, *where: Any) -> ConvertedStage:
+    alone = pipeline.of_shard(shard)
+    return convert_stage(alone, alone.stages[0], stem_of(shard.stage, shard.part), *where)
 
 
 RESULT = record(
     {
         "files": FILES,
         "whole": many(NAMES, MOST_STAGES),
+        "shards": many(whole(0, 1), MOST_VALUES),
         "errors": many(number(1e30), MOST_STAGES),
-        "packed": many(whole(0, BYTES), MOST_STAGES),
+        "shard_errors": many(number(1e30), MOST_VALUES),
+        "packed": whole(0, BYTES),
         "read": whole(0, BYTES),
     }
 )
@@ -90,13 +120,12 @@ def _committed(
     pipeline: Pipeline,
     pnnx: Pnnx,
     recipe: Recipe,
-    made: Mapping[int, Sequence[ConvertedStage]],
+    made: Mapping[int, Made],
     read: Mapping[int, int],
 ) -> StageConversion:
-    told = {rank: _result(package / NEXT, rank, stages, read[rank]) for rank, stages in made.items()}
+    told = {rank: _result(package / NEXT, rank, made[rank], read[rank]) for rank in made}
     results = by_rank(comm, told, plain(RESULT))
-    wholes = iter([tuple(names) for result in results for names in result["whole"]])
-    pipeline = replace(pipeline, stages=tuple(replace(stage, whole=next(wholes)) for stage in pipeline.stages))
+    pipeline, errors = _with_results(pipeline, results)
     stages_file = None
     if comm.host_lead:
         pipeline.save(package / NEXT)
@@ -117,10 +146,35 @@ def _committed(
     return StageConversion(
         manifest,
         pipeline,
-        errors=tuple(error for result in results for error in result["errors"]),
-        packed=tuple(count for result in results for count in result["packed"]),
+        errors=errors,
+        packed=sum(result["packed"] for result in results),
         read=tuple(result["read"] for result in results),
     )
+
+
+def _with_results(pipeline: Pipeline, results: Sequence[dict]) -> tuple[Pipeline, tuple[float, ...]]:
+    """The pipeline, with which axes of batches are kept, and how far each stage is off."""
+    wholes = iter([tuple(names) for result in results for names in result["whole"]])
+    errors = [error for result in results for error in result["errors"]]
+    kept = {}
+    for rank, result in enumerate(results):
+        for shard, whole_axis, error in zip(
+            pipeline.shards_of(rank), result["shards"], result["shard_errors"], strict=True
+        ):
+            kept[shard] = whole_axis
+            errors[shard.stage] = max(errors[shard.stage], error)
+    stages = [
+        replace(
+            stage,
+            whole=next(wholes),
+            parts=tuple(
+                replace(part, whole=tuple(kept[Shard(number, place, i)] for i in range(len(part.shards))))
+                for place, part in enumerate(stage.parts)
+            ),
+        )
+        for number, stage in enumerate(pipeline.stages)
+    ]
+    return replace(pipeline, stages=tuple(stages)), tuple(errors)
 
 
 def _forget_others(package: Path, rank: int, result: dict) -> None:
@@ -131,13 +185,15 @@ def _forget_others(package: Path, rank: int, result: dict) -> None:
             path.unlink()
 
 
-def _result(home: Path, rank: int, stages: Sequence[ConvertedStage], read: int) -> dict:
-    folder = rank_folder(home, rank)
+def _result(home: Path, rank: int, made: Made, read: int) -> dict:
+    folder, stages = rank_folder(home, rank), [*filter(None, made.stages), *made.shards]
     paths = [folder / name for stage in stages for name in stage.files.names]
     return {
         "files": [vars(File.of(home, path)) for path in paths],
-        "whole": [list(stage.stage.whole) for stage in stages],
-        "errors": [stage.error for stage in stages],
-        "packed": [stage.packed for stage in stages],
+        "whole": [list(stage.stage.whole) if stage else [] for stage in made.stages],
+        "shards": [len(shard.stage.whole) for shard in made.shards],
+        "errors": [stage.error if stage else 0.0 for stage in made.stages],
+        "shard_errors": [shard.error for shard in made.shards],
+        "packed": sum(stage.packed for stage in stages),
         "read": read,
     }

@@ -14,10 +14,11 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 from mpsplit.comm import Communicator
-from mpsplit.errors import ConvertError, ModelError
+from mpsplit.errors import ConvertError, ModelError, PlanError
 from mpsplit.export.model.checkpoint import Checkpoint
 from mpsplit.export.model.checkpoints import checkpoint_of
 from mpsplit.export.model.model_origin import KEY, Origin
@@ -26,11 +27,15 @@ from mpsplit.export.new_package import copy_config, new_package, parts_of_all
 from mpsplit.export.partition import tools
 from mpsplit.export.stages.checkpoint_names import tensors_of
 from mpsplit.export.stages.model_builder import TEXT
+from mpsplit.export.stages.shard_program import ShardExtraction
 from mpsplit.export.stages.stage_cuts import CutModel
-from mpsplit.export.stages.stage_shell import save_shell
+from mpsplit.export.stages.stage_program import weight_name
+from mpsplit.export.stages.stage_shell import save_shard, save_stage
 from mpsplit.package.manifest import PARTITION, File, RankPart, rank_folder
 from mpsplit.package.manifest_fields import HASH
 from mpsplit.package.stages.pipeline import STAGES, Pipeline
+from mpsplit.package.stages.sharded_part import ZEROS
+from mpsplit.package.stages.stage_files import stem_of
 from mpsplit.package.stages.stage_manifest import StageManifest
 from mpsplit.package.together.exchanged import exchanged, of_rank_0, plain
 from mpsplit.package.together.package_commit import NEXT
@@ -39,10 +44,16 @@ from mpsplit.progress import track
 
 
 def partition_stages(
-    model: CutModel, ends: tuple[int, ...], out: Path, comm: Communicator, force: bool = False
+    model: CutModel, ends: tuple[int, ...], out: Path, comm: Communicator, force: bool = False, ranks: int | None = None
 ) -> tuple[StageManifest, Pipeline]:
-    """Writes the stages of this rank, or of all ranks when there is only this process."""
-    pipeline = model.pipeline(ends)
+    """Writes the stages and shards of this rank, or of all ranks when there is only this process.
+    `ranks`: all there are, where some have shards alone."""
+    pipeline = model.pipeline(ends, ranks)
+    if ranks and pipeline.ranks < ranks:
+        raise PlanError(
+            f"{len(pipeline.stages)} stages and their shards are for {pipeline.ranks} ranks, {ranks} were asked for;"
+            f" use fewer ranks, or --stages {ranks}"
+        )
     _check_alike(pipeline, comm)
     checkpoint = checkpoint_of(model.folder)
     tensors = _tensors(model, checkpoint)
@@ -89,18 +100,26 @@ def _partition_rank(
     folder.mkdir(parents=True)
     size = 0
     for number in pipeline.of_rank(rank):
-        stage = model.stages[number]
-        save_shell(model.capture, stage, number, model.lengths, tensors, folder)
-        size += sum(_bytes(checkpoint, tensors[name]) for name in stage.weights)
+        wanted = model.wanted(number)
+        if wanted.outputs:
+            save_stage(model.capture, wanted, stem_of(number), model.lengths, tensors, folder)
+        size += sum(_bytes(checkpoint, tensors[name]) for name in wanted.weights)
+    for shard in pipeline.shards_of(rank):
+        program = ShardExtraction(model.capture, model.parts[shard.stage][shard.part], shard.number)
+        save_shard(program, stem_of(shard.stage, shard.part), model.lengths, tensors, folder)
+        cuts = {name: program.entries.get(weight_name(name)) for name in program.weights}
+        size += sum(_bytes(checkpoint, tensors[name], cut) for name, cut in cuts.items())
     return RankPart((), size)
 
 
-def _bytes(checkpoint: Checkpoint, tensor: str) -> int:
+def _bytes(checkpoint: Checkpoint, tensor: str, cut: tuple[int, list[int]] | None = None) -> int:
+    """Of a tensor, or of those of its entries along an axis that are not zeros."""
     entry = checkpoint.entries[tensor]
-    size = entry.itemsize
-    for number in entry.shape:
-        size *= number
-    return size
+    shape = list(entry.shape)
+    if cut:
+        axis, entries = cut
+        shape[axis] = len(entries) - entries.count(ZEROS)
+    return entry.itemsize * prod(shape)
 
 
 def _manifest(

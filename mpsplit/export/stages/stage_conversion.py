@@ -1,4 +1,5 @@
-"""One stage, from what partition left to ncnn's files, and the proof that they compute the same.
+"""One stage or shard, from what partition left to ncnn's files, and the proof that they compute the
+same.
 
 In: a Shell, the checkpoint. Out: files of the stage, and how far they are from the program.
 
@@ -31,13 +32,18 @@ from mpsplit.package.stages import stage_arrays
 from mpsplit.package.stages.growing_shapes import Shape, numbers
 from mpsplit.package.stages.made_arrays import made
 from mpsplit.package.stages.pipeline import FLOAT, Pipeline, Stage
+from mpsplit.package.stages.sharded_part import ZEROS
 from mpsplit.package.stages.stage_files import StageFiles, shell_names
 from mpsplit.package.stored.recipe import Recipe
+from mpsplit.plan.cuts import Part
+from mpsplit.plan.shards import Range
+from mpsplit.plan.stages.index_lists import runs_of
 
 # pipeline, stage, folder, its files, inputs, length -> outputs; None where it ended the process
 TryOut = Callable[[Pipeline, Stage, Path, StageFiles, Mapping[str, np.ndarray], int], dict[str, np.ndarray] | None]
 TYPES = {FLOAT: "f32", "int64": "i64"}
 TOLERANCE = {False: 1e-3, True: 0.5}  # of the largest number of an output; of packed weights the second
+FEW_RUNS = 32  # of columns, which are read row by row; where there are more, all is read
 VOCABULARY = 2  # whole numbers of a trial are below it: every table has so many rows
 
 
@@ -53,7 +59,8 @@ class ConvertedStage:
 
 def convert_stage(
     pipeline: Pipeline,
-    number: int,
+    stage: Stage,
+    stem: str,
     home: Path,
     out: Path,
     checkpoint: Checkpoint,
@@ -61,12 +68,13 @@ def convert_stage(
     recipe: Recipe,
     try_out: TryOut,
 ) -> ConvertedStage:
-    """`home`: the rank's folder of the partition; `out`: where the files go."""
-    shell, stage = Shell.load(home, number), pipeline.stages[number]
-    program, names = _filled(home / shell_names(number).script, shell, checkpoint)
+    """`home`: the rank's folder of the partition; `out`: where the files go, `stem`: of their
+    names."""
+    shell = Shell.load(home, stem)
+    program, names = _filled(home / shell_names(stem).script, shell, checkpoint)
     shapes = _shapes(pipeline, stage)
     with tempfile.TemporaryDirectory(dir=out, prefix=".stage-") as scratch:
-        script = Path(scratch, f"stage-{number:02}.pt")
+        script = Path(scratch, f"{stem}.pt")
         program.save(str(script))
         texts = [
             ",".join(shape_text(numbers(shape, length), TYPES[kind]) for kind, shape in shapes.values())
@@ -74,7 +82,7 @@ def convert_stage(
         ]
         made = run_pnnx(pnnx, script, texts, Path(scratch))
         param = _known(Param.load(made.ncnn_param), stage)
-        files, count = _written(number, param, made.ncnn_bin, names, recipe, home, out)
+        files, count = _written(stem, param, made.ncnn_bin, names, recipe, home, out)
     stage, error = _tried(
         pipeline, stage, out, files, program, shapes, max(shell.lengths[0] - 2, 1), bool(count), try_out
     )
@@ -86,10 +94,34 @@ def _filled(script: Path, shell: Shell, checkpoint: Checkpoint) -> tuple[torch.j
     program, names = torch.jit.load(str(script)), {}
     for name, parameter in program.named_parameters():
         tensor = shell.weights[name]
-        values = checkpoint.floats(tensor)
+        values = _entries(checkpoint, tensor, shell.entries.get(name))
         names[values.tobytes()] = tensor
         parameter.data = torch.from_numpy(values)
     return program, names
+
+
+def _entries(checkpoint: Checkpoint, tensor: str, cut: tuple[int, list[int]] | None) -> np.ndarray:
+    """A tensor, or those of its entries along an axis that a shard has: of a few runs, only they
+    are read."""
+    if cut is None:
+        return checkpoint.floats(tensor)
+    axis, entries = cut
+    indices = np.array(entries)
+    runs = runs_of(indices[indices != ZEROS])
+    if axis < 2 and (axis == 0 or len(runs) <= FEW_RUNS):
+        spans = zip(runs[::2], runs[1::2], strict=True)
+        read = [_read(checkpoint, tensor, axis, first, last + 1) for first, last in spans]
+        real = np.concatenate(read, axis)
+    else:
+        real = np.take(checkpoint.floats(tensor), indices[indices != ZEROS], axis)
+    shape = (*real.shape[:axis], len(indices), *real.shape[axis + 1 :])
+    values = np.zeros(shape, np.float32)
+    values[(slice(None),) * axis + (indices != ZEROS,)] = real
+    return values
+
+
+def _read(checkpoint: Checkpoint, tensor: str, axis: int, start: int, stop: int) -> np.ndarray:
+    return checkpoint.floats(tensor, Part(axis, Range(start, stop)))
 
 
 def _shapes(pipeline: Pipeline, stage: Stage) -> dict[str, tuple[str, Shape]]:
@@ -110,10 +142,10 @@ def _known(param: Param, stage: Stage) -> Param:
 
 
 def _written(
-    number: int, param: Param, floats: Path, names: dict[bytes, str], recipe: Recipe, home: Path, out: Path
+    stem: str, param: Param, floats: Path, names: dict[bytes, str], recipe: Recipe, home: Path, out: Path
 ) -> tuple[StageFiles, int]:
     """The stage's files, and how many linears are packed."""
-    everything = StageFiles.named(number)
+    everything = StageFiles.named(stem)
     assert everything.packed and everything.tables
     packing = None
     if recipe.default.bits or recipe.rules:
@@ -128,7 +160,7 @@ def _written(
     if has_tables := (home / everything.tables).is_file():
         shutil.copyfile(home / everything.tables, out / everything.tables)
     count = packing.count if packing else 0
-    return StageFiles.named(number, bool(count), has_tables), count
+    return StageFiles.named(stem, bool(count), has_tables), count
 
 
 def _tried(

@@ -28,10 +28,10 @@ def stage_module(
     capture: Capture, nodes: Sequence[str], inputs: Sequence[str], outputs: Sequence[str]
 ) -> fx.GraphModule:
     """`inputs`: values of other stages, of the model and made ones, by the names of their nodes."""
-    return _Extraction(capture, nodes, inputs, outputs).module()
+    return Extraction(capture, nodes, inputs, outputs).module()
 
 
-class _Extraction:
+class Extraction:
     def __init__(self, capture: Capture, nodes: Sequence[str], inputs: Sequence[str], outputs: Sequence[str]):
         self.capture, self.outputs = capture, outputs
         self.old = {node.name: node for node in capture.graph.graph.nodes}
@@ -82,12 +82,15 @@ class _Extraction:
         name = self.capture.weights.get(node.name)
         path = weight_name(name) if name else node.name
         if name:  # one number, seen as many
-            held = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+            held = torch.zeros((), dtype=tensor.dtype).expand(self._held_shape(node, tensor.shape))
             self.root.register_parameter(path, nn.Parameter(held, requires_grad=False))
         else:
             self.root.register_buffer(path, tensor)
         self.mapped[node] = self._copied(node, self.graph.get_attr(path))
         return self.mapped[node]
+
+    def _held_shape(self, node: fx.Node, shape: torch.Size) -> torch.Size:
+        return shape
 
     def _size(self, node: fx.Node) -> Any:
         """Of a size that grows: from an input that has it, else as it was computed."""

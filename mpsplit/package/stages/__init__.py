@@ -2,6 +2,7 @@
 
 pipeline        stages.json: every stage, what it takes, gives and closes over, who runs it
 growing_shapes  shapes whose length may grow, as text and as numbers
+sharded_part    what several ranks compute of a stage, and how it is put together
 stage_files     the files of one stage
 stage_arrays    the arrays of its .bin, layer by layer
 made_arrays     what a stage makes of the length alone: masks, positions

@@ -9,7 +9,7 @@ what the model is given or an earlier stage gives, and ranks never go back.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from mpsplit.package.manifest_fields import BYTES, RANKS, TEXT
 from mpsplit.package.stages.growing_shapes import LARGEST, Shape, grows, numbers, size_kind, text_of
 from mpsplit.package.stages.image_settings import ImageSettings
 from mpsplit.package.stages.sentence_settings import SentenceSettings
+from mpsplit.package.stages.sharded_part import SHARDED_PART, ShardedPart
 from mpsplit.package.whole_files import read_json, write_json
+from mpsplit.plan.stages.index_lists import COLUMNS, ROWS
 
 STAGES = "stages.json"
 FLOAT, WHOLE = "float32", "int64"
@@ -64,7 +66,9 @@ class Stage:
     """`name`: the module that has most of its work. `weights`: how many numbers, in `bytes` as
     float32; `shared`: names of those that another stage has too, `copied`: values that are
     computed here again, `constants`: bytes of them. `whole`: inputs that keep the axis of the
-    batch in the stage's own graph. `flops`: at a usual length."""
+    batch in the stage's own graph. `flops`: at a usual length. `parts`: what several ranks
+    compute; where there are some, the stage's own graph takes and gives `graph_inputs` and
+    `graph_outputs`."""
 
     name: str
     rank: int
@@ -78,6 +82,19 @@ class Stage:
     shared: tuple[str, ...] = ()
     copied: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
+    parts: tuple[ShardedPart, ...] = ()
+    graph_inputs: tuple[str, ...] = ()
+    graph_outputs: tuple[str, ...] = ()
+
+    @property
+    def own_graph(self) -> Stage:
+        """The stage that its rank's graph is: what others compute is given to it, and what they
+        need it gives."""
+        if not self.parts:
+            return self
+        made = tuple(value for value in self.made if value.name in self.graph_inputs)
+        inputs = tuple(name for name in self.graph_inputs if name not in {value.name for value in made})
+        return replace(self, inputs=inputs, outputs=self.graph_outputs, made=made, parts=())
 
     @property
     def closes_over(self) -> str:
@@ -87,6 +104,15 @@ class Stage:
         said += [f"{value.name} {text_of(value.shape)} (made here)" for value in self.made]
         said += [f"constants of {self.constants:,} bytes"] if self.constants else []
         return "; ".join(said)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """`number` of a `part` of a `stage`."""
+
+    stage: int
+    part: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -105,8 +131,43 @@ class Pipeline:
     sentences: SentenceSettings | None = field(default=None)
 
     @property
-    def ranks(self) -> int:
+    def depth(self) -> int:
+        """How many ranks have stages of their own."""
         return self.stages[-1].rank + 1
+
+    @property
+    def ranks(self) -> int:
+        """Those that only have shards of others' stages among them."""
+        helping = [rank for stage in self.stages for part in stage.parts for rank in part.ranks]
+        return max([self.depth - 1, *helping]) + 1
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {name: value.shape for name, value in self.values.items()}
+
+    @property
+    def sharded(self) -> bool:
+        return any(stage.parts for stage in self.stages)
+
+    def shards_of(self, rank: int) -> list[Shard]:
+        """In order; those of its own stages too."""
+        return [
+            Shard(number, place, part.ranks.index(rank))
+            for number, stage in enumerate(self.stages)
+            for place, part in enumerate(stage.parts)
+            if rank in part.ranks
+        ]
+
+    def of_shard(self, shard: Shard) -> Pipeline:
+        """A pipeline of one stage, which is this shard's graph."""
+        stage, part, number = self.stages[shard.stage], self.stages[shard.stage].parts[shard.part], shard.number
+        taken = part.taken(number, self.values[part.takes].shape)
+        computed = part.computed(number, self.values[part.gives].shape)
+        values = {part.takes: Value(FLOAT, taken), part.gives: Value(FLOAT, computed)}
+        name = f"{stage.name}, shard {number} of {part.modules[0]}"
+        whole = (part.takes,) if part.whole[number] else ()
+        alone = Stage(name, 0, (part.takes,), (part.gives,), whole=whole)
+        return Pipeline(values, (part.takes,), {part.gives: part.gives}, (alone,), self.longest)
 
     @property
     def grows(self) -> bool:
@@ -158,12 +219,36 @@ class Pipeline:
                 raise PackageError(f"stage {stage.name} is of rank {stage.rank}, after one of rank {rank}")
             if twice := given.intersection(stage.outputs):
                 raise PackageError(f"{sorted(twice)[0]} is given twice")
+            self._check_parts(stage)
             given, rank = given.union(stage.outputs), stage.rank
         if unknown := given.union(self.outputs.values()) - set(self.values):
             raise PackageError(f"{sorted(unknown)[0]} has no shape")
         if lost := set(self.outputs.values()) - given:
             raise PackageError(f"no stage gives {sorted(lost)[0]}")
+        if idle := [rank for rank in range(self.depth, self.ranks) if not self.shards_of(rank)]:
+            raise PackageError(f"rank {idle[0]} has neither a stage nor a shard")
         return self
+
+    def _check_parts(self, stage: Stage) -> None:
+        """Each part takes what is there, and its graph is given what it gives."""
+        there = {*stage.inputs, *stage.graph_outputs}
+        for part in stage.parts:
+            part.check(stage.name)
+            if part.takes not in there or part.gives in there:
+                raise PackageError(f"stage {stage.name}: {part.modules[0]} takes {part.takes}, which is not there")
+            for name, cut in ((part.takes, part.cut == COLUMNS), (part.gives, part.cut == ROWS)):
+                value = self.values.get(name)
+                if value is None or value.type != FLOAT or part.axis >= len(value.shape):
+                    raise PackageError(f"stage {stage.name}: {name} is no value that can be cut along {part.axis}")
+                if cut and value.shape[part.axis] != part.size:
+                    raise PackageError(f"stage {stage.name}: {name} is {value}, its shards have {part.size:,} of it")
+            there.add(part.gives)
+        if stage.parts:
+            known = {*stage.inputs, *(value.name for value in stage.made), *(part.gives for part in stage.parts)}
+            if missing := [name for name in stage.graph_inputs if name not in known]:
+                raise PackageError(f"stage {stage.name}: its graph takes {missing[0]}, which nothing gives")
+            if missing := [name for name in stage.outputs if name not in there]:
+                raise PackageError(f"stage {stage.name}: neither its graph nor a shard gives {missing[0]}")
 
 
 NAMES = many(NAME, MOST_VALUES)
@@ -186,7 +271,8 @@ PIPELINE = record(
                         ),
                         4096,
                     )
-                }
+                },
+                {"parts": many(SHARDED_PART, 4096), "graph_inputs": NAMES, "graph_outputs": NAMES},
             ),
             MOST_STAGES,
         ),
@@ -200,4 +286,6 @@ def _stage(data: dict[str, Any]) -> Stage:
     lists: dict[str, Any] = {name: tuple(data[name]) for name in ("inputs", "outputs", "shared", "copied", "whole")}
     made = tuple(MadeValue(**{**value, "shape": tuple(value["shape"])}) for value in data["made"])
     plain: dict[str, Any] = {name: data[name] for name in ("name", "rank", "weights", "bytes", "flops", "constants")}
-    return Stage(**plain, **lists, made=made)
+    lists |= {name: tuple(data.get(name, ())) for name in ("graph_inputs", "graph_outputs")}
+    parts = tuple(map(ShardedPart.from_json, data.get("parts", ())))
+    return Stage(**plain, **lists, made=made, parts=parts)

@@ -1,14 +1,19 @@
 """The files of one stage, in the folder of its rank.
 
-In: the number of a stage, what is there. Out: StageFiles, names within the folder.
+In: the stem of a stage's names, what is there. Out: StageFiles, names within the folder.
 
-Invariant: a stage's files are its own; no other stage reads them.
+Invariant: a stage's files are its own, and so are those of a shard; no other stage reads them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+
+
+def stem_of(stage: int, part: int | None = None) -> str:
+    """Of a stage's own graph, or of a shard of one of its parts."""
+    return f"stage-{stage:02}" if part is None else f"stage-{stage:02}.shard-{part:02}"
 
 
 @dataclass(frozen=True)
@@ -22,17 +27,16 @@ class StageFiles:
     tables: str | None = None
 
     @classmethod
-    def named(cls, number: int, packed: bool = True, tables: bool = True) -> StageFiles:
-        stem = f"stage-{number:02}"
+    def named(cls, stem: str, packed: bool = True, tables: bool = True) -> StageFiles:
         return cls(
             f"{stem}.param", f"{stem}.bin", f"{stem}.packed.bin" if packed else None, f"{stem}.npz" if tables else None
         )
 
     @classmethod
-    def of(cls, names: Collection[str], number: int) -> StageFiles:
+    def of(cls, names: Collection[str], stem: str) -> StageFiles:
         """Those that are among the names in the folder."""
-        everything = cls.named(number)
-        return cls.named(number, everything.packed in names, everything.tables in names)
+        everything = cls.named(stem)
+        return cls.named(stem, everything.packed in names, everything.tables in names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -48,6 +52,5 @@ class ShellNames:
     text: str
 
 
-def shell_names(number: int) -> ShellNames:
-    stem = f"stage-{number:02}"
+def shell_names(stem: str) -> ShellNames:
     return ShellNames(f"{stem}.pt", f"{stem}.json", f"{stem}.fx.txt")

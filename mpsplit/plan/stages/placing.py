@@ -36,7 +36,8 @@ class StageCost:
 
 @dataclass(frozen=True)
 class RankShare:
-    """Stages `first` to before `last`; seconds of one input, its computing and its handing over."""
+    """Stages `first` to before `last`; seconds of one input, its computing and its handing over.
+    `shards` of others' stages that it has, and the seconds of these (sharing.py)."""
 
     device: str
     first: int
@@ -44,10 +45,12 @@ class RankShare:
     weights: int
     compute_s: float
     handover_s: float
+    shards: int = 0
+    help_s: float = 0.0
 
     @property
     def seconds(self) -> float:
-        return self.compute_s + self.handover_s
+        return self.compute_s + self.handover_s + self.help_s
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class StagePlan:
     @property
     def latency(self) -> float:
         """Seconds that one input takes."""
-        return sum(share.seconds for share in self.ranks)
+        return sum(share.compute_s + share.handover_s for share in self.ranks)
 
     @property
     def throughput(self) -> float:
@@ -68,7 +71,7 @@ class StagePlan:
 
     @property
     def ends(self) -> tuple[int, ...]:
-        return tuple(share.last for share in self.ranks)
+        return tuple(share.last for share in self.ranks if share.first < share.last)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -10,10 +10,12 @@ from pathlib import Path
 from mpsplit.comm import Communicator
 from mpsplit.package.manifest import rank_folder
 from mpsplit.package.stages.pipeline import Pipeline
-from mpsplit.package.stages.stage_files import StageFiles
+from mpsplit.package.stages.stage_files import StageFiles, stem_of
 from mpsplit.package.stages.stage_manifest import StageManifest
 from mpsplit.runtime.engine.cores import share_of_cores
 from mpsplit.runtime.pipeline.pipeline_run import PipelineRun
+from mpsplit.runtime.pipeline.shard_work import ShardWork
+from mpsplit.runtime.pipeline.sharded_run import ShardedRun
 from mpsplit.runtime.pipeline.stage_net import StageNet
 
 
@@ -26,7 +28,13 @@ def load_pipeline(package: Path, comm: Communicator) -> PipelineRun:
     threads = share_of_cores(comm.local_size)
     names = {Path(file.path).name for file in manifest.ranks[comm.rank].files}
     nets = [
-        StageNet(pipeline, pipeline.stages[number], folder, StageFiles.of(names, number), threads)
+        StageNet(pipeline, pipeline.stages[number], folder, StageFiles.of(names, stem_of(number)), threads)
         for number in pipeline.of_rank(comm.rank)
     ]
-    return PipelineRun(pipeline, nets, comm)
+    if not pipeline.sharded:
+        return PipelineRun(pipeline, nets, comm)
+    shards = {}
+    for shard in pipeline.shards_of(comm.rank):
+        alone, files = pipeline.of_shard(shard), StageFiles.of(names, stem_of(shard.stage, shard.part))
+        shards[shard] = StageNet(alone, alone.stages[0], folder, files, threads)
+    return ShardedRun(pipeline, nets, ShardWork(pipeline, shards, comm), comm)

@@ -20,7 +20,7 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.package.stages.growing_shapes import length_of, numbers
 from mpsplit.package.stages.pipeline import Pipeline
-from mpsplit.runtime.pipeline.rank_ring import LEAD, routes
+from mpsplit.runtime.pipeline.rank_ring import LEAD, Routes, routes
 from mpsplit.runtime.pipeline.stage_net import Arrays, StageNet
 
 NO_MORE = 0
@@ -32,7 +32,8 @@ class PipelineRun:
     def __init__(self, pipeline: Pipeline, nets: Sequence[StageNet], comm: Communicator):
         self.pipeline, self.nets, self.comm = pipeline, nets, comm
         of_ranks = routes(pipeline)
-        self.mine, self.last = of_ranks[comm.rank], of_ranks[-1]
+        self.mine = of_ranks[comm.rank] if comm.rank < len(of_ranks) else Routes((), (), ())
+        self.last = of_ranks[-1]
         self.seconds, self.inputs = [0.0] * len(nets), 0
 
     def lead(self, inputs: Iterable[Arrays]) -> Iterator[dict[str, np.ndarray]]:

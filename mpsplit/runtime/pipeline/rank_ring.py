@@ -1,6 +1,6 @@
 """Which values pass between which ranks.
 
-In: a Pipeline. Out: Routes of each rank, a pure function.
+In: a Pipeline. Out: Routes of each rank that has stages, a pure function.
 
 Ranks are a ring: values go from each rank to the next one, also those that only later ranks read,
 and the model's outputs from the last rank to rank 0. So a message never waits for a rank that waits
@@ -35,13 +35,13 @@ def routes(pipeline: Pipeline) -> tuple[Routes, ...]:
     last_reader = dict.fromkeys(giver, LEAD)
     for stage in pipeline.stages:
         last_reader |= dict.fromkeys(stage.inputs, stage.rank)
-    last = pipeline.ranks - 1
+    last = pipeline.depth - 1
     answers = tuple(value for value in dict.fromkeys(pipeline.outputs.values()) if giver[value] != LEAD)
     last_reader |= dict.fromkeys(answers, last)
     borders = [
         tuple(value for value, rank in giver.items() if rank < border <= last_reader[value])
-        for border in range(pipeline.ranks + 1)
+        for border in range(pipeline.depth + 1)
     ]
     return tuple(
-        Routes(borders[rank], borders[rank + 1], answers if rank == last else ()) for rank in range(pipeline.ranks)
+        Routes(borders[rank], borders[rank + 1], answers if rank == last else ()) for rank in range(pipeline.depth)
     )

@@ -7,7 +7,7 @@ Invariant: it reads its own files and its inputs, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ncnn
@@ -24,19 +24,22 @@ from mpsplit.runtime.engine import quantised_layer
 from mpsplit.runtime.engine.stock_engine import exact, owned
 
 Arrays = Mapping[str, np.ndarray]
+Together = Callable[[int, np.ndarray, int], np.ndarray]  # a part's number, what it takes, length -> what it gives
 
 
 class StageNet:
-    """`shapes`: of all values of the pipeline."""
+    """`parts` of the stage are for others too: they are computed where `run` is told how."""
 
     def __init__(self, pipeline: Pipeline, stage: Stage, folder: Path, files: StageFiles, threads: int):
-        self.stage, self.values = stage, pipeline.values
-        self.blobs = (*stage.inputs, *(value.name for value in stage.made))
+        self.stage, self.values, self.own = stage, pipeline.values, stage.own_graph
+        self.blobs = (*self.own.inputs, *(value.name for value in self.own.made))
         self.tables = dict(np.load(folder / files.tables, allow_pickle=False)) if files.tables else {}
-        check_stage_graph(folder / files.graph, folder / files.floats, len(self.blobs), len(stage.outputs))
         self.net = ncnn.Net()
-        exact(self.net.opt, 1 if files.packed else threads)
         self._layers: list[ncnn.Layer] = []
+        if not self.own.outputs:  # shards are all there is of it
+            return
+        check_stage_graph(folder / files.graph, folder / files.floats, len(self.blobs), len(self.own.outputs))
+        exact(self.net.opt, 1 if files.packed else threads)
         if files.packed:
             packed = Packed.load(folder, WeightFiles(files.floats, packed=((0, files.packed),)))
             self._layers = quantised_layer.register(self.net, packed, threads)
@@ -44,19 +47,34 @@ class StageNet:
             if load(str(folder / name)) != 0:
                 raise PackageError(f"ncnn cannot load {folder / name}; convert the package again")
 
-    def run(self, given: Arrays, length: int) -> dict[str, np.ndarray]:
-        """The stage's outputs, by the names of their values."""
+    def run(self, given: Arrays, length: int, together: Together | None = None) -> dict[str, np.ndarray]:
+        """The stage's outputs, by the names of their values. Layers run on demand: those that a
+        part waits for first, and what waits for the part when its value is there."""
         extractor = self.net.create_extractor()
+        later = {part.gives for part in self.stage.parts}
         for number, name in enumerate(self.blobs):
-            array = given[name] if name in given else self._made(name, length)
-            extractor.input(f"in{number}", self._mat(name, array))
-        return {name: self._output(extractor, number, name, length) for number, name in enumerate(self.stage.outputs)}
+            if name not in later:
+                array = given[name] if name in given else self._made(name, length)
+                extractor.input(f"in{number}", self._mat(name, array))
+        values: dict[str, np.ndarray] = dict(given)
+        for place, part in enumerate(self.stage.parts):
+            if part.takes not in values:
+                values[part.takes] = self._output(extractor, part.takes, length)
+            assert together, f"{self.stage.name} has shards, and nobody computes them"
+            values[part.gives] = together(place, values[part.takes], length)
+            if part.gives in self.blobs:
+                number = self.blobs.index(part.gives)
+                extractor.input(f"in{number}", self._mat(part.gives, values[part.gives]))
+        return {
+            name: values[name] if name in later else self._output(extractor, name, length)
+            for name in self.stage.outputs
+        }
 
     def close(self) -> None:
         self.net.clear()
 
     def _made(self, name: str, length: int) -> np.ndarray:
-        value = next(value for value in self.stage.made if value.name == name)
+        value = next(value for value in self.own.made if value.name == name)
         return made(value, length, self.tables.get(name))
 
     def _mat(self, name: str, array: np.ndarray) -> ncnn.Mat:
@@ -65,8 +83,8 @@ class StageNet:
             array = array[0]
         return owned(array.astype(np.int32) if array.dtype.kind == "i" else array)
 
-    def _output(self, extractor: ncnn.Extractor, number: int, name: str, length: int) -> np.ndarray:
-        status, mat = extractor.extract(f"out{number}")
+    def _output(self, extractor: ncnn.Extractor, name: str, length: int) -> np.ndarray:
+        status, mat = extractor.extract(f"out{self.own.outputs.index(name)}")
         shape = numbers(self.values[name].shape, length)
         if status != 0:
             raise RunError(f"stage {self.stage.name}: ncnn failed with {status} at {name} of {list(shape)}")

@@ -96,12 +96,12 @@ import sys
 from pathlib import Path
 import numpy as np
 from mpsplit.package.stages.pipeline import Pipeline
-from mpsplit.package.stages.stage_files import StageFiles
+from mpsplit.package.stages.stage_files import StageFiles, stem_of
 from mpsplit.runtime.pipeline.stage_net import StageNet
 folder, number, length = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 pipeline = Pipeline.load(folder)
 names = {path.name for path in folder.iterdir()}
-net = StageNet(pipeline, pipeline.stages[number], folder, StageFiles.of(names, number), 1)
+net = StageNet(pipeline, pipeline.stages[number], folder, StageFiles.of(names, stem_of(number)), 1)
 np.savez(folder / "out.npz", **net.run(dict(np.load(folder / "in.npz")), length))
 assert not {"torch", "transformers", "safetensors"} & set(sys.modules)
 """
