@@ -84,8 +84,8 @@ def drawn(state: dict[str, Any]) -> Group:
             bar(row["busy"], row["wait"]),
             f"{length(row['wait_p50_s'])}, {length(row['wait_p99_s'])}",
         )
-    pages = f"{load['pages_used']} of {load['pages']} pages used, {load['pages_kept']} kept"
-    headline = f"{state['model']}: {load['running']} running, {load['waiting']} waiting; {pages}"
+    pages = f"; {load['pages_used']} of {load['pages']} pages used, {load['pages_kept']} kept" if load["pages"] else ""
+    headline = f"{state['model']}: {load['running']} running, {load['waiting']} waiting{pages}"
     late = [f"rank {row['rank']} makes the others wait" for row in ranks if row["straggler"]]
     short = [
         f"the threads of rank {row['rank']} are short of cores for {row['threads_short']:.0%} of their work: something"

@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from mpsplit.comm.link_counts import NANO, no_longer
 from mpsplit.runtime.account.account import Account
 from mpsplit.runtime.engine.engine_protocol import SHARED_WORK
-from mpsplit.runtime.loop.loop_protocol import Generation
+from mpsplit.runtime.loop.loop_protocol import Generation, LoopLoad
 from mpsplit.serve.service.served_loop import TurningLoop
 
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
@@ -86,13 +86,19 @@ class _Now:
             ("page_tokens", "Tokens in a page of the cache", load.page_tokens),
         ):
             yield GaugeMetricFamily(f"mpsplit_{name}", what, value)
-        pages = GaugeMetricFamily("mpsplit_pages", "Pages of the cache", labels=["state"])
-        free = load.pages - load.pages_used - load.pages_kept
-        for state, count in (("used", load.pages_used), ("kept", load.pages_kept), ("free", free)):
-            pages.add_metric([state], count)
-        yield pages
+        if load.pages:
+            yield from _pages(load)
         yield from _of_late(self.loop.ranks_now())
         yield from _in_all(self.loop.spent())
+
+
+def _pages(load: LoopLoad) -> Iterator[Metric]:
+    """Of the cache, where there is one."""
+    pages = GaugeMetricFamily("mpsplit_pages", "Pages of the cache", labels=["state"])
+    free = load.pages - load.pages_used - load.pages_kept
+    for state, count in (("used", load.pages_used), ("kept", load.pages_kept), ("free", free)):
+        pages.add_metric([state], count)
+    yield pages
 
 
 def _of_late(rows: list[dict]) -> Iterator[Metric]:
