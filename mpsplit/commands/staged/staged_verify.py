@@ -39,7 +39,9 @@ def verify_stages(package: Path, model: str, comm: Communicator, tolerance: floa
     if as_json:
         print(json.dumps(found.to_json()))
     else:
-        print(found)
+        parts = [part for stage in run.pipeline.stages for part in stage.parts]
+        linears = sum(len(part.modules) for part in parts)
+        print(f"{found}{f'; {linears} linears in shards' * bool(parts)}")
     manifest = StageManifest.load(package)
     replace(manifest, verified=found.differences).save(package)
     return int(of_rank_0(comm, found.failed, plain(flag)))
