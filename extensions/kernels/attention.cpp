@@ -17,6 +17,7 @@ namespace {
 constexpr int block = 8, step = KeyValueCache::page_positions;
 constexpr int stack = 8 * block;   // rows at most
 constexpr int stretch = 8 * step;  // begins at multiples of this, whoever asks: sums are the same
+constexpr int sums_at_once = registers / 2;
 constexpr float nothing = -std::numeric_limits<float>::infinity();
 
 void rotate(const float* x, int dim, const float* cos, const float* sin, float scale, float* y) {
@@ -39,28 +40,33 @@ float* score(float* s, int row, int position) {
 // block wait for memory, so they ask for it early.
 template <class T, int rows>
 void scores(const float* q, const Seen& seen, int from, int to, float* s) {
-    // enough sums to keep the processor busy
-    constexpr int panels = step / lanes, abreast = rows > 4 ? 1 : panels;
+    // as many sums as keep the processor busy and stay in registers
+    constexpr int near = std::min(rows, sums_at_once / 2), parts = step / wide,
+                  abreast = std::min(parts, sums_at_once / near);
     const int dim = seen.cache.dim;
     for (int first = from; first < to; first += step) {
         const Page<T> page = seen.page<T>(first);
-        for (int panel = 0; panel < panels; panel += abreast) {
-            Lanes sums[abreast][rows] = {};
-            for (int d = 0; d < dim; d++)
-                for (int a = 0; a < abreast; a++) {
-                    const T* at = page.keys + ((panel + a) * dim + d) * lanes;
-                    if (rows < block) __builtin_prefetch(at + abreast * dim * lanes);
-                    const Lanes key = widened(at);
-                    for (int r = 0; r < rows; r++) sums[a][r] += q[r * dim + d] * key;
-                }
-            for (int a = 0; a < abreast; a++)
-                for (int r = 0; r < rows; r++) {
-                    const int at = (panel + a) * lanes;
-                    if constexpr (scaled<T>)
-                        sums[a][r] *= *reinterpret_cast<const Lanes*>(page.key_scales + at);
-                    *reinterpret_cast<Lanes*>(score<rows>(s, r, first - from + at)) = sums[a][r];
-                }
-        }
+        for (int part = 0; part < parts; part += abreast)
+            for (int row = 0; row < rows; row += near) {
+                Lanes sums[abreast][near] = {};
+                for (int d = 0; d < dim; d++)
+                    for (int a = 0; a < abreast; a++) {
+                        const int at = (part + a) * wide;
+                        const T* key = page.keys + (at / lanes * dim + d) * lanes + at % lanes;
+                        if (rows < block) __builtin_prefetch(key + step * dim / 2);
+                        const Lanes numbers = widened(key);
+                        for (int r = 0; r < near; r++)
+                            sums[a][r] += q[(row + r) * dim + d] * numbers;
+                    }
+                for (int a = 0; a < abreast; a++)
+                    for (int r = 0; r < near; r++) {
+                        const int at = (part + a) * wide;
+                        if constexpr (scaled<T>)
+                            sums[a][r] *= *reinterpret_cast<const Lanes*>(page.key_scales + at);
+                        *reinterpret_cast<Lanes*>(score<rows>(s, row + r, first - from + at)) =
+                            sums[a][r];
+                    }
+            }
     }
 }
 
@@ -82,19 +88,19 @@ float weigh(float* s, int row, int from, int begin, int end, int to, Gone& gone)
     auto lines = [&](int j) { return reinterpret_cast<Lanes*>(score<rows>(s, row, j)); };
     float most = gone.most, sum = 0;
     Lanes greatest = Lanes{} + most, sums = {};
-    for (int j = 0; j < to - from; j += lanes) {
+    for (int j = 0; j < to - from; j += wide) {
         const Lanes x = *lines(j);
         greatest = x > greatest ? x : greatest;
     }
-    for (int i = 0; i < lanes; i++) most = std::max(most, greatest[i]);
+    for (int i = 0; i < wide; i++) most = std::max(most, greatest[i]);
     for (int j = 0; j < to - from; j += lanes) {
         float* x = score<rows>(s, row, j);
 #pragma omp simd
         for (int i = 0; i < lanes; i++)
             x[i] = exponential(x[i] - most);  // of nothing: 1e-38, which changes no sum
-        sums += *lines(j);
+        for (int i = 0; i < lanes; i += wide) sums += *lines(j + i);
     }
-    for (int i = 0; i < lanes; i++) sum += sums[i];
+    for (int i = 0; i < wide; i++) sum += sums[i];
     outside(0);
     const float share = gone.most == nothing ? 0 : exponential(gone.most - most);
     gone = {most, gone.sum * share + sum};
@@ -104,6 +110,8 @@ float weigh(float* s, int row, int from, int begin, int end, int to, Gone& gone)
 // out [rows][width] += weights * values of positions from .. end
 template <class T, int rows>
 void mix(float* weights, const Seen& seen, int from, int end, float* out) {
+    constexpr int near = std::min(rows, sums_at_once / 2),
+                  abreast = std::min(lanes / wide, sums_at_once / near);
     const int width = seen.cache.width;
     for (int first = from; first < end; first += step) {
         float* weight = score<rows>(weights, 0, first - from);
@@ -112,18 +120,25 @@ void mix(float* weights, const Seen& seen, int from, int end, float* out) {
         if constexpr (scaled<T>)
             for (int r = 0; r < rows; r++)
                 for (int j = 0; j < count; j++) weight[r * step + j] *= page.value_scales[j];
-        for (int c = 0; c < width; c += lanes) {
-            const T* at = page.values + c;
-            Lanes sums[rows];
-            for (int r = 0; r < rows; r++)
-                sums[r] = *reinterpret_cast<const Lanes*>(out + r * width + c);
-            for (int j = 0; j < count; j++, at += width) {
-                if (rows < block) __builtin_prefetch(at + step / 2 * width);
-                const Lanes value = widened(at);
-                for (int r = 0; r < rows; r++) sums[r] += weight[r * step + j] * value;
+        for (int c = 0; c < width; c += abreast * wide)
+            for (int row = 0; row < rows; row += near) {
+                auto at = [&](int r, int a) {
+                    return reinterpret_cast<Lanes*>(out + (row + r) * width + c + a * wide);
+                };
+                Lanes sums[abreast][near];
+                for (int a = 0; a < abreast; a++)
+                    for (int r = 0; r < near; r++) sums[a][r] = *at(r, a);
+                const T* value = page.values + c;
+                for (int j = 0; j < count; j++, value += width)
+                    for (int a = 0; a < abreast; a++) {
+                        if (rows < block) __builtin_prefetch(value + step / 2 * width);
+                        const Lanes numbers = widened(value + a * wide);
+                        for (int r = 0; r < near; r++)
+                            sums[a][r] += weight[(row + r) * step + j] * numbers;
+                    }
+                for (int a = 0; a < abreast; a++)
+                    for (int r = 0; r < near; r++) *at(r, a) = sums[a][r];
             }
-            for (int r = 0; r < rows; r++) *reinterpret_cast<Lanes*>(out + r * width + c) = sums[r];
-        }
     }
 }
 

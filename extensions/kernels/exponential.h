@@ -1,14 +1,14 @@
 // e^x to a few units in the last place, in a form that the compiler turns into vector code.
 #pragma once
 
-#include <algorithm>
 #include <bit>
 #include <cstdint>
 
 namespace mpsplit {
 
 static inline float exponential(float x) {
-    x = std::clamp(x, -87.f, 88.f);
+    x = x > -87.f ? x : -87.f;
+    x = x < 88.f ? x : 88.f;
     float shifted = x * 1.44269504f + 0x1.8p23f, whole = shifted - 0x1.8p23f;
     float r = x - whole * 0.693145752f - whole * 1.42860677e-6f;
     float p =

@@ -1,5 +1,5 @@
-// One head's part of a page of the cache, and the numbers in it: how they are stored, and read 16
-// at a time.
+// One head's part of a page of the cache, and the numbers in it: how they are stored, and read as
+// many at a time as a register holds.
 #pragma once
 
 #include <algorithm>
@@ -11,14 +11,23 @@
 
 namespace mpsplit {
 
-constexpr int lanes = 16;
-using Lanes = float __attribute__((vector_size(lanes * sizeof(float))));
+constexpr int lanes = 16;  // neighbours in memory
+#if defined(__AVX512F__)
+constexpr int wide = 16, registers = 32;
+#elif defined(__AVX2__)
+constexpr int wide = 8, registers = 16;
+#elif defined(__aarch64__)
+constexpr int wide = 4, registers = 32;
+#else
+constexpr int wide = 4, registers = 16;
+#endif
+using Lanes = float __attribute__((vector_size(wide * sizeof(float))));
 
 static inline int rounded_up(int n, int to) { return (n + to - 1) / to * to; }
 
 template <class T>
 struct Neighbours {
-    typedef T Vector __attribute__((vector_size(lanes * sizeof(T))));
+    typedef T Vector __attribute__((vector_size(wide * sizeof(T))));
 };
 
 template <class T>
@@ -28,16 +37,16 @@ static inline float widened_one(float x) { return x; }
 static inline float widened_one(uint16_t x) { return from_bfloat(x); }
 static inline float widened_one(int8_t x) { return x; }
 
-// 16 neighbouring numbers as float
+// neighbouring numbers as float
 template <class T>
 static inline Lanes widened(const T* at) {
     const auto& stored = *reinterpret_cast<const typename Neighbours<T>::Vector*>(at);
     if constexpr (std::is_same_v<T, uint16_t>) {
-        using Bits = uint32_t __attribute__((vector_size(lanes * sizeof(uint32_t))));
+        using Bits = uint32_t __attribute__((vector_size(wide * sizeof(uint32_t))));
         return reinterpret_cast<Lanes>(__builtin_convertvector(stored, Bits) << 16);
     } else if constexpr (scaled<T>) {  // by halves: at once, gcc does it number by number
-        using Halves = int16_t __attribute__((vector_size(lanes * sizeof(int16_t))));
-        using Integers = int32_t __attribute__((vector_size(lanes * sizeof(int32_t))));
+        using Halves = int16_t __attribute__((vector_size(wide * sizeof(int16_t))));
+        using Integers = int32_t __attribute__((vector_size(wide * sizeof(int32_t))));
         const auto halves = __builtin_convertvector(stored, Halves);
         return __builtin_convertvector(__builtin_convertvector(halves, Integers), Lanes);
     } else

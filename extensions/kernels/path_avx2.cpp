@@ -7,10 +7,6 @@
 namespace mpsplit {
 namespace {
 
-struct Pair {
-    __m256i low, high;  // Gj and G(j+4) of layout.h, 8 of the 16 outputs
-};
-
 [[gnu::always_inline]] inline __m256i shifted(__m256i bytes, int from, int to) {
     return from <= to ? _mm256_slli_epi16(bytes, to - from) : _mm256_srli_epi16(bytes, from - to);
 }
@@ -18,37 +14,30 @@ struct Pair {
 // whose operand has signs: with a zero point of 128 it would be of 8 bits without one
 constexpr bool has_signs(int zero) { return zero == 128; }
 
+// Gj or G(j+4) of layout.h, for 8 of the 16 outputs
 template <int bits>
-[[gnu::always_inline]] inline Pair pair(const uint8_t* lines, int j) {
+[[gnu::always_inline]] inline __m256i group(const uint8_t* lines, int j, bool later) {
     auto load = [&](int l) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + l * line));
     };
+    auto bits_of = [&](Plane plane) {
+        const Place at = place_in(plane, j);
+        return _mm256_and_si256(shifted(load(at.line), later ? at.high : at.low, plane.first),
+                                _mm256_set1_epi8(char(mask_of(plane) << plane.first)));
+    };
     constexpr Form form = form_of(bits);
-    const __m256i sign = _mm256_set1_epi8(-128);
     if constexpr (form.stored == 8)
-        return {_mm256_xor_si256(load(j), sign), _mm256_xor_si256(load(j + 4), sign)};
-    constexpr Plane lower = lower_plane(form.stored), upper = upper_plane(form.stored);
-    const Place at = place_in(lower, j);
-    const __m256i l = load(at.line), mask = _mm256_set1_epi8(char(mask_of(lower)));
-    const Pair below = {_mm256_and_si256(shifted(l, at.low, 0), mask),
-                        _mm256_and_si256(shifted(l, at.high, 0), mask)};
-    const auto weights = [&](Pair places) -> Pair {
-        if constexpr (!form.by_table()) return places;
-        const __m256i signs = _mm256_broadcastsi128_si256(
-                          _mm_loadu_si128(reinterpret_cast<const __m128i*>(form.values))),
-                      values = has_signs(form.zero)
-                                   ? signs
-                                   : _mm256_add_epi8(signs, _mm256_set1_epi8(char(form.zero)));
-        return {_mm256_shuffle_epi8(values, places.low), _mm256_shuffle_epi8(values, places.high)};
-    };
-    if constexpr (!upper.bits) return weights(below);
-    const Place top = place_in(upper, j);
-    const __m256i tops = load(top.line),
-                  places = _mm256_set1_epi8(char(mask_of(upper) << upper.first));
-    auto with = [&](__m256i bytes, int from) {
-        return _mm256_or_si256(bytes, _mm256_and_si256(shifted(tops, from, upper.first), places));
-    };
-    return weights({with(below.low, top.low), with(below.high, top.high)});
+        return _mm256_xor_si256(load(later ? j + 4 : j), _mm256_set1_epi8(-128));
+    constexpr Plane upper = upper_plane(form.stored);
+    __m256i found = bits_of(lower_plane(form.stored));
+    if constexpr (upper.bits) found = _mm256_or_si256(found, bits_of(upper));
+    if constexpr (!form.by_table()) return found;
+    const __m256i signs = _mm256_broadcastsi128_si256(
+                      _mm_loadu_si128(reinterpret_cast<const __m128i*>(form.values))),
+                  values = has_signs(form.zero)
+                               ? signs
+                               : _mm256_add_epi8(signs, _mm256_set1_epi8(char(form.zero)));
+    return _mm256_shuffle_epi8(values, found);
 }
 
 __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
@@ -57,6 +46,10 @@ __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16
 __m256i signed_pairs(__m256i w, __m256i x) {
     return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
 }
+
+// Sums in the order in which they are written: else the compiler makes all products first, more
+// than there are registers.
+[[gnu::always_inline]] inline void held(__m256i& sum) { asm("" : "+x"(sum)); }
 
 struct Avx2 {
     static constexpr int widest = 4;
@@ -117,47 +110,56 @@ struct Avx2 {
         _mm256_storeu_ps(y + 8, sum.half[1]);
     }
 
+    // Two groups at a time, whose products have sums in 16 bits.
     template <int bits, Half half, int width>
     static void chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width]) {
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; i++) eight<bits, half>(lines + i * (line / 2), inputs, dots, i);
-    }
-
-    // of outputs 8 i and those after it
-    template <int bits, Half half, int width>
-    static void eight(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width], int i) {
-        // so many sums of 2 products are within 16 bits
+        constexpr bool signs = has_signs(zero_point(bits));
+        // so many products, each of 2 weights, have a sum within 16 bits
         constexpr int most = form_of(bits).high + zero_point(bits), fit = 32767 / (2 * most * 127),
-                      at_once = fit >= 8   ? 8
-                                : fit >= 4 ? 4
-                                           : 2;
-        __m256i sums[width];
-        for (auto& sum : sums) sum = _mm256_setzero_si256();
+                      count = half == Half::both ? groups : groups / 2;
+        __m256i sums[width][2], totals[width][2];
+        for (int r = 0; r < width; r++)
+            for (int i = 0; i < 2; i++)
+                sums[r][i] = _mm256_setzero_si256(), totals[r][i] = dots[r].half[i];
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            Pair w = pair<bits>(lines, j);
+        for (int at = 0; at < count; at += 2) {
+            auto j = [&](int g) { return half == Half::both ? at / 2 : at + g; };
+            auto later = [&](int g) { return half == Half::both ? g == 1 : half == Half::second; };
+            auto group_of = [&](int g, int i) {
+                return group<bits>(lines + i * (line / 2), j(g), later(g));
+            };
+            const __m256i w[2][2] = {{group_of(0, 0), group_of(0, 1)},
+                                     {group_of(1, 0), group_of(1, 1)}};
+            // whether the sums are as large as they may be
+            const bool full = fit < 4 || (fit < 8 && at % 4 == 2) || at + 2 == count;
 #pragma GCC unroll 4
             for (int r = 0; r < width; r++) {
-                __m256i low = _mm256_set1_epi32(inputs[j * width + r]),
-                        high = _mm256_set1_epi32(inputs[(j + 4) * width + r]);
-                __m256i& dot = dots[r].half[i];
-                if constexpr (has_signs(zero_point(bits))) {
-                    __m256i sum = _mm256_add_epi32(widen(signed_pairs(w.low, low)),
-                                                   widen(signed_pairs(w.high, high)));
-                    dot = _mm256_add_epi32(dot, sum);
-                    continue;
+                auto input = [&](int g) {
+                    return _mm256_set1_epi32(inputs[(j(g) + later(g) * groups / 2) * width + r]);
+                };
+                const __m256i x[2] = {input(0), input(1)};
+#pragma GCC unroll 2
+                for (int i = 0; i < 2; i++) {
+                    __m256i &total = totals[r][i], &sum = sums[r][i];
+                    if constexpr (signs) {
+                        for (int g = 0; g < 2; g++)
+                            total = _mm256_add_epi32(total, widen(signed_pairs(w[g][i], x[g])));
+                        if constexpr (width > 1) held(total);
+                        continue;
+                    }
+                    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[0][i], x[0]));
+                    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[1][i], x[1]));
+                    if (full) {
+                        total = _mm256_add_epi32(total, widen(sum));
+                        sum = _mm256_setzero_si256();
+                        if constexpr (width > 1) held(total);
+                    } else if constexpr (width > 1)
+                        held(sum);
                 }
-                low = _mm256_maddubs_epi16(w.low, low), high = _mm256_maddubs_epi16(w.high, high);
-                const __m256i more = half == Half::both    ? _mm256_add_epi16(low, high)
-                                     : half == Half::first ? low
-                                                           : high;
-                const int added = (half == Half::both ? 2 : 1) * (j + 1);
-                sums[r] = _mm256_add_epi16(sums[r], more);
-                if (added % at_once && j < 3) continue;
-                dot = _mm256_add_epi32(dot, widen(sums[r]));
-                sums[r] = _mm256_setzero_si256();
             }
         }
+        for (int r = 0; r < width; r++)
+            for (int i = 0; i < 2; i++) dots[r].half[i] = totals[r][i];
     }
 
     static Floats add(const Floats& a, const Floats& b) {
