@@ -10,10 +10,25 @@ from mpsplit.errors import ClusterError
 from mpsplit.families.roles import LINEARS
 from mpsplit.native import cpp
 from mpsplit.package.stored.quantisation import BLOCKS, KINDS, Quantisation
-from mpsplit.plan.cluster import Cluster, LinkTimes, Measured, described
-from mpsplit.plan.price.cost import price
-from mpsplit.plan.price.message_times import all_reduce_rounds, all_reduce_seconds, handover_seconds, order_seconds
-from mpsplit.plan.price.sizes import Job, attention_bytes, cache_bytes, head_bytes, matrix_bytes, memory, mlp_bytes
+from mpsplit.plan.cluster import Cluster, LinkTimes, Measured, Rate, described
+from mpsplit.plan.price.cost import attention_seconds, price
+from mpsplit.plan.price.message_times import (
+    all_reduce_rounds,
+    all_reduce_seconds,
+    handover_seconds,
+    order_bytes,
+    order_seconds,
+)
+from mpsplit.plan.price.sizes import (
+    Job,
+    attention_bytes,
+    cache_bytes,
+    head_bytes,
+    matrix_bytes,
+    memory,
+    mlp_bytes,
+    staging_bytes,
+)
 from mpsplit.plan.shards import Range, even_plan
 from tests.missing import need
 from tests.models import facts
@@ -88,6 +103,35 @@ def test_decoding_alone_is_reading_the_weights():
     )
     assert stage.collectives == stage.handing_on == 0 and cost.payload == 0 and not cost.wire
     assert cost.token == pytest.approx(stage.seconds + 200e-6)
+
+
+def test_attention_takes_what_its_products_take_or_its_reading():
+    f, job = facts(**WIDE), JOB
+    device = described([1 << 34], read=[1e10]).devices[0]
+
+    def more(rows: int, attention: Rate) -> float:
+        """Seconds that 1,000 positions more take, in whole pages."""
+        at = replace(device, attention=attention)
+        near, far = (attention_seconds(f, at, 16, 8, rows, position, job) for position in (3200, 4224))
+        return far - near
+
+    slow, fast = Measured(1e6), Measured(1e15)
+    products = 4 * 16 * f.head_dim * 1024 * 64
+    assert more(64, Rate(decode=fast, prefill=slow)) == pytest.approx(products / 1e6)
+    assert more(1, Rate(decode=slow, prefill=fast)) == pytest.approx(cache_bytes(f, 8, 1024) / 1e6)
+
+
+def test_staging_is_a_chunk_the_angles_and_the_logits():
+    f = facts(**WIDE)
+    [shard] = even_plan(f, 1, 1).shards
+    chunk = 32 * 512 * 4  # of activations as wide as the model; all widths here are powers of two, or 1.5 of one
+    widths = 3 * chunk + 2 * chunk + 4 * chunk  # hidden thrice, q with k and v, and the MLP in the next power
+    quantised, angles, logits = 2 * 32 * 1536, 2 * 128 * 16 * 4 * 2, 3 * 4096 * 4
+    assert staging_bytes(f, shard, JOB) == widths + quantised + angles + logits
+
+
+def test_an_order_of_a_chunk_brings_8_bytes_a_token():
+    assert order_bytes(1) == 48 and order_bytes(100) == 48 + 800
 
 
 def test_a_pipeline_adds_room_and_not_speed():
