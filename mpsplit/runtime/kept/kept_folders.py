@@ -141,10 +141,12 @@ class KeptFolders:
         self.caches.sweep(folder, [])
 
     def use(self, folder: str) -> None:
-        """It is young again, also for those who come after this process."""
+        """It is young again, also for those who come after this process. By the exact time: that of
+        files goes in steps of some ms, and one saved just before would be as young."""
         if counts := self.counts_of(folder):
-            counts.use(folder, time.time())
-            self._write_or_tell(lambda package, folder: os.utime(package / folder / KEPT), folder)
+            now = time.time_ns()
+            counts.use(folder, now / 1e9)
+            self._write_or_tell(lambda package, folder: os.utime(package / folder / KEPT, ns=(now, now)), folder)
 
     def write(self, what: Callable, *about: object) -> Future:
         """Calls it with the package and what it is about."""
