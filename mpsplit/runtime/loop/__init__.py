@@ -4,6 +4,7 @@ loop_protocol  what is asked of the loop, and what it answers
 faults         what a failure ends: one request, or all ranks
 waiting_queue  requests that wait, and whose turn it is
 live_request   one request while it waits and runs
+any_loop       what this loop and that of a pipeline have in common
 token_loop     the loop itself
 orders         what rank 0 tells the others
 order_numbers  the numbers that an order brings

@@ -19,6 +19,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mpsplit.comm import Communicator
 from mpsplit.errors import MpsplitError, RunError
 
 LOG = logging.getLogger("mpsplit")
@@ -45,3 +46,13 @@ def nobodys() -> Iterator[None]:
         yield
     except Exception:
         LOG.exception("a figure is missing")
+
+
+@contextmanager
+def telling_all(comm: Communicator) -> Iterator[None]:
+    """Why this rank ends is told to all, for clients hear of it."""
+    try:
+        yield
+    except Exception as wrong:
+        comm.last_words(str(wrong) if isinstance(wrong, MpsplitError) else repr(wrong))
+        raise

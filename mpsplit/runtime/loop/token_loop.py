@@ -10,7 +10,6 @@ on who else is there. Whoever needs a page when there is none left waits again, 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,6 @@ from pathlib import Path
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import MpsplitError, RunError
-from mpsplit.runtime.account.account import Account
-from mpsplit.runtime.account.ledger import Ledger, hosts_of
 from mpsplit.runtime.choose.answers import Wish
 from mpsplit.runtime.choose.candidates import Answer
 from mpsplit.runtime.engine.engine_protocol import CACHES, Engine, Span
@@ -29,24 +26,19 @@ from mpsplit.runtime.engine.pages import PAGE, UNUSED, Pages, pages_of
 from mpsplit.runtime.kept.cache_on_disk import CacheOnDisk
 from mpsplit.runtime.kept.kept_texts import PREFIXES
 from mpsplit.runtime.kept.saves import POLL, Save
-from mpsplit.runtime.loop.faults import nobodys
+from mpsplit.runtime.loop.any_loop import REPORTED, AnyLoop
+from mpsplit.runtime.loop.faults import nobodys, telling_all
 from mpsplit.runtime.loop.follow import follow
 from mpsplit.runtime.loop.led_ranks import Ranks
 from mpsplit.runtime.loop.live_request import LiveRequest
-from mpsplit.runtime.loop.loop_protocol import Ending, Generation, Listener, LoopLoad, Piece, Request, Ticket
+from mpsplit.runtime.loop.loop_protocol import Generation, Listener, LoopLoad, Piece, Request, Ticket
 from mpsplit.runtime.loop.order_numbers import MOST, Question
-from mpsplit.runtime.loop.pulse import LoopHealth, Pulse
-from mpsplit.runtime.loop.waiting_queue import WaitingQueue
 from mpsplit.runtime.talk.text import Text
 
 BESIDE = 32  # rows of prompts in a step in which others get tokens: so long they wait at most
-# seconds after which the ranks are asked for their accounts; also if nobody runs, so that a rank is
-# missed which has died or was stopped
-REPORTED = 1.0
-IDLE = 0.1  # seconds after which a loop with nothing to do looks whether it shall end
 
 
-class TokenLoop:
+class TokenLoop(AnyLoop[LiveRequest]):
     """`most` requests run at once, and `waiting` wait; `package` is where prefixes and
     conversations are kept. `live` is everywhere a request that waits or runs."""
 
@@ -60,21 +52,16 @@ class TokenLoop:
         waiting: int = 64,
         package: Path | None = None,
     ):
+        super().__init__(comm, [shard.stage for shard in engine.manifest.plan.shards], waiting)
         self.engine, self.comm, self.text, self.chunk, self.most = engine, comm, text, chunk, most
         self.facts, self.eos = engine.manifest.facts, engine.manifest.eos
         self.ranks = Ranks(engine, comm)
         self.pages, self.stored = Pages(pages_of(self.facts.context)), CACHES[0]
         self.unused_seconds, self._forgot_at = UNUSED, 0.0
         self.package = package
-        self.ledger = Ledger([shard.stage for shard in engine.manifest.plan.shards], hosts_of(comm))
         self.on_disk = CacheOnDisk(self.ranks, package, most)
-        self.pulse = Pulse(comm)
         self.running: list[LiveRequest] = []  # the longest there first
         self.saving: list[LiveRequest] = []  # answered, and not yet told so
-        # signal handlers drain
-        self._waiting: WaitingQueue[LiveRequest] = WaitingQueue(waiting)
-        self._changed = threading.Condition(threading.RLock())
-        self._ending = False
 
     # -- from any thread --------------------------------------------------------------------------
 
@@ -82,37 +69,11 @@ class TokenLoop:
         request.check(self.facts, self.text is not None)
         if request.warm or request.saves:
             self.on_disk.check()
-        live = LiveRequest(request, listener, self.text)
-        with self._changed:
-            if self._ending:
-                raise Ending("no new requests are taken, for this server is about to end; ask another")
-            self._waiting.add(live)
-            self._changed.notify()
-        return live
+        return self._take_in(LiveRequest(request, listener, self.text))
 
     def load(self) -> LoopLoad:
         pages, running = self.pages, sum(not live.cancelled for live in list(self.running))
         return LoopLoad(running, self._waiting.wanted, pages.used, len(pages.kept), pages.count, PAGE)
-
-    @property
-    def most_waiting(self) -> int:
-        return self._waiting.most
-
-    def health(self) -> LoopHealth:
-        return self.pulse.health()
-
-    def ranks_now(self) -> list[dict]:
-        """What each rank does of late (ledger.py)."""
-        return self.ledger.rows()
-
-    def spent(self) -> tuple[Account, ...]:
-        """What each rank spent since the start; nothing before the first report."""
-        return self.ledger.total
-
-    def drain(self) -> None:
-        """No new requests from now on; one that is on its way in is answered."""
-        with self._changed:
-            self._ending = True
 
     # -- rank 0 -----------------------------------------------------------------------------------
 
@@ -140,34 +101,20 @@ class TokenLoop:
             raise ends[0]
         return ends[0]
 
-    def work(self, until: threading.Event) -> None:
-        """Answers what is submitted until then, and what was submitted before to its end."""
-        try:
-            self._report()  # so that there is something to see before the first request
-            while not self._over(until):
-                self.turn()
-                self._let_disks_work()
-                with self._changed:
-                    self._changed.wait_for(lambda: self._waiting or self.running or self.saving or until.is_set(), IDLE)
-        except BaseException as wrong:
-            with self._changed:
-                self._ending = True
-                left = [*self.running, *self.saving, *self._waiting.take_all()]
-            for live in left:
-                live.fail(RunError(f"the ranks stopped: {wrong}"))
-            raise
+    def _work_on(self) -> None:
+        self.turn()
+        self._let_disks_work()
+
+    def _busy(self) -> bool:
+        return bool(self.running or self.saving)
+
+    def _unanswered(self) -> list[LiveRequest]:
+        return [*self.running, *self.saving]
 
     def forget_unused(self) -> None:
         """The memory of pages that are of no use any more goes back to the system, on all ranks."""
         if pages := self.pages.forget(self.unused_seconds):
             self.ranks.forget(pages)
-
-    def _over(self, until: threading.Event) -> bool:
-        """Whether all is answered; from then on nothing is taken."""
-        with self._changed:
-            over = until.is_set() and not (self._waiting or self.running or self.saving)
-            self._ending = self._ending or over
-            return over
 
     def turn(self) -> bool:
         """One step for all that run; whether there is anything left to do."""
@@ -194,11 +141,8 @@ class TokenLoop:
     def follow(self) -> None:
         """The other ranks: take part in every request until rank 0 ends. Why one ends before that
         is told to all, for clients hear of it."""
-        try:
+        with telling_all(self.comm):
             follow(self.engine, self.comm)
-        except Exception as wrong:
-            self.comm.last_words(str(wrong) if isinstance(wrong, MpsplitError) else repr(wrong))
-            raise
 
     def end(self) -> None:
         """No more requests."""

@@ -15,8 +15,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from mpsplit.errors import MpsplitError
 from mpsplit.runtime.account.account import Account, peak_rss_bytes
+from mpsplit.runtime.loop.faults import telling_all
 from mpsplit.runtime.pipeline.pipeline_run import PipelineRun
 from mpsplit.runtime.pipeline.stage_net import Arrays
 
@@ -53,16 +53,13 @@ class Bursts:
     def follow(self) -> None:
         """On the other ranks, until rank 0 ends. Why one ends before that is told to all, for
         clients hear of it."""
-        try:
+        with telling_all(self.comm):
             while (order := self._heard()) != Next.END:
                 if order == Next.BURST:
                     with self._counted():
                         self.run.follow()
                 else:
                     self._report()
-        except Exception as wrong:
-            self.comm.last_words(str(wrong) if isinstance(wrong, MpsplitError) else repr(wrong))
-            raise
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

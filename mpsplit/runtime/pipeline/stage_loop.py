@@ -11,7 +11,6 @@ it made of outputs; all where the ranks were at work.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,18 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpsplit.errors import MpsplitError, RunError
-from mpsplit.runtime.account.account import Account
-from mpsplit.runtime.account.ledger import Ledger, hosts_of
+from mpsplit.runtime.loop.any_loop import REPORTED, AnyLoop
 from mpsplit.runtime.loop.faults import LOG, nobodys, told
-from mpsplit.runtime.loop.loop_protocol import Ending, LoopLoad, Ticket
-from mpsplit.runtime.loop.pulse import LoopHealth, Pulse
-from mpsplit.runtime.loop.waiting_queue import WaitingQueue
+from mpsplit.runtime.loop.loop_protocol import LoopLoad, Ticket
 from mpsplit.runtime.pipeline.bursts import Bursts
 from mpsplit.runtime.pipeline.pipeline_run import PipelineRun
 from mpsplit.runtime.pipeline.stage_net import Arrays
-
-REPORTED = 1.0  # seconds after which the ranks are asked for their accounts, also if nobody runs
-IDLE = 0.1  # seconds after which a loop with nothing to do looks whether it shall end
 
 
 @dataclass(frozen=True)
@@ -102,19 +95,15 @@ class LiveBatch:
             LOG.exception("a listener did not hear the end of its batch")
 
 
-class StageLoop:
+class StageLoop(AnyLoop[LiveBatch]):
     """`most` batches run at once, and `waiting` wait."""
 
     def __init__(self, run: PipelineRun, most: int = 8, waiting: int = 64):
+        super().__init__(run.comm, range(run.comm.size), waiting)
         self.run, self.most, self.bursts = run, most, Bursts(run)
-        self.ledger = Ledger(range(run.comm.size), hosts_of(run.comm))
-        self.pulse = Pulse(run.comm)
         self.running: deque[LiveBatch] = deque()  # whose turn it is, first
         self.tokens = 0  # since the last report
         self._flying: deque[LiveBatch] = deque()  # an entry an input, in their order
-        self._waiting: WaitingQueue[LiveBatch] = WaitingQueue(waiting)
-        self._changed = threading.Condition(threading.RLock())  # signal handlers drain
-        self._ending = False
 
     # -- from any thread --------------------------------------------------------------------------
 
@@ -123,70 +112,29 @@ class StageLoop:
             raise RunError("there is no input; give at least one")
         for given in batch.inputs:
             self.run.length_of(given)
-        live = LiveBatch(batch, listener)
-        with self._changed:
-            if self._ending:
-                raise Ending("no new requests are taken, for this server is about to end; ask another")
-            self._waiting.add(live)
-            self._changed.notify()
-        return live
+        return self._take_in(LiveBatch(batch, listener))
 
     def load(self) -> LoopLoad:
         running = sum(not live.cancelled for live in list(self.running))
         return LoopLoad(running, self._waiting.wanted, 0, 0, 0, 0)
 
-    @property
-    def most_waiting(self) -> int:
-        return self._waiting.most
-
-    def health(self) -> LoopHealth:
-        return self.pulse.health()
-
-    def ranks_now(self) -> list[dict]:
-        """What each rank does of late (ledger.py)."""
-        return self.ledger.rows()
-
-    def spent(self) -> tuple[Account, ...]:
-        """What each rank spent since the start; nothing before the first report."""
-        return self.ledger.total
-
-    def drain(self) -> None:
-        """No new batches from now on; one that is on its way in is answered."""
-        with self._changed:
-            self._ending = True
-
     # -- rank 0 -----------------------------------------------------------------------------------
-
-    def work(self, until: threading.Event) -> None:
-        """Answers what is submitted until then, and what was submitted before to its end."""
-        try:
-            self._report()  # so that there is something to see before the first batch
-            while not self._over(until):
-                self._burst()
-                if self.ledger.age > REPORTED:
-                    self._report()
-                self.pulse.turned(time.monotonic(), stepped=False)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._waiting or self.running or until.is_set(), IDLE)
-        except BaseException as wrong:
-            with self._changed:
-                self._ending = True
-                left = [*self.running, *self._flying, *self._waiting.take_all()]
-            for live in dict.fromkeys(left):
-                if not live.ended:
-                    live.fail(RunError(f"the ranks stopped: {wrong}"))
-            raise
 
     def end(self) -> None:
         """No more batches."""
         self.bursts.end()
 
-    def _over(self, until: threading.Event) -> bool:
-        """Whether all is answered; from then on nothing is taken."""
-        with self._changed:
-            over = until.is_set() and not (self._waiting or self.running)
-            self._ending = self._ending or over
-            return over
+    def _work_on(self) -> None:
+        self._burst()
+        if self.ledger.age > REPORTED:
+            self._report()
+        self.pulse.turned(time.monotonic(), stepped=False)
+
+    def _busy(self) -> bool:
+        return bool(self.running)
+
+    def _unanswered(self) -> list[LiveBatch]:
+        return [live for live in dict.fromkeys([*self.running, *self._flying]) if not live.ended]
 
     def _burst(self) -> None:
         """What there is to do, until there is no more or a report is due."""

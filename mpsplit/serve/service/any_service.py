@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -33,7 +34,7 @@ class ServiceLimits:
 
 
 @dataclass(frozen=True)
-class AnyService:
+class AnyService(ABC):
     """`hosts` by which names browsers may call, None for any; after `stale_seconds` a step has
     taken too long, on a machine where others are short."""
 
@@ -48,14 +49,14 @@ class AnyService:
     tickets: set[Ticket] = field(default_factory=set, kw_only=True)  # of answers that are under way
 
     @property
+    @abstractmethod
     def context(self) -> int:
         """Tokens that a request may have, its answer among them."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def task(self) -> str:
         """What it answers: chat, embed or rerank."""
-        raise NotImplementedError
 
     @cached_property
     def metrics(self) -> Metrics:
