@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -68,8 +69,11 @@ def _package(name: str, module: str, need: str, extra: str = "") -> Callable[[],
 
 
 def _python() -> Finding:
-    fine = sys.version_info >= (3, 10)
-    return Finding("python", "run", fine, platform.python_version(), "" if fine else "install Python 3.10 or newer")
+    if sys.version_info < (3, 10):
+        return Finding("python", "run", False, platform.python_version(), "install Python 3.10 or newer")
+    optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    slow = "" if optimised else ", built without optimisation as pyenv does it: up to 1.9 times slower than others"
+    return Finding("python", "run", True, f"{platform.python_version()}{slow}")
 
 
 def _mpi() -> Finding:

@@ -71,9 +71,9 @@ def build_pnnx() -> Path:
                 options = [f"-DPNNX_SOURCE={source}", f"-DMPSPLIT_TORCH={torch.parent}"]
                 _compile("pnnx", PINS / "pnnx", program.parent, options, _keep_pnnx)
     if library := cpp.torch_library():
-        beside = program.with_name(f".{cpp.TORCH_LIBRARY}.{os.getpid()}")
-        beside.symlink_to(library)
-        os.replace(beside, program.with_name(cpp.TORCH_LIBRARY))
+        link = program.with_name(f".{cpp.TORCH_LIBRARY}.{os.getpid()}")
+        link.symlink_to(library)
+        os.replace(link, program.with_name(cpp.TORCH_LIBRARY))
     return program.parent
 
 
@@ -120,8 +120,10 @@ def _cmake() -> str:
 
 def _compile(what: str, source: Path, target: Path, options: list[str], keep: Callable[[Path, Path], None]) -> None:
     """Configures and builds in a folder that does not outlive this; `keep` takes what is wanted
-    from it to the target."""
-    with tempfile.TemporaryDirectory(dir=cache()) as partial:
+    from it to the target. It lies in the checkout: to ccache, two checkouts then look alike."""
+    above = cpp.SOURCES.parent / "build"
+    above.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=above) as partial:
         tree, log = Path(partial) / "build", cache() / f"{what}.log"
         configure = [_cmake(), "-S", str(source), "-B", str(tree), *options, *cpp.flags()]
         with open(log, "w") as out:
@@ -148,19 +150,26 @@ def _keep(tree: Path, target: Path) -> None:
     """The modules, and the program for ranks without Python."""
     target.mkdir(exist_ok=True)
     for built in (*tree.glob("rank/mpsplit-rank"), *tree.rglob(f"*{cpp.SUFFIX}"), *tree.rglob(cpp.TORCH_LIBRARY)):
-        os.replace(built, target / built.name)  # in one step: nobody loads half a file
+        _put(built, target / built.name)
 
 
 def _keep_pnnx(tree: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
-    os.replace(tree / "pnnx_on_torch", target / "pnnx")
+    _put(tree / "pnnx_on_torch", target / "pnnx")
 
 
 def _install(tree: Path, target: Path) -> None:
     installed = tree / "installed"
     command = [_cmake(), "--install", str(tree), "--prefix", str(installed)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    os.rename(installed, target)
+    _put(installed, target)
+
+
+def _put(made: Path, target: Path) -> None:
+    """In one step, from another file system too: nobody loads half a file."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.move(made, beside)
+    os.replace(beside, target)
 
 
 def main(what: list[str]) -> int:
