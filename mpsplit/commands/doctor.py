@@ -13,7 +13,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -69,11 +68,8 @@ def _package(name: str, module: str, need: str, extra: str = "") -> Callable[[],
 
 
 def _python() -> Finding:
-    if sys.version_info < (3, 10):
-        return Finding("python", "run", False, platform.python_version(), "install Python 3.10 or newer")
-    optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
-    slow = "" if optimised else ", built without optimisation as pyenv does it: up to 1.9 times slower than others"
-    return Finding("python", "run", True, f"{platform.python_version()}{slow}")
+    fine = sys.version_info >= (3, 10)
+    return Finding("python", "run", fine, platform.python_version(), "" if fine else "install Python 3.10 or newer")
 
 
 def _mpi() -> Finding:
