@@ -44,7 +44,9 @@ def partition_evenly(
     from mpsplit.export.model.model_source import read_config
     from mpsplit.export.partition import partition
     from mpsplit.plan.model_facts import ModelFacts
+    from tests.traced import trace_once
 
+    trace_once()
     plan = even_plan(ModelFacts.from_config(read_config(folder)), tensor, pipeline)
     return partition(folder, plan, out, comm or Alone(), form, force=force)
 

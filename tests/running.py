@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 __all__ = [
-    "CLEAN", "MPSPLIT", "completed", "descendants", "gone", "hear_interrupts", "killed_after", "mpsplit",
+    "CLEAN", "MPSPLIT", "completed", "descendants", "gone", "hear_interrupts", "here", "killed_after", "mpsplit",
     "rank_environment", "refused", "start_rank",
 ]  # fmt: skip
 ROOT = Path(__file__).parents[1]
@@ -28,16 +31,43 @@ def completed(*arguments, env: dict[str, str] = CLEAN, timeout: float = 60, stdi
     )  # fmt: skip
 
 
+def here(*arguments) -> subprocess.CompletedProcess:
+    """`mpsplit ARGUMENTS`, done by this process, which has loaded torch; for what stays in one
+    process."""
+    from mpsplit.cli import main
+
+    root, environment = logging.getLogger(), dict(os.environ)
+    handlers, level, on_end = root.handlers[:], root.level, signal.getsignal(signal.SIGTERM)
+    out, errors = io.StringIO(), io.StringIO()
+    os.environ.clear()
+    os.environ.update(CLEAN)
+    try:
+        with redirect_stdout(out), redirect_stderr(errors):
+            code = main(list(map(str, arguments)))
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        signal.signal(signal.SIGTERM, on_end)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
+
+
+def _done(*arguments, **how) -> subprocess.CompletedProcess:
+    stays = arguments[0] == "stages" or "--serial" in arguments
+    return here(*arguments) if stays else completed(*arguments, **how)
+
+
 def mpsplit(*arguments, code=0, stdin=None) -> str:
     """What `mpsplit ARGUMENTS` prints; it ends with `code`."""
-    done = completed(*arguments, timeout=250, stdin=stdin)
+    done = _done(*arguments, timeout=250, stdin=stdin)
     assert done.returncode == code, done.stderr
     return done.stdout
 
 
 def refused(*arguments) -> str:
     """What `mpsplit ARGUMENTS` says when it refuses: one line, exit code 2."""
-    done = completed(*arguments)
+    done = _done(*arguments)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("mpsplit: "), (done.returncode, done.stderr)
     return lines[0]

@@ -9,6 +9,12 @@ from mpsplit.package.manifest import PARTITION, Manifest
 from mpsplit.runtime.loop.token_loop import TokenLoop
 from tests.missing import need
 from tests.packages import partition_evenly
+from tests.traced import trace_once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once():
+    trace_once()
 
 
 @pytest.fixture(scope="module")

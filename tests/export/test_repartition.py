@@ -168,7 +168,7 @@ def test_the_bytes_of_a_conversion_for_the_new_plan(made, moved, family, kinds, 
 
 
 @pytest.mark.parametrize("kind", ["q4", *thorough("bf16", "f32")])
-@pytest.mark.parametrize("before, after", [("2", "a pipeline"), ("a pipeline", "3")])
+@pytest.mark.parametrize("before, after", [("2", "a pipeline"), *thorough(("a pipeline", "3"))])
 def test_a_tied_embedding_reads_as_before(made, moved, kind, before, after):
     """Rows of the head become a table where it is on another rank; a table of its own, which is
     finer than the head, stays."""

@@ -1,0 +1,32 @@
+"""What dynamo made of a stage is kept while the process lives: many tests partition the same model
+by the same plan, and each trace takes seconds.
+
+The key is all that a stage is made of: the config, the plan, the rank, the example inputs. Weights
+are not part of it; a trace has stand-ins for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+
+
+@functools.cache
+def trace_once() -> None:
+    from mpsplit.export import partition
+
+    slice_model, capture, known = partition.slice_model, partition.capture, {}
+
+    def sliced(model, plan, rank, *rest):
+        stage = slice_model(model, plan, rank, *rest)
+        config = {name: value for name, value in model.config.to_dict().items() if not name.startswith("_")}
+        stage.made_of = json.dumps([config, plan.to_json(), rank], sort_keys=True, default=str)
+        return stage
+
+    def captured(stage, example, device="cpu"):
+        key = stage.made_of, example, device
+        if key not in known:
+            known[key] = capture(stage, example, device)
+        return known[key]
+
+    partition.slice_model, partition.capture = sliced, captured
