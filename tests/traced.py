@@ -23,10 +23,10 @@ def trace_once() -> None:
         stage.made_of = json.dumps([config, plan.to_json(), rank], sort_keys=True, default=str)
         return stage
 
-    def captured(stage, example, device="cpu"):
-        key = stage.made_of, example, device
+    def captured(stage, example, *how, **more):
+        key = stage.made_of, example, *how, *more.items()
         if key not in known:
-            known[key] = capture(stage, example, device)
+            known[key] = capture(stage, example, *how, **more)
         return known[key]
 
     partition.slice_model, partition.capture = sliced, captured

@@ -173,7 +173,7 @@ def _partition_rank(model: Model, plan: Plan, rank: int, out: Path, form: str) -
     folder = rank_folder(out / NEXT, rank)
     folder.mkdir(parents=True)
     stage = slice_model(build_whole(model.folder), plan, rank, model.facts, shapes_alone)
-    graph_module = capture(stage, examples(model.facts)[0], "meta")
+    graph_module = capture(stage, examples(model.facts)[0], "meta", symbolic=False)
     schedule = calls(graph_module)
     check_calls(schedule, expected_calls(plan, rank), rank)
     (folder / "graph.fx.txt").write_text(as_text(graph_module), encoding="utf-8")

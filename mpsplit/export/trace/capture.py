@@ -26,9 +26,13 @@ def zeros(example: Example, device: str = "cpu") -> list[torch.Tensor]:
     return [torch.zeros(shape, device=device) for shape in example.shapes().values()]
 
 
-def capture(stage: Stage, example: Example, device: str = "cpu") -> fx.GraphModule:
+def capture(stage: Stage, example: Example, device: str = "cpu", symbolic: bool = True) -> fx.GraphModule:
     """Traces the stage with TorchDynamo, in one graph, for any length; on "meta" shapes alone, of a
-    stage without bytes."""
+    stage without bytes.
+
+    Where it is not symbolic, which takes half the time, the example's length stands for any: what
+    would follow from it otherwise than by being it is for the symbolic one to find.
+    """
     graphs: list[tuple[fx.GraphModule, list]] = []
 
     def backend(graph_module, inputs):
@@ -38,7 +42,7 @@ def capture(stage: Stage, example: Example, device: str = "cpu") -> fx.GraphModu
     torch._dynamo.reset()
     tensors = zeros(example, device)
     for tensor, axes in zip(tensors, INPUTS.values(), strict=True):
-        for axis in axes:
+        for axis in axes if symbolic else ():
             torch._dynamo.mark_dynamic(tensor, axis)
     with torch.no_grad():
         torch.compile(stage, fullgraph=True, backend=backend)(*tensors)
@@ -46,7 +50,7 @@ def capture(stage: Stage, example: Example, device: str = "cpu") -> fx.GraphModu
         raise ConvertError(
             f"dynamo made {len(graphs)} graphs of the stage instead of one; this architecture needs a closer look"
         )
-    return _with_named_weights(stage, *graphs[0])
+    return _with_named_weights(stage, *graphs[0], example.length)
 
 
 def calls(graph_module: fx.GraphModule) -> tuple[Call, ...]:
@@ -97,7 +101,8 @@ def as_text(graph_module: fx.GraphModule) -> str:
     return f"{graph_module.graph}\n"
 
 
-def _with_named_weights(stage: Stage, graph_module: fx.GraphModule, inputs: list) -> fx.GraphModule:
+def _with_named_weights(stage: Stage, graph_module: fx.GraphModule, inputs: list, example: int) -> fx.GraphModule:
+    """`example` is the length of the inputs."""
     names = {id(parameter): name for name, parameter in stage.named_parameters()}
     lifted = {node: value for node, value in zip(graph_module.graph.find_nodes(op="placeholder"), inputs, strict=True)}
     given = {node.name.strip("_").removeprefix("l_"): node for node in lifted}
@@ -116,9 +121,11 @@ def _with_named_weights(stage: Stage, graph_module: fx.GraphModule, inputs: list
             mapped[node] = graph.get_attr(names[id(value)])
         elif node not in mapped:
             raise ConvertError(f"dynamo lifted {node.name} out of the stage; it is neither an input nor a weight")
+    grown = lambda value: length if type(value) is int and value == example else value  # noqa: E731
     for node in graph_module.graph.nodes:
         if node not in mapped:
-            mapped[node] = graph.node_copy(node, mapped.__getitem__)
+            mapped[node] = new = graph.node_copy(node, mapped.__getitem__)
+            new.args, new.kwargs = fx.node.map_aggregate(new.args, grown), fx.node.map_aggregate(new.kwargs, grown)
     if not length.users:
         graph.erase_node(length)
     return fx.GraphModule(root, graph)

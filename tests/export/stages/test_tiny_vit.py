@@ -17,6 +17,7 @@ from mpsplit.plan.stages.placing import even_ends
 from mpsplit.runtime.pipeline.image_input import prepared
 from mpsplit.runtime.pipeline.load_pipeline import load_pipeline
 from mpsplit.runtime.pipeline.trial import Trials
+from tests.cases import thorough
 from tests.running import mpsplit
 
 MODEL = Path(__file__).parents[3] / "examples" / "tiny-vit"
@@ -35,7 +36,7 @@ def test_it_is_small():
 
 @pytest.mark.mpi
 @pytest.mark.seconds(300)
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", ["f32", *thorough("q8", ranks=2)])
 def test_over_26_stages_it_answers_as_well_as_the_original(world, shared_folder, kind):
     package, cut = shared_folder / f"tiny-vit-{kind}", cut_model(MODEL, "26")
     halves = [f"vit.layers.{layer}.{half}" for layer in range(12) for half in ("attention", "mlp")]
