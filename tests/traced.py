@@ -1,7 +1,7 @@
-"""What dynamo made of a stage is kept while the process lives: many tests partition the same model
-by the same plan, and each trace takes seconds.
+"""What dynamo made is kept while the process lives: many tests partition the same model by the same
+plan, and each trace takes seconds.
 
-The key is all that a stage is made of: the config, the plan, the rank, the example inputs. Weights
+The key is all that a trace is made of: the config, the plan, the rank, the example inputs. Weights
 are not part of it; a trace has stand-ins for them.
 """
 
@@ -13,6 +13,11 @@ import json
 
 @functools.cache
 def trace_once() -> None:
+    _of_decoders()
+    _of_stages()
+
+
+def _of_decoders() -> None:
     from mpsplit.export import partition
 
     slice_model, capture, known = partition.slice_model, partition.capture, {}
@@ -30,3 +35,23 @@ def trace_once() -> None:
         return known[key]
 
     partition.slice_model, partition.capture = sliced, captured
+
+
+def _of_stages() -> None:
+    from mpsplit.export.model.model_source import read_config
+    from mpsplit.export.stages import stage_cuts
+
+    build, capture = stage_cuts.build, stage_cuts.capture
+    known = {}  # (subject, its capture) by what the subject is made of; subjects stay, so their ids do
+
+    def built(folder, length=None):
+        key = str(folder), json.dumps(read_config(folder), sort_keys=True), length
+        if key not in known:
+            subject = build(folder, length)
+            known[key] = subject, capture(subject)
+        return known[key][0]
+
+    def captured(subject):
+        return next(graph for made, graph in known.values() if made is subject)
+
+    stage_cuts.build, stage_cuts.capture = built, captured

@@ -26,9 +26,9 @@ def shards(vit):
 
 @pytest.fixture(scope="module")
 def package(vit, shards):
-    """Made by 3 ranks."""
-    mpsplit("partition", vit, *shards, "--out", vit.parent / "package", "--ranks", 3)
-    mpsplit("convert", vit.parent / "package")
+    """Of 3 ranks."""
+    mpsplit("partition", vit, *shards, "--out", vit.parent / "package", "--ranks", 3, "--serial")
+    mpsplit("convert", vit.parent / "package", "--serial")
     return vit.parent / "package"
 
 
