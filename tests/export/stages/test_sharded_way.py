@@ -17,6 +17,7 @@ from mpsplit.plan.stages.index_lists import COLUMNS, ROWS, Wish
 from mpsplit.plan.stages.placing import even_ends
 from mpsplit.runtime.pipeline.load_pipeline import load_pipeline
 from mpsplit.runtime.pipeline.trial import Trials
+from tests.cases import thorough
 from tests.networks import make_network
 
 RECIPES = {"f32": Recipe(), "q8": Recipe.parse("q8", 32)}
@@ -69,7 +70,7 @@ def inputs_of(pipeline: Pipeline) -> list[dict[str, np.ndarray]]:
 
 @pytest.mark.mpi
 @pytest.mark.seconds(240)
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", ["q8", *thorough("f32", ranks=4)])
 @pytest.mark.parametrize("name", CASES)
 def test_row_shards_change_no_bit_and_sums_little(world, shared_folder, name, kind):
     stages, rows, more = CASES[name]
