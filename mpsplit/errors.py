@@ -25,6 +25,10 @@ class ConvertError(MpsplitError):
     """A graph could not be captured or converted."""
 
 
+class GraphError(MpsplitError):
+    """The text of a graph cannot be read, or its shapes do not fit each other."""
+
+
 class PackageError(MpsplitError):
     """The package is missing, damaged, or made by another version."""
 

@@ -128,7 +128,7 @@ def test_inspect_draws_a_rank(package, tmp_path):
     assert "rank 1 of 2, stage 0" in (tmp_path / "a.svg").read_text() and "x 5" in (tmp_path / "a.dot").read_text()
     refusal = refused("inspect", package, "--svg", tmp_path / "a.svg", "--rank", 2)
     assert "--rank 2 is out of range; the package has ranks 0 to 1" in refusal
-    assert "give --dot FILE or --svg FILE with them" in refused("inspect", package, "--unfold")
+    assert "give --graph, --dot FILE or --svg FILE with them" in refused("inspect", package, "--unfold")
 
 
 def test_run_dumps_every_step(package, tmp_path):

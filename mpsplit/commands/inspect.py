@@ -20,7 +20,7 @@ NETRON = (
     "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of"
     " the ncnn wheel."
 )
-OF_ONE = ("check", "context", "dot", "svg", "rank", "unfold")  # options that --diff has no use for
+OF_ONE = ("check", "context", "dot", "svg", "rank", "unfold", "graph")  # options that --diff has no use for
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--diff", nargs=2, metavar=("A", "B"), help="what differs between two packages, names and order aside")
     add("--dot", metavar="FILE", help="draw a rank's graph, for graphviz; collectives are marked")
     add("--svg", metavar="FILE", help="or as a picture, which needs nothing")
+    add("--graph", action="store_true", help="print a rank's graph as typed text, and the memory of its values")
     add("--rank", type=int, metavar="R", help="whose graph (default: 0)")
-    add("--unfold", action="store_true", help="draw equal decoder layers one by one")
+    add("--unfold", action="store_true", help="equal decoder layers one by one")
     add_keys(parser)
     add("--json", action="store_true", help="print one JSON object")
 
@@ -46,6 +47,22 @@ def _inspect_gguf(path: Path, args: argparse.Namespace) -> int:
         print(json.dumps(gguf_contents.describe(path), indent=1, ensure_ascii=False))
     else:
         gguf_contents.show(path)
+    return 0
+
+
+def _show_graph(package: Path, manifest: Manifest, args: argparse.Namespace) -> int:
+    from mpsplit.graph.shown.engine_view import package_graph
+    from mpsplit.graph.shown.graph_chart import graph_chart
+    from mpsplit.graph.shown.graph_inspection import described_graph, graph_as_text
+    from mpsplit.package.inside.inspection import check_rank, context_of, write_pictures
+
+    rank = args.rank or 0
+    check_rank(manifest, rank)
+    graph = package_graph(package, manifest, rank, args.unfold)
+    described = described_graph(graph, rank, context_of(manifest, args.context))
+    if args.dot or args.svg:
+        write_pictures(graph_chart(graph), graph.title, {"dot": args.dot, "svg": args.svg})
+    print(json.dumps(described, indent=1, ensure_ascii=False) if args.json else graph_as_text(described))
     return 0
 
 
@@ -73,11 +90,13 @@ def inspect_command(args: argparse.Namespace) -> int:
         from mpsplit.package.sealed.opened import authenticate, vault_of
 
         (authenticate if args.check else vault_of)(package, manifest, keys)
+    if args.graph:
+        return _show_graph(package, manifest, args)
     if args.dot or args.svg:
         inspection.draw(package, manifest, args.rank or 0, args.unfold, {"dot": args.dot, "svg": args.svg})
         return 0
     if args.rank is not None or args.unfold:
-        raise RunError("--rank and --unfold say how to draw; give --dot FILE or --svg FILE with them")
+        raise RunError("--rank and --unfold say which graph; give --graph, --dot FILE or --svg FILE with them")
     inspected = inspection.inspect(package, manifest, args.context)
     if args.json:
         print(json.dumps(inspection.describe(inspected), indent=1, ensure_ascii=False))

@@ -14,7 +14,7 @@ from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.package.stages.stage_files import StageFiles, stem_of
 from mpsplit.package.stages.stage_manifest import StageManifest
 
-DECODERS = ("dot", "svg", "rank", "unfold", "context")  # options that say nothing of stages
+DECODERS = ("dot", "svg", "graph", "rank", "unfold", "context")  # options that say nothing of stages
 SHORT = 12  # digits of a hash
 
 

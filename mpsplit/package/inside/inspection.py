@@ -20,7 +20,7 @@ from mpsplit.package.inside.anatomy import EMBEDDING_PART, HEAD_PART, anatomy_of
 from mpsplit.package.inside.difference import differences
 from mpsplit.package.inside.rank_contents import Contents, PartSizes, contents
 from mpsplit.package.manifest import FUSED, Manifest, rank_folder
-from mpsplit.package.picture.chart import chart
+from mpsplit.package.picture.chart import Chart, chart
 from mpsplit.package.picture.chart_dot import dot
 from mpsplit.package.picture.chart_svg import svg
 from mpsplit.package.stored.embedding import HEAD_ROWS
@@ -47,12 +47,18 @@ class Inspected:
 
 
 def inspect(package: Path, manifest: Manifest, context: int | None = None) -> Inspected:
+    tokens = context_of(manifest, context)
+    held = tuple(contents(package, manifest, rank, tokens) for rank in range(manifest.plan.ranks))
+    placed = Placed.load(package / PLAN) if (package / PLAN).is_file() else None
+    return Inspected(manifest, held, placed, tokens)
+
+
+def context_of(manifest: Manifest, context: int | None) -> int:
+    """As it is asked for, or the model's."""
     most = manifest.facts.context
     if context is not None and not 1 <= context <= most:
         raise RunError(f"--context {context} is out of range; the model has room for 1 to {most} tokens")
-    held = tuple(contents(package, manifest, rank, context or most) for rank in range(manifest.plan.ranks))
-    placed = Placed.load(package / PLAN) if (package / PLAN).is_file() else None
-    return Inspected(manifest, held, placed, context or most)
+    return context or most
 
 
 def describe(inspected: Inspected) -> dict[str, Any]:
@@ -217,14 +223,22 @@ def show_difference(a: Path, b: Path, as_json: bool) -> int:
     return int(bool(lines))
 
 
+def check_rank(manifest: Manifest, rank: int) -> None:
+    if not 0 <= rank < manifest.plan.ranks:
+        raise RunError(f"--rank {rank} is out of range; the package has ranks 0 to {manifest.plan.ranks - 1}")
+
+
 def draw(package: Path, manifest: Manifest, rank: int, unfold: bool, files: dict[str, str | None]) -> None:
     """The native engine's graph of a rank, written as "dot" or "svg" to the files that are
     named."""
-    if not 0 <= rank < manifest.plan.ranks:
-        raise RunError(f"--rank {rank} is out of range; the package has ranks 0 to {manifest.plan.ranks - 1}")
+    check_rank(manifest, rank)
     shard = manifest.plan.shards[rank]
     picture = chart(anatomy_of(rank_folder(package, rank) / FUSED, shard.layers.start), unfold)
     title = f"{manifest.model}: rank {rank} of {manifest.plan.ranks}, stage {shard.stage}, layers {shard.layers}"
+    write_pictures(picture, title, files)
+
+
+def write_pictures(picture: Chart, title: str, files: dict[str, str | None]) -> None:
     for form, file in files.items():
         if file:
             with told_if_not_written(f"--{form}", file):
