@@ -13,7 +13,7 @@ from mpsplit.commands.staged.staged_inspect import inspect_stages_command
 from mpsplit.errors import RunError
 from mpsplit.families.family import GGUF
 from mpsplit.options.package_argument import add_keys, keys_of
-from mpsplit.package.manifest import Manifest
+from mpsplit.package.manifest import FUSED, GRAPH, Manifest
 from mpsplit.package.stages.stage_manifest import is_pipeline
 
 NETRON = (
@@ -55,10 +55,13 @@ def _show_graph(package: Path, manifest: Manifest, args: argparse.Namespace) -> 
     from mpsplit.graph.shown.graph_chart import graph_chart
     from mpsplit.graph.shown.graph_inspection import described_graph, graph_as_text
     from mpsplit.package.inside.inspection import check_rank, context_of, write_pictures
+    from mpsplit.package.sealed.opened import opened
 
     rank = args.rank or 0
     check_rank(manifest, rank)
-    graph = package_graph(package, manifest, rank, args.unfold)
+    files = [file for file in manifest.ranks[rank].files if Path(file.path).name in (GRAPH, FUSED)]
+    with opened(package, manifest, files, keys_of(args)) as folder:
+        graph = package_graph(folder, manifest, rank, args.unfold)
     described = described_graph(graph, rank, context_of(manifest, args.context))
     if args.dot or args.svg:
         write_pictures(graph_chart(graph), graph.title, {"dot": args.dot, "svg": args.svg})

@@ -25,6 +25,7 @@ REPEAT = re.compile(rf"repeat ({SYMBOL}) (\d{{1,9}})\.\.(\d{{1,9}}) \{{", re.ASC
 CARRY = re.compile(rf"carry ({NAME}): ({TYPE_PATTERN}) from ({NAME}) next ({NAME}) to ({NAME})", re.ASCII)
 OUTPUT = re.compile(rf"output ({NAME})(?: as ({OUTSIDE}))?", re.ASCII)
 ONE_VALUE = re.compile(rf"({NAME}): ({TYPE_PATTERN})", re.ASCII)
+DEEPEST = 8  # repeats in repeats
 WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
@@ -79,6 +80,8 @@ def _read(line: str, regions: list[Open]) -> None:
     elif found := STEP.fullmatch(line):
         here.steps.append(_step(*found.groups()))
     elif found := REPEAT.fullmatch(line):
+        if len(regions) > DEEPEST:
+            raise GraphError(f"repeats stand in each other deeper than {DEEPEST}")
         regions.append(Open((found[1], int(found[2]), int(found[3]))))
     elif (found := CARRY.fullmatch(line)) and here.repeat:
         here.carried.append(Carried(found[1], ValueType.parse(found[2]), found[3], found[4], found[5]))

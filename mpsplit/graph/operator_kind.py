@@ -24,12 +24,12 @@ NO_RANK = RankSizes(0, 0, 0, 0, 0, Range(0, 0), 0, {}, False)
 
 @dataclass(frozen=True)
 class Attribute:
-    """`id`: of the layer's parameter, "" where it is a part of another one; `otherwise`: what it is
-    where it is not written, None where it must be."""
+    """`id`: of the layer's parameter, "" where it is a part of another one; `optional`: where it is
+    not written, ncnn knows what it is."""
 
     id: str
     kind: type[int] | type[float] = int
-    otherwise: int | float | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _of_two(meaning: str, id: str) -> dict[str, Operator]:
         name: Operator(meaning, {"a": ANY, "b": ANY}, ("BinaryOp",), fixed={"0": id, "1": "0"}),
         f"{name}_number": Operator(
             f"{meaning}, the second a number", {"a": ANY}, ("BinaryOp",),
-            attributes={"number": Attribute("2", float, 0.0)}, fixed={"0": id, "1": "1"},
+            attributes={"number": Attribute("2", float, True)}, fixed={"0": id, "1": "1"},
         ),
     }  # fmt: skip
 
@@ -126,18 +126,18 @@ OPERATORS: dict[str, Operator] = {
     ),
     "rms_norm": Operator(
         "each row divided by the root of its mean square, times a weight", {"x": ANY}, ("RMSNorm",), "a row",
-        {"epsilon": Attribute("1", float, 1e-5)}, {"2": "1"}, parameters=_norm,
+        {"epsilon": Attribute("1", float, True)}, {"2": "1"}, parameters=_norm,
     ),
     "attention": Operator(
         "what the queries find in the cache, to which the keys and values are added",
         {"q": ROWS_OR_HEADS, "k": ROWS_OR_HEADS, "v": ROWS_OR_HEADS}, ("Attention",),
         attributes={"heads": Attribute("0"), "kv_heads": Attribute("1"), "head_dim": Attribute("2"),
-                    "scale": Attribute("3", float, 0.0)}, rank=_attention,
+                    "scale": Attribute("3", float, True)}, rank=_attention,
     ),
     "sdpa": Operator(
         "the same with the past of the cache as values; it makes the cache with the new rows too",
         {"q": OF_HEADS, "k": OF_HEADS, "v": OF_HEADS, "mask": ((ROWS, ALL),), "past_k": OF_PAST, "past_v": OF_PAST},
-        ("SDPA",), attributes={"scale": Attribute("6", float, 0.0)}, fixed={"5": "1", "7": "1"},
+        ("SDPA",), attributes={"scale": Attribute("6", float, True)}, fixed={"5": "1", "7": "1"},
         made=("sdpa", "keys", "values"), rank=_sdpa,
     ),
     "rotary": Operator(
@@ -160,7 +160,7 @@ OPERATORS: dict[str, Operator] = {
     **_of_two("divide the first by the second", "3"),
     "top_k": Operator(
         "the largest of the logits, and which they are", {"logits": ((ANSWERS, None),)}, ("TopK",),
-        attributes={"count": Attribute("0"), "first": Attribute("1", int, 0)}, rank=_head,
+        attributes={"count": Attribute("0"), "first": Attribute("1", int, True)}, rank=_head,
     ),
     PICK: Operator("of the rows of a step those whose logits are wanted", {"x": OF_ROWS}),
     **{

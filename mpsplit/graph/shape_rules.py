@@ -35,7 +35,7 @@ def checked_attributes(name: str, said: Said) -> Said:
     table = operator_of(name).attributes
     if unknown := [key for key in said if key not in table]:
         raise GraphError(f"{name} has no attribute {', '.join(unknown)}; it has {', '.join(table) or 'none'}")
-    if lacking := [key for key, attribute in table.items() if attribute.otherwise is None and key not in said]:
+    if lacking := [key for key, attribute in table.items() if not attribute.optional and key not in said]:
         raise GraphError(f"{name} lacks {', '.join(lacking)}")
     for key, value in said.items():
         good = type(value) in (int, table[key].kind) and abs(value) < float("inf")

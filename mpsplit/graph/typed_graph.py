@@ -127,12 +127,3 @@ def free_name(wanted: str, taken: set[str]) -> str:
         name = f"{wanted}_{number}"
     taken.add(name)
     return name
-
-
-def steps_of(region: Region) -> Iterator[Step]:
-    """Every step once, those inside of repeats too."""
-    for step in region.steps:
-        if isinstance(step, Repeat):
-            yield from steps_of(step.body)
-        else:
-            yield step

@@ -15,7 +15,7 @@ from mpsplit.graph.graph_text import graph_text
 from mpsplit.graph.operator_table import PICK
 from mpsplit.graph.shown.arena import plan_arena
 from mpsplit.graph.shown.engine_view import engine_graph, package_graph
-from mpsplit.graph.typed_graph import Repeat, steps_of
+from mpsplit.graph.typed_graph import Repeat
 from mpsplit.package.checked.layer_shapes import RankSizes
 from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
 from mpsplit.package.param_text import Param
@@ -34,9 +34,8 @@ def view(package, rank, name):
 
 
 def check(param, flat):
-    steps = list(steps_of(flat.body))
     layers = [layer for layer in param.layers if layer.type not in NO_STEPS]
-    assert len(layers) == len([step for step in steps if step.operator != PICK])
+    assert len(layers) == len([step for step in flat.body.steps if step.operator != PICK])
     graph = folded(flat)
     assert parse_graph(graph_text(graph)) == graph
     assert without_names(graph) == without_names(flat)
