@@ -95,7 +95,7 @@ def _group(types: Types, said: Said) -> RankSizes:
 
 
 def _head(types: Types, said: Said) -> RankSizes:
-    first = int(said["first"])
+    first = int(said.get("first", 0))
     return replace(NO_RANK, head=Range(first, first + whole(types, 0, -1)))
 
 

@@ -65,7 +65,7 @@ def test_what_is_no_type(text, said):
 def test_bytes_of_types():
     numbers = {"rows": 3, "past": 10}
     assert ValueType.parse("f32[2, past+rows, 4]").bytes(numbers) == 4 * 2 * 13 * 4
-    assert ValueType.parse("q4x32[16, 32] panels").bytes({}) == 16 * 32 // 2 + 2 * 16  # a 16-bit scale a block
+    assert ValueType.parse("q4x32[16, 64] panels").bytes({}) == 16 * 64 // 2 + 2 * 16 * 2  # a 16-bit scale a block
     with pytest.raises(GraphError, match="past needs a number for past; there are numbers for rows"):
         Size.parse("past").value({"rows": 3})
 
@@ -84,7 +84,7 @@ def test_bytes_of_types():
         ("0..2", "2..2", "repeat layer 2..2 has no turn"),
         ("{layer}", "{depth}", "asks for depth, which no repeat around it counts"),
         ("input x: f32[rows, 8]", "input x: f32[layer, 8]", "makes|changes|it must be"),
-        ("carry h: f32[rows, 8]", "carry h: f32[layer, 8]", "which changes with layer; turns must be equal"),
+        ("w: f32[8]", "w: f32[layer]", "which changes with layer; turns must be equal"),
         ("epsilon=1e-06", "epsilon=nan", "epsilon=nan of rms_norm must be a number"),
         ("epsilon=1e-06", "eps=1", "rms_norm has no attribute eps; it has epsilon"),
         ("epsilon=1e-06", "epsilon=1 epsilon=2", "has an attribute twice"),
