@@ -12,7 +12,8 @@ from mpsplit.graph.typed_graph import Graph, Step, Value
 ROWS = ("rows", "length", "7", "past+rows", "2*rows+1")
 COLUMNS = (32, 64, 96)
 TITLES = st.text(max_size=20).filter(str.isprintable)
-NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)  # what ncnn reads
+DEEPEST = 2  # repeats in repeats
 KINDS = ("q4x32", "q8x32", "bf16x32", "q2x32")
 
 
@@ -46,27 +47,27 @@ def _layer(g: GraphBuilder, x: Value, i: int, mlp: int, scale: float) -> Value:
 def graphs(draw) -> Graph:
     g = GraphBuilder(draw(TITLES))
     start = g.input("hidden", f"f32[{draw(st.sampled_from(ROWS))}, {draw(st.sampled_from(COLUMNS))}]")
-    last = draw_steps(draw, g, start, depth=2)
+    last = draw_steps(draw, g, start)
     g.output(last, draw(st.sampled_from(("logits", last.name, "a/b:c"))))
     return g.graph()
 
 
-def draw_steps(draw, g: GraphBuilder, value: Value, depth: int) -> Value:
+def draw_steps(draw, g: GraphBuilder, value: Value, indices: tuple[str, ...] = ()) -> Value:
     """Each reads the last value; it has the shape of the first in the end, so that it can be
     carried."""
     for _ in range(draw(st.integers(0, 4))):
-        kinds = STEPS if depth else STEPS[:-1]
-        value = draw(st.sampled_from(kinds))(draw, g, value, depth)
+        kinds = STEPS if len(indices) < DEEPEST else STEPS[:-1]
+        value = draw(st.sampled_from(kinds))(draw, g, value, indices)
     return value
 
 
-def _norm(draw, g: GraphBuilder, value: Value, depth: int) -> Value:
+def _norm(draw, g: GraphBuilder, value: Value, indices: tuple[str, ...]) -> Value:
     weight = g.weight("norm.weight", f"f32[{value.type.shape[-1]}]", source=_source(draw, g))
     said = {"epsilon": draw(NUMBERS)} if draw(st.booleans()) else {}
     return g.step("rms_norm", value, weight, **said)
 
 
-def _linear(draw, g: GraphBuilder, value: Value, depth: int) -> Value:
+def _linear(draw, g: GraphBuilder, value: Value, indices: tuple[str, ...]) -> Value:
     n = value.type.shape[-1]
     count, kind = draw(st.integers(1, 3)), draw(st.sampled_from(KINDS))
     weights: list[Value] = []
@@ -78,29 +79,28 @@ def _linear(draw, g: GraphBuilder, value: Value, depth: int) -> Value:
     return g.steps("linear", value, *weights)[-1]
 
 
-def _sum(draw, g: GraphBuilder, value: Value, depth: int) -> Value:
+def _sum(draw, g: GraphBuilder, value: Value, indices: tuple[str, ...]) -> Value:
     if draw(st.booleans()):
         return g.step("multiply_number", value, number=draw(NUMBERS))
     return g.step("subtract", value, g.step("all_reduce", value, group=draw(st.integers(0, 1))), name="difference")
 
 
-def _heads(draw, g: GraphBuilder, value: Value, depth: int) -> Value:
+def _heads(draw, g: GraphBuilder, value: Value, indices: tuple[str, ...]) -> Value:
     heads = g.step("swap", g.step("split_heads", value, heads=draw(st.sampled_from((2, 4)))))
     return g.step("join_heads", g.step("swap", heads))
 
 
-def _repeat(draw, g: GraphBuilder, value: Value, depth: int) -> Value:
-    first = draw(st.integers(0, 3))
+def _repeat(draw, g: GraphBuilder, value: Value, indices: tuple[str, ...]) -> Value:
+    inside = (*indices, f"index_{len(indices)}")
 
     def body(inner: GraphBuilder, x: Value) -> Value:
-        after = draw_steps(draw, inner, x, depth - 1)
+        after = draw_steps(draw, inner, x, inside)
         if draw(st.booleans()):
-            inner.output(after, f"out_{depth}_{{index_{inner_name}}}")
+            inner.output(after, "_".join([after.name, *(f"{{{index}}}" for index in inside)]))
         return after
 
-    inner_name = g.step("silu", value).name  # which no other repeat has
-    turns = range(first, first + draw(st.integers(1, 3)))
-    return g.repeat(f"index_{inner_name}", turns, {"x": value}, body)[0]
+    first = draw(st.integers(0, 3))
+    return g.repeat(inside[-1], range(first, first + draw(st.integers(1, 3))), {"x": value}, body)[0]
 
 
 def _source(draw, g: GraphBuilder) -> str:

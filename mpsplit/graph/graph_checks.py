@@ -39,7 +39,7 @@ def _check_region(region: Region, around: Scope, indices: tuple[str, ...], taken
     scope = dict(around)
     for given in region.given:
         _take(given.name, given.type, scope, indices, taken)
-        _check_outside(given.source, indices)
+        _check_outside(given.source, indices, () if given in region.weights else indices)
     for step in region.steps:
         if isinstance(step, Repeat):
             _check_repeat(step, scope, indices, taken)
@@ -49,7 +49,7 @@ def _check_region(region: Region, around: Scope, indices: tuple[str, ...], taken
             _take(value.name, value.type, scope, indices, taken)
     for output in region.outputs:
         _known([output.value], scope, f"the output {output.name}")
-        _check_outside(output.name, indices)
+        _check_outside(output.name, indices, indices)
     names = [output.name for output in region.outputs]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise GraphError(f"{', '.join(twice)} is an output twice")
@@ -107,9 +107,12 @@ def _take(name: str, type: ValueType, scope: Scope, indices: tuple[str, ...], ta
     scope[name] = type
 
 
-def _check_outside(template: str, indices: tuple[str, ...]) -> None:
+def _check_outside(template: str, indices: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    """`wanted`: indices without which two turns would have the same name. Weights may have it."""
     if not re.fullmatch(OUTSIDE, template):
         raise GraphError(f"{template[:60]!a} cannot be a name outside: it is empty, or has a space or a quote")
-    for word in INDEXED.findall(template):
-        if unknown := set(Size.parse(word).symbols) - set(indices):
-            raise GraphError(f"{template} asks for {', '.join(unknown)}, which no repeat around it counts")
+    asked = [Size.parse(word).symbols for word in INDEXED.findall(template)]
+    if unknown := set(sum(asked, ())) - set(indices):
+        raise GraphError(f"{template} asks for {', '.join(unknown)}, which no repeat around it counts")
+    if lacking := [index for index in wanted if (index,) not in asked]:
+        raise GraphError(f"{template} is the same in each turn of {lacking[0]}; write {{{lacking[0]}}} into it")

@@ -58,7 +58,7 @@ class Size:
     def value(self, numbers: Mapping[str, int]) -> int:
         if lacking := [symbol for symbol in self.symbols if symbol not in numbers]:
             raise GraphError(
-                f"{self} needs a number for {', '.join(lacking)}; there are {', '.join(numbers) or 'none'}"
+                f"{self} needs a number for {', '.join(lacking)}; there are numbers for {', '.join(numbers) or 'none'}"
             )
         return self.constant + sum(factor * numbers[symbol] for symbol, factor in self.terms)
 

@@ -92,6 +92,7 @@ def test_bytes_of_types():
         ("output last", "}\noutput last", "line 8: '}' is no line of a graph"),
         ("output last", "output normed", "the output normed reads 'normed', which nobody makes before it"),
         ("output last", "output last\noutput x as last", "last is an output twice"),
+        ("\n}\n", "\n output normed as out\n}\n", "out is the same in each turn of layer; write {layer} into it"),
         ("weight w", "weight h", "there are two of the name h"),
     ],
 )
