@@ -84,7 +84,7 @@ def test_a_graph_that_does_not_fit_its_manifest_is_refused(tmp_path):
     with pytest.raises(PackageError, match="0=7 heads, the plan says 6"):
         package_graph(package, Manifest.load(package), 0)
     path.unlink()
-    with pytest.raises(PackageError, match="there is no graph in"):
+    with pytest.raises(PackageError, match="there is no fused.param in"):
         package_graph(package, Manifest.load(package), 0)
 
 

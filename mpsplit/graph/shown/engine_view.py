@@ -42,10 +42,7 @@ def package_graph(package: Path, manifest: Manifest, rank: int, unfold: bool = F
     """The native engine's graph of a rank. The wheel's graph says what fused matrices are called:
     they lie at the same offsets."""
     folder, shard = rank_folder(package, rank), manifest.plan.shards[rank]
-    try:
-        plain_graph, param = Param.load(folder / GRAPH), Param.load(folder / FUSED)
-    except FileNotFoundError:
-        raise PackageError(f"there is no graph in {folder}; copy it here or convert the package again") from None
+    plain_graph, param = Param.load(folder / GRAPH), Param.load(folder / FUSED)
     names = {QLinear.of(layer).offset: layer.name for layer in plain_graph.of_type(LAYER)}
     title = f"{manifest.model}: rank {rank} of {manifest.plan.ranks}, layers {shard.layers}"
     try:
