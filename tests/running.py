@@ -54,7 +54,7 @@ def here(*arguments) -> subprocess.CompletedProcess:
 
 
 def _done(*arguments, **how) -> subprocess.CompletedProcess:
-    stays = (arguments[0] == "stages" or "--serial" in arguments) and "--verify" not in arguments
+    stays = (arguments[:1] == ("stages",) or "--serial" in arguments) and "--verify" not in arguments
     return here(*arguments) if stays else completed(*arguments, **how)
 
 

@@ -208,7 +208,7 @@ def test_a_rank_that_fails_alone_in_partition_leaves_nothing(model, tmp_path, fa
         f"import os\nif os.environ.get('OMPI_COMM_WORLD_RANK') == '{failing}':\n"
         "    import mpsplit.export.partition as p\n"
         "    from mpsplit.errors import ConvertError\n"
-        "    def fail(*_): raise ConvertError('this slice cannot be captured; try another')\n"
+        "    def fail(*_, **__): raise ConvertError('this slice cannot be captured; try another')\n"
         "    p.capture = fail\n"
     )
     elsewhere = CLEAN | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
