@@ -74,7 +74,11 @@ def start(
     """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits; with `reads_input` our standard input
     goes to rank 0; what `ends_itself` on a signal gets each one from us, once, and all the time
     that it takes. A second one is the last."""
-    ended = run(ranks, arguments, hostfile, reads_input, ends_itself)
+    return code_of(run(ranks, arguments, hostfile, reads_input, ends_itself))
+
+
+def code_of(ended: Ended) -> int:
+    """The command's own, or why it has none."""
     if ended.why:
         raise LaunchError(ended.why)
     return RANK_FAILED if ended.code == 128 + signal.SIGKILL else ended.code  # another rank has told of it
@@ -242,11 +246,18 @@ def explain(boxed: str, code: int) -> str:
     """What mpirun said, in one line."""
     flat = " ".join(boxed.split())
     if killed := re.search(r"process rank (\d+) .*?exited on signal (\d+) \(([^)]*)\)", flat):
-        return (
-            f"rank {killed[1]} was ended by signal {killed[2]} ({killed[3]}), and the others with it; was there memory"
-            " left on its host?"
-        )
+        return killed_text(int(killed[1]), int(killed[2]), killed[3])
     if ended := re.search(r"Process name: \[.*?,(\d+)\] Exit code: (\d+)", flat):
-        return f"rank {ended[1]} ended with {ended[2]} without a word, and the others with it"
+        return silent_text(int(ended[1]), int(ended[2]))
     how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
     return f"mpirun {how}: {flat or 'it said nothing'}"
+
+
+def killed_text(rank: int, number: int, name: str) -> str:
+    return (
+        f"rank {rank} was ended by signal {number} ({name}), and the others with it; was there memory left on its host?"
+    )
+
+
+def silent_text(rank: int, code: int) -> str:
+    return f"rank {rank} ended with {code} without a word, and the others with it"

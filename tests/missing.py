@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import NoReturn
 
 import pytest
@@ -49,6 +50,7 @@ THINGS = {
     "SmolLM2": Thing("models", smollm2.is_file, "./launch/smollm2 fetches it"),
     "MiniLM": Thing("models", minilm.is_dir, "./launch/minilm fetches it"),
     "pnnx": Thing("pnnx", lambda: cpp.pnnx_program().exists(), "./launch/setup pnnx builds it"),
+    "ray": Thing("ray", lambda: find_spec("ray"), "pip install 'mpsplit[ray]'"),
     "cmake": _program("cmake", "cmake"),
     "aarch64-linux-gnu-g++": _program("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"),
     "qemu-aarch64": _program("qemu-aarch64", "qemu-user"),

@@ -182,10 +182,11 @@ def options_by_command() -> dict[str, set[str]]:
 
 @functools.cache
 def options_of_others() -> set[str]:
-    """Of our scripts, and of mpirun and pytest where pages name them."""
+    """Of our scripts, and of mpirun, Ray and pytest where pages name them."""
     scripts = [*(ROOT / "bench").rglob("*.py"), ROOT / "tests" / "conftest.py", *(ROOT / "launch").iterdir()]
     found = {option for script in scripts for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text_of(script))}
-    return found | {"--version", "--help", "--nodes", "--hostfile", "--no-binary"}
+    ray = {"--head", "--node-name", "--address", "--resources"}
+    return found | ray | {"--version", "--help", "--nodes", "--hostfile", "--no-binary"}
 
 
 @each_page()

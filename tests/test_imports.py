@@ -29,7 +29,9 @@ MAY_IMPORT = {
     "check": {"families", "plan", "package", "export", "runtime"},
     "serve": {"runtime"},
     # what commands share knows no command
-    "options": {"plan", "package", "export", "runtime", "mpirun"},
+    "options": {"plan", "package", "export", "runtime", "mpirun", "launchers"},
+    # Ray as well as mpirun: what is started stands in the options
+    "launchers": {"plan", "mpirun"},
 }
 FORBIDDEN = {
     "families": {"torch", "transformers", "ncnn", "numpy"},

@@ -18,7 +18,7 @@ from mpsplit.options.loop_options import add_engine
 from mpsplit.options.machine_options import add_cluster, placed_of
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import add_keys, hold_package, keys_of, package_for_ranks, stored_kind
-from mpsplit.options.rank_options import add_ranks, add_threads, started_ranks, take_threads, under_mpirun
+from mpsplit.options.rank_options import add_ranks, add_threads, on_ranks, started_ranks, take_threads
 from mpsplit.package.json_fields import one_of
 from mpsplit.package.stored.quantisation import BLOCKS, KINDS, ROUNDED, Quantisation, coarseness
 from mpsplit.package.together.exchanged import exchanged, plain
@@ -49,7 +49,7 @@ def bench_command(args: argparse.Namespace) -> int:
         args.package = _random_package(args)
     manifest = package_for_ranks(args)
     placed = placed_of(args, manifest)
-    if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
+    if (code := on_ranks(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.measure.bench import LENGTHS, Bench, Work, measure, show
     from mpsplit.measure.report import speed_of

@@ -11,7 +11,7 @@ from mpsplit import mpirun
 from mpsplit.options.loop_options import add_leading, lead
 from mpsplit.options.package_argument import add_package, package_for_ranks
 from mpsplit.options.prefix_option import add_prefix, prefix_of
-from mpsplit.options.rank_options import add_ranks, take_threads, under_mpirun
+from mpsplit.options.rank_options import add_ranks, on_ranks, take_threads
 from mpsplit.options.settings_options import layers_of
 from mpsplit.runtime.talk.answer_settings import merged
 
@@ -28,7 +28,7 @@ def chat_command(args: argparse.Namespace) -> int:
     manifest = package_for_ranks(args)
     layers, prefix = layers_of(args), prefix_of(args)
     merged(*layers)  # refuses before the work
-    if (code := under_mpirun(manifest.plan.ranks, args, reads_input=True)) is not None:
+    if (code := on_ranks(manifest.plan.ranks, args, reads_input=True)) is not None:
         return code
     from mpsplit.serve.chat import Conversation, chat
 

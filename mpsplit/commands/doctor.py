@@ -25,6 +25,7 @@ from mpsplit.native.third_party import Pin
 from mpsplit.progress import console
 
 SECONDS = 30  # longest a check may take
+OPTIONAL = ("build", "launch by ray")  # needs that many have not
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +38,12 @@ def doctor_command(args: argparse.Namespace) -> int:
         print(json.dumps([asdict(f) for f in findings]))
     else:
         show(findings)
-    return int(not all(f.fine for f in findings if f.need != "build"))
+    return int(not all(f.fine for f in findings if f.need not in OPTIONAL))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`need` says who cannot do without it: "run", "export" or "build"."""
+    """`need` says who cannot do without it: "run", "export" or one of OPTIONAL."""
 
     what: str
     need: str
@@ -159,6 +160,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _package("safetensors", "safetensors", "export", "[export]"),
     _program("pnnx", "export", "pip install 'mpsplit[export]'"),
     _pnnx_of_operators,
+    _package("ray", "ray", "launch by ray", "[ray]"),
     _program("g++", "build", "apt install g++"),
     _extensions,
     _weights,

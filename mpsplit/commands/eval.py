@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mpsplit.comm import world
 from mpsplit.options.loop_options import add_engine
 from mpsplit.options.package_argument import add_keys, add_package, hold_package, keys_of, package_for_ranks
-from mpsplit.options.rank_options import add_ranks, under_mpirun
+from mpsplit.options.rank_options import add_ranks, on_ranks
 
 if TYPE_CHECKING:
     from mpsplit.check.evaluation import Score
@@ -41,7 +41,7 @@ def eval_command(args: argparse.Namespace) -> int:
 
     manifest = package_for_ranks(args)
     tasks = read_tasks(Path(args.tasks or SHIPPED))
-    if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
+    if (code := on_ranks(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.check.evaluation import evaluate
     from mpsplit.runtime.load import load_loop, load_package_text

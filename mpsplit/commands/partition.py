@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mpsplit.commands.staged.staged_partition import partition_stages_command
 from mpsplit.options.model_argument import add_model, own_kinds, with_own_blocks
-from mpsplit.options.plan_options import add_plan, make_under_mpirun, plan_for, world_of
-from mpsplit.options.rank_options import add_serial
+from mpsplit.options.plan_options import add_plan, make_on_ranks, plan_for, world_of
+from mpsplit.options.rank_options import add_launcher, add_serial
 from mpsplit.options.stage_options import add_stages, goes_in_stages
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.placed_plan import Placed
@@ -22,6 +22,7 @@ from mpsplit.plan.price.sizes import Job
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_plan(parser)
+    add_launcher(parser)
     add_stages(parser)
     parser.add_argument("--out", required=True, help="the package's directory")
     parser.add_argument(
@@ -47,7 +48,7 @@ def partition_command(args: argparse.Namespace) -> int:
     folder = (find_config if args.structure_only else find_model)(args.model)
     facts = ModelFacts.from_config(read_config(folder))
     plan = plan_for(args, facts, with_own_blocks(Job(), facts, own_kinds(folder)))
-    if not args.serial and (code := make_under_mpirun(plan, args)) is not None:
+    if not args.serial and (code := make_on_ranks(plan, args)) is not None:
         return code
     from mpsplit.export.partition import partition
 

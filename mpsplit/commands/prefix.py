@@ -15,7 +15,7 @@ from mpsplit.comm import mpi_rank
 from mpsplit.errors import RunError
 from mpsplit.options.loop_options import add_chunk, add_engine, add_kv, lead
 from mpsplit.options.package_argument import add_keys, package_for_ranks
-from mpsplit.options.rank_options import add_ranks, under_mpirun
+from mpsplit.options.rank_options import add_ranks, on_ranks
 from mpsplit.package.manifest import Manifest
 from mpsplit.package.together.folder_lock import FolderLock
 from mpsplit.runtime.engine.pages import common
@@ -62,7 +62,7 @@ def _add(args: argparse.Namespace) -> int:
         text = Path(args.text_file).read_text(encoding="utf-8") if not mpi_rank() else ""
     except (OSError, UnicodeDecodeError) as wrong:
         raise RunError(f"--text-file {args.text_file} cannot be read ({wrong})") from None
-    if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
+    if (code := on_ranks(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.runtime.loop.loop_protocol import Request
 

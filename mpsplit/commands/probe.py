@@ -13,7 +13,7 @@ from pathlib import Path
 from mpsplit.comm import mpi_rank, world
 from mpsplit.errors import RunError
 from mpsplit.options.number_checks import at_least_one
-from mpsplit.options.rank_options import add_ranks, add_threads, take_threads, under_mpirun
+from mpsplit.options.rank_options import add_ranks, add_threads, on_ranks, take_threads
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def probe_command(args: argparse.Namespace) -> int:
     if mpi_rank() in (None, 0):
         _check_writable(out)
     take_threads(args)
-    if (code := under_mpirun(args.ranks or 1, args)) is not None:
+    if (code := on_ranks(args.ranks or 1, args)) is not None:
         return code
     from mpsplit.measure.probe import probe, show
     from mpsplit.package.whole_files import beside

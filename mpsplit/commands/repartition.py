@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from mpsplit.options.package_argument import add_package
-from mpsplit.options.plan_options import add_plan, make_under_mpirun, plan_for, world_of
+from mpsplit.options.plan_options import add_plan, make_on_ranks, plan_for, world_of
 from mpsplit.options.rank_options import add_serial
 from mpsplit.package.manifest import Manifest
 from mpsplit.plan.placed_plan import Placed
@@ -33,7 +33,7 @@ def repartition_command(args: argparse.Namespace) -> int:
     package, out = Path(args.package), Path(args.out)
     old = Manifest.load(package)
     plan, pnnx = plan_for(args, old.facts, Job()), find_pnnx()
-    if not args.serial and (code := make_under_mpirun(plan, args)) is not None:
+    if not args.serial and (code := make_on_ranks(plan, args)) is not None:
         return code
     from mpsplit.export.repartition import needed, repartition
 

@@ -18,7 +18,7 @@ from mpsplit.options.loop_options import add_leading, lead
 from mpsplit.options.machine_options import add_cluster, placed_of
 from mpsplit.options.package_argument import add_package, package_for_ranks, stored_kind
 from mpsplit.options.prefix_option import add_prefix, prefix_of
-from mpsplit.options.rank_options import add_ranks, take_threads, under_mpirun
+from mpsplit.options.rank_options import add_launcher, add_ranks, on_ranks, take_threads
 from mpsplit.options.settings_options import layers_of
 from mpsplit.options.stage_options import first_given
 from mpsplit.package.stages.stage_manifest import is_pipeline
@@ -29,6 +29,7 @@ from mpsplit.runtime.talk.answer_settings import Settings, merged
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_package(parser)
     add_ranks(parser)
+    add_launcher(parser)
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", help="text, put through the chat template")
     prompt.add_argument("--prompt-ids", metavar="1,2,3", help="token ids, for models without a tokenizer")
@@ -73,7 +74,7 @@ def run_command(args: argparse.Namespace) -> int:
             "--prefix is a text before --prompt, and has no place before --prompt-ids; leave one of them out"
         )
     settings, before = _begun_with(prefix, args)
-    if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
+    if (code := on_ranks(manifest.plan.ranks, args)) is not None:
         return code
     from mpsplit.measure import report
     from mpsplit.runtime.account.account_tables import threads_text

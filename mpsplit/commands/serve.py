@@ -18,11 +18,11 @@ from typing import Any
 from mpsplit.comm import mpi_rank
 from mpsplit.commands.staged.staged_serve import follow_stages, ranks_of_stages, text_service
 from mpsplit.errors import RunError
-from mpsplit.mpirun import WATCHED, run, say_ready
+from mpsplit.mpirun import WATCHED, say_ready
 from mpsplit.options.loop_options import add_leading, lead
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import add_package, package_for_ranks
-from mpsplit.options.rank_options import add_ranks, take_threads, under_mpirun
+from mpsplit.options.rank_options import add_launcher, add_ranks, on_ranks, run_on_ranks, take_threads
 from mpsplit.options.settings_options import layers_of
 from mpsplit.package.stages.stage_manifest import is_pipeline
 from mpsplit.runtime.engine.pages import UNUSED
@@ -37,6 +37,7 @@ NEEDED = ("fastapi", "uvicorn", "llguidance", "prometheus_client")
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_package(parser)
     add_ranks(parser)
+    add_launcher(parser)
     add_leading(parser)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="another one than this machine's own needs an API key (default: 127.0.0.1)")
@@ -99,7 +100,7 @@ def serve_command(args: argparse.Namespace) -> int:
     ranks = ranks_of_stages(args) if in_stages else _ranks(args)
     if args.restart and WATCHED not in os.environ:
         return _keep_running(ranks, args)
-    if (code := under_mpirun(ranks, args, ends_itself=True)) is not None:
+    if (code := on_ranks(ranks, args, ends_itself=True)) is not None:
         return code
     if mpi_rank():
         # rank 0 hears them too, and says when it is time to go
@@ -169,7 +170,7 @@ def _keep_running(ranks: int, args: argparse.Namespace) -> int:
         )
     given = [word for word in args.given if word != "--restart"]
     os.environ[WATCHED] = "1"
-    return keep_running(lambda: run(ranks, given, args.hostfile, ends_itself=True))
+    return keep_running(lambda: run_on_ranks(ranks, given, args, ends_itself=True))
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from mpsplit.commands.staged.staged_verify import verify_stages_command
 from mpsplit.options.loop_options import ENGINES, add_engine
 from mpsplit.options.model_argument import add_model
 from mpsplit.options.package_argument import add_keys, add_package, hold_package, keys_of, package_for_ranks
-from mpsplit.options.rank_options import add_ranks, under_mpirun
+from mpsplit.options.rank_options import add_ranks, on_ranks
 from mpsplit.package.agreement import Agreement
 from mpsplit.package.manifest import MANIFEST, PARTITION, Manifest
 from mpsplit.package.stages.stage_manifest import is_pipeline
@@ -66,7 +66,7 @@ def verify_command(args: argparse.Namespace) -> int:
     wishes = {name: getattr(args, name) for name in WISHES}
     check_wishes(**wishes)
     texts = read_texts(Path(args.prompts)) if args.prompts else ()
-    if (code := under_mpirun(manifest.plan.ranks, args)) is not None:
+    if (code := on_ranks(manifest.plan.ranks, args)) is not None:
         return code
     comm = world()
     hold_package(args)

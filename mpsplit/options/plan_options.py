@@ -11,7 +11,7 @@ from pathlib import Path
 from mpsplit.comm import Communicator, world
 from mpsplit.errors import PlanError
 from mpsplit.options.number_checks import at_least_one
-from mpsplit.options.rank_options import add_ranks, started_ranks, under_mpirun
+from mpsplit.options.rank_options import add_ranks, on_ranks, started_ranks
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.sizes import Job
 from mpsplit.plan.shards import Plan, even_plan
@@ -58,20 +58,20 @@ def plan_for(args: argparse.Namespace, facts: ModelFacts, job: Job) -> Plan:
     return even_plan(facts, tensor, pipeline, job.steps(facts, max(tensor, 1)))
 
 
-def make_under_mpirun(plan: Plan, args: argparse.Namespace) -> int | None:
-    return ranks_under_mpirun(plan.ranks, args)
+def make_on_ranks(plan: Plan, args: argparse.Namespace) -> int | None:
+    return package_on_ranks(plan.ranks, args)
 
 
-def ranks_under_mpirun(ranks: int, args: argparse.Namespace) -> int | None:
-    """`under_mpirun`, of a command that makes a package in --out.
+def package_on_ranks(ranks: int, args: argparse.Namespace) -> int | None:
+    """`on_ranks`, of a command that makes a package in --out.
 
     When it fails, nothing half-written stays there.
     """
     from mpsplit.export.unfinished_folders import forget
 
-    code = under_mpirun(ranks, args)
+    code = on_ranks(ranks, args)
     if code:
-        # of ranks that mpirun killed in the middle of a long call
+        # of ranks that were killed in the middle of a long call
         forget(Path(args.out))
     return code
 

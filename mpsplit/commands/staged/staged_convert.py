@@ -9,7 +9,7 @@ from pathlib import Path
 from mpsplit.comm import world
 from mpsplit.commands.stages import held_by
 from mpsplit.errors import ConvertError, PlanError
-from mpsplit.options.rank_options import started_ranks, under_mpirun
+from mpsplit.options.rank_options import on_ranks, started_ranks
 from mpsplit.package.manifest import PARTITION
 from mpsplit.package.stages.stage_manifest import StageManifest
 from mpsplit.package.stored.recipe import NATIVE, Recipe
@@ -34,7 +34,7 @@ def convert_stages_command(args: argparse.Namespace) -> int:
         raise PlanError(f"{package} has stages for {ranks} ranks, {started} were started; use `mpirun -np {ranks}`")
     recipe = Recipe.parse(args.quant, args.block, ",".join(args.quant_for), args.scales, args.layout)
     pnnx = find_pnnx(args.pnnx, args.customop)
-    if not args.serial and (code := under_mpirun(ranks, args)) is not None:
+    if not args.serial and (code := on_ranks(ranks, args)) is not None:
         return code
     comm, began = world(), time.perf_counter()
     with Trials() as trials:

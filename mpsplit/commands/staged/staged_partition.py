@@ -10,7 +10,7 @@ from mpsplit.comm import world
 from mpsplit.commands.stages import held_by, show_stages
 from mpsplit.errors import PlanError
 from mpsplit.options.number_checks import at_least_one
-from mpsplit.options.plan_options import ranks_under_mpirun
+from mpsplit.options.plan_options import package_on_ranks
 from mpsplit.options.rank_options import started_ranks
 from mpsplit.options.stage_options import cut_of, first_given
 
@@ -29,7 +29,7 @@ def partition_stages_command(args: argparse.Namespace) -> int:
     ranks = started_ranks(args) or planned
     if ends and planned != ranks:
         raise PlanError(f"--plan {args.plan} is for {planned} ranks, {ranks} were asked for")
-    if not args.serial and (code := ranks_under_mpirun(ranks, args)) is not None:
+    if not args.serial and (code := package_on_ranks(ranks, args)) is not None:
         return code
     from mpsplit.export.stages.partition_stages import partition_stages
     from mpsplit.plan.stages.placing import even_ends

@@ -16,7 +16,7 @@ from mpsplit.comm import mpi_rank, world
 from mpsplit.errors import RunError
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import hold_package, stages_for_ranks
-from mpsplit.options.rank_options import take_threads, under_mpirun
+from mpsplit.options.rank_options import on_ranks, take_threads
 from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.package.whole_files import told_if_not_written
 from mpsplit.progress import console
@@ -40,7 +40,7 @@ def run_stages_command(args: argparse.Namespace) -> int:
     if args.query is not None and not (args.text and gives_score(pipeline)):
         raise RunError(f"--query is for a cross-encoder and --text; {package} gives {', '.join(pipeline.outputs)}")
     inputs = [] if mpi_rank() else list(_inputs(args, package, pipeline))
-    if (code := under_mpirun(pipeline.ranks, args)) is not None:
+    if (code := on_ranks(pipeline.ranks, args)) is not None:
         return code
     from mpsplit.runtime.pipeline.load_pipeline import load_pipeline
 

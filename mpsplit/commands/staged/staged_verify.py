@@ -9,14 +9,14 @@ from pathlib import Path
 
 from mpsplit.comm import Communicator, world
 from mpsplit.options.package_argument import hold_package, stages_for_ranks
-from mpsplit.options.rank_options import under_mpirun
+from mpsplit.options.rank_options import on_ranks
 from mpsplit.package.stages.stage_manifest import StageManifest
 
 
 def verify_stages_command(args: argparse.Namespace) -> int:
     package = Path(args.package)
     manifest = stages_for_ranks(args)
-    if (code := under_mpirun(len(manifest.ranks), args)) is not None:
+    if (code := on_ranks(len(manifest.ranks), args)) is not None:
         return code
     hold_package(args)
     return verify_stages(package, args.model, world(), args.tolerance, args.json)
