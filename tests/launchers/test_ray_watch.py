@@ -13,23 +13,24 @@ from mpsplit.launchers import rank_actor, ray_ranks
 from mpsplit.mpirun import Ended, killed_text, silent_text
 from tests.launchers.fake_ray import FakeRay
 
-BEGIN = "import os, signal, sys, time; rank = int(os.environ['RANK']); "
+IMPORTS = "import os, signal, sys, time; rank = int(os.environ['RANK']); "
 WAIT = "time.sleep(60)"
 STUBBORN = f"signal.signal(15, signal.SIG_IGN); {WAIT}"
-BEGUN = 0.5  # seconds
+READY = "os.write(2, b'mpsplit: ready\\n')"
+SETTLED = 0.5  # seconds
 
 
 @pytest.fixture
 def watched(monkeypatch):
     """program, signals to come -> how its two ranks ended."""
-    monkeypatch.setattr(rank_actor, "python_command", lambda program: [sys.executable, "-c", BEGIN + program])
+    monkeypatch.setattr(rank_actor, "python_command", lambda program: [sys.executable, "-c", IMPORTS + program])
     monkeypatch.setattr(ray_ranks, "GRACE", 0.5)
     monkeypatch.setattr(ray_ranks, "INSISTENT", 0.5)
 
     def watched(program: str, *signals: int) -> Ended:
         events = SimpleQueue()
         for number in signals:  # when the ranks have begun
-            threading.Timer(BEGUN, events.put, [(0, ray_ranks.ASKED, number)]).start()
+            threading.Timer(SETTLED, events.put, [(0, ray_ranks.ASKED, number)]).start()
         ray = FakeRay(2)
         return ray_ranks._Watch(ray, ray.actors, events).run([program], [{}, {}])
 
@@ -49,8 +50,8 @@ def test_a_good_end(watched, capfdbinary):
         (f"os.kill(os.getpid(), 9) if rank else {WAIT}", Ended(137, killed_text(1, 9, "Killed"))),
         (f"sys.exit(1) if rank else {WAIT}", Ended(1)),
         (f"(print('mpsplit: rank 1: why', file=sys.stderr), sys.exit(2)) if rank else {WAIT}", Ended(2)),
-        (f"os.write(2, b'mpsplit: ready\\n'); sys.exit(3) if rank else {WAIT}", Ended(3, silent_text(1, 3), ready=True)),
-        (f"(time.sleep({BEGUN}), sys.exit(3)) if rank else 0; {STUBBORN}", Ended(3, silent_text(1, 3))),
+        (f"{READY}; sys.exit(3) if rank else {WAIT}", Ended(3, silent_text(1, 3), ready=True)),
+        (f"(time.sleep({SETTLED}), sys.exit(3)) if rank else 0; {STUBBORN}", Ended(3, silent_text(1, 3))),
     ],
 )  # fmt: skip
 def test_one_that_fails_ends_all(watched, program, ended):
