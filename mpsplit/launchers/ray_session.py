@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # else it tells its makers over the network
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of what its next version does
 }
+LISTENS = 5  # seconds
 
 
 def load() -> Any:
@@ -41,6 +43,7 @@ def joined(start_one: bool) -> Iterator[Any]:
     numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.getsignal(number) for number in numbers}
     try:
+        _look_for(os.environ.get("RAY_ADDRESS", ""))
         ray.init(
             None if start_one else "auto", logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False
         )
@@ -57,6 +60,13 @@ def joined(start_one: bool) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _look_for(address: str) -> None:
+    """An OSError where nobody listens at HOST:PORT: Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=LISTENS).close()
 
 
 def last_line(wrong: BaseException) -> str:
