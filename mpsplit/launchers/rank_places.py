@@ -63,7 +63,9 @@ def pinned_nodes(needs: Sequence[Need], nodes: Sequence[Node]) -> list[Node | No
 def _named(host: str, nodes: Sequence[Node]) -> Node | None:
     by_name = [node for node in nodes if host and node.name == host]
     by_host = [node for node in nodes if host and node.hostname == host]
-    return (by_name or (by_host if len(by_host) == 1 else [None]))[0]
+    if by_name:
+        return by_name[0]
+    return by_host[0] if len(by_host) == 1 else None
 
 
 def mark_of(node: Node, nodes: Sequence[Node]) -> str:
