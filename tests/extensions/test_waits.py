@@ -10,6 +10,7 @@ import pytest
 
 from tests.extensions.meeting import HOW, ends, meet
 
+pytestmark = pytest.mark.clock  # who comes late is not waited for either
 NAMED = re.compile(r"Error: rank 2 (\(process \d+ on this host\) )?did not answer for 1 s \(seen by rank (\d)")
 HEAR = """
 def hear(count, source):

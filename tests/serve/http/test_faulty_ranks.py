@@ -32,7 +32,7 @@ ENDS = (
     (0, "short_order", f"{RANK_1} ended: {SHORT}", SHORT),
 )
 
-pytestmark = [needs("gloo"), needs("the engine")]
+pytestmark = [needs("gloo"), needs("the engine"), pytest.mark.clock]
 
 
 def streamed(served) -> list[str]:
