@@ -13,6 +13,7 @@ from mpsplit.export.graph.pnnx import find_pnnx
 from mpsplit.export.model.gguf import gguf_folder
 from mpsplit.export.model.model_source import find_model
 from mpsplit.package.stored.recipe import Recipe
+from tests.cases import thorough
 from tests.ggufs import write_gguf
 from tests.missing import needs
 from tests.models import make_model
@@ -49,8 +50,8 @@ def in_parts(name: str) -> str:
 @needs("the engine")
 @pytest.mark.parametrize(
     "ranks, kind",
-    [(1, mixed), (3, mixed), (3, "Q8_0"), (1, "Q4_1"), (2, in_parts)],
-    ids=["1-mixed", "3-mixed", "3-Q8_0", "1-Q4_1", "2-in_parts"],
+    [(3, mixed), (1, "Q4_1"), (2, in_parts), *thorough((1, mixed), (3, "Q8_0"))],
+    ids=["3-mixed", "1-Q4_1", "2-in_parts", "1-mixed", "3-Q8_0"],
 )
 def test_it_answers_as_the_floats_do(tmp_path, ranks, kind):
     model = make_model("llama-mha-tied", tmp_path / "model", changes=IN_PARTS if kind is in_parts else SHAPE)

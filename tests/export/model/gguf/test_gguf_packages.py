@@ -14,6 +14,7 @@ from mpsplit.export.model.gguf.gguf_folder import unpacked
 from mpsplit.export.model.model_origin import Origin
 from mpsplit.export.model.model_source import find_model
 from mpsplit.package.stored.recipe import Recipe
+from tests.cases import thorough
 from tests.ggufs import write_gguf
 from tests.models import make_model
 from tests.packages import digests, partition_evenly
@@ -28,7 +29,7 @@ def weights_of(package):
     return {name: digest for name, digest in digests(package).items() if "/weights/" in name}
 
 
-@pytest.mark.parametrize("family", ["llama-bias", "qwen2-tied", "granite"])
+@pytest.mark.parametrize("family", ["llama-bias", "qwen2-tied", *thorough("granite")])
 def test_weight_files_are_those_of_the_folder(tmp_path, family):
     model = make_model(family, tmp_path / "model")
     gguf = find_model(str(write_gguf(model, tmp_path / "small.gguf")))
