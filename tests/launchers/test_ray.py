@@ -202,7 +202,8 @@ def test_refused(cluster, package, options, why):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and why in done.stderr, done.stderr
 
 
-def test_no_cluster_there(package):
+def test_no_cluster_there():
     """Only `plan` asks for one that is there; what starts ranks begins one for itself."""
+    need("ray")
     done = completed("plan", EXAMPLE, "--cluster", "ray", env=CLEAN | {"RAY_ADDRESS": "127.0.0.1:1"})
     assert done.returncode == 2 and "there is no Ray cluster to join at 127.0.0.1:1" in done.stderr, done.stderr
