@@ -15,26 +15,23 @@ from mpsplit.plan.placed_plan import PLAN, Placed
 from mpsplit.plan.price.sizes import cache_bytes
 
 PROCESS = 128 << 20  # bytes of a rank beside weights and cache: Python, libraries, activations
-EXPORTING = 1 << 30  # bytes of a rank that traces or converts: torch and pnnx, however large its part is
 
 
 def needs_of(args: argparse.Namespace, ranks: int) -> list[Need]:
-    given = vars(args)
-    package = Path(given["package"]) if "package" in given else None
-    placed = _placed(Path(given["plan"]) if given.get("plan") else package and package / PLAN, ranks)
-    running = package if package and args.name not in ("partition", "convert") else None
-    memory = _running(running, given.get("cache")) if running else [EXPORTING] * ranks
+    """Of a command that runs PACKAGE."""
+    package = Path(args.package)
+    memory, placed = _running(package, getattr(args, "cache", None)), _placed(package / PLAN, ranks)
     if placed is None:
-        return [Need(size, given.get("threads") or 1) for size in memory]
+        return [Need(size, args.threads or 1) for size in memory]
     return [
-        Need(size, given.get("threads") or device.threads, device.host)
+        Need(size, args.threads or device.threads, device.host)
         for size, device in zip(memory, placed.cluster.devices, strict=True)
     ]
 
 
-def _placed(path: Path | None, ranks: int) -> Placed | None:
+def _placed(path: Path, ranks: int) -> Placed | None:
     """None where no file says which machines there are; plans of stages say none either."""
-    if not path or not path.is_file() or "stage_ends" in path.read_text(encoding="utf-8"):
+    if not path.is_file() or "stage_ends" in path.read_text(encoding="utf-8"):
         return None
     placed = Placed.load(path)
     return placed if placed and placed.plan.ranks == ranks else None
