@@ -52,7 +52,8 @@ def sources(name: str, cache: Path, part: str = "") -> Path:
     with tempfile.TemporaryDirectory(dir=unpacked.parent) as partial:
         with tarfile.open(_fetch(pin, Path(partial))) as archive:
             members = [entry for entry in archive if entry.name.partition("/")[2].startswith(part)]
-            archive.extractall(Path(partial) / "all", members, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.2 has none
+            archive.extractall(Path(partial) / "all", members)
         (top,) = (Path(partial) / "all").iterdir()
         try:
             os.rename(top, unpacked)

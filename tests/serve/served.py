@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +14,14 @@ from mpsplit.serve.http.serving import listen, serving, url
 from mpsplit.serve.service.service import Service
 from tests.serve.fake_loop import FakeLoop
 from tests.serve.real_loop import RealLoop
+
+
+def at_rest(service: Service, seconds: float = 10) -> bool:
+    """Whether nothing of any answer is left; the server clears up beside what it sends."""
+    ends = time.monotonic() + seconds
+    while not (service.loop.idle() and not service.tickets) and time.monotonic() < ends:
+        time.sleep(0.01)
+    return service.loop.idle() and not service.tickets
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Target:
 
     def lives(self) -> None:
         """Nothing is left of what was, and who asks is answered."""
-        assert self.loop.idle() and not self.service.tickets
+        assert at_rest(self.service)
         reply = httpx.post(f"{self.address}{self.path}", json=self.question)
         assert reply.status_code == 200, reply.text
         choice = reply.json()["choices"][0]

@@ -50,6 +50,7 @@ class HttpReply:
             async for event in self._chunks():
                 yield f"data: {json.dumps(event)}\n\n"
         except Exception as wrong:
+            self.taken.cancel()  # whoever hears of it finds no place taken
             yield f"data: {json.dumps(of_any(wrong).body)}\n\n"
         else:
             yield DONE

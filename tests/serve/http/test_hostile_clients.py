@@ -17,7 +17,7 @@ from mpsplit.errors import RunError
 from mpsplit.runtime.choose.lexicon import Lexicon
 from mpsplit.serve.service.any_service import ServiceLimits
 from tests.serve.fake_loop import FakeLoop
-from tests.serve.served import client_of, served
+from tests.serve.served import at_rest, client_of, served
 
 PATH = "/v1/completions"
 MB = 10**6
@@ -208,7 +208,7 @@ def test_many_clients_some_of_whom_leave(text):
         clients = [client_of(address) for _ in range(16)]
         with ThreadPoolExecutor(16) as pool:
             assert all(pool.map(ask, range(200)))
-        assert service.loop.idle() and not service.tickets and len(service.loop.requests) == 200
+        assert at_rest(service) and len(service.loop.requests) == 200
         for client in clients:
             client.close()
     while threading.active_count() > threads:  # of the pool, which ends by itself

@@ -12,7 +12,7 @@ from mpsplit.serve.http.security import Gate
 from mpsplit.serve.openai.answer_shapes import ChatShape
 from mpsplit.serve.service.any_service import ServiceLimits
 from tests.serve.fake_loop import FakeLoop
-from tests.serve.served import client_of, served
+from tests.serve.served import at_rest, client_of, served
 
 CHAT = [{"role": "user", "content": "one two"}]
 ENDPOINTS = {"chat/completions": {"messages": CHAT}, "completions": {"prompt": "one two"}}
@@ -219,7 +219,7 @@ def test_a_failure_of_ours_has_a_number(text, monkeypatch, capsys):
                 client.chat.completions.create(model="fake", messages=CHAT)
             assert told.value.status_code == 500 and told.value.code == "failed"
             numbers.append(number_in(told.value.message, capsys))
-        assert len(set(numbers)) == 3 and service.loop.idle() and not service.tickets
+        assert len(set(numbers)) == 3 and at_rest(service)
         assert client.chat.completions.create(model="fake", messages=CHAT)
 
 
@@ -230,7 +230,7 @@ def test_a_stream_whose_shaping_fails_ends_with_an_error(text, monkeypatch, caps
             patch.setattr(ChatShape, name, lambda *_: 1 / 0)
             list(client.chat.completions.create(model="fake", messages=CHAT, stream=True))
         assert told.value.code == "failed" and number_in(told.value.message, capsys)
-        assert service.loop.idle() and not service.tickets
+        assert at_rest(service)
         assert list(client.chat.completions.create(model="fake", messages=CHAT, stream=True))
 
 
