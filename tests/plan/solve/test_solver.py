@@ -17,7 +17,6 @@ from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.cost import price
 from mpsplit.plan.price.sizes import Job, memory
 from mpsplit.plan.shards import Range, Shard
-from mpsplit.plan.solve.alternatives import alternatives, fewer_are_faster
 from mpsplit.plan.solve.remedies import remedies
 from mpsplit.plan.solve.solver import GOALS, best, fits, solve
 from tests.plan.solve.brute_force import JOB, brute_force
@@ -195,18 +194,6 @@ def test_remedies_help(memories, job):
     for remedy in tried:
         assert remedy.text in str(refused.value)
         assert solve(VICUNA, remedy.cluster, remedy.job)
-
-
-def test_alternatives_are_priced_and_none_is_better():
-    cluster = described([8 * GIB] * 3, latency=1e-3)
-    plans = alternatives(VICUNA, cluster, Job())
-    assert [a.name for a in plans[:3]] == ["best", "even, --tensor 3 --pipeline 1", "even, --tensor 1 --pipeline 3"]
-    for other in plans:
-        assert plans[0].solution.cost.token <= other.solution.cost.token * (1 + 1e-9)
-        chosen = other.cluster.only(other.solution.devices)
-        assert other.solution.cost == price(VICUNA, other.solution.plan, chosen, Job())
-    warnings = [fewer_are_faster(a.solution.cost, a.solution.devices, cluster, plans) for a in plans[:3]]
-    assert warnings[0] == "" and "on 2 machines, this plan" in warnings[2] and "on 3 machines" in warnings[2]
 
 
 def sixty_four(kind: str, memory_bytes: int) -> Cluster:
