@@ -18,11 +18,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import numpy as np
+from turns import Way, rates, table
 
 ONE, BATCH = "transformers, one by one", "transformers, one batch"
 
@@ -36,32 +35,33 @@ def started(package: str) -> tuple[subprocess.Popen, str]:
     return server, found[0]
 
 
-def asked(address: str, ids: np.ndarray) -> None:
+def asked(address: str, ids: np.ndarray) -> float:
+    began = time.perf_counter()
     body = {"input": ids.tolist(), "encoding_format": "base64"}
     request = urllib.request.Request(
         f"{address}/v1/embeddings", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=300) as answer:
         assert len(json.load(answer)["data"]) == len(ids)
+    return time.perf_counter() - began
 
 
-def transformers_of(folder: str, threads: int) -> dict[str, Callable[[np.ndarray], None]]:
+def transformers_of(folder: str, threads: int) -> dict[str, Way]:
     import torch
     from transformers import AutoModel
 
     torch.set_num_threads(threads)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
-    def batch(ids: np.ndarray) -> None:
+    def in_batches(ids: np.ndarray, size: int) -> float:
+        began = time.perf_counter()
         with torch.inference_mode():
-            states = model(torch.from_numpy(ids)).last_hidden_state
-            torch.nn.functional.normalize(states.mean(1), dim=1).numpy()
+            for first in range(0, len(ids), size):
+                states = model(torch.from_numpy(ids[first : first + size])).last_hidden_state
+                torch.nn.functional.normalize(states.mean(1), dim=1).numpy()
+        return time.perf_counter() - began
 
-    def one(ids: np.ndarray) -> None:
-        for row in ids:
-            batch(row[None])
-
-    return {ONE: one, BATCH: batch}
+    return {ONE: lambda ids: in_batches(ids, 1), BATCH: lambda ids: in_batches(ids, len(ids))}
 
 
 def main() -> None:
@@ -81,33 +81,13 @@ def main() -> None:
             ways[Path(package).name] = lambda ids, address=address: asked(address, ids)
         random = np.random.default_rng(0)
         for length in map(int, args.lengths.split(",")):
-            show(length, measured(ways, length, args.texts, args.rounds, random))
+            size = (args.texts, length)
+            speeds = rates(ways, lambda size=size: random.integers(1000, 30000, size), args.rounds)
+            print(f"\n{length} tokens\n\n{table(speeds, 'texts', (ONE, BATCH), 'transformers')}")
     finally:
         for server in servers:
             server.terminate()
             server.wait()
-
-
-def measured(
-    ways: dict[str, Callable[[np.ndarray], None]], length: int, texts: int, rounds: int, random: np.random.Generator
-) -> list[dict[str, float]]:
-    """Texts a second, by round and way; the first round warms up."""
-    found = []
-    for _ in range(rounds + 1):
-        ids, speeds = random.integers(1000, 30000, (texts, length)), {}
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way(ids)
-            speeds[name] = texts / (time.perf_counter() - began)
-        found.append(speeds)
-    return found[1:]
-
-
-def show(length: int, found: list[dict[str, float]]) -> None:
-    print(f"\n{length} tokens\n\n| | texts/s | x transformers |\n|---|---|---|")
-    medians = {name: median(row[name] for row in found) for name in found[0]}
-    for name, speed in medians.items():
-        print(f"| {name} | {speed:.1f} | {speed / max(medians[ONE], medians[BATCH]):.2f} |")
 
 
 if __name__ == "__main__":
