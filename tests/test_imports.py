@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "plan": {"families"},
     "package": {"families", "plan"},
     "graph": {"plan", "package"},
-    "export": {"families", "plan", "package"},
+    "export": {"families", "plan", "package", "graph"},
     "runtime": {"plan", "package"},
     "measure": {"families", "plan", "package", "runtime"},
     "check": {"families", "plan", "package", "export", "runtime"},

@@ -5,6 +5,7 @@ May import torch; imports nothing of the runtime.
 partition           every rank cuts and traces its own slice
 new_package         a package that is being made, until it is whole
 convert             every rank turns its trace into graphs and streams its weights beside them
+written_package     a package of graphs that somebody wrote, without a trace
 package_texts       graphs and facts of the ranks, which take their names last and all together
 repartition         a package for another plan, without the model that it was made of
 random_package      packages of a known shape whose weights mean nothing, for measurements

@@ -28,9 +28,12 @@ from mpsplit.package.together.package_lock import PREFIX, held_together
 
 
 @contextmanager
-def new_package(out: Path, comm: Communicator, ranks: int, force: bool) -> Iterator[Sequence[int]]:
+def new_package(
+    out: Path, comm: Communicator, ranks: int, force: bool, at_once: bool = False
+) -> Iterator[Sequence[int]]:
     """The block fills .next/ of the package; it is given the ranks that this process makes: its
-    own, or all when there is only this process. `force`: also over a package that is whole."""
+    own, or all when there is only this process. `force`: also over a package that is whole, which
+    it replaces when it ends, if `at_once`: nothing is left to convert then."""
     _check_out(out)
     with _none_where_it_fails(out), held_together(out, "partitioned", comm):
         is_whole = _is_whole(out, comm, force)
@@ -39,7 +42,7 @@ def new_package(out: Path, comm: Communicator, ranks: int, force: bool) -> Itera
             yield mine
             sync_below(out / NEXT)
             comm.exchange(None)
-        if comm.host_lead and not is_whole:
+        if comm.host_lead and (at_once or not is_whole):
             commit(out)
             forget_other_ranks(out, ranks)
         comm.exchange(None)

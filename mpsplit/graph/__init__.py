@@ -13,5 +13,6 @@ graph_checks      whether a graph hangs together
 graph_builder     writing a graph in Python
 graph_text        a graph as text; graph_parser reads it
 folding/          equal layers as one that repeats, and back
+lowered/          the way back to what engines read
 shown/            a package's graph, its memory and its picture
 """

@@ -99,11 +99,15 @@ def _head(types: Types, said: Said) -> RankSizes:
     return replace(NO_RANK, head=Range(first, first + whole(types, 0, -1)))
 
 
+def _of_two_blobs(layer: Layer) -> Said | None:
+    return {} if layer.params.get("1", "0") == "0" else None
+
+
 def _of_two(meaning: str, id: str) -> dict[str, Operator]:
     """Of two values, and of one and a number."""
     name = meaning.split()[0]
     return {
-        name: Operator(meaning, {"a": ANY, "b": ANY}, ("BinaryOp",), fixed={"0": id, "1": "0"}),
+        name: Operator(meaning, {"a": ANY, "b": ANY}, ("BinaryOp",), fixed={"0": id}, lift=_of_two_blobs),
         f"{name}_number": Operator(
             f"{meaning}, the second a number", {"a": ANY}, ("BinaryOp",),
             attributes={"number": Attribute("2", float, True)}, fixed={"0": id, "1": "1"},

@@ -51,8 +51,8 @@ SHARD = record(
     }
 )
 FACTS = record(
-    {"architecture": one_of(FAMILIES), "tied": flag}
-    | {name: whole(1, most) for name, most in (("layers", LAYERS), ("heads", HEADS), ("kv_heads", HEADS))}
+    {"architecture": one_of(FAMILIES), "tied": flag, "layers": whole(0, LAYERS)}
+    | {name: whole(1, HEADS) for name in ("heads", "kv_heads")}
     | {name: whole(1, SIZES) for name in ("hidden", "head_dim", "mlp", "vocabulary", "context")},
     {"window": whole(0, SIZES)},
 )

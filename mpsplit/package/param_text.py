@@ -106,3 +106,43 @@ class Param:
 
     def producer(self, blob: str) -> Layer:
         return next(layer for layer in self.layers if blob in layer.tops)
+
+
+# -- Splits off and on again: without them a blob may have many readers, and a graph is best changed
+
+
+def without_splits(layers: tuple[Layer, ...]) -> list[Layer]:
+    source: dict[str, str] = {}
+    for layer in layers:
+        if layer.type == "Split":
+            source |= dict.fromkeys(layer.tops, source.get(layer.bottoms[0], layer.bottoms[0]))
+    return [
+        replace(layer, bottoms=tuple(source.get(b, b) for b in layer.bottoms))
+        for layer in layers
+        if layer.type != "Split"
+    ]
+
+
+def with_splits(layers: list[Layer]) -> tuple[Layer, ...]:
+    """Every blob with one reader again."""
+    readers: dict[str, int] = {}
+    for layer in layers:
+        for blob in layer.bottoms:
+            readers[blob] = readers.get(blob, 0) + 1
+    handed: dict[str, list[str]] = {}
+    taken = {blob for layer in layers for blob in layer.tops}
+    out = []
+    for layer in layers:
+        out.append(replace(layer, bottoms=tuple(handed[b].pop(0) if b in handed else b for b in layer.bottoms)))
+        for blob in layer.tops:
+            if readers.get(blob, 0) > 1:
+                handed[blob] = [_free(f"{blob}_{i}", taken) for i in range(readers[blob])]
+                out.append(Layer("Split", f"split_{blob}", (blob,), tuple(handed[blob])))
+    return tuple(out)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name

@@ -197,13 +197,13 @@ def even_plan(facts: ModelFacts, tensor: int, pipeline: int, steps: StepSizes | 
     where they leave ranks without any work."""
     if tensor < 1 or pipeline < 1:
         raise PlanError(f"--tensor {tensor} --pipeline {pipeline}: both must be at least 1")
-    if pipeline > facts.layers:
+    if pipeline > max(1, facts.layers):
         raise PlanError(
             f"{facts.layers} layers do not make {pipeline} pipeline stages; use --pipeline {facts.layers} or fewer"
         )
     alike, none = [1.0] * tensor, [0] * tensor
-    heads, mlp = _even_shares(facts, steps or steps_of(facts, tensor), alike)
-    if not (all(heads) and all(mlp)):
+    heads, mlp = _even_shares(facts, steps or steps_of(facts, tensor), alike) if facts.layers else (none, none)
+    if facts.layers and not (all(heads) and all(mlp)):
         heads, mlp = _even_shares(facts, steps_of(facts, tensor), alike)
     rows = divide(facts.vocabulary, steps_of(facts, tensor).vocabulary, alike)
     stages = []

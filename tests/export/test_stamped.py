@@ -14,7 +14,6 @@ from mpsplit.export.graph.rank_graphs import make_graphs
 from mpsplit.export.graph.rewrites import REWRITES, Context
 from mpsplit.export.graph.rewrites.all_layers import all_layers
 from mpsplit.export.graph.rewrites.true_sizes import true_sizes
-from mpsplit.export.graph.splits import with_splits, without_splits
 from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
 from mpsplit.export.trace import torchscript
@@ -23,7 +22,7 @@ from mpsplit.export.trace.miniature import fingerprint, miniature
 from mpsplit.export.trace.slicing import build_whole, slice_model
 from mpsplit.export.trace.trace_inputs import examples
 from mpsplit.package.manifest import PARTITION, Manifest
-from mpsplit.package.param_text import Layer, Param
+from mpsplit.package.param_text import Layer, Param, with_splits, without_splits
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Range, Share, even_plan, lay_out

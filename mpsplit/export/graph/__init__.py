@@ -3,7 +3,6 @@
 pnnx                 runs it on one file
 named_weights        layers are named for the weights they own
 rewrites/            the rewrites, read top to bottom
-splits               Split layers off and on again
 fuse                 fewer, larger layers for the native engine
 packed_linears       linears become QLinear: their weights leave the file of floats
 rank_graphs          all of it in order, for one rank

@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mpsplit.errors import ConvertError
-from mpsplit.export.graph.splits import with_splits, without_splits
-from mpsplit.package.param_text import Layer, Param
+from mpsplit.package.param_text import Layer, Param, with_splits, without_splits
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 from mpsplit.package.stored.quantisation import QLinear
 

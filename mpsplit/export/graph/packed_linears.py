@@ -16,14 +16,14 @@ from mpsplit.errors import ConvertError
 from mpsplit.families import Family
 from mpsplit.native.cpp import kernels
 from mpsplit.package.param_text import Layer, Param
-from mpsplit.package.stored.float_weights import ALIGNMENT, FLOAT_BYTES, gemm_shape, has_bias
+from mpsplit.package.stored.float_weights import gemm_shape, has_bias
 from mpsplit.package.stored.quantisation import BLOCKS, GEMM, LAYER, TERM, QLinear, Quantisation
 from mpsplit.package.stored.recipe import NCNN, Recipe
-from mpsplit.package.stored.weight_files import next_file
+from mpsplit.package.stored.weight_files import PackedPlaces
 
 
 def quantise(param: Param, recipe: Recipe, family: Family) -> Param:
-    layers, end, last = [], 0, None
+    layers, places = [], PackedPlaces()
     for layer in param.layers:
         how = recipe.kind_of(f"{layer.name}.weight")
         if layer.type == GEMM and how.bits:
@@ -31,9 +31,7 @@ def quantise(param: Param, recipe: Recipe, family: Family) -> Param:
             if recipe.layout == NCNN:
                 layer = replace(layer, params=layer.params | {TERM: str(how.term)})
             else:
-                number = family.layer_of(layer.name)
-                layer, end = _packed(layer, end if number == last else next_file(end), how)
-                last = number
+                layer = _packed(layer, how, places, family.layer_of(layer.name))
         layers.append(layer)
     return Param(tuple(layers))
 
@@ -55,11 +53,9 @@ def _check_fits(layer: Layer, how: Quantisation) -> None:
         )
 
 
-def _packed(layer: Layer, offset: int, how: Quantisation) -> tuple[Layer, int]:
-    """The QLinear whose matrix begins at `offset`, and where the next one does; both in units of
-    the alignment."""
+def _packed(layer: Layer, how: Quantisation, places: PackedPlaces, number: int | None) -> Layer:
+    """The QLinear of a Gemm of the decoder layer of this number."""
     n, k = gemm_shape(layer)
     size = kernels().packed_bytes(n, k, how.bits, how.block)
-    end = offset + -(-size // ALIGNMENT)
-    params = QLinear(n, k, how.bits, how.block, offset, size, end if has_bias(layer) else -1).params()
-    return replace(layer, type=LAYER, params=params), end + has_bias(layer) * -(-n * FLOAT_BYTES // ALIGNMENT)
+    linear = QLinear(n, k, how.bits, how.block, 0, size, 0 if has_bias(layer) else -1)
+    return replace(layer, type=LAYER, params=places.place(linear, number).params())

@@ -2,6 +2,7 @@
 
 model_source     MODEL as the user typed it: a folder, its config, what its headers say
 checkpoint       tensors on disk, read slice by slice; checkpoints: of whichever kind
+given_weights    numpy arrays in its place
 model_origin     which model a partition was made of, and whether it is still the same
 tokenizer_files  what the run half needs of the tokenizer
 factory_folder   a model that a function of the user's builds

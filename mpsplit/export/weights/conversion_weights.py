@@ -22,6 +22,8 @@ from mpsplit.package.manifest import Manifest
 from mpsplit.package.stored.embedding import HEAD_ROWS, dtype_of
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.cuts import one_matrix
+from mpsplit.plan.model_facts import ModelFacts
+from mpsplit.plan.shards import Plan
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def of_checkpoint(
         return _of_blocks(GgufBlocks(checkpoint, partition.facts, recipe), origin, partition)
     recipe = replace(recipe, own=False)
     dtype = checkpoint.type_of(partition.facts.family.embedding)
-    return Weights(checkpoint, origin, _embedding(partition, recipe, dtype)), recipe
+    return Weights(checkpoint, origin, embedding_type(partition.plan, partition.facts, recipe, dtype)), recipe
 
 
 def _of_blocks(source: GgufBlocks, origin: Origin, partition: Manifest) -> tuple[Weights, Recipe]:
@@ -62,13 +64,13 @@ def _of_blocks(source: GgufBlocks, origin: Origin, partition: Manifest) -> tuple
     def encoder_of(name, how):
         return Encoder(how, scales) if how.bits and source.encoder_needed(name) else None
 
-    embedding = _embedding(partition, recipe, source.embedding)
+    embedding = embedding_type(partition.plan, partition.facts, recipe, source.embedding)
     return Weights(source, origin, embedding, encoder_of, recipe=source.text), recipe
 
 
-def _embedding(partition: Manifest, recipe: Recipe, stored: str) -> str:
+def embedding_type(plan: Plan, facts: ModelFacts, recipe: Recipe, stored: str) -> str:
     """`stored`: the type that its rows have where no pattern names it."""
-    is_head = one_matrix(partition.plan, partition.facts) and recipe.one_kind(partition.facts.family.head)
+    is_head = one_matrix(plan, facts) and recipe.one_kind(facts.family.head)
     if is_head:
         return HEAD_ROWS
     return dtype_of(recipe.embedding.block) if recipe.embedding else stored

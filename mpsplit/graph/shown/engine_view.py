@@ -26,9 +26,8 @@ from mpsplit.graph.typed_graph import Graph, Value
 from mpsplit.graph.value_types import ValueType, plain
 from mpsplit.package.checked.graph_check import HIDDEN_OUT, check_shapes
 from mpsplit.package.checked.layer_shapes import ALL, ANSWERS, PAST, ROWS, RankSizes, Shape
-from mpsplit.package.inside.anatomy import without_splits
 from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
-from mpsplit.package.param_text import Layer, Param
+from mpsplit.package.param_text import Layer, Param, without_splits
 from mpsplit.package.stored.float_weights import arrays_of, weights_of
 from mpsplit.package.stored.quantisation import GEMM, LAYER, QLinear
 
@@ -56,7 +55,7 @@ def engine_graph(param: Param, sizes: RankSizes, title: str, names: dict[int, st
     """Unfolded. `names`: of matrices in panels, by their offset."""
     check_shapes(param, sizes)
     view = _View(GraphBuilder(title), sizes, names or {})
-    for layer in without_splits(param):
+    for layer in without_splits(param.layers):
         view.add(layer)
     for name in sizes.outputs():
         view.builder.output(view.values[name], name)

@@ -9,11 +9,11 @@ layer adds to it twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mpsplit.errors import PackageError
-from mpsplit.package.param_text import Layer, Param
+from mpsplit.package.param_text import Layer, Param, without_splits
 from mpsplit.package.stored.quantisation import LAYER as QLINEAR
 
 INPUTS, EMBEDDING_PART, HEAD_PART, SENDING = "inputs", "embedding", "head", "sending"
@@ -65,7 +65,7 @@ def anatomy_of(path: Path, first_layer: int) -> Anatomy:
 
 
 def anatomy(param: Param, first_layer: int) -> Anatomy:
-    layers = without_splits(param)
+    layers = without_splits(param.layers)
     stream = _stream(layers)
     if len(stream) % 2 == 0:
         raise PackageError(
@@ -79,18 +79,6 @@ def anatomy(param: Param, first_layer: int) -> Anatomy:
         for depth in _with_their_readers(layers, depths)
     ]
     return Anatomy(tuple(layers), tuple(parts), tuple(stream))
-
-
-def without_splits(param: Param) -> list[Layer]:
-    """The same graph, in which a blob may have many readers."""
-    source: dict[str, str] = {}
-    kept = []
-    for layer in param.layers:
-        if layer.type == "Split":
-            source |= dict.fromkeys(layer.tops, source.get(layer.bottoms[0], layer.bottoms[0]))
-        else:
-            kept.append(replace(layer, bottoms=tuple(source.get(b, b) for b in layer.bottoms)))
-    return kept
 
 
 def _enters(layer: Layer) -> bool:

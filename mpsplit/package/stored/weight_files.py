@@ -14,7 +14,7 @@ leads out of the folder, no two files overlap, and nothing is read between them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ import numpy as np
 from mpsplit.errors import PackageError
 from mpsplit.package.manifest import RANK_TEXT
 from mpsplit.package.param_text import REMEDY, integer
-from mpsplit.package.stored.float_weights import ALIGNMENT
+from mpsplit.package.stored.float_weights import ALIGNMENT, FLOAT_BYTES
+from mpsplit.package.stored.quantisation import QLinear
 from mpsplit.package.whole_files import mapped, read_text
 
 FOLDER = "weights"
@@ -35,6 +36,22 @@ WORDS = {"floats": 1, "embedding": 1, "packed": 2}  # behind each name of a line
 def next_file(end: int) -> int:
     """Where the next packed file begins, when the one before it ends there."""
     return -(-end // LARGE_PAGE) * LARGE_PAGE
+
+
+@dataclass
+class PackedPlaces:
+    """Hands out places to packed matrices, one after the other, each with its bias behind it; where
+    the group changes, a file begins. `end`: where the last of them ends, in units of ALIGNMENT."""
+
+    end: int = 0
+    group: object = None
+
+    def place(self, linear: QLinear, group: object) -> QLinear:
+        offset = self.end if group == self.group else next_file(self.end)
+        bias = offset + -(-linear.bytes // ALIGNMENT)
+        self.end = bias + (linear.bias >= 0) * -(-linear.n * FLOAT_BYTES // ALIGNMENT)
+        self.group = group
+        return replace(linear, offset=offset, bias=bias if linear.bias >= 0 else -1)
 
 
 @dataclass(frozen=True)

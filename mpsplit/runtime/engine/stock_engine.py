@@ -95,7 +95,8 @@ class StockEngine(EngineSteps):
         past = self._past[span.slot] if start else [ncnn.Mat() for _ in self.caches]
         extractor = self.net.create_extractor()
         for name, array in inputs.items():
-            extractor.input(name, owned(array))
+            if name == "hidden" or self.caches:  # without attention no other is in the graph
+                extractor.input(name, owned(array))
         for name, cache in zip(self.caches, past, strict=True):
             extractor.input(f"past_{name}", cache)
         hidden = self._extract(extractor, "hidden_out")

@@ -16,8 +16,7 @@ from dataclasses import replace
 
 from mpsplit.errors import ConvertError
 from mpsplit.export.graph.rewrites.rewrite import Context
-from mpsplit.export.graph.splits import with_splits, without_splits
-from mpsplit.package.param_text import Layer, Param
+from mpsplit.package.param_text import Layer, Param, with_splits, without_splits
 
 SUMS = 2  # collectives of a decoder layer that owns nothing here
 OUTPUTS = ("hidden_out", "logits")
