@@ -6,14 +6,14 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-TABLE, TABLE_OF_3, TABLE_OF_2 = 20, 19, 18  # the bits that say: 4, 3 and 2 of them, by a table
+from mpsplit.package.stored.quantisation import TABLES as values_of
+
+TABLES = (20, 19, 18)  # the bits that say: 4, 3 and 2 of them, by a table
+TABLE, TABLE_OF_3, TABLE_OF_2 = TABLES
 # by their bits, the integers that a weight may be
 VALUES = {bits: np.arange(-(2 ** (bits - 1)), 2 ** (bits - 1), dtype=np.int8) for bits in (4, 6, 8)} | {
-    TABLE: np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8),
-    TABLE_OF_3: np.array([-32, -19, -11, -5, 1, 7, 15, 25], np.int8),
-    TABLE_OF_2: np.array([-16, -5, 2, 11], np.int8),
+    bits: np.array(values_of[bits], np.int8) for bits in TABLES
 }
-TABLES = (TABLE, TABLE_OF_3, TABLE_OF_2)
 BITS, BLOCKS, PATHS = tuple(VALUES), (32, 64, 128), ("plain", "avx2", "vnni", "bf16", "neon")
 bounded = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 shapes = st.tuples(

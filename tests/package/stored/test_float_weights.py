@@ -4,7 +4,7 @@ import pytest
 from mpsplit.errors import ConvertError, PackageError
 from mpsplit.native import cpp
 from mpsplit.package.param_text import Layer, Param
-from mpsplit.package.stored.float_weights import FLAG, read_weights, weight_bytes, weights_of
+from mpsplit.package.stored.float_weights import ALIGNMENT, FLAG, PackedFile, read_weights, weight_bytes, weights_of
 from mpsplit.package.stored.quantisation import KINDS, QLinear, Quantisation
 from tests.missing import needs
 from tests.packages import weight_path
@@ -24,6 +24,16 @@ def test_weights_of_a_real_package_are_all_accounted_for(package_of):
     weights = read_weights(Param.load(folder / "model.param"), weight_path(folder))
     assert {"model.norm", "lm_head"} <= set(weights)
     assert len(weights["model.layers.0.self_attn.q_proj"]) == 2  # weight and bias; the rest raises
+
+
+def test_packed_arrays_of_any_size_begin_at_aligned_offsets(tmp_path):
+    sizes, expected = (1, ALIGNMENT, ALIGNMENT + 3, 2), b""
+    with PackedFile(tmp_path / "packed.bin") as file:
+        for size in sizes:
+            array = np.full(size, size, np.uint8)
+            assert file.append(array) * ALIGNMENT == len(expected)
+            expected += array.tobytes() + bytes(-size % ALIGNMENT)
+    assert (tmp_path / "packed.bin").read_bytes() == expected
 
 
 def test_arrays_are_found_and_the_file_read_to_its_end(tmp_path):
