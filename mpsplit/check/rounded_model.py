@@ -1,7 +1,7 @@
 """The yardstick: what rounding alone makes of the original.
 
-In: a layer of the original, how the package stores each linear. Out: the same layer, whose weights
-and inputs are rounded in the plainest way: to the nearest of the kind's own steps.
+In: a layer of the original or a whole module, how the package stores each linear. Out: the same,
+whose weights and inputs are rounded in the plainest way: to the nearest of the kind's own steps.
 
 So what a sound package may lose is measured on the model at hand, part by part, and no method of
 conversion is asked: a better one loses less, damage loses more. Invariant: weights in float32 stay
@@ -11,12 +11,13 @@ what they are, and so do blocks of a GGUF file that are kept: of these only the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from mpsplit.check.original_model import UNCHANGED, Change, Layer
 from mpsplit.package.stored.quantisation import BFLOAT, Quantisation
@@ -65,14 +66,23 @@ def rounded_layer(layer: Layer, prefix: str, kinds: Kinds) -> Layer:
     """The layer at `prefix`, as the package would have it after plain rounding."""
     if not any(name.startswith(f"{prefix}.") and how.bits for name, how in kinds.items()):
         return layer
-    module = copy.deepcopy(layer.layer)
-    for name, linear in module.named_modules():
-        change = change_of(kinds.get(f"{prefix}.{name}.weight"))
-        if change is not UNCHANGED and isinstance(linear, nn.Linear):
-            with torch.no_grad():
-                linear.weight.copy_(change.rows(linear.weight))
-            linear.register_forward_pre_hook(_changes_inputs(change))
+    module = rounded_linears(layer.layer, lambda name, _: kinds.get(f"{prefix}.{name}"))
     return Layer(layer.body, module, layer.family)
+
+
+def rounded_linears(module: nn.Module, kind_of: Callable[[str, int], Quantisation | None]) -> nn.Module:
+    """A copy; `kind_of` says how a weight of this name and so many inputs is stored. What is tied
+    to one, such as an embedding, stays as it is."""
+    module = copy.deepcopy(module)
+    for name, linear in module.named_modules():
+        if isinstance(linear, nn.Linear | Conv1D):
+            rows = linear.weight.detach() if isinstance(linear, nn.Linear) else linear.weight.detach().T
+            change = change_of(kind_of(f"{name}.weight", rows.shape[1]))
+            if change is not UNCHANGED:
+                changed = change.rows(rows) if isinstance(linear, nn.Linear) else change.rows(rows).T
+                linear.weight = nn.Parameter(changed, requires_grad=False)
+                linear.register_forward_pre_hook(_changes_inputs(change))
+    return module
 
 
 def _changes_inputs(change: Change):

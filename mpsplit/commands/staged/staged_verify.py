@@ -43,5 +43,5 @@ def verify_stages(package: Path, model: str, comm: Communicator, tolerance: floa
         linears = sum(len(part.modules) for part in parts)
         print(f"{found}{f'; {linears} linears in shards' * bool(parts)}")
     manifest = StageManifest.load(package)
-    replace(manifest, verified=found.differences).save(package)
+    replace(manifest, verified={name: output.found.apart for name, output in found.outputs.items()}).save(package)
     return int(of_rank_0(comm, found.failed, plain(flag)))

@@ -166,6 +166,16 @@ class Recipe:
         layout = f", {self.layout} layout" if self.layout != NATIVE else ""
         return f"{text_of(self.default)}{f', {rules}' if rules else ''}, {self.scales} scales{layout}"
 
+    @classmethod
+    def of_text(cls, text: str) -> Recipe:
+        """The kinds of what `str` told, for programs that know a package's manifest alone."""
+        default, *rest = text.split(", ")
+        rules = [rule.partition("=") for rule in rest if "=" in rule]
+        return cls(
+            quantisation_of(default, 0),
+            tuple(Rule(pattern, quantisation_of(how, 0)) for pattern, _, how in rules),
+        )
+
     def to_json(self) -> dict[str, Any]:
         rules = [[rule.pattern, text_of(rule.how)] for rule in self.rules]
         return {"default": text_of(self.default), "rules": rules, "scales": self.scales, "layout": self.layout}

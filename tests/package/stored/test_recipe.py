@@ -161,3 +161,10 @@ recipes = st.builds(
 @given(recipes)
 def test_json_there_and_back(recipe):
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_what_a_manifest_tells_has_its_kinds():
+    told = Recipe.parse("q4", 32, "head=q8/64,layers.0.*=f32", scales="mse")
+    read = Recipe.of_text(str(told))
+    assert (read.default, read.rules) == (told.default, told.rules)
+    assert Recipe.of_text(str(Recipe())) == Recipe()
