@@ -21,7 +21,7 @@ from mpsplit.package.stored.quantisation import LAYER, QLinear
 from mpsplit.package.stored.weight_files import WeightFiles, inside
 from mpsplit.package.together.exchanged import of_rank_0
 from mpsplit.runtime.load import load_loop
-from tests.cases import splits
+from tests.cases import splits, thorough
 from tests.check.damages import rehash
 from tests.missing import needs
 from tests.models import EXAMPLE
@@ -42,7 +42,7 @@ def run(world, package, folder, layers=True):
 @pytest.mark.mpi
 @needs_the_engine
 @pytest.mark.parametrize("index", range(2))
-@pytest.mark.parametrize("family", ("llama-bias", "qwen2-tied"))
+@pytest.mark.parametrize("family", ("qwen2-tied", *thorough("llama-bias")))
 def test_a_sound_package_is_the_model_in_every_part(world, package_of, model_of, family, index):
     cuts = splits(world.size)
     if index >= len(cuts):
@@ -207,7 +207,7 @@ def test_what_cannot_be_verified_is_refused_in_one_line(package, package_of, mod
 
 
 @needs_the_engine
-@pytest.mark.parametrize("ranks", (1, 2))
+@pytest.mark.parametrize("ranks", (2, *thorough(1)))
 def test_convert_verifies_what_it_made_here_or_on_ranks_of_its_own(package_of, model_of, tmp_path, ranks):
     package = shutil.copytree(package_of("llama", ranks, 1), tmp_path / "package")
     said = mpsplit("convert", package, "--serial", "--verify", model_of("llama"))

@@ -126,6 +126,7 @@ def test_the_old_package_stays_until_the_new_one_is_whole(replaced, wholes, answ
     assert convert(replaced, Alone(), find_pnnx()).read == (0,)
 
 
+@pytest.mark.thorough
 def test_fewer_ranks_in_the_place_of_more(models, tmp_path):
     out = tmp_path / "out"
     partition_evenly(models[0], out, 2, 1)

@@ -55,7 +55,12 @@ CASES = {  # model, and either a number of ranks or the layers and shares of eac
         [(1, [Share(8, 0, embed=131), Share(0, 96)]), (1, [LAST])],
     ),
 }
-MORE = ("4 ranks, 2 KV heads", "5 ranks, 4 KV heads", "3, 2 and 1 layers")
+MORE = (
+    "70 to 30 between an embedding and a head",
+    "4 ranks, 2 KV heads",
+    "5 ranks, 4 KV heads",
+    "3, 2 and 1 layers",
+)
 SOME = [*(case for case in CASES if case not in MORE), *thorough(*MORE)]
 
 pytestmark = pytest.mark.seconds(300)

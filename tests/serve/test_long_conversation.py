@@ -1,5 +1,5 @@
-"""A conversation of 2,700 tokens with a real model, SmolLM2 over two ranks, by OpenAI's client:
-what is kept of it, also over a restart, spares work and changes no answer."""
+"""A conversation of over 1,000 tokens with a real model, SmolLM2 over two ranks, by OpenAI's
+client: what is kept of it, also over a restart, spares work and changes no answer."""
 
 from tests.missing import needs, smollm2
 from tests.models import EXAMPLE
@@ -9,7 +9,7 @@ from tests.serve.started_ranks import serving_ranks
 
 TEXTS = (EXAMPLE.parent / "smollm2" / "english.txt").read_text(encoding="utf-8").splitlines()
 SYSTEM = "You read texts.\n\n" + "\n\n".join(TEXTS[:4])
-ASKED = ["What is this about?\n\n" + "\n\n".join(TEXTS[i : i + 5]) for i in (4, 9, 14)]
+ASKED = ["What is this about?\n\n" + "\n\n".join(TEXTS[i : i + 2]) for i in (4, 6, 8)]
 BOTH = {"prefix": "texts", "session_id": "long"}
 
 
@@ -50,7 +50,7 @@ def test_a_long_conversation_goes_on_after_a_restart(tmp_path):
             known = length + 15
             answers.append(answer)
             talk.append({"role": "assistant", "content": answer})
-        assert length > 2500
+        assert length > 1000
     # in a server that has seen none of it
     with serving_ranks(package, tmp_path / "store") as start:
         served = start("mpirun")

@@ -24,8 +24,8 @@ CHECKS = [status_code_conformance, content_type_conformance, response_schema_con
 
 
 @pytest.mark.seconds(300)
-@pytest.mark.parametrize("cases", [400, *thorough(2000)])  # at least, over all operations
-def test_thousands_of_requests(target, cases):
+@pytest.mark.parametrize("cases", [200, *thorough(2000)])  # at least, over all operations
+def test_many_requests(target, cases):
     seen = Counter()
     with target(places=8, waiting=64, most_tokens=96) as server, requests.Session() as session:
         if isinstance(server.loop, RealLoop):

@@ -29,6 +29,7 @@ from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.cuts import linears_of, part_of
 from mpsplit.plan.price.sizes import Job, attention_bytes, head_bytes, mlp_bytes
 from mpsplit.plan.shards import Range
+from tests.cases import thorough
 from tests.ggufs import random_blocks, write_gguf
 from tests.models import make_model
 from tests.packages import partition_evenly
@@ -97,7 +98,9 @@ def check_every_weight(path, package, manifest) -> None:
     assert seen == set(whole)
 
 
-@pytest.mark.parametrize("kind, ranks", [*((name, 3) for name in IN_32), ("Q8_0", 1), ("Q4_1", 1), ("Q4_1", 2)])
+@pytest.mark.parametrize(
+    "kind, ranks", [*((name, 3) for name in IN_32), *thorough(("Q8_0", 1), ("Q4_1", 1), ("Q4_1", 2))]
+)
 def test_every_weight_is_what_gguf_py_dequantises(tmp_path, kind, ranks):
     path = write_gguf(make_model("llama", tmp_path / "model", changes=SHAPE), tmp_path / "small.gguf", kind, drawn=True)
     manifest = package_of(path, tmp_path / "package", ranks)
@@ -105,7 +108,9 @@ def test_every_weight_is_what_gguf_py_dequantises(tmp_path, kind, ranks):
     assert f"15 of {kind}" in manifest.tools["recipe"]
 
 
-@pytest.mark.parametrize("family, ranks, pipeline", [("llama", 3, 1), ("llama-mha-tied", 2, 1), ("llama", 1, 2)])
+@pytest.mark.parametrize(
+    "family, ranks, pipeline", [("llama-mha-tied", 2, 1), *thorough(("llama", 3, 1), ("llama", 1, 2))]
+)
 def test_types_may_differ_from_weight_to_weight(tmp_path, family, ranks, pipeline):
     changes = SHAPE | ({"num_key_value_heads": 6} if "mha" in family else {})
     path = write_gguf(make_model(family, tmp_path / "model", changes=changes), tmp_path / "small.gguf", mixed)
