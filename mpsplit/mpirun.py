@@ -68,15 +68,6 @@ class Ended:
     asked: bool = False
 
 
-def start(
-    ranks: int, arguments: list[str], hostfile: str | None = None, reads_input: bool = False, ends_itself: bool = False
-) -> int:
-    """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits; with `reads_input` our standard input
-    goes to rank 0; what `ends_itself` on a signal gets each one from us, once, and all the time
-    that it takes. A second one is the last."""
-    return code_of(run(ranks, arguments, hostfile, reads_input, ends_itself))
-
-
 def code_of(ended: Ended) -> int:
     """The command's own, or why it has none."""
     if ended.why:
@@ -87,6 +78,9 @@ def code_of(ended: Ended) -> int:
 def run(
     ranks: int, arguments: list[str], hostfile: str | None = None, reads_input: bool = False, ends_itself: bool = False
 ) -> Ended:
+    """Runs `mpsplit ARGUMENTS` on `ranks` ranks and waits; with `reads_input` our standard input
+    goes to rank 0; what `ends_itself` on a signal gets each one from us, once, and all the time
+    that it takes. A second one is the last."""
     # mpirun calls its folder by its number; one that was killed leaves it, and the next of that
     # number does not start
     with tempfile.TemporaryDirectory(prefix="mpsplit-mpirun-", ignore_cleanup_errors=True) as own:

@@ -1,7 +1,8 @@
 """A server that is started again when its ranks fail.
 
 In: how to start it. Out: the exit code of a start that somebody ended, or a LaunchError when it
-never gets ready. Invariant: between two starts there is a pause, twice as long each time.
+never gets ready. Invariant: between two starts there is a pause, twice as long each time. What
+cannot be started at first is not tried again; later it is, for a machine may come back.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mpsplit.errors import LaunchError
-from mpsplit.mpirun import Ended
+from mpsplit.mpirun import RANK_FAILED, Ended
 
 FIRST, LONGEST = 1.0, 60.0  # seconds of a pause
 GOOD = 180.0  # seconds of running after which the pauses begin anew
@@ -22,11 +23,12 @@ TRIES = 5  # starts in a row that never got ready
 
 
 def keep_running(start: Callable[[], Ended], pause: float = FIRST) -> int:
-    never = 0
+    never, first = 0, True
     with asked_to_end() as asked:
         while True:
             began = time.monotonic()
-            ended = start()
+            ended = start() if first else _started(start)
+            first = False
             if ended.asked or ended.code == 0:
                 return ended.code
             ran = time.monotonic() - began
@@ -39,6 +41,13 @@ def keep_running(start: Callable[[], Ended], pause: float = FIRST) -> int:
             if asked.wait(pause):
                 return ended.code
             pause = min(2 * pause, LONGEST)
+
+
+def _started(start: Callable[[], Ended]) -> Ended:
+    try:
+        return start()
+    except LaunchError as wrong:
+        return Ended(RANK_FAILED, str(wrong))
 
 
 def _say(text: str) -> None:

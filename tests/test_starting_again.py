@@ -17,7 +17,7 @@ def world(monkeypatch):
     """Ends to come and how long each ran, pauses that were made, a clock, whether somebody asks."""
 
     class World:
-        ends: list[tuple[Ended, float]] = []
+        ends: list[tuple[Ended | LaunchError, float]] = []
         pauses: list[float] = []
         now = 0.0
         asks_in_pause = False
@@ -25,6 +25,8 @@ def world(monkeypatch):
         def start(self) -> Ended:
             ended, seconds = self.ends.pop(0)
             self.now += seconds
+            if isinstance(ended, LaunchError):
+                raise ended
             return ended
 
         def wait(self, seconds: float) -> bool:
@@ -69,3 +71,13 @@ def test_who_was_asked_to_end_stays_ended(world, ended):
 def test_a_signal_in_a_pause_ends_it(world):
     world.ends, world.asks_in_pause = [(NEVER, 1.0)], True
     assert keep_running(world.start) == 2 and world.pauses == [1]
+
+
+def test_what_cannot_be_started_is_tried_again_if_it_once_could_be(world, capsys):
+    wrong = LaunchError("Ray found no room for 2 ranks")
+    world.ends = [(wrong, 1.0)]
+    with pytest.raises(LaunchError, match="no room"):
+        keep_running(world.start)
+    world.ends = [(FAILED, 1.0), (wrong, 1.0), (Ended(0), 5.0)]
+    assert keep_running(world.start) == 0 and world.pauses == [1, 2]
+    assert "no room for 2 ranks, after 1 s; it is started again in 2 s" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from mpsplit.commands.staged.staged_convert import convert_stages_command
 from mpsplit.commands.verify import original_of, verify_converted
 from mpsplit.errors import ConvertError, PlanError
 from mpsplit.options.package_argument import add_keys, add_package, keys_of
-from mpsplit.options.rank_options import add_ranks, add_serial, on_ranks, started_ranks
+from mpsplit.options.rank_options import add_launcher, add_ranks, add_serial, on_ranks, started_ranks
 from mpsplit.package.json_fields import text
 from mpsplit.package.manifest import FORM, PARTITION, Manifest
 from mpsplit.package.sealed.keys import Key
@@ -31,6 +31,7 @@ from mpsplit.plan.cuts import linears_of
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_package(parser)
     add_ranks(parser)
+    add_launcher(parser)
     add_serial(parser)
     add = parser.add_argument
     add(

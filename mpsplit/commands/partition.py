@@ -12,7 +12,7 @@ from pathlib import Path
 from mpsplit.commands.staged.staged_partition import partition_stages_command
 from mpsplit.options.model_argument import add_model, own_kinds, with_own_blocks
 from mpsplit.options.plan_options import add_plan, make_on_ranks, plan_for, world_of
-from mpsplit.options.rank_options import add_serial
+from mpsplit.options.rank_options import add_launcher, add_serial
 from mpsplit.options.stage_options import add_stages, goes_in_stages
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.placed_plan import Placed
@@ -22,6 +22,7 @@ from mpsplit.plan.price.sizes import Job
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_plan(parser)
+    add_launcher(parser)
     add_stages(parser)
     parser.add_argument("--out", required=True, help="the package's directory")
     parser.add_argument(

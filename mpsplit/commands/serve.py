@@ -18,11 +18,11 @@ from typing import Any
 from mpsplit.comm import mpi_rank
 from mpsplit.commands.staged.staged_serve import follow_stages, ranks_of_stages, text_service
 from mpsplit.errors import RunError
-from mpsplit.mpirun import WATCHED, run, say_ready
+from mpsplit.mpirun import WATCHED, say_ready
 from mpsplit.options.loop_options import add_leading, lead
 from mpsplit.options.number_checks import at_least_one
 from mpsplit.options.package_argument import add_package, package_for_ranks
-from mpsplit.options.rank_options import MPIRUN, add_launcher, add_ranks, on_ranks, take_threads
+from mpsplit.options.rank_options import add_launcher, add_ranks, on_ranks, run_on_ranks, take_threads
 from mpsplit.options.settings_options import layers_of
 from mpsplit.package.stages.stage_manifest import is_pipeline
 from mpsplit.runtime.engine.pages import UNUSED
@@ -168,11 +168,9 @@ def _keep_running(ranks: int, args: argparse.Namespace) -> int:
         raise RunError(
             f"--restart starts the ranks by itself; leave mpirun out: mpsplit serve {args.package} --restart"
         )
-    if args.launcher != MPIRUN:
-        raise RunError(f"--restart watches over mpirun, not yet over --launcher {args.launcher}; leave one of them out")
     given = [word for word in args.given if word != "--restart"]
     os.environ[WATCHED] = "1"
-    return keep_running(lambda: run(ranks, given, args.hostfile, ends_itself=True))
+    return keep_running(lambda: run_on_ranks(ranks, given, args, ends_itself=True))
 
 
 def _check_options(args: argparse.Namespace) -> None:

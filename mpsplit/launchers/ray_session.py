@@ -19,6 +19,7 @@ from mpsplit.errors import LaunchError
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # else it tells its makers over the network
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # else what befalls an actor is printed among the answers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of what its next version does
 }
 LISTENS = 5  # seconds

@@ -63,16 +63,24 @@ def take_threads(args: argparse.Namespace) -> None:
         os.environ["OMP_NUM_THREADS"] = str(args.threads)
 
 
-def on_ranks(ranks: int, args: argparse.Namespace, reads_input: bool = False, ends_itself: bool = False) -> int | None:
-    """The exit code of this command started again on `ranks` ranks by --launcher; None when it runs
-    in the right place already. `reads_input` and `ends_itself` as mpirun.start has them."""
-    if mpi_rank() is not None or (ranks == 1 and args.launcher == MPIRUN):
-        return None
+def run_on_ranks(
+    ranks: int, given: list[str], args: argparse.Namespace, reads_input: bool = False, ends_itself: bool = False
+) -> mpirun.Ended:
+    """`mpsplit GIVEN` on `ranks` ranks, started by --launcher; `reads_input` and `ends_itself` as
+    mpirun.run has them."""
     if args.launcher == MPIRUN:
-        return mpirun.start(ranks, args.given, args.hostfile, reads_input, ends_itself)
+        return mpirun.run(ranks, given, args.hostfile, reads_input, ends_itself)
     assert not reads_input, "Ray's ranks read no input"
     if args.hostfile:
         raise LaunchError(f"--hostfile {args.hostfile} is for mpirun, Ray knows its nodes; leave one of the two out")
     from mpsplit.launchers import ray_ranks
 
-    return mpirun.code_of(ray_ranks.run(needs_of(args, ranks), args.given, ends_itself))
+    return ray_ranks.run(needs_of(args, ranks), given, ends_itself)
+
+
+def on_ranks(ranks: int, args: argparse.Namespace, reads_input: bool = False, ends_itself: bool = False) -> int | None:
+    """The exit code of this command started again on `ranks` ranks; None when it runs in the right
+    place already."""
+    if mpi_rank() is not None or (ranks == 1 and args.launcher == MPIRUN):
+        return None
+    return mpirun.code_of(run_on_ranks(ranks, args.given, args, reads_input, ends_itself))

@@ -1,5 +1,5 @@
 """Memory of a conversion does not grow with the model: a checkpoint of 1 GB, measured from outside,
-children counted."""
+children counted. A rank's half of the weights in float32 is 970e6 bytes."""
 
 import json
 import subprocess
@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from mpsplit.plan.price.making import MAKING
 from tests.missing import needs
 from tests.running import CLEAN
 
 ROOT = Path(__file__).parents[2]
-# bytes a rank, of which torch and pnnx take 500e6; a rank's half of the weights in float32 is 970e6
-CEILING = 700e6
 
 
 @pytest.mark.seconds(400)
@@ -31,4 +30,4 @@ def test_a_checkpoint_of_one_gigabyte(tmp_path):
         assert read < 1.02 * own
     for step in told["steps"]:
         if step["name"] != "run":
-            assert len(step["peak"]) == 2 and min(step["peak"]) > 50e6 and max(step["peak"]) < CEILING, step
+            assert len(step["peak"]) == 2 and min(step["peak"]) > 50e6 and max(step["peak"]) < MAKING, step

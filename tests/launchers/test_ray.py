@@ -19,16 +19,20 @@ import uuid
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from mpsplit.leash import leashed
+from mpsplit.package.manifest import Manifest
+from mpsplit.plan.placed_plan import PLAN, Placed
 from tests.missing import need
 from tests.models import EXAMPLE
-from tests.running import CLEAN, MPSPLIT, completed, gone
+from tests.running import CLEAN, MPSPLIT, completed, gone, mpsplit
 
-pytestmark = [pytest.mark.most(1), pytest.mark.seconds(120)]
+pytestmark = [pytest.mark.most(1), pytest.mark.seconds(240)]
 MACHINES = ("board-1", "board-2")
 MEMORY = 1536 << 20  # bytes of each, as Ray may assign them
+RAY = ["--launcher", "ray"]
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of Japan?"}], "temperature": 0}
 
 
@@ -49,6 +53,12 @@ def processes(**environment: str) -> dict[int, int]:
 
 def parent(process: int) -> int:
     return int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[1])
+
+
+def said(cluster, *arguments) -> str:
+    done = completed(*arguments, env=cluster, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def until(true, seconds: float, what: str):
@@ -121,28 +131,34 @@ def test_the_nodes_as_a_cluster_for_plans(cluster, tmp_path):
     assert [(d["name"], d["threads"], d["memory_bytes"]) for d in devices] == [(name, 1, MEMORY) for name in MACHINES]
 
 
-def test_a_question(cluster, package):
-    done = completed("run", package, "--prompt", "What is 57+86?", "--launcher", "ray", env=cluster)
-    assert done.returncode == 0 and done.stdout.endswith("The answer is 143.\n"), done.stderr
+def test_a_package_is_made_where_the_plan_says(cluster, package, tmp_path):
+    """The same files as without Ray."""
+    plan, made = tmp_path / "plan.json", tmp_path / "made"
+    said(cluster, "plan", EXAMPLE, "--cluster", "ray", "--tensor", 2, "--out", plan)
+    said(cluster, "partition", EXAMPLE, "--plan", plan, "--out", made, *RAY)
+    said(cluster, "convert", made, *RAY)
+    assert Manifest.load(made).files == Manifest.load(package).files
+    assert [device.host for device in Placed.load(made / PLAN).cluster.devices] == list(MACHINES)
+    done = completed("run", made, "--prompt", "What is 57+86?", *RAY, env=cluster)
+    assert done.stdout.endswith("The answer is 143.\n"), done.stderr
     assert len(done.stderr.splitlines()) == 1 and "tok/s" in done.stderr
+
+
+@pytest.mark.thorough
+def test_stages(cluster, tmp_path):
+    made, given = tmp_path / "made", tmp_path / "x.npz"
+    np.savez(given, x=np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32))
+    unet = "tests.export.stages.factories:unet"
+    said(cluster, "partition", unet, "--stages", "down,deep,last", "--ranks", 2, "--out", made, *RAY)
+    said(cluster, "convert", made, *RAY)
+    assert said(cluster, "run", made, "--tensor", given, *RAY) == mpsplit("run", made, "--tensor", given)
 
 
 @pytest.mark.parametrize("victim", ("rank", "actor"))
 def test_who_is_killed_ends_the_group(cluster, package, victim):
     mine = {"MPSPLIT_TEST": uuid.uuid4().hex}
-    command = [
-        *MPSPLIT,
-        "run",
-        package,
-        "--prompt",
-        "A",
-        "--ignore-eos",
-        "--max-new-tokens",
-        "400",
-        "--launcher",
-        "ray",
-    ]
-    command = list(map(str, [*command, "--seed", "1"]))
+    long = ["--ignore-eos", "--max-new-tokens", "400", "--seed", "1"]
+    command = list(map(str, [*MPSPLIT, "run", package, "--prompt", "A", *long, *RAY]))
     both = subprocess.PIPE
     child = subprocess.Popen(command, stdout=both, stderr=both, text=True, env=cluster | mine)
     try:
@@ -159,29 +175,34 @@ def test_who_is_killed_ends_the_group(cluster, package, victim):
     assert gone(ranks.values(), 5)
 
 
-def test_a_server_answers(cluster, package):
+def test_a_server_is_started_again(cluster, package):
+    """A killed actor is a rank that failed."""
     mine = {"MPSPLIT_TEST": uuid.uuid4().hex}
-    command = [*MPSPLIT, "serve", package, "--port", "0", "--model-name", "vicuna", "--launcher", "ray"]
+    command = [*MPSPLIT, "serve", package, "--port", "0", "--model-name", "vicuna", "--restart", *RAY]
     both = subprocess.PIPE
     child = subprocess.Popen(list(map(str, command)), stdout=both, stderr=both, text=True, env=cluster | mine)
     try:
-        found = re.match(r"vicuna at (http://127.0.0.1:\d+), over 2 ranks", child.stdout.readline())
-        assert found, child.stderr.read()
+        for again in (False, True):
+            found = re.match(r"vicuna at (http://127.0.0.1:\d+), over 2 ranks", child.stdout.readline())
+            assert found
+            ranks = processes(**mine)
+            if not again:
+                os.kill(parent(ranks[1]), signal.SIGKILL)
         reply = httpx.post(f"{found[1]}/v1/chat/completions", json=QUESTION, timeout=60).json()
         assert reply["choices"][0]["message"]["content"].strip() == "The capital of Japan is Tokyo."
-        ranks = processes(**mine)
         child.send_signal(signal.SIGTERM)
         _, said = child.communicate(timeout=30)
     finally:
         child.kill()
         child.communicate()
     assert child.returncode == 0, said
+    assert "it is started again in 1 s" in said
     assert gone(ranks.values(), 5)
 
 
 def test_what_ends_when_the_command_is_killed(cluster, package):
     mine = {"MPSPLIT_TEST": uuid.uuid4().hex}
-    command = [*MPSPLIT, "serve", package, "--port", "0", "--launcher", "ray"]
+    command = [*MPSPLIT, "serve", package, "--port", "0", *RAY]
     child = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, env=cluster | mine)
     child.stdout.readline()
     ranks = processes(**mine)
@@ -198,7 +219,7 @@ def test_what_ends_when_the_command_is_killed(cluster, package):
     ],
 )
 def test_refused(cluster, package, options, why):
-    done = completed("run", package, "--prompt", "A", "--launcher", "ray", *options, env=cluster)
+    done = completed("run", package, "--prompt", "A", *RAY, *options, env=cluster)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and why in done.stderr, done.stderr
 
 
