@@ -51,6 +51,7 @@ THINGS = {
     "MiniLM": Thing("models", minilm.is_dir, "./launch/minilm fetches it"),
     "pnnx": Thing("pnnx", lambda: cpp.pnnx_program().exists(), "./launch/setup pnnx builds it"),
     "ray": Thing("ray", lambda: find_spec("ray"), "pip install 'mpsplit[ray]'"),
+    "iree": Thing("iree", lambda: find_spec("iree") and find_spec("iree.compiler"), "pip install 'mpsplit[iree]'"),
     "cmake": _program("cmake", "cmake"),
     "aarch64-linux-gnu-g++": _program("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"),
     "qemu-aarch64": _program("qemu-aarch64", "qemu-user"),

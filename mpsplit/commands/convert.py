@@ -20,6 +20,7 @@ from mpsplit.options.rank_options import add_launcher, add_ranks, add_serial, on
 from mpsplit.package.json_fields import text
 from mpsplit.package.manifest import FORM, PARTITION, Manifest
 from mpsplit.package.sealed.keys import Key
+from mpsplit.package.stages.built import COMPILERS, NCNN
 from mpsplit.package.stages.stage_manifest import is_pipeline
 from mpsplit.package.stored.quantisation import BLOCKS, ROUNDED
 from mpsplit.package.stored.recipe import LAYOUTS, METHODS, NATIVE, SCALES, Recipe
@@ -78,6 +79,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--share-with", metavar="PACKAGE", help="take weight files that are the same from there, one copy for both")
     add("--encrypt", action="store_true", help="seal all but the manifest; plain weights never reach the disk")
     add_keys(parser)
+    add(
+        "--compiler",
+        choices=COMPILERS,
+        help="of stages: iree makes machine code for this processor, in float32 (default: ncnn)",
+    )
     add("--pnnx", metavar="PATH", help="another pnnx than the installed or built one")
     add(
         "--customop",
@@ -92,6 +98,8 @@ def convert_command(args: argparse.Namespace) -> int:
     if is_pipeline(partition_home(package)):
         return convert_stages_command(args)
     partition = Manifest.load(partition_home(package), PARTITION)
+    if args.compiler not in (None, NCNN):
+        raise ConvertError(f"--compiler {args.compiler} is for a model in stages; partition it with --stages N")
     ranks = partition.plan.ranks
     started = started_ranks(args)
     if started not in (None, ranks):

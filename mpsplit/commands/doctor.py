@@ -25,7 +25,7 @@ from mpsplit.native.third_party import Pin
 from mpsplit.progress import console
 
 SECONDS = 30  # longest a check may take
-OPTIONAL = ("build", "launch by ray")  # needs that many have not
+OPTIONAL = ("build", "launch by ray", "run by iree", "compile by iree")  # needs that many have not
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -161,6 +161,8 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _program("pnnx", "export", "pip install 'mpsplit[export]'"),
     _pnnx_of_operators,
     _package("ray", "ray", "launch by ray", "[ray]"),
+    _package("iree-base-runtime", "iree.runtime", "run by iree", "[iree]"),
+    _package("iree-base-compiler", "iree.compiler", "compile by iree", "[iree]"),
     _program("g++", "build", "apt install g++"),
     _extensions,
     _weights,

@@ -54,7 +54,7 @@ def torch_version() -> Path | None:
     return version if version and version.exists() else None
 
 
-def _processor() -> str:
+def processor() -> str:
     """What -march=native depends on: a cache on a shared disk serves machines of several kinds."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -73,7 +73,7 @@ def _digest(texts: list[str], root: Path, *suffixes: str) -> str:
     """Changes with the texts, the compiler, and the files under `root` that have one of the
     suffixes."""
     digest = hashlib.sha256()
-    for text in (_compiler_version(), _processor(), *flags(), *texts):
+    for text in (_compiler_version(), processor(), *flags(), *texts):
         digest.update(text.encode() + b"\0")
     for path in sorted(p for p in root.rglob("*") if p.suffix in suffixes and p.is_file() and not _is_test(p)):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())

@@ -10,6 +10,7 @@ from mpsplit.commands.stages import show_stages
 from mpsplit.errors import RunError
 from mpsplit.options.stage_options import first_given
 from mpsplit.package.manifest import File
+from mpsplit.package.stages.built import NCNN, Built
 from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.package.stages.stage_files import StageFiles, stem_of
 from mpsplit.package.stages.stage_manifest import StageManifest
@@ -35,10 +36,10 @@ def inspect_stages_command(args: argparse.Namespace) -> int:
     print(f"verified: {outputs} apart" if outputs else "not verified; mpsplit verify PACKAGE MODEL does it")
     show_stages(pipeline)
     for rank, part in enumerate(manifest.ranks):
-        print(f"\nrank {rank}, {sum(file.size for file in part.files):,} bytes")
+        print(f"\nrank {rank}, {sum(file.size for file in part.files):,} bytes{_built_by(pipeline, rank)}")
         names = {Path(file.path).name: file for file in part.files}
         for number in pipeline.of_rank(rank):
-            _show_files(names, stem_of(number))
+            _show_files(names, stem_of(number), pipeline.stages[number].built.compiler)
         for shard in pipeline.shards_of(rank):
             _show_files(names, stem_of(shard.stage, shard.part))
     if args.check:
@@ -48,7 +49,13 @@ def inspect_stages_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show_files(names: dict[str, File], stem: str) -> None:
-    for name in StageFiles.of(names, stem).names:
+def _built_by(pipeline: Pipeline, rank: int) -> str:
+    """What compiled its stages, where that is not ncnn; all of a rank are made alike."""
+    built = next((pipeline.stages[number].built for number in pipeline.of_rank(rank)), Built())
+    return f"; by {built.compiler}, for {built.machine} with {' '.join(built.features)}" if built.machine else ""
+
+
+def _show_files(names: dict[str, File], stem: str, compiler: str = NCNN) -> None:
+    for name in StageFiles.of(names, stem, compiler).names:
         if file := names.get(name):  # a stage whose shards are all of it has none
             print(f"  {file.path:<28} {file.size:>14,} bytes  sha256 {file.sha256[:SHORT]}")

@@ -12,7 +12,7 @@ stage_cuts       MODEL, cut and closed: what stages, plan and partition begin wi
 stage_shell      what partition leaves of a stage or shard for convert
 checkpoint_names which tensor of a checkpoint a weight is
 partition_stages every rank writes its own stages
-stage_graph      a stage's graph with its linears packed
-stage_conversion one stage to ncnn's files, and the proof that they compute the same
+compilers/       from a stage's program to files that run
+stage_conversion one stage to a compiler's files, and the proof that they compute the same
 convert_stages   every rank makes the files of its own stages
 """

@@ -1,4 +1,4 @@
-"""`mpsplit convert` of a pipeline: every rank makes ncnn's files of its own stages and shards.
+"""`mpsplit convert` of a pipeline: every rank compiles its own stages and shards.
 
 In: a partition of stages. Out: a package that runs.
 
@@ -11,21 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mpsplit.comm import Communicator
-from mpsplit.export.graph.pnnx import Pnnx
 from mpsplit.export.model.model_origin import Origin, open_model
+from mpsplit.export.stages.compilers.stage_compiler import StageCompiler
 from mpsplit.export.stages.stage_conversion import ConvertedStage, TryOut, convert_stage
 from mpsplit.package.json_fields import many, number, record, whole
 from mpsplit.package.manifest import MANIFEST, PARTITION, File, rank_folder
 from mpsplit.package.manifest_fields import BYTES, FILE, FILES
+from mpsplit.package.stages.built import BUILT, Built
 from mpsplit.package.stages.pipeline import MOST_STAGES, MOST_VALUES, NAMES, STAGES, Pipeline, Shard
-from mpsplit.package.stages.stage_files import stem_of
+from mpsplit.package.stages.stage_files import COMPILED, stem_of
 from mpsplit.package.stages.stage_manifest import StageManifest
-from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.together.exchanged import by_rank, exchanged, of_rank_0, plain
 from mpsplit.package.together.package_commit import NEXT, forget_unfinished_partition, partition_home, sync_below
 from mpsplit.package.together.package_commit import commit as put_in_place
@@ -47,7 +46,7 @@ class StageConversion:
 
 
 def convert_stages(
-    package: Path, comm: Communicator, pnnx: Pnnx, recipe: Recipe, try_out: TryOut, model: Path | None = None
+    package: Path, comm: Communicator, compiler: StageCompiler, try_out: TryOut, model: Path | None = None
 ) -> StageConversion:
     """Converts the stages of this rank, or of all ranks when there is only this process. `model`:
     where the checkpoint is by now; `try_out`: runs a stage's files (runtime/pipeline)."""
@@ -69,17 +68,17 @@ def convert_stages(
             folder = rank_folder(home, rank)
             made[rank] = Made(
                 [
-                    _converted(pipeline, number, folder, out, checkpoint, pnnx, recipe, try_out)
+                    _converted(pipeline, number, folder, out, checkpoint, compiler, try_out)
                     for number in track(pipeline.of_rank(rank), f"stages of rank {rank}")
                 ],
                 [
-                    _converted_shard(pipeline, shard, folder, out, checkpoint, pnnx, recipe, try_out)
+                    _converted_shard(pipeline, shard, folder, out, checkpoint, compiler, try_out)
                     for shard in track(pipeline.shards_of(rank), f"shards of rank {rank}")
                 ],
             )
             read[rank] = checkpoint.bytes_read - before
         checkpoint.close()
-        return _committed(package, comm, partition, pipeline, pnnx, recipe, made, read)
+        return _committed(package, comm, partition, pipeline, compiler, made, read)
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,7 @@ def _converted_shard(pipeline: Pipeline, shard: Shard, *where: Any) -> Converted
 RESULT = record(
     {
         "files": FILES,
+        "built": BUILT,
         "whole": many(NAMES, MOST_STAGES),
         "shards": many(whole(0, 1), MOST_VALUES),
         "errors": many(number(1e30), MOST_STAGES),
@@ -118,12 +118,11 @@ def _committed(
     comm: Communicator,
     partition: StageManifest,
     pipeline: Pipeline,
-    pnnx: Pnnx,
-    recipe: Recipe,
+    compiler: StageCompiler,
     made: Mapping[int, Made],
     read: Mapping[int, int],
 ) -> StageConversion:
-    told = {rank: _result(package / NEXT, rank, made[rank], read[rank]) for rank in made}
+    told = {rank: _result(package / NEXT, rank, made[rank], read[rank], compiler.built) for rank in made}
     results = by_rank(comm, told, plain(RESULT))
     pipeline, errors = _with_results(pipeline, results)
     stages_file = None
@@ -131,7 +130,7 @@ def _committed(
         pipeline.save(package / NEXT)
         stages_file = File.of(package / NEXT, package / NEXT / STAGES)
     listed = of_rank_0(comm, stages_file and vars(stages_file), plain(FILE))
-    made_with = {"pnnx": pnnx.release, "ncnn": version("ncnn"), "recipe": str(recipe)}
+    made_with = compiler.tools | {"recipe": compiler.recipe}
     files = [File.many_from_json(result["files"]) for result in results]
     manifest = partition.with_files(files, File(**listed), made_with)
     if comm.host_lead:
@@ -153,7 +152,8 @@ def _committed(
 
 
 def _with_results(pipeline: Pipeline, results: Sequence[dict]) -> tuple[Pipeline, tuple[float, ...]]:
-    """The pipeline, with which axes of batches are kept, and how far each stage is off."""
+    """The pipeline, with what made each stage and which axes of batches it keeps, and how far each
+    stage is off."""
     wholes = iter([tuple(names) for result in results for names in result["whole"]])
     errors = [error for result in results for error in result["errors"]]
     kept = {}
@@ -167,6 +167,7 @@ def _with_results(pipeline: Pipeline, results: Sequence[dict]) -> tuple[Pipeline
         replace(
             stage,
             whole=next(wholes),
+            built=Built.from_json(results[stage.rank]["built"]),
             parts=tuple(
                 replace(part, whole=tuple(kept[Shard(number, place, i)] for i in range(len(part.shards))))
                 for place, part in enumerate(stage.parts)
@@ -178,18 +179,19 @@ def _with_results(pipeline: Pipeline, results: Sequence[dict]) -> tuple[Pipeline
 
 
 def _forget_others(package: Path, rank: int, result: dict) -> None:
-    """Matrices that an earlier conversion packed, and this one did not."""
+    """Of an earlier conversion: matrices that this one did not pack, files of another compiler."""
     listed = {Path(file["path"]).name for file in result["files"]}
-    for path in rank_folder(package, rank).glob("stage-*.packed.bin"):
-        if path.name not in listed:
+    for path in rank_folder(package, rank).glob("stage-*"):
+        if path.name not in listed and path.name.endswith(COMPILED):
             path.unlink()
 
 
-def _result(home: Path, rank: int, made: Made, read: int) -> dict:
+def _result(home: Path, rank: int, made: Made, read: int, built: Built) -> dict:
     folder, stages = rank_folder(home, rank), [*filter(None, made.stages), *made.shards]
     paths = [folder / name for stage in stages for name in stage.files.names]
     return {
         "files": [vars(File.of(home, path)) for path in paths],
+        "built": built.to_json(),
         "whole": [list(stage.stage.whole) if stage else [] for stage in made.stages],
         "shards": [len(shard.stage.whole) for shard in made.shards],
         "errors": [stage.error if stage else 0.0 for stage in made.stages],

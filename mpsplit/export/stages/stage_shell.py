@@ -20,7 +20,7 @@ from mpsplit.export.stages.captured import Capture
 from mpsplit.export.stages.made_values import TABLE
 from mpsplit.export.stages.shard_program import ShardExtraction
 from mpsplit.export.stages.stage_program import save_script, stage_module, weight_name
-from mpsplit.package.stages.stage_files import StageFiles, shell_names
+from mpsplit.package.stages.stage_files import shell_names, tables_name
 from mpsplit.package.whole_files import read_json, write_json
 
 
@@ -64,9 +64,9 @@ def save_stage(
     _save(module, Shell({weight_name(name): tensors[name] for name in wanted.weights}, lengths), stem, folder)
     tables = {name: capture.made[name].table for name in wanted.made if capture.made[name].kind == TABLE}
     if tables:
-        path = StageFiles.named(stem).tables
-        assert path
-        np.savez(folder / path, **{name: table.numpy() for name, table in tables.items() if table is not None})
+        np.savez(
+            folder / tables_name(stem), **{name: table.numpy() for name, table in tables.items() if table is not None}
+        )
 
 
 def save_shard(

@@ -1,6 +1,7 @@
 """A pipeline of stages on the disk.
 
 pipeline        stages.json: every stage, what it takes, gives and closes over, who runs it
+built           what made a stage's files, and for which processor
 growing_shapes  shapes whose length may grow, as text and as numbers
 sharded_part    what several ranks compute of a stage, and how it is put together
 stage_files     the files of one stage

@@ -16,6 +16,7 @@ from typing import Any
 from mpsplit.errors import PackageError
 from mpsplit.package.json_fields import many, mapping, one_of, record, text, whole
 from mpsplit.package.manifest_fields import BYTES, RANKS, TEXT
+from mpsplit.package.stages.built import BUILT, Built
 from mpsplit.package.stages.growing_shapes import LARGEST, Shape, grows, numbers, size_kind, text_of
 from mpsplit.package.stages.image_settings import ImageSettings
 from mpsplit.package.stages.sentence_settings import SentenceSettings
@@ -68,7 +69,7 @@ class Stage:
     computed here again, `constants`: bytes of them. `whole`: inputs that keep the axis of the
     batch in the stage's own graph. `flops`: at a usual length. `parts`: what several ranks
     compute; where there are some, the stage's own graph takes and gives `graph_inputs` and
-    `graph_outputs`."""
+    `graph_outputs`. `built`: what made its files."""
 
     name: str
     rank: int
@@ -85,6 +86,7 @@ class Stage:
     parts: tuple[ShardedPart, ...] = ()
     graph_inputs: tuple[str, ...] = ()
     graph_outputs: tuple[str, ...] = ()
+    built: Built = Built()
 
     @property
     def own_graph(self) -> Stage:
@@ -272,7 +274,7 @@ PIPELINE = record(
                         4096,
                     )
                 },
-                {"parts": many(SHARDED_PART, 4096), "graph_inputs": NAMES, "graph_outputs": NAMES},
+                {"parts": many(SHARDED_PART, 4096), "graph_inputs": NAMES, "graph_outputs": NAMES, "built": BUILT},
             ),
             MOST_STAGES,
         ),
@@ -288,4 +290,5 @@ def _stage(data: dict[str, Any]) -> Stage:
     plain: dict[str, Any] = {name: data[name] for name in ("name", "rank", "weights", "bytes", "flops", "constants")}
     lists |= {name: tuple(data.get(name, ())) for name in ("graph_inputs", "graph_outputs")}
     parts = tuple(map(ShardedPart.from_json, data.get("parts", ())))
-    return Stage(**plain, **lists, made=made, parts=parts)
+    built = Built.from_json(data["built"]) if "built" in data else Built()
+    return Stage(**plain, **lists, made=made, parts=parts, built=built)

@@ -1,6 +1,6 @@
 """A pipeline of stages at run time: one rank's stages, and what travels between ranks.
 
-stage_net     one stage in ncnn: arrays in, arrays out
+nets/         one stage: arrays in, arrays out
 rank_ring     which values pass between which ranks
 pipeline_run  the schedule: several inputs in flight, rank 0 leads
 bursts        the ranks of a server: inputs for as long as there are some, then rest

@@ -17,8 +17,8 @@ import numpy as np
 
 from mpsplit.runtime.account.account import Account, peak_rss_bytes
 from mpsplit.runtime.loop.faults import telling_all
+from mpsplit.runtime.pipeline.nets.stage_net import Arrays
 from mpsplit.runtime.pipeline.pipeline_run import PipelineRun
-from mpsplit.runtime.pipeline.stage_net import Arrays
 
 
 class Next(IntEnum):

@@ -13,10 +13,10 @@ from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.package.stages.stage_files import StageFiles, stem_of
 from mpsplit.package.stages.stage_manifest import StageManifest
 from mpsplit.runtime.engine.cores import share_of_cores
+from mpsplit.runtime.pipeline.nets.load_net import load_net
 from mpsplit.runtime.pipeline.pipeline_run import PipelineRun
 from mpsplit.runtime.pipeline.shard_work import ShardWork
 from mpsplit.runtime.pipeline.sharded_run import ShardedRun
-from mpsplit.runtime.pipeline.stage_net import StageNet
 
 
 def load_pipeline(package: Path, comm: Communicator) -> PipelineRun:
@@ -27,14 +27,15 @@ def load_pipeline(package: Path, comm: Communicator) -> PipelineRun:
     pipeline, folder = Pipeline.load(package), rank_folder(package, comm.rank)
     threads = share_of_cores(comm.local_size)
     names = {Path(file.path).name for file in manifest.ranks[comm.rank].files}
-    nets = [
-        StageNet(pipeline, pipeline.stages[number], folder, StageFiles.of(names, stem_of(number)), threads)
-        for number in pipeline.of_rank(comm.rank)
-    ]
+    nets = []
+    for number in pipeline.of_rank(comm.rank):
+        stage = pipeline.stages[number]
+        files = StageFiles.of(names, stem_of(number), stage.built.compiler)
+        nets.append(load_net(pipeline, stage, folder, files, threads))
     if not pipeline.sharded:
         return PipelineRun(pipeline, nets, comm)
     shards = {}
     for shard in pipeline.shards_of(comm.rank):
         alone, files = pipeline.of_shard(shard), StageFiles.of(names, stem_of(shard.stage, shard.part))
-        shards[shard] = StageNet(alone, alone.stages[0], folder, files, threads)
+        shards[shard] = load_net(alone, alone.stages[0], folder, files, threads)
     return ShardedRun(pipeline, nets, ShardWork(pipeline, shards, comm), comm)

@@ -20,8 +20,8 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.package.stages.growing_shapes import length_of, numbers
 from mpsplit.package.stages.pipeline import Pipeline
+from mpsplit.runtime.pipeline.nets.stage_net import Arrays, StageNet
 from mpsplit.runtime.pipeline.rank_ring import LEAD, Routes, routes
-from mpsplit.runtime.pipeline.stage_net import Arrays, StageNet
 
 NO_MORE = 0
 

@@ -16,7 +16,7 @@ import numpy as np
 from mpsplit.comm import Communicator
 from mpsplit.package.stages.growing_shapes import Shape, numbers
 from mpsplit.package.stages.pipeline import Pipeline, Shard
-from mpsplit.runtime.pipeline.stage_net import StageNet
+from mpsplit.runtime.pipeline.nets.stage_net import StageNet
 
 
 class ShardWork:

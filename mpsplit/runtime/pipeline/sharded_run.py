@@ -21,10 +21,10 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.package.stages.pipeline import Pipeline
+from mpsplit.runtime.pipeline.nets.stage_net import Arrays, StageNet
 from mpsplit.runtime.pipeline.pipeline_run import NO_MORE, PipelineRun
 from mpsplit.runtime.pipeline.rank_ring import LEAD
 from mpsplit.runtime.pipeline.shard_work import ShardWork
-from mpsplit.runtime.pipeline.stage_net import Arrays, StageNet
 
 NOTHING = -1  # comes in: what is on its way goes on
 

@@ -22,8 +22,8 @@ from mpsplit.runtime.loop.any_loop import REPORTED, AnyLoop
 from mpsplit.runtime.loop.faults import LOG, nobodys, told
 from mpsplit.runtime.loop.loop_protocol import LoopLoad, Ticket
 from mpsplit.runtime.pipeline.bursts import Bursts
+from mpsplit.runtime.pipeline.nets.stage_net import Arrays
 from mpsplit.runtime.pipeline.pipeline_run import PipelineRun
-from mpsplit.runtime.pipeline.stage_net import Arrays
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import CONFIG
 from mpsplit.package.stages.pipeline import Pipeline
+from mpsplit.runtime.pipeline.nets.stage_net import Arrays
 from mpsplit.runtime.pipeline.output_words import STATES, gives_embedding, gives_score, score
 from mpsplit.runtime.pipeline.pooling import embedding
-from mpsplit.runtime.pipeline.stage_net import Arrays
 from mpsplit.runtime.pipeline.text_input import TextInput
 
 EMBED, RERANK = "embed", "rerank"

@@ -56,10 +56,10 @@ class Trials:
 def _run(
     pipeline: Pipeline, stage: Stage, folder: Path, files: StageFiles, given: dict[str, np.ndarray], length: int
 ) -> dict[str, np.ndarray] | None:
-    from mpsplit.runtime.pipeline.stage_net import StageNet
+    from mpsplit.runtime.pipeline.nets.load_net import load_net
 
     try:
-        net = StageNet(pipeline, stage, folder, files, 1)
+        net = load_net(pipeline, stage, folder, files, 1)
         return net.run(given, length)
-    except (MpsplitError, ValueError):  # ncnn, or a layer of ours, is given another shape
+    except (MpsplitError, ValueError):  # a compiler, or a layer of ours, is given another shape
         return None

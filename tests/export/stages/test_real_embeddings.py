@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mpsplit.export.graph.pnnx import find_pnnx
+from mpsplit.export.stages.compilers.ncnn_compiler import NcnnCompiler
 from mpsplit.export.stages.convert_stages import convert_stages
 from mpsplit.export.stages.partition_stages import partition_stages
 from mpsplit.export.stages.stage_cuts import cut_model
@@ -54,7 +55,7 @@ def test_vectors_are_those_of_transformers(world, shared_folder):
     wanted = transformers_vectors() if world.rank == 0 else None
     for kind, least in LEAST.items():
         with Trials() as trials:
-            convert_stages(package, world, find_pnnx(), Recipe.parse(kind, 32), trials)
+            convert_stages(package, world, NcnnCompiler(find_pnnx(), Recipe.parse(kind, 32)), trials)
         run = load_pipeline(package, world)
         if world.rank:
             run.follow()

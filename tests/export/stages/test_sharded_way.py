@@ -7,6 +7,7 @@ import pytest
 from mpsplit.comm import Alone
 from mpsplit.export.graph.pnnx import find_pnnx
 from mpsplit.export.model.model_source import find_model
+from mpsplit.export.stages.compilers.ncnn_compiler import NcnnCompiler
 from mpsplit.export.stages.convert_stages import convert_stages
 from mpsplit.export.stages.partition_stages import partition_stages
 from mpsplit.export.stages.stage_cuts import cut_model
@@ -52,7 +53,7 @@ def packaged(model, stages: str, package, comm, kind: str, wishes=()):
     ends = even_ends(cut.costs, min(comm.size, len(cut.stages)))
     partition_stages(cut, ends, package, comm, ranks=comm.size if wishes else None)
     with Trials() as trials:
-        return convert_stages(package, comm, find_pnnx(), RECIPES[kind], trials)
+        return convert_stages(package, comm, NcnnCompiler(find_pnnx(), RECIPES[kind]), trials)
 
 
 def inputs_of(pipeline: Pipeline) -> list[dict[str, np.ndarray]]:

@@ -8,6 +8,7 @@ import pytest
 
 from examples.train_tiny_vit import digits, held_out
 from mpsplit.export.graph.pnnx import find_pnnx
+from mpsplit.export.stages.compilers.ncnn_compiler import NcnnCompiler
 from mpsplit.export.stages.convert_stages import convert_stages
 from mpsplit.export.stages.model_builder import original
 from mpsplit.export.stages.partition_stages import partition_stages
@@ -43,7 +44,7 @@ def test_over_26_stages_it_answers_as_well_as_the_original(world, shared_folder,
     assert [stage.name for stage in cut.stages] == ["vit.embeddings", *halves, "vit"]
     partition_stages(cut, even_ends(cut.costs, world.size), package, world)
     with Trials() as trials:
-        convert_stages(package, world, find_pnnx(), RECIPES[kind], trials)
+        convert_stages(package, world, NcnnCompiler(find_pnnx(), RECIPES[kind]), trials)
     run = load_pipeline(package, world)
     if world.rank:
         run.follow()

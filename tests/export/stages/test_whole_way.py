@@ -10,6 +10,7 @@ import pytest
 
 from mpsplit.comm import Alone
 from mpsplit.export.graph.pnnx import find_pnnx
+from mpsplit.export.stages.compilers.ncnn_compiler import NcnnCompiler
 from mpsplit.export.stages.convert_stages import convert_stages
 from mpsplit.export.stages.model_builder import original
 from mpsplit.export.stages.partition_stages import partition_stages
@@ -45,7 +46,7 @@ def make_package(name: str, models: Path, folder: Path, comm, kind: str = "f32")
     cut = cut_once(model, STAGES[name])
     partition_stages(cut, even_ends(cut.costs, comm.size), package, comm)
     with Trials() as trials:
-        made = convert_stages(package, comm, find_pnnx(), RECIPES[kind], trials)
+        made = convert_stages(package, comm, NcnnCompiler(find_pnnx(), RECIPES[kind]), trials)
     return model, package, made
 
 
@@ -103,11 +104,11 @@ from pathlib import Path
 import numpy as np
 from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.package.stages.stage_files import StageFiles, stem_of
-from mpsplit.runtime.pipeline.stage_net import StageNet
+from mpsplit.runtime.pipeline.nets.load_net import load_net
 folder, number, length = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 pipeline = Pipeline.load(folder)
 names = {path.name for path in folder.iterdir()}
-net = StageNet(pipeline, pipeline.stages[number], folder, StageFiles.of(names, stem_of(number)), 1)
+net = load_net(pipeline, pipeline.stages[number], folder, StageFiles.of(names, stem_of(number)), 1)
 np.savez(folder / "out.npz", **net.run(dict(np.load(folder / "in.npz")), length))
 assert not {"torch", "transformers", "safetensors"} & set(sys.modules)
 """

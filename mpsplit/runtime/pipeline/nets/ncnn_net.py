@@ -1,13 +1,10 @@
 """One stage in ncnn: arrays in, arrays out.
 
-In: the files of a stage. Out: a StageNet.
-
-Invariant: it reads its own files and its inputs, and nothing else.
+In: the files of a stage. Out: a NcnnNet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ncnn
@@ -15,25 +12,23 @@ import numpy as np
 
 from mpsplit.errors import PackageError, RunError
 from mpsplit.package.stages.growing_shapes import numbers
-from mpsplit.package.stages.made_arrays import made
 from mpsplit.package.stages.pipeline import WHOLE, Pipeline, Stage
 from mpsplit.package.stages.stage_arrays import check_stage_graph
 from mpsplit.package.stages.stage_files import StageFiles
 from mpsplit.package.stored.weight_files import Packed, WeightFiles
 from mpsplit.runtime.engine import quantised_layer
 from mpsplit.runtime.engine.stock_engine import exact, owned
+from mpsplit.runtime.pipeline.nets.given import Given
+from mpsplit.runtime.pipeline.nets.stage_net import Arrays, Together
 
-Arrays = Mapping[str, np.ndarray]
-Together = Callable[[int, np.ndarray, int], np.ndarray]  # a part's number, what it takes, length -> what it gives
 
-
-class StageNet:
+class NcnnNet:
     """`parts` of the stage are for others too: they are computed where `run` is told how."""
 
     def __init__(self, pipeline: Pipeline, stage: Stage, folder: Path, files: StageFiles, threads: int):
         self.stage, self.values, self.own = stage, pipeline.values, stage.own_graph
-        self.blobs = (*self.own.inputs, *(value.name for value in self.own.made))
-        self.tables = dict(np.load(folder / files.tables, allow_pickle=False)) if files.tables else {}
+        self.given = Given(self.own, folder, files)
+        self.blobs = self.given.names
         self.net = ncnn.Net()
         self._layers: list[ncnn.Layer] = []
         if not self.own.outputs:  # shards are all there is of it
@@ -54,8 +49,7 @@ class StageNet:
         later = {part.gives for part in self.stage.parts}
         for number, name in enumerate(self.blobs):
             if name not in later:
-                array = given[name] if name in given else self._made(name, length)
-                extractor.input(f"in{number}", self._mat(name, array))
+                extractor.input(f"in{number}", self._mat(name, self.given.array(name, given, length)))
         values: dict[str, np.ndarray] = dict(given)
         for place, part in enumerate(self.stage.parts):
             if part.takes not in values:
@@ -72,10 +66,6 @@ class StageNet:
 
     def close(self) -> None:
         self.net.clear()
-
-    def _made(self, name: str, length: int) -> np.ndarray:
-        value = next(value for value in self.own.made if value.name == name)
-        return made(value, length, self.tables.get(name))
 
     def _mat(self, name: str, array: np.ndarray) -> ncnn.Mat:
         """ncnn has no axis for the batch, and whole numbers of 32 bits."""

@@ -1,0 +1,107 @@
+"""A stage by torch-mlir's importer and IREE.
+
+In: a Traced stage. Out: .mlir, the graph to read; .vmfb, machine code; .irpa, its weights.
+
+Code is for the processor that compiles. Stages with equal graphs, as the layers of a model have
+them, are compiled once.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from mpsplit.errors import ConvertError
+from mpsplit.export.stages.compilers.replayed import exported
+from mpsplit.export.stages.compilers.stage_compiler import Compiled, Traced
+from mpsplit.package.stages.built import IREE, Built
+from mpsplit.package.stages.pipeline import Stage
+from mpsplit.package.stages.stage_files import StageFiles
+from mpsplit.package.stored.recipe import Recipe
+
+PACKAGES = {"iree.compiler": "iree-base-compiler", "iree.runtime": "iree-base-runtime"}
+FLAGS = ("--iree-llvmcpu-target-cpu=host",)
+EMPTY = "func.func @f(%x: tensor<1xf32>) -> tensor<1xf32> { return %x : tensor<1xf32> }"
+
+
+class IreeCompiler:
+    def __init__(self) -> None:
+        for module, package in PACKAGES.items():
+            if not (find_spec("iree") and find_spec(module)):
+                raise ConvertError(f"--compiler iree: {package} is not installed; pip install 'mpsplit[iree]'")
+        self.made_by = "IREE"
+        self.built = Built.here(IREE, _features())
+        self.recipe = str(Recipe())
+        self.tools = {"iree": version("iree-base-compiler")}
+        self.programs: dict[str, bytes] = {}  # of MLIR
+
+    def compile(self, traced: Traced, out: Path) -> Compiled:
+        from iree.runtime import ParameterIndex
+        from iree.runtime.io import parameter_index_add_numpy_ndarray
+
+        from mpsplit.export.stages.compilers.stage_mlir import stage_mlir
+
+        files = StageFiles.named(traced.stem, packed=False, tables=False, compiler=IREE)
+        assert files.program
+        examples = map(torch.from_numpy, traced.example(traced.lengths[0]).values())
+        try:
+            program = exported(traced.program, examples, [shape for _, shape in traced.shapes.values()])
+            made = stage_mlir(program)
+        except (NotImplementedError, RuntimeError, ValueError) as wrong:
+            raise _refused(traced.stage, wrong) from wrong
+        origins = {name: traced.weights.get(origin, origin) for name, origin in made.origins.items()}
+        (out / files.graph).write_text(_titled(made.text, origins), encoding="utf-8")
+        (out / files.program).write_bytes(self._program(made.text, traced.stage))
+        index = ParameterIndex()
+        for name, array in made.arrays.items():
+            parameter_index_add_numpy_ndarray(index, name, array)
+        index.create_archive_file(str(out / files.floats))
+        shutil.copymode(out / files.graph, out / files.floats)  # IREE's own is narrower
+        return Compiled(files)
+
+    def ways(self, inputs: Sequence[str]) -> Iterable[tuple[str, ...]]:
+        return [()]
+
+    def lengths(self, traced: Traced) -> tuple[int, ...]:
+        """Also one, which torch.export takes for a case of its own."""
+        return tuple({max(traced.lengths[0] - 2, 1): None, 1: None})
+
+    def _program(self, text: str, stage: Stage) -> bytes:
+        if text not in self.programs:
+            self.programs[text] = _compiled(text, stage)
+        return self.programs[text]
+
+
+def _titled(text: str, origins: Mapping[str, str]) -> str:
+    """For people: which tensor of the checkpoint each array is."""
+    return "".join(f"// {name}: {origin}\n" for name, origin in origins.items()) + text
+
+
+def _compiled(text: str, stage: Stage) -> bytes:
+    from iree.compiler import tools
+
+    try:
+        return tools.compile_str(text, input_type="torch", target_backends=["llvm-cpu"], extra_args=list(FLAGS))
+    except tools.CompilerToolError as wrong:
+        raise _refused(stage, wrong) from wrong
+
+
+def _refused(stage: Stage, wrong: Exception) -> ConvertError:
+    lines = str(wrong).splitlines()
+    why = next((line for line in lines if "error:" in line), lines[0] if lines else type(wrong).__name__)
+    return ConvertError(f"stage {stage.name}: IREE cannot compile it ({why.strip()[:300]}); use --compiler ncnn")
+
+
+def _features() -> list[str]:
+    """Of this processor, those that the compiler uses."""
+    from iree.compiler import tools
+
+    text = tools.compile_str(EMPTY, target_backends=["llvm-cpu"], extra_args=[*FLAGS, "--compile-to=flow"]).decode()
+    found = re.search(r'cpu_features = "([^"]*)"', text)
+    return [word[1:] for word in (found[1] if found else "").split(",") if word.startswith("+")]
