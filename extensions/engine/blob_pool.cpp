@@ -25,6 +25,7 @@ void* Pool::fastMalloc(size_t size) {
     if (!first) {
         void* memory = std::aligned_alloc(alignof(Piece), sizeof(Piece) + (size_t(1) << power));
         if (!memory) return nullptr;
+        bytes_ += int64_t(sizeof(Piece) + (size_t(1) << power));
         first = new (memory) Piece{nullptr, power};
     }
     return std::exchange(first, first->next) + 1;

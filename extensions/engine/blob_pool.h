@@ -1,9 +1,10 @@
-// Memory for blobs that come and go with every token: what was freed is kept by size and handed out
-// again.
+// Memory for what has no place in the arena: what layers need for themselves, and constants. What
+// was freed is kept by size and handed out again.
 #pragma once
 
 #include <ncnn/allocator.h>
 
+#include <cstdint>
 #include <mutex>
 
 namespace mpsplit {
@@ -13,11 +14,13 @@ class Pool : public ncnn::Allocator {
     ~Pool() override;
     void* fastMalloc(size_t size) override;
     void fastFree(void* memory) override;
+    int64_t bytes() const { return bytes_; }  // of the system, so far
 
   private:
     struct Piece;                     // stands before the memory that it describes
     static constexpr int sizes = 48;  // powers of two
     Piece* free_[sizes] = {};
+    int64_t bytes_ = 0;
     std::mutex busy_;
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <new>
 
 #include "failure.h"
 
@@ -77,7 +76,9 @@ Engine::Engine(const std::string& folder, std::shared_ptr<Comm> world, int threa
         embed_ = graph_->matrix_of("logits", facts_.head_rows, facts_.hidden);
     }
     body_ = graph_->until("hidden_out");
-    head_ = {body_.end, graph_->until("logits").end};  // without TopK, which nobody needs
+    head_ = {body_.end, facts_.head_rows ? graph_->until("logits").end  // without TopK, which
+                                         : body_.end};                  // nobody needs
+    graph_->plan(body_, head_);
 }
 
 Graph::Row Engine::rows_of_file(const std::string& path) {
@@ -164,39 +165,38 @@ Engine::Logits Engine::step(std::span<const int64_t> tokens, std::span<const Par
                             bool every_row) {
     set_runs(parts, tokens.size());
     Graph& graph = *graph_;
+    const size_t answers = every_row ? tokens.size() : parts.size();
+    graph.begin(int64_t(tokens.size()), int64_t(answers), hidden_in_);
     const auto began = std::chrono::steady_clock::now();
     hidden_in(tokens);
     embedding_ns_ += std::chrono::nanoseconds(std::chrono::steady_clock::now() - began).count();
     graph.run(body_);
     if (!facts_.head_rows) {
         graph.take(hidden_out_);
-        return {nullptr, int(every_row ? tokens.size() : parts.size()), 0};
+        return {nullptr, int(answers), 0};
     }
-    if (!every_row && parts.size() < tokens.size()) keep_last_rows(parts);
+    pick_rows(parts, every_row);
     graph.run(head_);
     const ncnn::Mat& logits = graph[logits_];
     return {logits, logits.h, logits.w};
 }
 
-// Of the last hidden state, the last row of each part.
-void Engine::keep_last_rows(std::span<const Part> parts) {
+// Of the last hidden state, the last row of each part, or all of them.
+void Engine::pick_rows(std::span<const Part> parts, bool every_row) {
     ncnn::Mat& hidden = (*graph_)[hidden_out_];
-    ncnn::Mat last(hidden.w, int(parts.size()), sizeof(float), graph_->pool());
-    if (last.empty()) throw std::bad_alloc();
+    ncnn::Mat picked = graph_->picked();
     int row = -1;
-    for (size_t i = 0; i < parts.size(); i++) {
-        row += parts[i].count;
-        std::copy_n(hidden.row(row), hidden.w, last.row(int(i)));
+    for (int i = 0; i < picked.h; i++) {
+        row += every_row ? 1 : parts[i].count;
+        std::copy_n(hidden.row(row), hidden.w, picked.row(i));
     }
-    hidden = last;
+    hidden = picked;
 }
 
 // The tokens' rows of the embedding; zeros where another rank owns them, so that a sum over the
 // ranks is the lookup.
 void Engine::hidden_in(std::span<const int64_t> tokens) {
     ncnn::Mat& hidden = (*graph_)[hidden_in_];
-    hidden.create(facts_.hidden, int(tokens.size()), sizeof(float), graph_->pool());
-    if (hidden.empty()) throw std::bad_alloc();
     for (size_t i = 0; i < tokens.size(); i++) {
         float* row = hidden.row(int(i));
         const int64_t at = tokens[i] - facts_.embed_start;

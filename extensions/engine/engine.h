@@ -70,6 +70,7 @@ class Engine {
     uint64_t bytes_sent() const;
     double seconds_between_ranks() const;
     Spent spent() const;  // so far
+    const Graph& graph() const { return *graph_; }
     const ThreadPool::Times& shared_work() const { return pool_.times(); }
     const RankFacts& facts() const { return facts_; }
 
@@ -79,7 +80,7 @@ class Engine {
     Graph::Row rows_of_file(const std::string& path);
     void set_runs(std::span<const Part> parts, size_t tokens);
     void hidden_in(std::span<const int64_t> tokens);
-    void keep_last_rows(std::span<const Part> parts);
+    void pick_rows(std::span<const Part> parts, bool every_row);
     int index_of(const std::string& blob) const;  // throws a Failure
 
     RankFacts facts_;

@@ -142,6 +142,14 @@ NB_MODULE(_engine, m) {
         .def("values", remembered<&KeyValueCache::read_values>, "attention"_a, "slot"_a,
              "positions"_a, "[heads, positions, dim]")
         .def_prop_ro("bytes_sent", &Engine::bytes_sent)
+        .def(
+            "memory",
+            [](const Engine& engine) {
+                const Graph& graph = engine.graph();
+                return nb::make_tuple(graph.arena_bytes(), graph.stray_bytes(),
+                                      graph.workspace_bytes());
+            },
+            "Bytes so far: of the arena, of blobs outside of it, of layers for themselves.")
         .def_prop_ro("seconds_between_ranks", &Engine::seconds_between_ranks)
         .def(
             "shared_work",

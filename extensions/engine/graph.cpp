@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "failure.h"
@@ -49,10 +50,10 @@ class MappedReader : public ncnn::DataReader {
 constexpr int parts_a_thread = 4;
 
 // float32 throughout, and every blob laid out plainly
-ncnn::Option plain(int parts, ncnn::Allocator& memory) {
+ncnn::Option plain(int parts, ncnn::Allocator& blobs, ncnn::Allocator& workspace) {
     ncnn::Option option;
     option.num_threads = parts;
-    option.blob_allocator = option.workspace_allocator = &memory;
+    option.blob_allocator = &blobs, option.workspace_allocator = &workspace;
     option.use_local_pool_allocator = false;
     option.use_packing_layout = false;
     option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = false;
@@ -77,11 +78,11 @@ Graph::Graph(const std::string& param, const std::string& weights, const RankFac
              Setting& setting)
     : setting_(setting), weights_(weights, Reading::unsaid) {
     const int threads = setting.pool->threads();
-    net_.opt = plain(threads == 1 ? 1 : parts_a_thread * threads, pool_);
+    net_.opt = plain(threads == 1 ? 1 : parts_a_thread * threads, strays_, workspace_);
     add_layers(net_, setting);
     const OmpOnPool shared(*setting.pool);
     const MappedReader reader(weights_);
-    check_layers(read_param(param), param, facts, setting, int64_t(weights_.bytes));
+    shapes_ = check_layers(read_param(param), param, facts, setting, int64_t(weights_.bytes));
     if (net_.load_param(param.c_str()) != 0)
         throw Failure(param +
                       " does not fit its weights, or this version; convert the package again");
@@ -145,19 +146,40 @@ void Graph::run(Part part) {
     }
 }
 
-void Graph::run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out) {
-    for (size_t i = 0; i < in.size(); i++) {
-        in[i] = take(layer.bottoms[i]);
-        // what a Split shares, and what somebody else owns, is not written over
-        if (layer.support_inplace && (!in[i].refcount || *in[i].refcount != 1))
-            in[i] = in[i].clone(&pool_);
-        if (in[i].empty()) fail(layer, no_memory);
+void Graph::begin(int64_t rows, int64_t answers, int given) {
+    if (!places_) {
+        const bool has_head = head_.end > head_.begin;
+        places_ = std::make_unique<BlobPlaces>(net_, shapes_, has_head ? body_.end : -1,
+                                               has_head ? head_.end : body_.end, kept_);
     }
-    int failed;
-    if (layer.support_inplace) {
-        failed = layer.one_blob_only ? layer.forward_inplace(in[0], net_.opt)
-                                     : layer.forward_inplace(in, net_.opt);
-        std::swap(in, out);
+    places_->begin(rows, answers);
+    for (ncnn::Mat& blob : blobs_) blob.release();
+    if (const int64_t bytes = places_->bytes(); bytes > arena_bytes_) {
+        arena_.reset();
+        arena_bytes_ = 0;
+        // ncnn's kernels may read a little past the end of a blob
+        void* memory = std::aligned_alloc(arena_alignment, size_t(bytes) + NCNN_MALLOC_OVERREAD);
+        if (!memory) throw std::bad_alloc();
+        arena_.reset(static_cast<char*>(memory));
+        arena_bytes_ = bytes;
+    }
+    blobs_[given] = places_->made(given, arena_.get(), &strays_);
+}
+
+void Graph::run(const ncnn::Layer& layer, std::vector<ncnn::Mat>& in, std::vector<ncnn::Mat>& out) {
+    for (size_t i = 0; i < in.size(); i++) in[i] = take(layer.bottoms[i]);
+    // a layer that finds a blob of the right shape makes no other
+    for (size_t i = 0; i < out.size(); i++)
+        out[i] = places_->made(layer.tops[i], arena_.get(), &strays_);
+    int failed = 0;
+    if (!layer.support_inplace && !in.empty() && out[0].data && out[0].data == in[0].data) {
+        // the same bytes again: there is nothing to do
+    } else if (layer.support_inplace) {
+        for (size_t i = 0; i < in.size(); i++)
+            if (out[i].data != in[i].data)
+                std::memcpy(out[i].data, in[i].data, in[i].total() * in[i].elemsize);
+        failed = layer.one_blob_only ? layer.forward_inplace(out[0], net_.opt)
+                                     : layer.forward_inplace(out, net_.opt);
     } else
         failed = layer.one_blob_only ? layer.forward(in[0], out[0], net_.opt)
                                      : layer.forward(in, out, net_.opt);

@@ -13,10 +13,8 @@
 namespace mpsplit {
 namespace {
 
-// As ncnn has it: columns, rows, channels. Below 0 stands what only a step knows: its tokens, those
-// of them whose logits are wanted, and how many of the largest of these there are.
 using Sizes = std::vector<int64_t>;
-constexpr int64_t rows = -1, answers = -2, largest_few = -3;
+constexpr int64_t rows = some_rows, answers = some_answers;
 
 constexpr int64_t widest = 1 << 24, most = std::numeric_limits<int32_t>::max();
 constexpr int products = 3, step = 10;  // of a QLinear: at most, and between their ids
@@ -373,10 +371,10 @@ Blobs shapes_of(const Looked& at) {
 
 }  // namespace
 
-void check_layers(const std::vector<ParamLayer>& layers, const std::string& path,
-                  const RankFacts& facts, const Setting& setting, int64_t float_bytes) {
+BlobShapes check_layers(const std::vector<ParamLayer>& layers, const std::string& path,
+                        const RankFacts& facts, const Setting& setting, int64_t float_bytes) {
     constexpr const char* remedy = "; copy it again or convert again";
-    std::map<std::string, Sizes> made;
+    BlobShapes made;
     int64_t floats = 0;
     for (const ParamLayer& layer : layers) try {
             Looked at = {layer, {}, facts, setting, floats};
@@ -409,6 +407,7 @@ void check_layers(const std::vector<ParamLayer>& layers, const std::string& path
     if (floats != float_bytes)
         throw Failure(path + " is damaged (its floats take " + std::to_string(floats) +
                       " bytes, their file has " + std::to_string(float_bytes) + ")" + remedy);
+    return made;
 }
 
 }  // namespace mpsplit

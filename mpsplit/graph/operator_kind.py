@@ -37,7 +37,8 @@ class Operator:
     """`values`: what it reads, by name, and for each the shapes in which a size has a name there;
     weights come after them, `weights` says which. `layers`: of ncnn, none where the engine does it
     between layers. `fixed`: parameters that tell it from others of that layer. `made`: names of
-    what it makes, where that is more than one value."""
+    what it makes, where that is more than one value. `bytes`: whose the bytes of what it makes are:
+    "" for its own, or those of the first value that it reads."""
 
     meaning: str
     values: dict[str, tuple[Axes, ...]]
@@ -46,6 +47,7 @@ class Operator:
     attributes: dict[str, Attribute] = field(default_factory=dict)
     fixed: dict[str, str] = field(default_factory=dict)
     made: tuple[str, ...] = ()
+    bytes: str = ""
     # parameters that follow from types
     parameters: Callable[[Types, Said], dict[str, str]] = lambda types, said: {}
     rank: Callable[[Types, Said], RankSizes] = lambda types, said: NO_RANK
@@ -73,6 +75,8 @@ class Operator:
                  if a.id and a.id in layer.params}  # fmt: skip
         return found | lifted
 
+
+IN_PLACE, SAME = "those that it reads, if nobody reads them later", "those that it reads"
 
 DEFAULTS = {("RMSNorm", "2"): "1"}  # of parameters that are not 0 where they are not written
 

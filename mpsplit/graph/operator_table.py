@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from mpsplit.errors import GraphError
 from mpsplit.graph.linear_layers import linear_layer
-from mpsplit.graph.operator_kind import ANY, NO_RANK, OF_ROWS, Attribute, Axes, Operator, Said, Types
+from mpsplit.graph.operator_kind import ANY, IN_PLACE, NO_RANK, OF_ROWS, SAME, Attribute, Axes, Operator, Said, Types
 from mpsplit.package.checked.layer_shapes import ALL, ANSWERS, HEADS, JOINED, PAST, ROWS, RankSizes
 from mpsplit.package.collectives import COLLECTIVES, STAGE, WORLD
 from mpsplit.package.param_text import Layer
@@ -110,7 +110,7 @@ def _of_two(meaning: str, id: str) -> dict[str, Operator]:
         name: Operator(meaning, {"a": ANY, "b": ANY}, ("BinaryOp",), fixed={"0": id}, lift=_of_two_blobs),
         f"{name}_number": Operator(
             f"{meaning}, the second a number", {"a": ANY}, ("BinaryOp",),
-            attributes={"number": Attribute("2", float, True)}, fixed={"0": id, "1": "1"},
+            attributes={"number": Attribute("2", float, True)}, fixed={"0": id, "1": "1"}, bytes=IN_PLACE,
         ),
     }  # fmt: skip
 
@@ -130,7 +130,7 @@ OPERATORS: dict[str, Operator] = {
     ),
     "rms_norm": Operator(
         "each row divided by the root of its mean square, times a weight", {"x": ANY}, ("RMSNorm",), "a row",
-        {"epsilon": Attribute("1", float, True)}, {"2": "1"}, parameters=_norm,
+        {"epsilon": Attribute("1", float, True)}, {"2": "1"}, parameters=_norm, bytes=IN_PLACE,
     ),
     "attention": Operator(
         "what the queries find in the cache, to which the keys and values are added",
@@ -150,14 +150,16 @@ OPERATORS: dict[str, Operator] = {
     ),
     "split_heads": Operator(
         "rows into heads", {"x": OF_ROWS}, ("Reshape",), attributes={"heads": Attribute("")},
-        parameters=_heads, lift=_of_heads,
+        parameters=_heads, lift=_of_heads, bytes=SAME,
     ),
     "join_heads": Operator(
-        "heads into rows", {"x": ROWS_OF_HEADS}, ("Reshape",), parameters=_joined, lift=_of_joined,
+        "heads into rows", {"x": ROWS_OF_HEADS}, ("Reshape",), parameters=_joined, lift=_of_joined, bytes=SAME,
     ),
-    "one_row": Operator("a row as a matrix", {"x": ANY}, ("Reshape",), parameters=_one_row, lift=_of_one_row),
+    "one_row": Operator(
+        "a row as a matrix", {"x": ANY}, ("Reshape",), parameters=_one_row, lift=_of_one_row, bytes=SAME,
+    ),
     "swap": Operator("the first two of three sizes change places", {"x": ANY}, ("Permute",), fixed={"0": "2"}),
-    "silu": Operator("x times its sigmoid", {"x": ANY}, ("Swish",)),
+    "silu": Operator("x times its sigmoid", {"x": ANY}, ("Swish",), bytes=IN_PLACE),
     **_of_two("add one to another", "0"),
     **_of_two("subtract the second from the first", "1"),
     **_of_two("multiply one by another", "2"),
@@ -171,6 +173,7 @@ OPERATORS: dict[str, Operator] = {
         c.operator: Operator(
             f"the collective {c.operator}", {"x": OF_ROWS}, (c.layer,),
             attributes={name: Attribute(str(i)) for i, name in enumerate(c.arguments, 1)}, rank=_group,
+            bytes="" if "size" in c.arguments else IN_PLACE,
         )
         for c in COLLECTIVES
     },

@@ -92,7 +92,7 @@ def test_inspect_prints_it(tmp_path):
     said = mpsplit("inspect", OLD, "--graph", "--rank", 1, "--context", 100, "--svg", tmp_path / "rank.svg")
     graph = parse_graph(said)
     assert graph.title == "tiny-vicuna: rank 1 of 2, layers 0..5"
-    assert "# memory of a step of 100 rows at 100 positions: " in said
+    assert "# memory of a step of 100 rows: " in said
     labels = [element.text for element in ElementTree.parse(tmp_path / "rank.svg").iter() if element.text]
     assert "layer 0 .. 4: each like this, x 5" in labels
     told = json.loads(mpsplit("inspect", OLD, "--graph", "--json"))

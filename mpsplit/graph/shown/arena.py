@@ -4,9 +4,12 @@ In: a Graph, a number for each of its symbols. Out: an Arena: offsets in bytes, 
 must be, and the least that any arena could be.
 
 A value lives from the step that makes it to the last one that reads it; outputs live to the end.
-Inputs and weights lie elsewhere. Values are placed one after the other, each into the smallest gap
-that what lives beside it leaves; the best of a few orders is taken. Invariant: two values that live
-in the same step do not overlap.
+Weights lie elsewhere, and inputs where nobody asks for them. A step that works in place takes over
+the bytes of what it reads, if that is not read later; heads and their rows are the same bytes.
+Values are placed one after the other, each into the smallest gap that what lives beside it leaves;
+the best of a few orders is taken. Invariant: two values that live in the same step do not overlap.
+
+extensions/engine/arena.cpp does the same, so that what is told here is what the engine takes.
 """
 
 from __future__ import annotations
@@ -15,14 +18,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from mpsplit.graph.folding.unfolding import unfolded
-from mpsplit.graph.typed_graph import Graph
+from mpsplit.graph.operator_kind import SAME
+from mpsplit.graph.operator_table import OPERATORS
+from mpsplit.graph.typed_graph import Graph, Output, Step, Value
+from mpsplit.package.checked.graph_check import HIDDEN_OUT
 from mpsplit.package.stored.float_weights import ALIGNMENT
 
 
 @dataclass(frozen=True)
 class Placed:
-    """`bytes` are a multiple of the alignment, and so is `offset`; `first` and `last` are steps of
-    the unfolded graph, the last included."""
+    """Of a value, or of several that have its bytes one after the other. `bytes` are a multiple of
+    the alignment, and so is `offset`; `first` and `last` are steps of the unfolded graph, the last
+    included; inputs are there before the first."""
 
     name: str
     bytes: int
@@ -59,7 +66,24 @@ ORDERS: tuple[Order, ...] = (
 
 
 def plan_arena(graph: Graph, numbers: Mapping[str, int]) -> Arena:
-    lives = lifetimes(graph, numbers)
+    return _planned(lifetimes(graph, numbers))
+
+
+def engine_arena(graph: Graph, rows: int, answers: int = 1) -> Arena:
+    """Of a step of the native engine, by its graph in a package: it writes rows of the embedding
+    into the arena, and takes one value out of it, the logits where it has a head."""
+    body = unfolded(graph).body
+    taken = next((o for o in body.outputs if o.name == "logits"), None) or _hidden_out(body.outputs)
+    steps = tuple(step for step in body.steps if isinstance(step, Step) and step.operator != "top_k")
+    step_alone = replace(graph, body=replace(body, steps=steps, outputs=(taken,)))
+    return _planned(lifetimes(step_alone, {"rows": rows, "answers": answers}, inputs=True))
+
+
+def _hidden_out(outputs: tuple[Output, ...]) -> Output:
+    return next(output for output in outputs if output.name == HIDDEN_OUT)
+
+
+def _planned(lives: list[Placed]) -> Arena:
     bound = largest_sum(lives)
     best = min((_moved_forward(sorted(lives, key=order), bound) for order in ORDERS), key=_end)
     return Arena(tuple(sorted(best, key=lambda v: (v.first, v.offset))), _end(best), bound)
@@ -78,17 +102,36 @@ def _moved_forward(values: list[Placed], bound: int) -> list[Placed]:
     return best
 
 
-def lifetimes(graph: Graph, numbers: Mapping[str, int]) -> list[Placed]:
+def lifetimes(graph: Graph, numbers: Mapping[str, int], inputs: bool = False) -> list[Placed]:
+    """`inputs`: whether these lie in the arena too."""
     body = unfolded(graph).body
     last: dict[str, int] = {}
     for i, step in enumerate(body.steps):
         last |= dict.fromkeys(step.reads, i)
     last |= dict.fromkeys((output.value for output in body.outputs), len(body.steps) - 1)
-    return [
-        Placed(value.name, -(-value.type.bytes(numbers) // ALIGNMENT) * ALIGNMENT, i, last.get(value.name, i))
-        for i, step in enumerate(body.steps)
-        for value in step.makes
-    ]
+    lives: list[Placed] = []
+    place: dict[str, int] = {}  # of a value's bytes in `lives`
+
+    def live(value: Value, step: int) -> None:
+        place[value.name] = len(lives)
+        size = -(-value.type.bytes(numbers) // ALIGNMENT) * ALIGNMENT
+        lives.append(Placed(value.name, size, step, last.get(value.name, step)))
+
+    for given in body.inputs if inputs else ():
+        live(Value(given.name, given.type), -1)
+    for i, step in enumerate(body.steps):
+        assert isinstance(step, Step)
+        bytes_of = OPERATORS[step.operator].bytes
+        read = place.get(step.reads[0]) if bytes_of else None
+        for value in step.makes:
+            if read is None and bytes_of != SAME:
+                live(value, i)
+            elif read is not None and (bytes_of == SAME or lives[read].last == i):
+                place[value.name] = read
+                lives[read] = replace(lives[read], last=max(lives[read].last, last.get(value.name, i)))
+            elif read is not None:
+                live(value, i)
+    return lives
 
 
 def largest_sum(lives: Iterable[Placed]) -> int:

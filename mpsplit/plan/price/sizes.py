@@ -172,14 +172,24 @@ def embedding_bytes(facts: ModelFacts, shard: Shard, job: Job) -> int:
     return int(pieces * FAULT * -math.expm1(-(job.prompt + job.new) / max(pieces, 1.0)))
 
 
+def arena_bytes(facts: ModelFacts, shard: Shard, rows: int, fused: bool = True) -> int:
+    """Of a step that answers its last row: what lives at once in the attention, in the MLP, and at
+    the head (graph/shown/arena.py counts it from a graph). `fused`: of what is quantised."""
+    hidden, mlp = facts.hidden, len(shard.mlp)
+    q, kv = len(shard.heads) * facts.head_dim, len(shard.kv_heads) * facts.head_dim
+    attention = hidden + q + 2 * kv + max(hidden, q) if q else 0
+    of_mlp = hidden + (hidden + mlp if fused else max(hidden + 2 * mlp, 3 * mlp))
+    head = hidden + len(shard.head) if len(shard.head) else 0
+    return ACTIVATION * max(rows * max(attention, of_mlp if mlp else hidden), head)
+
+
 def staging_bytes(facts: ModelFacts, shard: Shard, job: Job) -> int:
-    """Activations of a chunk, the angles, the logits; the pool keeps powers of two."""
+    """The arena of a chunk, what linears make of their inputs, the angles, the logits."""
     rows = min(job.chunk, job.prompt)
-    widths = [facts.hidden] * 3 + [(len(shard.heads) + 2 * len(shard.kv_heads)) * facts.head_dim, len(shard.mlp)]
-    pool = sum(1 << (rows * width * ACTIVATION - 1).bit_length() for width in widths if width)
+    arena = arena_bytes(facts, shard, rows, fused=bool(job.own) or job.kind != "f32")
     quantised = 2 * rows * max(facts.hidden, len(shard.mlp))
     angles = 2 * job.context * facts.head_dim // 2 * ACTIVATION * 2
-    return pool + quantised + angles + 3 * len(shard.head) * ACTIVATION
+    return arena + quantised + angles + 3 * len(shard.head) * ACTIVATION
 
 
 def memory(facts: ModelFacts, shard: Shard, device: Device, job: Job) -> Memory:

@@ -68,6 +68,12 @@ class NativeEngine(EngineSteps):
     def shared_work(self) -> np.ndarray:
         return self._engine.shared_work()
 
+    @property
+    def memory(self) -> tuple[int, int, int]:
+        """Bytes so far: of the arena, of blobs that are not in it, of what layers need for
+        themselves."""
+        return self._engine.memory()
+
     def reserve(self, pages: int, stored: str) -> None:
         check_room(self.manifest, self._neighbours, pages, stored, available_bytes())
         self._engine.reserve(pages, CACHES.index(stored))

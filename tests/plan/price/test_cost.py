@@ -124,10 +124,9 @@ def test_attention_takes_what_its_products_take_or_its_reading():
 def test_staging_is_a_chunk_the_angles_and_the_logits():
     f = facts(**WIDE)
     [shard] = even_plan(f, 1, 1).shards
-    chunk = 32 * 512 * 4  # of activations as wide as the model; all widths here are powers of two, or 1.5 of one
-    widths = 3 * chunk + 2 * chunk + 4 * chunk  # hidden thrice, q with k and v, and the MLP in the next power
+    arena = 32 * (512 + 512 + 1536) * 4  # what goes past the MLP, what it reads, what its middle makes
     quantised, angles, logits = 2 * 32 * 1536, 2 * 128 * 16 * 4 * 2, 3 * 4096 * 4
-    assert staging_bytes(f, shard, JOB) == widths + quantised + angles + logits
+    assert staging_bytes(f, shard, JOB) == arena + quantised + angles + logits
 
 
 def test_an_order_of_a_chunk_brings_8_bytes_a_token():
