@@ -13,12 +13,13 @@ from mpsplit.graph.folding.folded_layers import folded
 from mpsplit.graph.graph_parser import parse_graph
 from mpsplit.graph.graph_text import graph_text
 from mpsplit.graph.operator_table import PICK
-from mpsplit.graph.shown.arena import plan_arena
+from mpsplit.graph.shown.arena import engine_arena, plan_arena
 from mpsplit.graph.shown.engine_view import engine_graph, package_graph
 from mpsplit.graph.typed_graph import Repeat
 from mpsplit.package.checked.layer_shapes import RankSizes
 from mpsplit.package.manifest import FUSED, GRAPH, Manifest, rank_folder
 from mpsplit.package.param_text import Param
+from mpsplit.plan.price.sizes import arena_bytes
 from tests.graphs import without_names
 from tests.models import FAMILIES
 from tests.running import mpsplit, refused
@@ -99,3 +100,21 @@ def test_inspect_prints_it(tmp_path):
     assert parse_graph(told["graph"]).title.startswith("tiny-vicuna: rank 0")
     assert [arena["rows"] for arena in told["arenas"]] == [1, 128]
     assert "--rank 2 is out of range" in refused("inspect", OLD, "--graph", "--rank", 2)
+
+
+def test_of_an_encrypted_package(tmp_path):
+    key, sealed = tmp_path / "key", tmp_path / "sealed"
+    key.write_bytes(bytes(range(32)))
+    mpsplit("encrypt", OLD, "--out", sealed, "--key-file", key)
+    said = mpsplit("inspect", sealed, "--graph", "--rank", 1, "--key-file", key)
+    assert said == mpsplit("inspect", OLD, "--graph", "--rank", 1)
+    assert "no key was given" in refused("inspect", sealed, "--graph")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_a_plan_counts_for_the_arena(rank):
+    manifest = Manifest.load(OLD)
+    graph = package_graph(OLD, manifest, rank)
+    for rows in (1, 128):
+        counted = arena_bytes(manifest.facts, manifest.plan.shards[rank], rows)
+        assert counted == pytest.approx(engine_arena(graph, rows).bytes, rel=0.02)

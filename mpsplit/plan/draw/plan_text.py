@@ -31,7 +31,7 @@ from mpsplit.plan.draw.plan_words import (
 )
 from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.price.cost import Cost
-from mpsplit.plan.price.sizes import Job, Memory
+from mpsplit.plan.price.sizes import Job, Memory, arena_bytes
 from mpsplit.plan.shards import Plan
 
 WIDTH, BAR = 100, 18
@@ -75,6 +75,7 @@ def text(
         _row("rank", "device", "layers", "heads", "KV", "MLP", "memory, GiB", "busy"),
         *(_rank(plan, cluster, cost, block, column, glyphs.bar) for block in blocks for column in block.columns),
         "memory: {} weights  {} cache  {} buffers, process  {} free  ! more than there is".format(*glyphs.bar),
+        f"of the buffers, {_arena(facts, plan, job)} are for all values of a step of {job.rows} tokens, in one arena",
         "KV *: other ranks hold them too; busy: of the time of a token",
         "",
         _stage_row("stage", "ranks", ("computing", "sums", "handing on", "together")),
@@ -87,6 +88,11 @@ def text(
     for letter, plain in glyphs.replaced.items():
         whole = whole.replace(letter, plain)
     return whole if glyphs is BLOCKS else whole.encode("ascii", "replace").decode()
+
+
+def _arena(facts: ModelFacts, plan: Plan, job: Job) -> str:
+    """Of the rank that has most."""
+    return bytes_text(max(arena_bytes(facts, shard, job.rows, job.fused) for shard in plan.shards))
 
 
 def _rank(plan: Plan, cluster: Cluster, cost: Cost, block: StageBlock, column: Column, bar: str) -> str:

@@ -72,6 +72,16 @@ class Job:
         return steps_of(facts, ranks, block, whole_blocks=bool(cut))
 
     @property
+    def rows(self) -> int:
+        """Of the largest step."""
+        return min(self.chunk, self.prompt)
+
+    @property
+    def fused(self) -> bool:
+        """Whether linears are quantised, so that the native engine makes one layer of several."""
+        return bool(self.own) or self.kind != "f32"
+
+    @property
     def position(self) -> int:
         """Where the middle one of the new tokens stands."""
         return self.prompt + self.new // 2
@@ -180,13 +190,12 @@ def arena_bytes(facts: ModelFacts, shard: Shard, rows: int, fused: bool = True) 
     attention = hidden + q + 2 * kv + max(hidden, q) if q else 0
     of_mlp = hidden + (hidden + mlp if fused else max(hidden + 2 * mlp, 3 * mlp))
     head = hidden + len(shard.head) if len(shard.head) else 0
-    return ACTIVATION * max(rows * max(attention, of_mlp if mlp else hidden), head)
+    return ACTIVATION * max(rows * max(attention, of_mlp if mlp else 0, 3 * hidden), head)
 
 
 def staging_bytes(facts: ModelFacts, shard: Shard, job: Job) -> int:
     """The arena of a chunk, what linears make of their inputs, the angles, the logits."""
-    rows = min(job.chunk, job.prompt)
-    arena = arena_bytes(facts, shard, rows, fused=bool(job.own) or job.kind != "f32")
+    rows, arena = job.rows, arena_bytes(facts, shard, job.rows, job.fused)
     quantised = 2 * rows * max(facts.hidden, len(shard.mlp))
     angles = 2 * job.context * facts.head_dim // 2 * ACTIVATION * 2
     return arena + quantised + angles + 3 * len(shard.head) * ACTIVATION

@@ -35,7 +35,7 @@ def test_measured_is_planned(package_of, model):
         most = max(most, planned.bytes)
         arena, strays, _ = engine.memory
         assert arena == most, "it grows to the largest step"
-        if not every_row and len(lengths) == 1 and model == EXAMPLE:
+        if not every_row and len(lengths) == 1 and model != "granite":  # which scales what it adds
             foretold = arena_bytes(manifest.facts, manifest.plan.shards[0], rows, fused=False)
             assert foretold == pytest.approx(planned.bytes, rel=0.02)
         assert planned.bound <= planned.bytes <= 1.05 * planned.bound
