@@ -31,11 +31,12 @@ EMPTY = "func.func @f(%x: tensor<1xf32>) -> tensor<1xf32> { return %x : tensor<1
 
 
 class IreeCompiler:
-    def __init__(self) -> None:
+    def __init__(self, more: tuple[str, ...] = ()) -> None:
+        """`more`: flags of iree-compile."""
         for module, package in PACKAGES.items():
             if not (find_spec("iree") and find_spec(module)):
                 raise ConvertError(f"--compiler iree: {package} is not installed; pip install 'mpsplit[iree]'")
-        self.made_by = "IREE"
+        self.made_by, self.flags = "IREE", (*FLAGS, *more)
         self.built = Built.here(IREE, _features())
         self.recipe = str(Recipe())
         self.tools = {"iree": version("iree-base-compiler")}
@@ -74,7 +75,7 @@ class IreeCompiler:
 
     def _program(self, text: str, stage: Stage) -> bytes:
         if text not in self.programs:
-            self.programs[text] = _compiled(text, stage)
+            self.programs[text] = _compiled(text, self.flags, stage)
         return self.programs[text]
 
 
@@ -83,11 +84,11 @@ def _titled(text: str, origins: Mapping[str, str]) -> str:
     return "".join(f"// {name}: {origin}\n" for name, origin in origins.items()) + text
 
 
-def _compiled(text: str, stage: Stage) -> bytes:
+def _compiled(text: str, flags: Sequence[str], stage: Stage) -> bytes:
     from iree.compiler import tools
 
     try:
-        return tools.compile_str(text, input_type="torch", target_backends=["llvm-cpu"], extra_args=list(FLAGS))
+        return tools.compile_str(text, input_type="torch", target_backends=["llvm-cpu"], extra_args=list(flags))
     except tools.CompilerToolError as wrong:
         raise _refused(stage, wrong) from wrong
 
