@@ -21,6 +21,10 @@ NETWORKS: dict[str, tuple[str, dict]] = {
     "gpt2": ("GPT2LMHeadModel", dict(n_embd=32, n_layer=2, n_head=2, n_positions=96, vocab_size=50)),
     "roberta": ("RobertaForSequenceClassification", WORDS | dict(vocab_size=50, max_position_embeddings=98)),
     "t5": ("T5EncoderModel", dict(d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, vocab_size=50)),
+    "clip": (
+        "CLIPTextModelWithProjection",
+        WORDS | dict(vocab_size=50, max_position_embeddings=96, projection_dim=16),
+    ),
     "whisper": (
         "WhisperForConditionalGeneration",
         dict(d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2)
@@ -28,6 +32,7 @@ NETWORKS: dict[str, tuple[str, dict]] = {
     ),
 }
 IDS = {
+    "clip": dict(bos_token_id=1, eos_token_id=7, pad_token_id=0),
     "gpt2": dict(bos_token_id=1, eos_token_id=2),
     "whisper": dict(bos_token_id=1, eos_token_id=2, pad_token_id=0, decoder_start_token_id=1),
 }

@@ -45,7 +45,7 @@ def clean(module: fx.GraphModule) -> fx.GraphModule:
         elif _writes_over(node):
             _make_new(node)
     graph.eliminate_dead_code()
-    for rewrite in (_gelu_of_tanh, _power, _linear, _shared_heads):
+    for rewrite in (_gelu_of_tanh, _power, _linear, _shared_heads, _same_ids, _first_of_token):
         for node in list(graph.nodes):
             if node.op == "call_function" and node.users:
                 with graph.inserting_before(node):
@@ -162,6 +162,53 @@ def _linear(node: fx.Node) -> None:
     turned = node.graph.call_function(aten.t.default, (weight,))
     turned.meta = {**node.meta, "val": weight.meta["val"].t()}
     _replaced(node, aten.linear.default, (x, turned, bias))
+
+
+def _same_ids(node: fx.Node) -> None:
+    """Token ids in the shape that they have: stages take them from the model's inputs alone."""
+    if _is(node, aten.view.default, aten.reshape.default) and not node.meta["val"].is_floating_point():
+        given = node.args[0].meta["val"].shape
+        if [str(size) for size in given] == [str(size) for size in node.meta["val"].shape]:
+            node.replace_all_uses_with(node.args[0])
+
+
+def _first_of_token(node: fx.Node) -> None:
+    """states[0, argmax(ids == token)], as CLIP finds the end of a text: ncnn has neither. A table
+    says which ids are the token; of the first of them, its running sum is 1. Without any it is the
+    first state."""
+    if not _is(node, aten.index.Tensor) or len(node.args[1]) != 2 or not _is(node.args[1][1], aten.argmax.default):
+        return
+    states, same = node.args[0], node.args[1][1].args[0]
+    same = same.args[0] if _is(same, *SAME_TYPE) else same
+    if not _is(same, aten.eq.Scalar) or len(states.meta["val"].shape) != 3:
+        return
+    ids, token = same.args
+    ids = ids.args[0] if _is(ids, *SAME_TYPE) else ids
+    tables = [user for user in ids.users if _is(user, aten.embedding.default) and user.args[1] is ids]
+    if not tables:
+        return
+    graph, value, module = node.graph, states.meta["val"], node.graph.owning_module
+    name = f"token_{token}"
+    module.register_buffer(name, (torch.arange(len(tables[0].args[0].meta["val"])) == token).float()[:, None])
+
+    def made(target: Any, args: tuple, like: torch.Tensor) -> fx.Node:
+        new = graph.call_function(target, args)
+        new.meta = {**node.meta, "val": like}
+        return new
+
+    table = graph.get_attr(name)
+    table.meta = {**node.meta, "val": getattr(module, name)}
+    found = made(aten.embedding.default, (table, ids), value[..., :1])
+    count = made(aten.cumsum.default, (found, 1), value[..., :1])
+    first = made(aten.relu.default, (made(aten.rsub.Scalar, (count, 2), value[..., :1]),), value[..., :1])
+    first = made(aten.mul.Tensor, (found, first), value[..., :1])
+    turned = made(aten.transpose.int, (first, 1, 2), value[..., :1].transpose(1, 2))
+    picked = made(aten.matmul.default, (turned, states), value[:, :1])
+    total = made(aten.sum.dim_IntList, (found, [1], True), value[:, :1, :1])
+    none = made(aten.relu.default, (made(aten.rsub.Scalar, (total, 1), value[:, :1, :1]),), value[:, :1, :1])
+    start = made(aten.mul.Tensor, (made(aten.slice.Tensor, (states, 1, 0, 1), value[:, :1]), none), value[:, :1])
+    either = made(aten.add.Tensor, (picked, start), value[:, :1])
+    _replaced(node, aten.view.default, (either, [1, value.shape[-1]]))
 
 
 def with_flat_rows(module: fx.GraphModule) -> fx.GraphModule:

@@ -28,7 +28,7 @@ from tests.networks import NETWORKS, make_network
 from tests.running import CLEAN
 
 ROOT = Path(__file__).parents[3]
-STAGES = {"vit": "6", "bert": "5", "resnet": "4", "gpt2": "5", "roberta": "4", "t5": "5", "whisper": "4"}
+STAGES = {"vit": "6", "bert": "5", "resnet": "4", "gpt2": "5", "roberta": "4", "t5": "5", "whisper": "4", "clip": "4"}
 SOME = ("t5",)  # several values between stages; test_tiny_vit.py has one
 RECIPES = {"f32": Recipe(), "q8": Recipe.parse("q8", 32)}
 CLOSE = {"f32": 1e-4, "q8": 5e-2}
