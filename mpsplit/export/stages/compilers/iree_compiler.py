@@ -42,7 +42,7 @@ class IreeCompiler:
         self.tools = {"iree": version("iree-base-compiler")}
         self.programs: dict[str, bytes] = {}  # of MLIR
 
-    def compile(self, traced: Traced, out: Path) -> Compiled:
+    def compile(self, traced: Traced, out: Path, scratch: Path) -> Compiled:
         from iree.runtime import ParameterIndex
         from iree.runtime.io import parameter_index_add_numpy_ndarray
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -46,17 +45,16 @@ class NcnnCompiler:
     def recipe(self) -> str:
         return str(self.rules)
 
-    def compile(self, traced: Traced, out: Path) -> Compiled:
-        with tempfile.TemporaryDirectory(dir=out, prefix=".stage-") as scratch:
-            script = Path(scratch, f"{traced.stem}.pt")
-            traced.program.save(str(script))
-            texts = [
-                ",".join(shape_text(numbers(shape, length), TYPES[kind]) for kind, shape in traced.shapes.values())
-                for length in traced.lengths
-            ]
-            made = run_pnnx(self.pnnx, script, texts, Path(scratch))
-            param = _known(Param.load(made.ncnn_param), traced.stage)
-            return self._written(traced.stem, param, made.ncnn_bin, traced.matrices, out)
+    def compile(self, traced: Traced, out: Path, scratch: Path) -> Compiled:
+        script = scratch / f"{traced.stem}.pt"
+        traced.program.save(str(script))
+        texts = [
+            ",".join(shape_text(numbers(shape, length), TYPES[kind]) for kind, shape in traced.shapes.values())
+            for length in traced.lengths
+        ]
+        made = run_pnnx(self.pnnx, script, texts, scratch)
+        param = _known(Param.load(made.ncnn_param), traced.stage)
+        return self._written(traced, param, made.ncnn_bin, out, scratch)
 
     def ways(self, inputs: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """None, all, then each choice of a few."""
@@ -67,21 +65,27 @@ class NcnnCompiler:
     def lengths(self, traced: Traced) -> tuple[int, ...]:
         return (max(traced.lengths[0] - 2, 1),)
 
-    def _written(self, stem: str, param: Param, floats: Path, names: Mapping[bytes, str], out: Path) -> Compiled:
-        everything = StageFiles.named(stem)
-        assert everything.packed
-        packing = None
+    def _written(self, traced: Traced, param: Param, floats: Path, out: Path, scratch: Path) -> Compiled:
+        files = StageFiles.named(traced.stem, packed=False, tables=False)
         if self.rules.default.bits or self.rules.rules:
-            packing = Packing(stage_arrays.read(param, floats), names, self.rules)
-            param = packed(param, packing)
-        (out / everything.graph).write_text(str(param), encoding="utf-8")
-        if packing and packing.count:
-            stage_arrays.write(param, packing.arrays, out / everything.floats)
-            (out / everything.packed).write_bytes(packing.file)
-        else:
-            shutil.copyfile(floats, out / everything.floats)
-        count = packing.count if packing else 0
-        return Compiled(StageFiles.named(stem, bool(count), tables=False), count)
+            packing = Packing(stage_arrays.read(param, floats), traced.matrices, self.rules)
+            smaller = packed(param, packing)
+            if packing.count:
+                twins = scratch / "as-it-was", scratch / "rounded"
+                for folder in twins:
+                    folder.mkdir()
+                    (folder / files.graph).write_text(str(param), encoding="utf-8")
+                shutil.copyfile(floats, twins[0] / files.floats)
+                stage_arrays.write(param, packing.arrays | packing.rounded, twins[1] / files.floats)
+                files = StageFiles.named(traced.stem, tables=False)
+                assert files.packed
+                (out / files.graph).write_text(str(smaller), encoding="utf-8")
+                stage_arrays.write(smaller, packing.arrays, out / files.floats)
+                (out / files.packed).write_bytes(packing.file)
+                return Compiled(files, packing.count, twins)
+        (out / files.graph).write_text(str(param), encoding="utf-8")
+        shutil.copyfile(floats, out / files.floats)
+        return Compiled(files)
 
 
 def _known(param: Param, stage: Stage) -> Param:

@@ -66,10 +66,12 @@ class Traced:
 
 @dataclass(frozen=True)
 class Compiled:
-    """`packed`: how many linears are quantised."""
+    """`packed`: how many linears are quantised; where some are, `twins` are two folders with the
+    stage in float32: with the model's weights, and with the values that were packed."""
 
     files: StageFiles
     packed: int = 0
+    twins: tuple[Path, Path] | None = None
 
 
 class StageCompiler(Protocol):
@@ -88,8 +90,9 @@ class StageCompiler(Protocol):
     @property
     def recipe(self) -> str: ...
 
-    def compile(self, traced: Traced, out: Path) -> Compiled:
-        """Writes all files of the stage but its tables."""
+    def compile(self, traced: Traced, out: Path, scratch: Path) -> Compiled:
+        """Writes all files of the stage but its tables; what is in `scratch` goes after the
+        trial."""
 
     def ways(self, inputs: Sequence[str]) -> Iterable[tuple[str, ...]]:
         """Which inputs may keep the axis of the batch: to be tried in this order."""

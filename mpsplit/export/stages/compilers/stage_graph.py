@@ -1,7 +1,7 @@
 """A stage's graph as pnnx wrote it, its linears packed.
 
 In: a Param, its arrays, a recipe. Out: the same with QLinear layers, what is left in the file of
-floats, and the bytes of the packed matrices.
+floats, the bytes of the packed matrices, and the arrays of the unpacked graph as they say them.
 
 Layers are known by what is in them: a matrix of the model gives its layer the model's name, so that
 a pattern of --quant-for names it. MultiHeadAttention, which has its matrices inside, comes apart
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mpsplit.export.weights.encode import encoded
+from mpsplit.native.cpp import kernels
 from mpsplit.package.param_text import Layer, Param
 from mpsplit.package.stages.stage_arrays import Arrays
 from mpsplit.package.stored.float_weights import ALIGNMENT
@@ -33,12 +34,14 @@ PARTS = ("q", "k", "v", "out")  # of MultiHeadAttention, a matrix and a bias eac
 
 @dataclass
 class Packing:
-    """`names`: the model's name of a matrix, by its bytes. `file`: packed matrices so far."""
+    """`names`: the model's name of a matrix, by its bytes. So far, `file`: packed matrices;
+    `rounded`: arrays of the layers that have them, with the values that were packed."""
 
     arrays: Arrays
     names: Mapping[bytes, str]
     recipe: Recipe
     file: bytearray = field(default_factory=bytearray)
+    rounded: Arrays = field(default_factory=dict)
     count: int = 0
 
     def how(self, matrix: np.ndarray, inputs: int, layer: str) -> Quantisation:
@@ -47,10 +50,13 @@ class Packing:
         how = self.recipe.kind_of(name)
         return how if how.fits(inputs) else Quantisation()
 
-    def pack(self, matrix: np.ndarray, bias: np.ndarray | None, how: Quantisation) -> dict[str, str]:
-        """The parameters of the QLinear that has this matrix [n, k]."""
+    def pack(self, matrix: np.ndarray, bias: np.ndarray | None, how: Quantisation, layer: str) -> dict[str, str]:
+        """The parameters of the QLinear that has this matrix [n, k] of the layer."""
         n, k = matrix.shape
-        offset, size = self._append(encoded(matrix, how, self.recipe.scales))
+        data = encoded(matrix, how, self.recipe.scales)
+        values = kernels().Weights(data, n, k, how.bits, how.block).unpack()
+        self.rounded.setdefault(layer, []).extend([values.ravel(), *([] if bias is None else [bias])])
+        offset, size = self._append(data)
         place = -1 if bias is None else self._append(bias.astype(np.float32))[0]
         self.count += 1
         return QLinear(n, k, how.bits, how.block, offset, size, place).params()
@@ -80,7 +86,7 @@ def _linear(layer: Layer, packing: Packing) -> Layer:
     if not how.bits:
         return layer
     del packing.arrays[layer.name]
-    params = packing.pack(matrix.reshape(n, k), bias[0] if bias else None, how)
+    params = packing.pack(matrix.reshape(n, k), bias[0] if bias else None, how, layer.name)
     return replace(layer, type=QLINEAR, params=params)
 
 
@@ -108,7 +114,7 @@ def _apart(layer: Layer, packing: Packing) -> list[Layer]:
         matrix, bias = matrices[part]
         how = packing.how(matrix, inputs[part], name)
         rows = matrix.reshape(-1, inputs[part])
-        return Layer(QLINEAR, f"{name}_{part}", (source,), (target,), packing.pack(rows, bias, how))
+        return Layer(QLINEAR, f"{name}_{part}", (source,), (target,), packing.pack(rows, bias, how, name))
 
     turned = []
     for part, blob in zip("qkv", blobs, strict=True):
