@@ -94,7 +94,7 @@ MANIFESTS = [
     (put("ranks", []), "its plan has 1 shards, its list of ranks 0"),
     (put("facts", "hidden", "64"), "a whole number from 1"),
     (put("facts", "kv_heads", 0), "a whole number from 1"),
-    (put("facts", "layers", HUGE), "a whole number from 1"),
+    (put("facts", "layers", HUGE), "a whole number from 0"),
     (put("facts", "context", 1 << 24), "more than any model has"),
     (put("facts", "surprise", 1), "surprise"),
     (put("plan", "shards", 0, "stage", HUGE), "a whole number from 0"),

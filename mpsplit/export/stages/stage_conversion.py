@@ -36,8 +36,8 @@ from mpsplit.plan.stages.index_lists import runs_of
 # pipeline, stage, folder, its files, inputs, length -> outputs; None where it ended the process
 TryOut = Callable[[Pipeline, Stage, Path, StageFiles, Mapping[str, np.ndarray], int], dict[str, np.ndarray] | None]
 Found = Mapping[int, Mapping[str, np.ndarray] | None]  # by the length
-# of the largest number of an output: sums in another order; inputs of linears, rounded to 8 bits, of
-# which 0.02 was seen at most, in any kind
+# of the largest number of an output: sums in another order; inputs of linears, rounded to 8 bits:
+# 0.02 was seen at most, in any kind
 EXACT, INPUTS = 1e-3, 0.05
 FEW_RUNS = 32  # of columns, which are read row by row; where there are more, all is read
 

@@ -194,8 +194,14 @@ def arena_bytes(facts: ModelFacts, shard: Shard, rows: int, fused: bool = True) 
 
 
 def staging_bytes(facts: ModelFacts, shard: Shard, job: Job) -> int:
-    """The arena of a chunk, what linears make of their inputs, the angles, the logits."""
-    rows, arena = job.rows, arena_bytes(facts, shard, job.rows, job.fused)
+    """Values of a chunk, what linears make of their inputs, the angles, the logits.
+
+    The arena is smaller: parts share it. Here each has its own, so that a part costs the same
+    whatever the others are, as plan/solve divides them.
+    """
+    q_and_kv = (len(shard.heads) + len(shard.kv_heads)) * facts.head_dim
+    rows, widths = job.rows, 3 * facts.hidden + 2 * q_and_kv + len(shard.mlp) * (1 if job.fused else 3)
+    arena = ACTIVATION * (rows * widths + len(shard.head))
     quantised = 2 * rows * max(facts.hidden, len(shard.mlp))
     angles = 2 * job.context * facts.head_dim // 2 * ACTIVATION * 2
     return arena + quantised + angles + 3 * len(shard.head) * ACTIVATION

@@ -21,6 +21,7 @@ from mpsplit.plan.price.message_times import (
 )
 from mpsplit.plan.price.sizes import (
     Job,
+    arena_bytes,
     attention_bytes,
     cache_bytes,
     head_bytes,
@@ -124,9 +125,11 @@ def test_attention_takes_what_its_products_take_or_its_reading():
 def test_staging_is_a_chunk_the_angles_and_the_logits():
     f = facts(**WIDE)
     [shard] = even_plan(f, 1, 1).shards
-    arena = 32 * (512 + 512 + 1536) * 4  # what goes past the MLP, what it reads, what its middle makes
+    values = 32 * (3 * 512 + 2 * (512 + 256) + 1536) * 4 + 4096 * 4
     quantised, angles, logits = 2 * 32 * 1536, 2 * 128 * 16 * 4 * 2, 3 * 4096 * 4
-    assert staging_bytes(f, shard, JOB) == arena + quantised + angles + logits
+    assert staging_bytes(f, shard, JOB) == values + quantised + angles + logits
+    # what goes past the MLP, what it reads, what its middle makes: parts share the arena
+    assert arena_bytes(f, shard, JOB.rows, JOB.fused) == 32 * (512 + 512 + 1536) * 4 < values
 
 
 def test_an_order_of_a_chunk_brings_8_bytes_a_token():
