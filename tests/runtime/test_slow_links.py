@@ -19,7 +19,7 @@ def needed():
 @pytest.mark.alone
 @pytest.mark.clock
 @pytest.mark.seconds(200)
-@pytest.mark.parametrize("tensor, pipeline", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("tensor, pipeline", [(2, 1), *thorough((1, 2))])
 @pytest.mark.parametrize("delay_ms", [1, *thorough(5)])
 def test_the_cost_of_slow_links_is_predicted(needed, tmp_path, package_of, delay_ms, tensor, pipeline):
     package = package_of("llama", tensor, pipeline)

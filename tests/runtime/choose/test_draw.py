@@ -10,6 +10,7 @@ import pytest
 from mpsplit.runtime.choose.answers import NumpyAnswers, bits_of
 from mpsplit.runtime.choose.choosing import Choice
 from mpsplit.runtime.choose.sampling import Sampling
+from tests.cases import thorough
 from tests.missing import needs
 from tests.runtime.choose.asking import MODULE, Ranks
 from tests.runtime.choose.from_all_logits import token_of
@@ -72,7 +73,7 @@ def test_it_draws_nearly_always_and_what_all_logits_give(how, tilts):
 
 
 @needs("the communicator")
-@pytest.mark.parametrize("low", [-8.7, -9.03, -9.4, -10.1])
+@pytest.mark.parametrize("low", [-8.7, *thorough(-9.03, -9.4, -10.1)])
 def test_a_cut_between_two_tokens_is_found_though_what_lies_below_is_summed_roughly(low):
     """Sought is a fraction of 5e-9 beside the end of a token: less than floats tell of the sum."""
     logits = np.full(SIZE, low, np.float32)
