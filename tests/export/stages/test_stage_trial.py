@@ -58,7 +58,7 @@ def test_the_way_that_computes_the_same_is_kept():
     [
         (1.0, 1.6, 1.6 * (1 + INPUTS / 2), None),  # values of few bits may be far off, what is packed may not
         (1 + 2 * EXACT, 1.0, 1.0, "what pnnx made of it is 0.002"),
-        (1.0, 1.1, 1.1 * (1 + 2 * INPUTS), r"packed, it is 0\.2 of the largest number off the same values"),
+        (1.0, 1.1, 1.1 * (1 + 2 * INPUTS), r"packed, it is 0\.1 of the largest number off the same values"),
         (1.0, 1.0, float("nan"), "packed, it is inf"),
     ],
 )
