@@ -21,7 +21,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
-from turns import Way, rates, table
+from turns import Way, in_batches, rates, table
 
 ONE, BATCH = "transformers, one by one", "transformers, one batch"
 
@@ -53,15 +53,12 @@ def transformers_of(folder: str, threads: int) -> dict[str, Way]:
     torch.set_num_threads(threads)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
-    def in_batches(ids: np.ndarray, size: int) -> float:
-        began = time.perf_counter()
-        with torch.inference_mode():
-            for first in range(0, len(ids), size):
-                states = model(torch.from_numpy(ids[first : first + size])).last_hidden_state
-                torch.nn.functional.normalize(states.mean(1), dim=1).numpy()
-        return time.perf_counter() - began
+    @torch.inference_mode()
+    def compute(ids: np.ndarray) -> None:
+        states = model(torch.from_numpy(ids)).last_hidden_state
+        torch.nn.functional.normalize(states.mean(1), dim=1).numpy()
 
-    return {ONE: lambda ids: in_batches(ids, 1), BATCH: lambda ids: in_batches(ids, len(ids))}
+    return {ONE: in_batches(compute, 1), BATCH: in_batches(compute)}
 
 
 def main() -> None:

@@ -17,11 +17,10 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-from turns import Way, rates, table
+from turns import Way, in_batches, rates, table
 
 ONE, BATCH = "torch, one by one", "torch, one batch"
 
@@ -42,14 +41,11 @@ def torch_ways(model: str, threads: int) -> dict[str, Way]:
     torch.set_num_threads(threads)
     module = original(find_model(model)).eval()
 
-    def batches(images: np.ndarray, size: int) -> float:
-        began = time.perf_counter()
-        with torch.inference_mode():
-            for first in range(0, len(images), size):
-                module(torch.from_numpy(images[first : first + size]))
-        return time.perf_counter() - began
+    @torch.inference_mode()
+    def compute(images: np.ndarray) -> None:
+        module(torch.from_numpy(images))
 
-    return {ONE: lambda images: batches(images, 1), BATCH: lambda images: batches(images, len(images))}
+    return {ONE: in_batches(compute, 1), BATCH: in_batches(compute)}
 
 
 def package_way(package: str, name: str) -> Way:

@@ -19,9 +19,9 @@ from tests.serve.real_loop import RealLoop
 def at_rest(service: Service, seconds: float = 10) -> bool:
     """Whether nothing of any answer is left; the server clears up beside what it sends."""
     ends = time.monotonic() + seconds
-    while not (service.loop.idle() and not service.tickets) and time.monotonic() < ends:
+    while not (rests := service.loop.idle() and not service.tickets) and time.monotonic() < ends:
         time.sleep(0.01)
-    return service.loop.idle() and not service.tickets
+    return rests
 
 
 @dataclass(frozen=True)

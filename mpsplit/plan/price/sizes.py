@@ -79,7 +79,7 @@ class Job:
     @property
     def fused(self) -> bool:
         """Whether linears are quantised, so that the native engine makes one layer of several."""
-        return bool(self.own) or self.kind != "f32"
+        return bool(self.own) or self.kind != FLOAT
 
     @property
     def position(self) -> int:
@@ -201,10 +201,10 @@ def staging_bytes(facts: ModelFacts, shard: Shard, job: Job) -> int:
     """
     q_and_kv = (len(shard.heads) + len(shard.kv_heads)) * facts.head_dim
     rows, widths = job.rows, 3 * facts.hidden + 2 * q_and_kv + len(shard.mlp) * (1 if job.fused else 3)
-    arena = ACTIVATION * (rows * widths + len(shard.head))
+    values = ACTIVATION * (rows * widths + len(shard.head))
     quantised = 2 * rows * max(facts.hidden, len(shard.mlp))
     angles = 2 * job.context * facts.head_dim // 2 * ACTIVATION * 2
-    return arena + quantised + angles + 3 * len(shard.head) * ACTIVATION
+    return values + quantised + angles + 3 * len(shard.head) * ACTIVATION
 
 
 def memory(facts: ModelFacts, shard: Shard, device: Device, job: Job) -> Memory:

@@ -12,11 +12,9 @@ import pytest
 from mpsplit.comm import Alone
 from mpsplit.errors import RunError
 from mpsplit.export.stages.convert_stages import convert_stages
-from mpsplit.export.stages.model_builder import original
 from mpsplit.export.stages.partition_stages import partition_stages
 from mpsplit.export.stages.stage_cuts import cut_model
 from mpsplit.package.stages.built import IREE, Built
-from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.package.stages.stage_files import COMPILED
 from mpsplit.plan.stages.placing import even_ends
 from mpsplit.runtime.pipeline.load_pipeline import load_pipeline
@@ -25,6 +23,7 @@ from tests.cases import thorough
 from tests.missing import needs
 from tests.networks import make_network
 from tests.running import CLEAN, mpsplit, refused
+from tests.staged_runs import beside_eager
 
 pytestmark = [needs("iree"), pytest.mark.seconds(300)]
 ROOT = Path(__file__).parents[3]
@@ -50,36 +49,16 @@ def make_package(name: str, folder: Path, comm) -> tuple[Path, Path, int]:
     return model, package, len(compiler.programs)
 
 
-def inputs_of(pipeline: Pipeline) -> list[dict[str, np.ndarray]]:
-    chance = np.random.default_rng(1)
-    if not pipeline.grows:
-        [name] = pipeline.inputs
-        return [{name: chance.standard_normal(pipeline.values[name].shape, np.float32)} for _ in range(3)]
-    of = {"input_ids": (3, 50), "token_type_ids": (0, 2)}
-    return [{name: chance.integers(*of[name], (1, length)) for name in pipeline.inputs} for length in LENGTHS]
-
-
 @pytest.mark.mpi
 @pytest.mark.most(2)
 @pytest.mark.parametrize("name", ["vit", "bert", *thorough("gpt2", ranks=2)])
 def test_what_comes_out_is_what_transformers_says(world, shared_folder, name):
-    import torch
-
     model, package, compiled = make_package(name, shared_folder, world)
     if name == "vit" and world.size == 1:
         assert compiled == 3  # of four: its two layers are equal
-    run = load_pipeline(package, world)
-    if world.rank:
-        run.follow()
-        return
-    inputs, module = inputs_of(run.pipeline), original(model)
-    outputs = list(run.lead(inputs))
-    run.end()
-    for given, found in zip(inputs, outputs, strict=True):
-        with torch.no_grad():
-            wanted = module(**{key: torch.from_numpy(array) for key, array in given.items()})
+    for found, wanted in beside_eager(package, model, world, LENGTHS):
         for output, array in found.items():
-            expected = wanted[output].numpy()
+            expected = wanted[output]
             assert array.shape == expected.shape and (array.argmax(-1) == expected.argmax(-1)).all()
             assert np.abs(array - expected).max() <= CLOSE * max(1.0, np.abs(expected).max())
 

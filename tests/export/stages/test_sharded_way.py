@@ -11,8 +11,6 @@ from mpsplit.export.stages.compilers.ncnn_compiler import NcnnCompiler
 from mpsplit.export.stages.convert_stages import convert_stages
 from mpsplit.export.stages.partition_stages import partition_stages
 from mpsplit.export.stages.stage_cuts import cut_model
-from mpsplit.package.stages.growing_shapes import numbers
-from mpsplit.package.stages.pipeline import FLOAT, Pipeline
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.stages.index_lists import COLUMNS, ROWS, Wish
 from mpsplit.plan.stages.placing import even_ends
@@ -20,6 +18,7 @@ from mpsplit.runtime.pipeline.load_pipeline import load_pipeline
 from mpsplit.runtime.pipeline.trial import Trials
 from tests.cases import thorough
 from tests.networks import make_network
+from tests.staged_runs import inputs_of
 
 RECIPES = {"f32": Recipe(), "q8": Recipe.parse("q8", 32)}
 LENGTHS = (4, 19, 96)
@@ -56,19 +55,6 @@ def packaged(model, stages: str, package, comm, kind: str, wishes=()):
         return convert_stages(package, comm, NcnnCompiler(find_pnnx(), RECIPES[kind]), trials)
 
 
-def inputs_of(pipeline: Pipeline) -> list[dict[str, np.ndarray]]:
-    chance = np.random.default_rng(1)
-    return [
-        {
-            name: chance.standard_normal(shape, np.float32) if value.type == FLOAT else chance.integers(0, 2, shape)
-            for name in pipeline.inputs
-            for value in [pipeline.values[name]]
-            for shape in [numbers(value.shape, length)]
-        }
-        for length in (LENGTHS if pipeline.grows else (1, 1))
-    ]
-
-
 @pytest.mark.mpi
 @pytest.mark.seconds(240)
 @pytest.mark.parametrize("kind", ["q8", *thorough("f32", ranks=4)])
@@ -82,7 +68,7 @@ def test_row_shards_change_no_bit_and_sums_little(world, shared_folder, name, ki
     if name != "gpt2":  # whose matrices lie turned: of many runs of columns all is read
         assert made.read[world.rank] == made.manifest.ranks[world.rank].weight_bytes
     run = load_pipeline(packages["rows"], world)
-    inputs = inputs_of(run.pipeline)
+    inputs = inputs_of(run.pipeline, LENGTHS)
     if world.rank:
         run.follow()
     else:

@@ -16,16 +16,15 @@ from mpsplit.export.stages.model_builder import original
 from mpsplit.export.stages.partition_stages import partition_stages
 from mpsplit.export.stages.stage_cuts import cut_model
 from mpsplit.package.manifest import rank_folder
-from mpsplit.package.stages.growing_shapes import numbers
-from mpsplit.package.stages.pipeline import FLOAT, Pipeline
+from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.package.stages.stage_manifest import StageManifest
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.plan.stages.placing import even_ends
-from mpsplit.runtime.pipeline.load_pipeline import load_pipeline
 from mpsplit.runtime.pipeline.trial import Trials
 from tests.cases import thorough
 from tests.networks import NETWORKS, make_network
 from tests.running import CLEAN
+from tests.staged_runs import beside_eager, eager, inputs_of
 
 ROOT = Path(__file__).parents[3]
 STAGES = {"vit": "6", "bert": "5", "resnet": "4", "gpt2": "5", "roberta": "4", "t5": "5", "whisper": "4", "clip": "4"}
@@ -50,31 +49,6 @@ def make_package(name: str, models: Path, folder: Path, comm, kind: str = "f32")
     return model, package, made
 
 
-def inputs_of(pipeline: Pipeline) -> list[dict[str, np.ndarray]]:
-    chance = np.random.default_rng(1)
-    found = []
-    for length in LENGTHS if pipeline.grows else (1, 1, 1):
-        found.append({})
-        for name in pipeline.inputs:
-            value = pipeline.values[name]
-            shape = numbers(value.shape, length)
-            least, most = (0, 2) if name == "token_type_ids" else (3, 50)  # below are padding and its like
-            found[-1][name] = (
-                chance.standard_normal(shape, np.float32)
-                if value.type == FLOAT
-                else chance.integers(least, most, shape)
-            )
-    return found
-
-
-def eager(module, given) -> dict[str, np.ndarray]:
-    import torch
-
-    with torch.no_grad():
-        wanted = module(**{name: torch.from_numpy(array) for name, array in given.items()})
-    return {name: tensor.numpy() for name, tensor in wanted.items() if isinstance(tensor, torch.Tensor)}
-
-
 @pytest.mark.mpi
 @pytest.mark.seconds(200)
 @pytest.mark.parametrize("kind", [*thorough("f32", ranks=2), "q8"])
@@ -82,15 +56,7 @@ def eager(module, given) -> dict[str, np.ndarray]:
 def test_what_comes_out_is_what_eager_torch_says(world, shared_folder, name, kind):
     model, package, made = make_package(name, shared_folder, shared_folder, world, kind)
     assert made.read[world.rank] == made.manifest.ranks[world.rank].weight_bytes
-    run = load_pipeline(package, world)
-    if world.rank:
-        run.follow()
-        return
-    inputs, module = inputs_of(run.pipeline), original(model)
-    outputs = list(run.lead(inputs))
-    run.end()
-    for given, found in zip(inputs, outputs, strict=True):
-        wanted = eager(module, given)
+    for found, wanted in beside_eager(package, model, world, LENGTHS):
         assert set(found) == set(wanted)
         for output, array in found.items():
             assert array.shape == wanted[output].shape
@@ -120,7 +86,7 @@ def test_each_stage_runs_alone_in_a_process_that_has_only_its_files(shared_folde
     """And all of them one after the other are the whole."""
     model, package, _ = make_package(name, shared_folder, tmp_path, Alone())
     pipeline, manifest = Pipeline.load(package), StageManifest.load(package)
-    [*_, given] = inputs_of(pipeline)
+    [*_, given] = inputs_of(pipeline, LENGTHS)
     values, length = dict(given), LENGTHS[-1]
     for number, stage in enumerate(pipeline.stages):
         folder = tmp_path / f"alone-{number}"

@@ -67,25 +67,33 @@ class NcnnCompiler:
 
     def _written(self, traced: Traced, param: Param, floats: Path, out: Path, scratch: Path) -> Compiled:
         files = StageFiles.named(traced.stem, packed=False, tables=False)
-        if self.rules.default.bits or self.rules.rules:
-            packing = Packing(stage_arrays.read(param, floats), traced.matrices, self.rules)
-            smaller = packed(param, packing)
-            if packing.count:
-                twins = scratch / "as-it-was", scratch / "rounded"
-                for folder in twins:
-                    folder.mkdir()
-                    (folder / files.graph).write_text(str(param), encoding="utf-8")
-                shutil.copyfile(floats, twins[0] / files.floats)
-                stage_arrays.write(param, packing.arrays | packing.rounded, twins[1] / files.floats)
-                files = StageFiles.named(traced.stem, tables=False)
-                assert files.packed
-                (out / files.graph).write_text(str(smaller), encoding="utf-8")
-                stage_arrays.write(smaller, packing.arrays, out / files.floats)
-                (out / files.packed).write_bytes(packing.file)
-                return Compiled(files, packing.count, twins)
-        (out / files.graph).write_text(str(param), encoding="utf-8")
-        shutil.copyfile(floats, out / files.floats)
-        return Compiled(files)
+        if not (self.rules.default.bits or self.rules.rules):
+            return _as_it_is(files, param, floats, out)
+        packing = Packing(stage_arrays.read(param, floats), traced.matrices, self.rules)
+        smaller = packed(param, packing)
+        if not packing.count:
+            return _as_it_is(files, param, floats, out)
+        twins = scratch / "as-it-was", scratch / "rounded"
+        for twin in twins:
+            twin.mkdir()
+        _as_it_is(files, param, floats, twins[0])
+        _write(files, param, packing.arrays | packing.rounded, twins[1])
+        files = StageFiles.named(traced.stem, tables=False)
+        assert files.packed
+        _write(files, smaller, packing.arrays, out)
+        (out / files.packed).write_bytes(packing.file)
+        return Compiled(files, packing.count, twins)
+
+
+def _as_it_is(files: StageFiles, param: Param, floats: Path, folder: Path) -> Compiled:
+    (folder / files.graph).write_text(str(param), encoding="utf-8")
+    shutil.copyfile(floats, folder / files.floats)
+    return Compiled(files)
+
+
+def _write(files: StageFiles, param: Param, arrays: stage_arrays.Arrays, folder: Path) -> None:
+    (folder / files.graph).write_text(str(param), encoding="utf-8")
+    stage_arrays.write(param, arrays, folder / files.floats)
 
 
 def _known(param: Param, stage: Stage) -> Param:
