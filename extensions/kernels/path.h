@@ -36,6 +36,20 @@ struct Path {
                   float* y);
 };
 
+// a lambda is part of what calls it from the start: only then are the elements of an array
+// registers
+#define INLINED __attribute__((always_inline))
+
+template <int value>
+using number = std::integral_constant<int, value>;
+
+// run(i), i = 0 .. count - 1 being numbers that the compiler knows
+template <int count, class Run>
+[[gnu::always_inline]] static inline void each(Run run) {
+    [&]<int... i>(std::integer_sequence<int, i...>)
+        INLINED { (run(number<i>()), ...); }(std::make_integer_sequence<int, count>());
+}
+
 // Far enough that memory answers in time, near enough that the line is still in the first cache
 // when its turn comes. It crosses the ends of panels, which follow each other in memory. (1024: 90
 // % of the memory speed on a Zen 4, 2560 and more: all of it.)
@@ -84,23 +98,26 @@ static void panel(const Shape& shape, const uint8_t* weights, const uint8_t* til
             const int32_t* minus = reinterpret_cast<const int32_t*>(tile) + width;
             const float* totals = x_scales + 4 * width;
             const int32_t* inputs = minus + 4 * width;
-            auto add = [&](auto known, int place) {
+            auto add = [&](auto known, int place) INLINED {
                 constexpr Half half = decltype(known)::value;
                 const int32_t* missing = minus + int(half) * width;
                 typename Isa::Dots dots[width];
-                for (int r = 0; r < width; r++) dots[r] = Isa::template start<zero>(missing[r]);
+                each<width>([&](auto r)
+                                INLINED { dots[r] = Isa::template start<zero>(missing[r]); });
                 for (int c = 0; c < chunks; c++)
                     Isa::template chunk<bits, half>(weights + c * chunk_bytes(bits),
                                                     inputs + c * groups * width, dots);
                 const auto own = numbers.number(0, place);
-                for (int r = 0; r < width; r++)
+                each<width>([&](auto r) INLINED {
                     sums[r] = Isa::accumulate(sums[r], dots[r], own, x_scales[r]);
+                });
                 if constexpr (form.minimum) {
                     const auto minimums = numbers.number(1, place);
-                    for (int r = 0; r < width; r++)
+                    each<width>([&](auto r) INLINED {
                         sums[r] = Isa::add_times(
                             sums[r], minimums,
                             half == Half::both ? totals[r] : x_scales[r] * float(-missing[r]));
+                    });
                 }
             };
             for (int l = 0; l < chunks * form.stored; l++)

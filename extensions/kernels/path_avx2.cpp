@@ -17,10 +17,10 @@ constexpr bool has_signs(int zero) { return zero == 128; }
 // Gj or G(j+4) of layout.h, for 8 of the 16 outputs
 template <int bits>
 [[gnu::always_inline]] inline __m256i group(const uint8_t* lines, int j, bool later) {
-    auto load = [&](int l) {
+    auto load = [&](int l) INLINED {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + l * line));
     };
-    auto bits_of = [&](Plane plane) {
+    auto bits_of = [&](Plane plane) INLINED {
         const Place at = place_in(plane, j);
         return _mm256_and_si256(shifted(load(at.line), later ? at.high : at.low, plane.first),
                                 _mm256_set1_epi8(char(mask_of(plane) << plane.first)));
@@ -40,16 +40,97 @@ template <int bits>
     return _mm256_shuffle_epi8(values, found);
 }
 
-__m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
+[[gnu::always_inline]] inline __m256i widen(__m256i pairs) {
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
 
 // signed 8-bit weights: |w| * (x with the sign of w), at most 2 * 128 * 127
-__m256i signed_pairs(__m256i w, __m256i x) {
+[[gnu::always_inline]] inline __m256i signed_pairs(__m256i w, __m256i x) {
     return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
+
+// four inputs, eight times: as floats they are loaded faster than as integers
+[[gnu::always_inline]] inline __m256i everywhere(const int32_t* inputs) {
+    return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(inputs)));
 }
 
 // Sums in the order in which they are written: else the compiler makes all products first, more
 // than there are registers.
 [[gnu::always_inline]] inline void held(__m256i& sum) { asm("" : "+x"(sum)); }
+
+// A chunk or half of it, whose products with four rows are summed within the registers.
+template <int bits, Half half, int width>
+struct Chunk {
+    // so many products, each of 2 weights, have a sum within 16 bits
+    static constexpr int most = form_of(bits).high + zero_point(bits),
+                         fit = 32767 / (2 * most * 127),
+                         count = half == Half::both ? groups : groups / 2;
+    const uint8_t* lines;
+    const int32_t* inputs;
+
+    // in an order that reads a line but once
+    static constexpr int group_at(int g) {
+        if (half == Half::both) return g / 2 + g % 2 * (groups / 2);
+        return g + (half == Half::second) * (groups / 2);
+    }
+    template <int g>
+    [[gnu::always_inline]] __m256i weights(number<g>, int i) const {
+        constexpr int at = group_at(g), later = groups / 2;
+        return group<bits>(lines + i * (line / 2), at % later, at >= later);
+    }
+    template <int g>
+    [[gnu::always_inline]] __m256i input(number<g>, int r) const {
+        return everywhere(inputs + group_at(g) * width + r);
+    }
+
+    // where all products have a sum in 16 bits
+    template <class Dots>
+    [[gnu::always_inline]] void add_both_halves(Dots (&dots)[width]) const {
+        __m256i sums[width][2];
+        each<count>([&](auto g) INLINED {
+            const __m256i w[2] = {weights(g, 0), weights(g, 1)};
+            each<width>([&](auto r) INLINED {
+                const __m256i x = input(g, r);
+                each<2>([&](auto i) INLINED {
+                    const __m256i pairs = _mm256_maddubs_epi16(w[i], x);
+                    sums[r][i] = g == 0 ? pairs : _mm256_add_epi16(sums[r][i], pairs);
+                    held(sums[r][i]);
+                });
+            });
+        });
+        each<width>([&](auto r) INLINED {
+            each<2>([&](auto i) INLINED {
+                dots[r].half[i] = _mm256_add_epi32(dots[r].half[i], widen(sums[r][i]));
+            });
+        });
+    }
+
+    // where totals of 32 bits are needed beside them: 8 of the 16 outputs, of two groups at a time
+    [[gnu::always_inline]] void add_half(int i, __m256i (&totals)[width]) const {
+        __m256i sums[width];
+        each<count / 2>([&](auto pair) INLINED {
+            constexpr number<2 * pair> a;
+            constexpr number<2 * pair + 1> b;
+            const __m256i wa = weights(a, i), wb = weights(b, i);
+            // whether sums begin, and whether they are as large as they may be
+            constexpr bool first = fit < 4 || pair % 2 == 0, full = fit < 4 || pair % 2 == 1;
+            each<width>([&](auto r) INLINED {
+                __m256i &total = totals[r], &sum = sums[r];
+                if constexpr (has_signs(zero_point(bits))) {
+                    total = _mm256_add_epi32(total, widen(signed_pairs(wa, input(a, r))));
+                    total = _mm256_add_epi32(total, widen(signed_pairs(wb, input(b, r))));
+                } else {
+                    const __m256i pairs = _mm256_maddubs_epi16(wa, input(a, r));
+                    sum = first ? pairs : _mm256_add_epi16(sum, pairs);
+                    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(wb, input(b, r)));
+                    if constexpr (full) total = _mm256_add_epi32(total, widen(sum));
+                    if constexpr (!full) held(sum);
+                }
+                held(total);
+            });
+        });
+    }
+};
 
 struct Avx2 {
     static constexpr int widest = 4;
@@ -110,56 +191,21 @@ struct Avx2 {
         _mm256_storeu_ps(y + 8, sum.half[1]);
     }
 
-    // Two groups at a time, whose products have sums in 16 bits.
     template <int bits, Half half, int width>
-    static void chunk(const uint8_t* lines, const int32_t* inputs, Dots (&dots)[width]) {
-        constexpr bool signs = has_signs(zero_point(bits));
-        // so many products, each of 2 weights, have a sum within 16 bits
-        constexpr int most = form_of(bits).high + zero_point(bits), fit = 32767 / (2 * most * 127),
-                      count = half == Half::both ? groups : groups / 2;
-        __m256i sums[width][2], totals[width][2];
-        for (int r = 0; r < width; r++)
-            for (int i = 0; i < 2; i++)
-                sums[r][i] = _mm256_setzero_si256(), totals[r][i] = dots[r].half[i];
-#pragma GCC unroll 4
-        for (int at = 0; at < count; at += 2) {
-            auto j = [&](int g) { return half == Half::both ? at / 2 : at + g; };
-            auto later = [&](int g) { return half == Half::both ? g == 1 : half == Half::second; };
-            auto group_of = [&](int g, int i) {
-                return group<bits>(lines + i * (line / 2), j(g), later(g));
-            };
-            const __m256i w[2][2] = {{group_of(0, 0), group_of(0, 1)},
-                                     {group_of(1, 0), group_of(1, 1)}};
-            // whether the sums are as large as they may be
-            const bool full = fit < 4 || (fit < 8 && at % 4 == 2) || at + 2 == count;
-#pragma GCC unroll 4
-            for (int r = 0; r < width; r++) {
-                auto input = [&](int g) {
-                    return _mm256_set1_epi32(inputs[(j(g) + later(g) * groups / 2) * width + r]);
-                };
-                const __m256i x[2] = {input(0), input(1)};
-#pragma GCC unroll 2
-                for (int i = 0; i < 2; i++) {
-                    __m256i &total = totals[r][i], &sum = sums[r][i];
-                    if constexpr (signs) {
-                        for (int g = 0; g < 2; g++)
-                            total = _mm256_add_epi32(total, widen(signed_pairs(w[g][i], x[g])));
-                        if constexpr (width > 1) held(total);
-                        continue;
-                    }
-                    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[0][i], x[0]));
-                    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[1][i], x[1]));
-                    if (full) {
-                        total = _mm256_add_epi32(total, widen(sum));
-                        sum = _mm256_setzero_si256();
-                        if constexpr (width > 1) held(total);
-                    } else if constexpr (width > 1)
-                        held(sum);
-                }
-            }
-        }
-        for (int r = 0; r < width; r++)
-            for (int i = 0; i < 2; i++) dots[r].half[i] = totals[r][i];
+    [[gnu::always_inline]] static void chunk(const uint8_t* lines, const int32_t* inputs,
+                                             Dots (&dots)[width]) {
+        using Sums = Chunk<bits, half, width>;
+        if constexpr (Sums::fit >= Sums::count)
+            Sums{lines, inputs}.add_both_halves(dots);
+        else
+            each<2>([&](auto i) INLINED {
+                // else inputs of the first half are kept for the second, in memory
+                asm volatile("" : "+r"(inputs));
+                __m256i totals[width];
+                each<width>([&](auto r) INLINED { totals[r] = dots[r].half[i]; });
+                Sums{lines, inputs}.add_half(i, totals);
+                each<width>([&](auto r) INLINED { dots[r].half[i] = totals[r]; });
+            });
     }
 
     static Floats add(const Floats& a, const Floats& b) {
