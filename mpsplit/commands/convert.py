@@ -1,4 +1,4 @@
-"""`mpsplit convert`: from traced slices to ncnn.
+"""`mpsplit convert`: from traced slices to files that run.
 
 In: what `partition` left. Out: a package that runs, every rank's part made by its rank.
 
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from mpsplit.comm import Communicator, mpi_rank, world
+from mpsplit.commands.parts_convert import convert_parts_command
 from mpsplit.commands.staged.staged_convert import convert_stages_command
 from mpsplit.commands.verify import original_of, verify_converted
 from mpsplit.errors import ConvertError, PlanError
@@ -20,7 +21,7 @@ from mpsplit.options.rank_options import add_launcher, add_ranks, add_serial, on
 from mpsplit.package.json_fields import text
 from mpsplit.package.manifest import FORM, PARTITION, Manifest
 from mpsplit.package.sealed.keys import Key
-from mpsplit.package.stages.built import COMPILERS, NCNN
+from mpsplit.package.stages.built import COMPILERS, IREE
 from mpsplit.package.stages.stage_manifest import is_pipeline
 from mpsplit.package.stored.quantisation import BLOCKS, ROUNDED
 from mpsplit.package.stored.recipe import LAYOUTS, METHODS, NATIVE, SCALES, Recipe
@@ -82,7 +83,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--compiler",
         choices=COMPILERS,
-        help="of stages: iree makes machine code for this processor, in float32 (default: ncnn)",
+        help="iree makes machine code for this processor, in float32 (default: ncnn)",
     )
     add("--pnnx", metavar="PATH", help="another pnnx than the installed or built one")
     add(
@@ -98,14 +99,14 @@ def convert_command(args: argparse.Namespace) -> int:
     if is_pipeline(partition_home(package)):
         return convert_stages_command(args)
     partition = Manifest.load(partition_home(package), PARTITION)
-    if args.compiler not in (None, NCNN):
-        raise ConvertError(f"--compiler {args.compiler} is for a model in stages; partition it with --stages N")
     ranks = partition.plan.ranks
     started = started_ranks(args)
     if started not in (None, ranks):
         raise PlanError(
             f"{package} was partitioned for {ranks} ranks, {started} were started; use `mpirun -np {ranks}`"
         )
+    if args.compiler == IREE:
+        return convert_parts_command(args, ranks)
     from mpsplit.export.convert import convert
     from mpsplit.export.graph.pnnx import find_pnnx
 

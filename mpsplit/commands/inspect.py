@@ -93,6 +93,8 @@ def inspect_command(args: argparse.Namespace) -> int:
         from mpsplit.package.sealed.opened import authenticate, vault_of
 
         (authenticate if args.check else vault_of)(package, manifest, keys)
+    if args.graph or args.dot or args.svg:
+        manifest.demand_ncnn(package)
     if args.graph:
         return _show_graph(package, manifest, args)
     if args.dot or args.svg:

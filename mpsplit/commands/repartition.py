@@ -32,6 +32,7 @@ def repartition_command(args: argparse.Namespace) -> int:
 
     package, out = Path(args.package), Path(args.out)
     old = Manifest.load(package)
+    old.demand_ncnn(package)
     plan, pnnx = plan_for(args, old.facts, Job()), find_pnnx()
     if not args.serial and (code := make_on_ranks(plan, args)) is not None:
         return code

@@ -20,6 +20,7 @@ from mpsplit.options.package_argument import add_keys, add_package, hold_package
 from mpsplit.options.rank_options import add_ranks, on_ranks
 from mpsplit.package.agreement import Agreement
 from mpsplit.package.manifest import MANIFEST, PARTITION, Manifest
+from mpsplit.package.stages.built import NCNN
 from mpsplit.package.stages.stage_manifest import is_pipeline
 from mpsplit.package.together.exchanged import of_rank_0
 from mpsplit.runtime.engine.cores import cores
@@ -62,6 +63,8 @@ def verify_command(args: argparse.Namespace) -> int:
 
     sliced = args.engine == "torch"  # the modules themselves, which need no conversion
     manifest = package_for_ranks(args, PARTITION if sliced else MANIFEST)
+    # what has no weights of ours to read back, and none that are rounded
+    floats = sliced or manifest.compiler != NCNN
     folder, package = original_of(manifest, args.model), Path(args.package)
     wishes = {name: getattr(args, name) for name in WISHES}
     check_wishes(**wishes)
@@ -71,11 +74,11 @@ def verify_command(args: argparse.Namespace) -> int:
     comm = world()
     hold_package(args)
     trial = Trial(package, folder, texts=texts, keys=keys_of(args))
-    weights, wrong = ((), ()) if sliced else check_weights(package, manifest, folder, comm, trial.keys)
+    weights, wrong = ((), ()) if floats else check_weights(package, manifest, folder, comm, trial.keys)
     loop = loop_of(args.engine, manifest, trial, comm)
     wish = args.layers if shows_states(loop.engine) else bool(args.layers)
     cost = of_rank_0(comm, asdict(LayerCost.of(manifest.facts, cores(), wish)), lambda told: LayerCost(**told))
-    trial = replace(trial, layers=cost.compared, kind="f32" if sliced else stored_kind(manifest, trial, comm))
+    trial = replace(trial, layers=cost.compared, kind="f32" if floats else stored_kind(manifest, trial, comm))
     found = verify(loop, comm, trial)
     agreement = of_rank_0(comm, found and found.to_json(), Agreement.from_json)
     agreement = replace(agreement, weights=weights)

@@ -13,6 +13,7 @@ unfinished_folders  what ranks have begun of a partition, until it is whole
 model/              where weights come from
 trace/              modules that are cut, then traced
 graph/              from a trace to the text of ncnn's graph
+parts/              a decoder by IREE: its graph in programs, with collectives between
 stages/             any network as a pipeline of closed stages
 weights/            what goes into the weight files
 """

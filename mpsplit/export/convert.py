@@ -38,6 +38,7 @@ from mpsplit.package.manifest import FORM, PARTITION, File, Manifest, rank_folde
 from mpsplit.package.manifest_fields import BYTES, FILES, PACKAGE_ID, SCHEDULE
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.sealed.vault import Vault
+from mpsplit.package.stored.parts_json import forget_parts
 from mpsplit.package.stored.rank_text import rank_text
 from mpsplit.package.stored.recipe import Recipe
 from mpsplit.package.together.exchanged import by_rank, exchanged, of_rank_0, plain
@@ -143,8 +144,9 @@ def _convert(
         made_with = weights.recipe or ", ".join(map(str, filter(None, (recipe, calibration))))
         manifest = _manifest(partition, comm, pnnx, made_with, stores, texts, shared, vault)
         commit(package, comm, manifest, _joined(texts), shared)
-    for store in stores.values():
+    for rank, store in stores.items():
         store.forget_others()
+        forget_parts(rank_folder(package, rank))
     if comm.host_lead:
         forget_other_ranks(package, partition.plan.ranks)
     verdict = calibrated.verdict_of_all() if calibrated else None

@@ -12,8 +12,9 @@ from mpsplit.comm import mpi_rank, world
 from mpsplit.options.rank_options import started_ranks
 from mpsplit.package.manifest import MANIFEST, Manifest
 from mpsplit.package.sealed.keys import KeySource
+from mpsplit.package.stages.built import NCNN
 from mpsplit.package.stages.stage_manifest import StageManifest
-from mpsplit.package.stored.quantisation import kind_of
+from mpsplit.package.stored.quantisation import FLOAT, kind_of
 from mpsplit.package.together.package_lock import held
 
 
@@ -68,4 +69,7 @@ def stored_kind(args: argparse.Namespace) -> str:
     from mpsplit.package.sealed.opened import graph_of
 
     package = Path(args.package)
-    return kind_of(graph_of(package, Manifest.load(package), mpi_rank() or 0, keys_of(args)))
+    manifest = Manifest.load(package)
+    if manifest.compiler != NCNN:
+        return FLOAT.kind
+    return kind_of(graph_of(package, manifest, mpi_rank() or 0, keys_of(args)))

@@ -26,6 +26,7 @@ from mpsplit.package.collectives import Call
 from mpsplit.package.manifest_fields import check_manifest
 from mpsplit.package.sealed.keys import Key
 from mpsplit.package.sealed.vault import Vault
+from mpsplit.package.stages.built import NCNN
 from mpsplit.package.together.package_commit import settle
 from mpsplit.package.together.verified_files import read_sha256, remembered_sha256
 from mpsplit.package.whole_files import json_text, read_json, write_json
@@ -41,6 +42,7 @@ PARTITION = "partition.json"  # the manifest as `partition` leaves it, before th
 GRAPH, FUSED, RANK_TEXT = "model.param", "fused.param", "rank.txt"
 CONFIG = "config.json"  # the model's own: another plan traces from it (`mpsplit repartition`)
 FORM = "torchscript form"  # in `tools`: how the collectives stand in what was traced
+COMPILER = "compiler"  # in `tools`: what made the files of the ranks, where that was not ncnn's
 TOKENIZER, TEMPLATE, SPECIAL = "tokenizer.json", "chat_template.jinja", "special_tokens.json"
 RANK_FILES, TOKENIZER_FILES = (GRAPH, FUSED, RANK_TEXT), (TOKENIZER, TEMPLATE, SPECIAL)
 
@@ -187,6 +189,17 @@ class Manifest(Listed):
     def identity(self) -> str:
         """The sha256 of manifest.json as it was before `mpsplit verify` added what it found."""
         return hashlib.sha256(json_text(replace(self, verified=None).to_json()).encode()).hexdigest()
+
+    @property
+    def compiler(self) -> str:
+        return self.tools.get(COMPILER, NCNN)
+
+    def demand_ncnn(self, package: Path) -> None:
+        if self.compiler != NCNN:
+            raise PackageError(
+                f"{package} was compiled by {self.compiler.upper()}, and this reads ncnn's graphs; `mpsplit convert`"
+                f" {package} without --compiler first"
+            )
 
     def with_files(self, files: list[tuple[File, ...]], tools: dict[str, str]) -> Manifest:
         parts = tuple(replace(part, files=its_files) for part, its_files in zip(self.ranks, files, strict=True))

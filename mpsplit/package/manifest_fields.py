@@ -68,7 +68,7 @@ SEAL = record(
 )
 
 
-def _call(value: Any, where: str) -> None:
+def call_fields(value: Any, where: str) -> None:
     """["all_gather", group, size]"""
     if type(value) is not list or not value:
         raise PackageError(f"{where} is no collective")
@@ -85,7 +85,7 @@ def _object(value: Any, where: str) -> None:
 
 
 EMBEDDING = one_of((*NUMPY_TYPES, *map(dtype_of, BLOCKS), HEAD_ROWS))
-SCHEDULE = many(_call, 1 << 16)
+SCHEDULE = many(call_fields, 1 << 16)
 RANK = record({"schedule": SCHEDULE, "weight_bytes": whole(0, BYTES), "files": FILES})
 MANIFEST = record(
     {

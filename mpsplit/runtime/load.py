@@ -13,7 +13,8 @@ from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
 from mpsplit.package.manifest import Manifest, package_number
 from mpsplit.package.sealed.keys import KeySource
-from mpsplit.package.sealed.opened import ENVIRONMENT, opened, opened_rank
+from mpsplit.package.sealed.opened import ENVIRONMENT, demand_sealed, opened, opened_rank
+from mpsplit.package.stages.built import IREE
 from mpsplit.runtime.engine.cores import share_of_cores
 from mpsplit.runtime.engine.dump import Dump, Dumping
 from mpsplit.runtime.engine.engine_protocol import Engine
@@ -44,9 +45,24 @@ def load_engine(package: Path, comm: Communicator, engine: str | None = None, ke
     manifest = Manifest.load(package)
     check_ranks(manifest, package, comm.size)
     manifest.check_files(package, comm.rank)
+    if manifest.compiler == IREE:
+        return _by_iree(package, manifest, comm, engine, keys)
     make = ENGINES[engine or _best_engine(comm)]
     with opened_rank(package, manifest, comm.rank, keys) as folder:
         return make(folder, manifest, comm, share_of_cores(comm.local_size))
+
+
+def _by_iree(package: Path, manifest: Manifest, comm: Communicator, engine: str | None, keys: KeySource) -> Engine:
+    if engine:
+        raise RunError(f"{package} was compiled by IREE, and runs by it alone; leave --engine {engine} out")
+    demand_sealed(package, manifest, keys)
+    try:
+        from mpsplit.runtime.iree.iree_engine import IreeEngine
+    except ImportError as wrong:
+        raise RunError(
+            f"IREE compiled this package, and its runtime is not here ({wrong}); pip install 'mpsplit[iree]'"
+        ) from None
+    return IreeEngine(package, manifest, comm, share_of_cores(comm.local_size))
 
 
 def _best_engine(comm: Communicator) -> str:

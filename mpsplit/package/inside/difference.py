@@ -43,6 +43,7 @@ class Side:
     @classmethod
     def load(cls, folder: Path) -> Side:
         manifest = Manifest.load(folder)
+        manifest.demand_ncnn(folder)
         demand_sealed(folder, manifest)
         for rank in range(manifest.plan.ranks):
             manifest.check_files(folder, rank)

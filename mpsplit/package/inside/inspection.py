@@ -23,6 +23,7 @@ from mpsplit.package.manifest import FUSED, Manifest, rank_folder
 from mpsplit.package.picture.chart import Chart, chart
 from mpsplit.package.picture.chart_dot import dot
 from mpsplit.package.picture.chart_svg import svg
+from mpsplit.package.stages.built import NCNN
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.whole_files import told_if_not_written
 from mpsplit.plan.cuts import one_matrix
@@ -153,6 +154,7 @@ def show(inspected: Inspected) -> None:
     print(
         f"verified: {manifest.verified}" if manifest.verified else "not verified; mpsplit verify PACKAGE MODEL does it"
     )
+    absent = "its files are not here" if manifest.compiler == NCNN else f"compiled by {manifest.compiler}, in float32"
     console = Console(width=None if Console().is_terminal else 140, highlight=False)
     for held, about in zip(inspected.ranks, describe(inspected)["ranks"], strict=True):
         collectives = ", ".join(f"{count} {name}" for name, count in about["collectives"].items()) or "none"
@@ -161,7 +163,9 @@ def show(inspected: Inspected) -> None:
         print(f"  collectives  {collectives}")
         for path, size in about["files"].items():
             print(f"  {path:<24} {size:>16,} bytes  sha256 {about['hashes'][path][:SHORT]}")
-        console.print(_table(held, inspected.context) if held.parts else "  its files are not here")
+        console.print(_table(held, inspected.context) if held.parts else f"  {absent}")
+    if manifest.compiler != NCNN:
+        return
     total = _sum(inspected)
     print(f"\nall ranks: {total.weight_bytes:,} bytes of {total.weights:,} weights, {total.bits:.2f} bits a weight; "
           f"cache {total.cache_bytes:,}")  # fmt: skip

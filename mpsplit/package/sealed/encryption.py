@@ -34,6 +34,7 @@ Copy = Callable[[Path, Path, File], None]  # from, to, and which file of the pac
 
 def encrypt(package: Path, out: Path, key: Key) -> Manifest:
     manifest = Manifest.load(package)
+    manifest.demand_ncnn(package)
     if manifest.sealed:
         raise PackageError(f"{package} is encrypted already; decrypt it first to give it another key")
     vault = Vault.new(key)

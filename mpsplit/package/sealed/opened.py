@@ -74,6 +74,7 @@ def opened(package: Path, manifest: Manifest, files: Iterable[File], keys: KeySo
 @contextmanager
 def opened_rank(package: Path, manifest: Manifest, rank: int, keys: KeySource = ENVIRONMENT) -> Iterator[Path]:
     """As above, with the files of a rank, whose graphs were looked over."""
+    manifest.demand_ncnn(package)
     files = manifest.ranks[rank].files
     with opened(package, manifest, files, keys) as folder:
         its_folder = rank_folder(folder, rank)
@@ -117,6 +118,7 @@ def text_of(package: Path, manifest: Manifest, path: str, keys: KeySource = ENVI
 
 def graph_of(package: Path, manifest: Manifest, rank: int, keys: KeySource = ENVIRONMENT) -> Param:
     """What the rank computes, as convert made it."""
+    manifest.demand_ncnn(package)
     path = rank_folder(package, rank) / GRAPH
     return Param.parse(text_of(package, manifest, path.relative_to(package).as_posix(), keys))
 

@@ -36,7 +36,7 @@ class Built:
         names = {OTHER_NAMES.get(name, name.replace(".", "_")) for name in used}
         return cls(compiler, platform.machine(), tuple(sorted(names & _features_here())))
 
-    def check(self, stage: str) -> None:
+    def check(self, what: str) -> None:
         if self.machine not in ("", platform.machine()):
             lacks = f"{self.machine}, this machine is {platform.machine()}"
         elif missing := [name for name in self.features if name not in _features_here()]:
@@ -44,7 +44,7 @@ class Built:
         else:
             return
         raise RunError(
-            f"stage {stage} was compiled for {lacks}; convert where it runs: `mpsplit convert PACKAGE --compiler"
+            f"{what} was compiled for {lacks}; convert where it runs: `mpsplit convert PACKAGE --compiler"
             f" {self.compiler}`"
         )
 

@@ -79,7 +79,7 @@ class Dumping(EngineSteps):
     def __init__(self, engine: Engine, package: Path, comm: Communicator, dump: Dump):
         if not isinstance(engine, InspectableEngine):
             raise RunError(
-                f"--dump needs the native engine: the {engine.name} engine's cache lies in a layout of ncnn's own; "
+                f"--dump needs the native engine: the {engine.name} engine's cache lies in a layout of its own; "
                 "leave --engine out, or run python -m mpsplit.native where it is not built"
             )
         self.engine, self.comm, self.dump = engine, comm, dump

@@ -96,7 +96,8 @@ def test_a_package_from_the_command_line_to_its_end(tmp_path, monkeypatch):
         [sys.executable, "-c", ALONE, package], check=True, env=CLEAN | {"PYTHONPATH": str(ROOT)}, timeout=60
     )
     monkeypatch.setitem(sys.modules, "iree", None)
-    monkeypatch.delitem(sys.modules, "mpsplit.runtime.pipeline.nets.iree_net", raising=False)
+    for module in ("pipeline.nets.iree_net", "iree.iree_program"):
+        monkeypatch.delitem(sys.modules, f"mpsplit.runtime.{module}", raising=False)
     assert "iree-base-compiler is not installed; pip install 'mpsplit[iree]'" in refused(*convert)
     with pytest.raises(RunError, match=r"its runtime is not here \(.*\); pip install 'mpsplit\[iree\]'"):
         load_pipeline(package, Alone())
@@ -108,12 +109,12 @@ def test_a_package_from_the_command_line_to_its_end(tmp_path, monkeypatch):
 def test_code_for_another_processor_is_refused():
     """Which it names, instead of an illegal instruction."""
     here = Built.here(IREE, ["sse2", "x87", "neon"])
-    here.check("a")
+    here.check("stage a")
     assert here.features and Built.from_json(here.to_json()) == here
     with pytest.raises(RunError, match="stage a was compiled for a processor with avx9000, which this one lacks"):
-        Built(IREE, here.machine, (*here.features, "avx9000")).check("a")
+        Built(IREE, here.machine, (*here.features, "avx9000")).check("stage a")
     with pytest.raises(RunError, match="was compiled for vax, this machine is"):
-        Built(IREE, "vax").check("a")
+        Built(IREE, "vax").check("stage a")
 
 
 def test_shards_are_refused(tmp_path):

@@ -18,7 +18,7 @@ import torch
 from iree.compiler import ir
 from iree.compiler.extras.fx_importer import FxImporter, FxImporterHooks
 
-FUNCTION, SCOPE = "main", "stage"  # as runtime/pipeline/nets/iree_net.py reads them
+FUNCTION, SCOPE = "main", "stage"  # as runtime/iree/iree_program.py reads them
 TYPES = {torch.float32: "f32", torch.float64: "f64", torch.int64: "i64", torch.int32: "i32"}
 
 

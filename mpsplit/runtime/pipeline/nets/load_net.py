@@ -41,5 +41,5 @@ NETS: dict[str, Callable[[], Load]] = {NCNN: _ncnn, IREE: _iree}
 
 
 def load_net(pipeline: Pipeline, stage: Stage, folder: Path, files: StageFiles, threads: int) -> StageNet:
-    stage.built.check(stage.name)
+    stage.built.check(f"stage {stage.name}")
     return NETS[stage.built.compiler]()(pipeline, stage, folder, files, threads)
