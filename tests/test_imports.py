@@ -24,6 +24,8 @@ MAY_IMPORT = {
     "package": {"families", "plan"},
     "graph": {"plan", "package"},
     "export": {"families", "plan", "package", "graph"},
+    # torch.compile's backend: no other part imports it
+    "train": {"plan", "package", "graph", "export"},
     "runtime": {"plan", "package"},
     "measure": {"families", "plan", "package", "runtime"},
     "check": {"families", "plan", "package", "export", "runtime"},
@@ -39,6 +41,7 @@ FORBIDDEN = {
     "package": {"torch", "transformers", "ncnn", "mpi4py"},
     "graph": {"torch", "transformers", "ncnn", "mpi4py"},
     "export": {"ncnn"},
+    "train": {"ncnn", "mpi4py"},
     "runtime": {"torch", "transformers", "safetensors"},
     "measure": {"torch", "transformers", "safetensors"},
     "serve": {"torch", "transformers", "ncnn", "numpy"},

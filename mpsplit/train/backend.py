@@ -1,0 +1,55 @@
+"""What torch.compile(model, backend="mpsplit", options={...}) calls.
+
+In: a graph of dynamo, its inputs and the options. Out: a function with gradients: aot_autograd's
+forward and backward, each in partitions. Invariant: what a target does not take is run by torch
+and reported; where options say strict, it is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch._dynamo import register_backend
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from torch.fx import GraphModule
+
+from mpsplit.train.decompositions import decompositions
+from mpsplit.train.partitions import count, partitioned
+from mpsplit.train.targets import TARGETS
+from mpsplit.train.train_options import TrainError, TrainOptions, read_options
+from mpsplit.train.train_report import GraphReport, remember
+
+
+def mpsplit_backend(graph: GraphModule, inputs: list[Any], options: Mapping[str, Any] | None = None) -> Any:
+    chosen = read_options(options or {}, list(TARGETS))
+    reports: list[GraphReport] = []
+    remember(inputs, reports)
+    compilers = {
+        name: partial(_compile_graph, direction, chosen, reports)
+        for name, direction in [
+            ("fw_compiler", "forward"),
+            ("bw_compiler", "backward"),
+            ("inference_compiler", "inference"),
+        ]
+    }
+    return aot_autograd(**compilers, decompositions=decompositions())(graph, inputs)
+
+
+def _compile_graph(
+    direction: str, options: TrainOptions, reports: list[GraphReport], graph: GraphModule, _inputs: list[Any]
+) -> Callable[..., Any]:
+    target = TARGETS[options.target]
+    _, left = count(graph, target)
+    if options.strict and left:
+        names = ", ".join(f"{name} x {times}" for name, times in sorted(left.items()))
+        raise TrainError(f"{direction}: {options.target} does not take {names}; without strict, torch runs them")
+    compiled, what = partitioned(graph, target)
+    reports.append(GraphReport(direction, options.target, what))
+    return make_boxed_func(compiled.forward)
+
+
+def register() -> None:
+    register_backend(mpsplit_backend, name="mpsplit")

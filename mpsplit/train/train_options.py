@@ -1,0 +1,46 @@
+"""What may stand in torch.compile(..., options={...}).
+
+In: a dict. Out: `TrainOptions`. Invariant: an unknown name or value is refused in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch._dynamo.exc import ShortenTraceback
+
+from mpsplit.errors import MpsplitError
+
+
+class TrainError(MpsplitError, ShortenTraceback):
+    """A model cannot be compiled like this. Dynamo hands such an error on as it is, unwrapped."""
+
+    def __init__(self, message: str) -> None:
+        ShortenTraceback.__init__(self, message, first_useful_frame=None)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message  # dynamo adds advice for its own developers to args
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """`strict`: an operator that the target does not take is an error."""
+
+    target: str = "inductor"
+    strict: bool = False
+
+
+def read_options(given: Mapping[str, Any], targets: list[str]) -> TrainOptions:
+    known = [field.name for field in fields(TrainOptions)]
+    for name in given:
+        if name not in known:
+            raise TrainError(f"option {name!r} is unknown; there are {', '.join(known)}")
+    options = TrainOptions(**given)
+    if options.target not in targets:
+        raise TrainError(f"target {options.target!r} does not exist; there are {', '.join(targets)}")
+    if not isinstance(options.strict, bool):
+        raise TrainError(f"option 'strict' is {options.strict!r}; it is True or False")
+    return options
