@@ -77,6 +77,13 @@ def test_inductor_compiles_what_stands_around_an_operator_of_ones_own():
     assert "mpsplit_tests.twice.default x 1" in told
 
 
+@pytest.mark.seconds(400)
+@pytest.mark.thorough
+def test_what_inductor_hands_back_to_torch_is_named():
+    told = compare(convolutions(), torch.randn(8, 3, 8, 8), target="inductor")
+    assert told.splitlines()[2:] == ["  aten.convolution_backward.default x 1"]
+
+
 def test_strict_makes_it_an_error():
     compiled = torch.compile(mlp(Twice()), backend="mpsplit", options={"target": "eager", "strict": True})
     with pytest.raises(MpsplitError, match="^forward: eager does not take mpsplit_tests.twice.default x 1; without"):
