@@ -16,6 +16,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch.fx import GraphModule
 
+from mpsplit.train.artefacts import Artefacts, artefacts_of
 from mpsplit.train.decompositions import decompositions
 from mpsplit.train.partitions import count, partitioned
 from mpsplit.train.targets import TARGETS
@@ -27,8 +28,9 @@ def mpsplit_backend(graph: GraphModule, inputs: list[Any], options: Mapping[str,
     chosen = read_options(options or {}, list(TARGETS))
     reports: list[GraphReport] = []
     remember(inputs, reports)
+    artefacts = artefacts_of(chosen, graph, inputs)
     compilers = {
-        name: partial(_compile_graph, direction, chosen, reports)
+        name: partial(_compile_graph, direction, chosen, reports, artefacts)
         for name, direction in [
             ("fw_compiler", "forward"),
             ("bw_compiler", "backward"),
@@ -39,8 +41,15 @@ def mpsplit_backend(graph: GraphModule, inputs: list[Any], options: Mapping[str,
 
 
 def _compile_graph(
-    direction: str, options: TrainOptions, reports: list[GraphReport], graph: GraphModule, _inputs: list[Any]
+    direction: str,
+    options: TrainOptions,
+    reports: list[GraphReport],
+    artefacts: Artefacts | None,
+    graph: GraphModule,
+    _inputs: list[Any],
 ) -> Callable[..., Any]:
+    if artefacts:
+        artefacts.write(direction, graph)
     target = TARGETS[options.target]
     _, left = count(graph, target)
     if options.strict and left:

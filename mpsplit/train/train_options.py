@@ -5,6 +5,7 @@ In: a dict. Out: `TrainOptions`. Invariant: an unknown name or value is refused 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -25,12 +26,18 @@ class TrainError(MpsplitError, ShortenTraceback):
         return self.message  # dynamo adds advice for its own developers to args
 
 
+CONST_NAME = "const_name"
+
+
 @dataclass(frozen=True)
 class TrainOptions:
-    """`strict`: an operator that the target does not take is an error."""
+    """`strict`: an operator that the target does not take is an error. `artefacts`: a folder for
+    graphs and weights; with `debug` "const_name" no hash is in the files' names."""
 
     target: str = "inductor"
     strict: bool = False
+    artefacts: str = ""
+    debug: str = ""
 
 
 def read_options(given: Mapping[str, Any], targets: list[str]) -> TrainOptions:
@@ -43,4 +50,8 @@ def read_options(given: Mapping[str, Any], targets: list[str]) -> TrainOptions:
         raise TrainError(f"target {options.target!r} does not exist; there are {', '.join(targets)}")
     if not isinstance(options.strict, bool):
         raise TrainError(f"option 'strict' is {options.strict!r}; it is True or False")
+    if not isinstance(options.artefacts, str | os.PathLike):
+        raise TrainError(f"option 'artefacts' is {options.artefacts!r}; it is a folder")
+    if options.debug not in ("", CONST_NAME):
+        raise TrainError(f"option 'debug' is {options.debug!r}; there is {CONST_NAME!r}")
     return options

@@ -94,7 +94,7 @@ def test_strict_makes_it_an_error():
     "options, said",
     [
         ({"target": "tpu"}, "target 'tpu' does not exist; there are inductor, eager"),
-        ({"tarket": "inductor"}, "option 'tarket' is unknown; there are target, strict"),
+        ({"tarket": "inductor"}, "option 'tarket' is unknown; there are target, strict, artefacts, debug"),
         ({"strict": "yes"}, "option 'strict' is 'yes'; it is True or False"),
     ],
 )
