@@ -5,8 +5,9 @@ train_options  what may stand in options={...}
 decompositions operators that are spelled out before any target sees them
 targets        who compiles, and which operators each takes
 partitions     one graph: what the target takes compiled, the rest by torch
-graph_text     a graph as text, a line an operator
+fx_text        a graph as text, a line an operator
 artefacts      a text for each graph and the model's arrays, as files
+compare        each operator beside torch in float64
 train_report   what became of each graph of a module
 """
 

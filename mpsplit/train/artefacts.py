@@ -19,7 +19,7 @@ import torch
 from torch.fx import GraphModule
 
 from mpsplit.package.whole_files import beside
-from mpsplit.train.graph_text import graph_text
+from mpsplit.train.fx_text import fx_text
 from mpsplit.train.train_options import CONST_NAME, TrainError, TrainOptions
 
 
@@ -32,11 +32,14 @@ class Artefacts:
     end: str
     arrays: tuple[np.ndarray | None, ...]
 
+    def path(self, name: str, ending: str) -> Path:
+        return self.folder / f"{name}{self.end}{ending}"
+
     def write(self, direction: str, graph: GraphModule) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with beside(self.folder / f"{direction}{self.end}.txt") as partial:
-                partial.write_text(graph_text(graph), encoding="utf-8")
+            with beside(self.path(direction, ".txt")) as partial:
+                partial.write_text(fx_text(graph), encoding="utf-8")
             if direction != "backward":
                 self._write_weights(graph)
         except OSError as wrong:
@@ -48,7 +51,7 @@ class Artefacts:
         """By the names of the graph's inputs."""
         names = [node.name for node in graph.graph.find_nodes(op="placeholder")]
         arrays = {name: array for name, array in zip(names, self.arrays, strict=True) if array is not None}
-        with beside(self.folder / f"weights{self.end}.npz") as partial, open(partial, "wb") as file:
+        with beside(self.path("weights", ".npz")) as partial, open(partial, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
@@ -57,7 +60,7 @@ def artefacts_of(options: TrainOptions, graph: GraphModule, inputs: Sequence[Any
         return None
     folder = Path(options.artefacts)
     arrays = tuple(_numpy(value) if _is_models(value) else None for value in inputs)
-    computed = hashlib.sha256(graph_text(graph).encode()).hexdigest()[:12]
+    computed = hashlib.sha256(fx_text(graph).encode()).hexdigest()[:12]
     if options.debug != CONST_NAME:
         return Artefacts(folder, f"-{computed}", arrays)
     before = _seen.setdefault(folder.resolve(), [])

@@ -17,6 +17,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch.fx import GraphModule
 
 from mpsplit.train.artefacts import Artefacts, artefacts_of
+from mpsplit.train.compare import Compared
 from mpsplit.train.decompositions import decompositions
 from mpsplit.train.partitions import count, partitioned
 from mpsplit.train.targets import TARGETS
@@ -55,9 +56,12 @@ def _compile_graph(
     if options.strict and left:
         names = ", ".join(f"{name} x {times}" for name, times in sorted(left.items()))
         raise TrainError(f"{direction}: {options.target} does not take {names}; without strict, torch runs them")
+    compared = None
+    if options.compare and artefacts:
+        compared = Compared(graph, target, artefacts.path(f"{direction}-compared", ".npz"))
     compiled, what = partitioned(graph, target)
-    reports.append(GraphReport(direction, options.target, what))
-    return make_boxed_func(compiled.forward)
+    reports.append(GraphReport(direction, options.target, what, compared.comparison if compared else None))
+    return make_boxed_func(compared or compiled.forward)
 
 
 def register() -> None:

@@ -32,12 +32,14 @@ CONST_NAME = "const_name"
 @dataclass(frozen=True)
 class TrainOptions:
     """`strict`: an operator that the target does not take is an error. `artefacts`: a folder for
-    graphs and weights; with `debug` "const_name" no hash is in the files' names."""
+    graphs and weights; with `debug` "const_name" no hash is in the files' names. `compare`: each
+    operator beside torch in float64."""
 
     target: str = "inductor"
     strict: bool = False
     artefacts: str = ""
     debug: str = ""
+    compare: bool = False
 
 
 def read_options(given: Mapping[str, Any], targets: list[str]) -> TrainOptions:
@@ -48,10 +50,13 @@ def read_options(given: Mapping[str, Any], targets: list[str]) -> TrainOptions:
     options = TrainOptions(**given)
     if options.target not in targets:
         raise TrainError(f"target {options.target!r} does not exist; there are {', '.join(targets)}")
-    if not isinstance(options.strict, bool):
-        raise TrainError(f"option 'strict' is {options.strict!r}; it is True or False")
+    for name in ("strict", "compare"):
+        if not isinstance(value := getattr(options, name), bool):
+            raise TrainError(f"option {name!r} is {value!r}; it is True or False")
     if not isinstance(options.artefacts, str | os.PathLike):
         raise TrainError(f"option 'artefacts' is {options.artefacts!r}; it is a folder")
     if options.debug not in ("", CONST_NAME):
         raise TrainError(f"option 'debug' is {options.debug!r}; there is {CONST_NAME!r}")
+    if options.compare and not options.artefacts:
+        raise TrainError("option 'compare' writes arrays; say where to: option 'artefacts'")
     return options

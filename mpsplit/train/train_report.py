@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from mpsplit.train.compare import Comparison
 from mpsplit.train.partitions import Partitioned
 from mpsplit.train.train_options import TrainError
 
@@ -24,12 +25,14 @@ class GraphReport:
     direction: str
     target: str
     what: Partitioned
+    compared: Comparison | None = None  # in compare mode
 
     def lines(self) -> list[str]:
         what, left = self.what, sum(self.what.left.values())
         head = f"{self.direction}: {what.taken} operators in {what.partitions} partitions of {self.target}"
         by_torch = [f"  {name} x {times}" for name, times in sorted(what.left.items())]
-        return [f"{head}, {left} run by torch", *by_torch]
+        compared = [f"  {self.compared.line()}"] if self.compared else []
+        return [f"{head}, {left} run by torch", *by_torch, *compared]
 
 
 _graphs: WeakIdKeyDictionary = WeakIdKeyDictionary()  # parameter -> list of the GraphReports of one compilation

@@ -94,7 +94,9 @@ def test_strict_makes_it_an_error():
     "options, said",
     [
         ({"target": "tpu"}, "target 'tpu' does not exist; there are inductor, eager"),
-        ({"tarket": "inductor"}, "option 'tarket' is unknown; there are target, strict, artefacts, debug"),
+        ({"tarket": "inductor"}, "option 'tarket' is unknown; there are target, strict, artefacts, debug, compare"),
+        ({"compare": True}, "option 'compare' writes arrays; say where to: option 'artefacts'"),
+        ({"debug": "all"}, "option 'debug' is 'all'; there is 'const_name'"),
         ({"strict": "yes"}, "option 'strict' is 'yes'; it is True or False"),
     ],
 )

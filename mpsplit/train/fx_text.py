@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 PLACE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n\s*(?P<code>.*)')
 
 
-def graph_text(graph: GraphModule) -> str:
+def fx_text(graph: GraphModule) -> str:
     """Input names are those of the arrays that it is given."""
     return "".join(f"{_line(node)}\n" for node in graph.graph.nodes)
 
@@ -38,8 +38,8 @@ def _line(node: Node) -> str:
     head = f"%{node.name}: {_type(node.meta.get('val', node.meta.get('example_value')))}"
     if node.op == "placeholder":
         return f"input {head}"
-    place = _place(node.meta.get("stack_trace") or "")
-    return f"{head} = {_operator(node.target)}({', '.join(arguments)}){place}"
+    place = place_of(node)
+    return f"{head} = {_operator(node.target)}({', '.join(arguments)})" + (f"  # {place}" if place else "")
 
 
 def _operator(target: Any) -> str:
@@ -55,10 +55,10 @@ def _type(value: Any) -> str:
     return type(value).__name__
 
 
-def _place(trace: str) -> str:
+def place_of(node: Node) -> str:
     """Where the model says so: the innermost line, without the folders of this machine."""
-    found = list(PLACE.finditer(trace))
+    found = list(PLACE.finditer(node.meta.get("stack_trace") or ""))
     if not found:
         return ""
     last = found[-1]
-    return f"  # {last['file'].rsplit('/', 1)[-1]}:{last['line']} {last['code'].strip()}"
+    return f"{last['file'].rsplit('/', 1)[-1]}:{last['line']} {last['code'].strip()}"
