@@ -52,6 +52,9 @@ def package_for_ranks(args: argparse.Namespace, name: str = MANIFEST) -> Manifes
 
 def stages_for_ranks(args: argparse.Namespace) -> StageManifest:
     """The same of a pipeline of stages, which is never sealed."""
+    from mpsplit.package.sealed.opened import demand_no_key
+
+    demand_no_key(Path(args.package), keys_of(args))
     manifest = StageManifest.load(Path(args.package))
     if (started := started_ranks(args)) is not None:
         manifest.check_ranks(Path(args.package), started)

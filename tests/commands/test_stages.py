@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.networks import make_network, make_reader
-from tests.running import mpsplit, refused
+from tests.running import CLEAN, completed, mpsplit, refused
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +162,13 @@ def test_what_cannot_be_run_is_refused(images, texts, picture, tmp_path):
     )
     assert "holds 'stages', and this command is for a package of a decoder" in refused("chat", texts)
     assert "--calibrate is for decoders" in refused("convert", texts, "--calibrate", picture, "--quant", "q8")
+
+
+def test_a_plain_package_is_refused_where_a_key_is_configured(images, picture):
+    for command in (["run", images, "--image", picture], ["serve", images], ["inspect", images]):
+        done = completed(*command, env=CLEAN | {"MPSPLIT_KEY": "00" * 32})
+        assert done.returncode == 2, command
+        assert "is plain, MPSPLIT_KEY names a key: take MPSPLIT_KEY away if it may be plain" in done.stderr
 
 
 @pytest.mark.seconds(240)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from mpsplit.commands.stages import show_stages
 from mpsplit.errors import RunError
+from mpsplit.options.package_argument import keys_of
 from mpsplit.options.stage_options import first_given
 from mpsplit.package.manifest import File
+from mpsplit.package.sealed.opened import demand_no_key
 from mpsplit.package.stages.built import NCNN, Built
 from mpsplit.package.stages.pipeline import Pipeline
 from mpsplit.package.stages.stage_files import StageFiles, stem_of
@@ -23,6 +25,7 @@ def inspect_stages_command(args: argparse.Namespace) -> int:
     if wrong := first_given(args, DECODERS):
         raise RunError(f"{wrong} is for decoders, {args.package} holds stages; leave it out")
     package = Path(args.package)
+    demand_no_key(package, keys_of(args))
     manifest, pipeline = StageManifest.load(package), Pipeline.load(package)
     if args.check:
         for rank in range(pipeline.ranks):

@@ -40,11 +40,16 @@ def vault_of(package: Path, manifest: Manifest, keys: KeySource) -> Vault | None
 
 
 def demand_sealed(package: Path, manifest: Manifest, keys: KeySource = ENVIRONMENT) -> None:
+    if not manifest.sealed:
+        demand_no_key(package, keys, "seal it with `mpsplit encrypt`, or ")
+
+
+def demand_no_key(package: Path, keys: KeySource, remedy: str = "") -> None:
     """Who has a key trusts what it protects: a plain package in its place is another one."""
-    if not manifest.sealed and (source := keys.configured):
+    if source := keys.configured:
         raise PackageError(
-            f"a key is configured, and this package is not sealed; {package} is plain, {source} names a key: seal it"
-            f" with `mpsplit encrypt`, or take {source} away if it may be plain"
+            f"a key is configured, and this package is not sealed; {package} is plain, {source} names a key: "
+            f"{remedy}take {source} away if it may be plain"
         )
 
 
