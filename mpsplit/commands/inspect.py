@@ -20,6 +20,8 @@ NETRON = (
     "In netron (netron.app), open PACKAGE/rank-R/fused.param, the graph of the native engine, or model.param, that of"
     " the ncnn wheel."
 )
+ENGINE = "engine"
+GRAPHS = ("captured", "pnnx", ENGINE)  # in the order in which a model becomes them
 OF_ONE = ("check", "context", "dot", "svg", "rank", "unfold", "graph")  # options that --diff has no use for
 
 
@@ -31,7 +33,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--diff", nargs=2, metavar=("A", "B"), help="what differs between two packages, names and order aside")
     add("--dot", metavar="FILE", help="draw a rank's graph, for graphviz; collectives are marked")
     add("--svg", metavar="FILE", help="or as a picture, which needs nothing")
-    add("--graph", action="store_true", help="print a rank's graph as typed text, and the memory of its values")
+    add("--graph", nargs="?", const=ENGINE, choices=GRAPHS, help="print a rank's graph as typed text: the engine's with"
+        " the memory of its values (the default), what was captured, or pnnx's output")  # fmt: skip
     add("--rank", type=int, metavar="R", help="whose graph (default: 0)")
     add("--unfold", action="store_true", help="equal decoder layers one by one")
     add_keys(parser)
@@ -69,6 +72,19 @@ def _show_graph(package: Path, manifest: Manifest, args: argparse.Namespace) -> 
     return 0
 
 
+def _show_foreign(package: Path, args: argparse.Namespace) -> int:
+    from mpsplit.graph.foreign.foreign_graphs import foreign_graphs
+    from mpsplit.graph.graph_text import graph_text
+
+    if idle := [f"--{name}" for name in ("check", "context", "dot", "svg") if getattr(args, name)]:
+        raise RunError(f"--graph {args.graph} only prints, and has no use for {' and '.join(idle)}; leave it out")
+    rank = args.rank or 0
+    texts = [graph_text(graph) for graph in foreign_graphs(package, args.graph, rank, args.unfold)]
+    told = {"rank": rank, "graphs": texts}
+    print(json.dumps(told, indent=1, ensure_ascii=False) if args.json else "\n".join(texts).rstrip("\n"))
+    return 0
+
+
 def inspect_command(args: argparse.Namespace) -> int:
     if bool(args.package) == bool(args.diff):
         raise RunError("inspect what? give either a PACKAGE or --diff A B")
@@ -82,6 +98,8 @@ def inspect_command(args: argparse.Namespace) -> int:
     package = Path(args.package)
     if package.suffix == GGUF:
         return _inspect_gguf(package, args)
+    if args.graph and args.graph != ENGINE:
+        return _show_foreign(package, args)
     if is_pipeline(package):
         return inspect_stages_command(args)
     manifest = Manifest.load(package)

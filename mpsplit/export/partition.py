@@ -30,11 +30,12 @@ from mpsplit.export.model.model_source import read_config
 from mpsplit.export.model.tokenizer_files import copy_tokenizer, eos_ids
 from mpsplit.export.new_package import copy_config, new_package, parts_of_all
 from mpsplit.export.trace import torchscript
-from mpsplit.export.trace.capture import as_text, calls, capture, check_alike, check_calls, expected_calls
+from mpsplit.export.trace.capture import calls, capture, check_alike, check_calls, expected_calls
 from mpsplit.export.trace.miniature import fingerprint, miniature
 from mpsplit.export.trace.slicing import build_whole, expected_weights, ignorable, rope_of, shapes_alone, slice_model
 from mpsplit.export.trace.trace_inputs import examples
 from mpsplit.export.trace.trace_structure import Shapes, Structure
+from mpsplit.export.trace.typed_text import typed_text
 from mpsplit.package.manifest import CONFIG, FORM, PARTITION, File, Manifest, RankPart, Rope, rank_folder
 from mpsplit.package.together.exchanged import of_rank_0
 from mpsplit.package.together.package_commit import NEXT
@@ -173,10 +174,11 @@ def _partition_rank(model: Model, plan: Plan, rank: int, out: Path, form: str) -
     folder = rank_folder(out / NEXT, rank)
     folder.mkdir(parents=True)
     stage = slice_model(build_whole(model.folder), plan, rank, model.facts, shapes_alone)
-    graph_module = capture(stage, examples(model.facts)[0], "meta", symbolic=False)
+    shapes = examples(model.facts)[0]
+    graph_module = capture(stage, shapes, "meta", symbolic=False)
     schedule = calls(graph_module)
     check_calls(schedule, expected_calls(plan, rank), rank)
-    (folder / "graph.fx.txt").write_text(as_text(graph_module), encoding="utf-8")
+    (folder / "graph.fx.txt").write_text(typed_text(graph_module, shapes.length), encoding="utf-8")
     small = miniature(model.facts, plan, rank)
     in_small = slice_model(build_whole(model.folder, small.changes), small.plan, rank, small.facts, _filled)
     example = examples(small.facts)[0]

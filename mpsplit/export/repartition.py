@@ -27,7 +27,7 @@ from mpsplit.export.weights.conversion_weights import Weights
 from mpsplit.export.weights.repacked import Repacked
 from mpsplit.export.weights.unchanged_files import unchanged
 from mpsplit.package.json_fields import flag
-from mpsplit.package.manifest import CONFIG, GRAPH, MANIFEST, PARTITION, Manifest, rank_folder
+from mpsplit.package.manifest import CONFIG, FORM, GRAPH, MANIFEST, PARTITION, WRITTEN, Manifest, rank_folder
 from mpsplit.package.manifest_fields import EMBEDDING
 from mpsplit.package.sealed.opened import demand_sealed, opened_rank
 from mpsplit.package.stored.embedding import HEAD_ROWS
@@ -95,6 +95,11 @@ def _check_places(package: Path, old: Manifest, out: Path) -> None:
             " encrypt what it makes"
         )
     demand_sealed(package, old)
+    if old.tools.get(FORM) == WRITTEN:
+        raise PackageError(
+            f"{package} was made from graphs that a script wrote for its plan, not from a model's {CONFIG}; run that"
+            " script again with another plan"
+        )
     if old.config is None or old.config.path != CONFIG:
         raise PackageError(
             f"{package} keeps no {CONFIG}, as it was made by an earlier mpsplit; partition and convert the model again"

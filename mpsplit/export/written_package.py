@@ -37,7 +37,7 @@ from mpsplit.graph.lowered.param_of_graph import in_order, param_of
 from mpsplit.graph.typed_graph import Graph
 from mpsplit.package.checked.graph_check import check_shapes
 from mpsplit.package.checked.layer_shapes import RankSizes
-from mpsplit.package.manifest import FORM, MANIFEST, PARTITION, File, Manifest, RankPart, Rope
+from mpsplit.package.manifest import FORM, MANIFEST, PARTITION, WRITTEN, File, Manifest, RankPart, Rope
 from mpsplit.package.manifest_fields import FILES
 from mpsplit.package.stored.float_weights import FLOAT_BYTES
 from mpsplit.package.stored.rank_text import rank_text
@@ -50,7 +50,6 @@ from mpsplit.plan.model_facts import ModelFacts
 from mpsplit.plan.shards import Plan, Shard, even_plan
 
 FLOAT = Recipe()
-WRITTEN = "none: its graphs were written"  # where a trace was, its form
 
 
 @dataclass(frozen=True)

@@ -14,5 +14,6 @@ graph_builder     writing a graph in Python
 graph_text        a graph as text; graph_parser reads it
 folding/          equal layers as one that repeats, and back
 lowered/          the way back to what engines read
+foreign/          graphs of torch and pnnx, whose operators are opaque here
 shown/            a package's graph, its memory and its picture
 """

@@ -64,6 +64,14 @@ class GraphBuilder:
         self._steps.append(Step(operator, tuple(value.name for value in reads), made, said))
         return made
 
+    def foreign(
+        self, operator: str, reads: Sequence[Value], makes: Sequence[Value], words: Mapping[str, str]
+    ) -> tuple[Value, ...]:
+        """Of another library's operator, which makes what is said."""
+        made = tuple(Value(free_name(value.name, self._taken), value.type) for value in makes)
+        self._steps.append(Step(operator, tuple(value.name for value in reads), made, words=tuple(words.items())))
+        return made
+
     def repeat(self, index: str, turns: range, start: Mapping[str, Value], body: Body) -> tuple[Value, ...]:
         """`body` is given a builder and what is carried, by the names of `start`, and gives what
         the next turn has in its place. Out: what is carried after the last."""

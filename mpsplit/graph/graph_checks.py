@@ -59,12 +59,27 @@ def _check_region(region: Region, around: Scope, indices: tuple[str, ...], taken
 def _check_step(step: Step, scope: Scope) -> None:
     what = f"{', '.join(value.name for value in step.makes)} = {step.operator}"
     types = _known(step.reads, scope, what)
+    if step.is_foreign:
+        _check_words(step)
+        return
+    if step.words:
+        raise GraphError(f"{what} has words of another library's; its attributes are numbers")
     try:
         made = made_of(step.operator, types, dict(step.attributes))
     except GraphError as wrong:
         raise GraphError(f"{', '.join(value.name for value in step.makes)}: {wrong}") from None
     if (said := tuple(value.type for value in step.makes)) != made:
         raise GraphError(f"{what} makes {' and '.join(map(str, made))}, not {' and '.join(map(str, said))}")
+
+
+def _check_words(step: Step) -> None:
+    if step.attributes or not step.makes or not re.fullmatch(NAME, step.operator, re.ASCII):
+        raise GraphError(f"{step.operator[:60]!a} is no operator of another library's, or makes nothing")
+    for name, word in step.words:
+        if not re.fullmatch(r"\w+", name, re.ASCII) or not re.fullmatch(r"\S+", word):
+            raise GraphError(f"{name[:40]!a}={word[:40]!a} of {step.operator} has spaces, or says nothing")
+    if len(dict(step.words)) < len(step.words):
+        raise GraphError(f"{step.operator} has an attribute twice: {', '.join(name for name, _ in step.words)[:60]}")
 
 
 def _check_repeat(repeat: Repeat, scope: Scope, indices: tuple[str, ...], taken: set[str]) -> None:

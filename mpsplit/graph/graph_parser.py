@@ -97,13 +97,14 @@ def _read(line: str, regions: list[Open]) -> None:
 def _step(made: str, operator: str, reads: str, attributes: str) -> Step:
     values = tuple(Value(found[1], ValueType.parse(found[2])) for found in ONE_VALUE.finditer(made))
     names = tuple(name.strip() for name in reads.split(",")) if reads.strip() else ()
-    return Step(operator, names, values, _attributes(operator, attributes.split()))
+    words = [word.partition("=")[::2] for word in attributes.split()]
+    step = Step(operator, names, values, words=tuple(words))
+    return step if step.is_foreign else Step(operator, names, values, _attributes(operator, words))
 
 
-def _attributes(operator: str, words: list[str]) -> Attributes:
-    pairs = [word.partition("=")[::2] for word in words]
+def _attributes(operator: str, pairs: list[tuple[str, str]]) -> Attributes:
     if len(dict(pairs)) < len(pairs):
-        raise GraphError(f"{operator} has an attribute twice: {' '.join(words)[:60]}")
+        raise GraphError(f"{operator} has an attribute twice: {', '.join(name for name, _ in pairs)[:60]}")
     return tuple(checked_attributes(operator, {name: _number(value) for name, value in pairs}).items())
 
 

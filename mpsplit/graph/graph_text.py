@@ -43,6 +43,7 @@ def _region(region: Region) -> Iterator[str]:
 def step_text(step: Step) -> str:
     made = ", ".join(f"{value.name}: {value.type}" for value in step.makes)
     attributes = "".join(f" {name}={value!r}" for name, value in step.attributes)
+    attributes += "".join(f" {name}={word}" for name, word in step.words)
     return f"{made} = {step.operator}({', '.join(step.reads)}){attributes}"
 
 

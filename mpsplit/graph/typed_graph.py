@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from mpsplit.graph.value_types import ValueType
 
 Attributes = tuple[tuple[str, int | float], ...]
+Words = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,19 @@ class Output:
 @dataclass(frozen=True)
 class Step:
     """One operator: the names of what it reads, weights last; what it makes; its attributes, in the
-    order of the operator's table."""
+    order of the operator's table. An operator with a point in its name is another library's: nobody
+    here has a rule for it, it makes what is said, and `words` are its attributes as that library
+    writes them."""
 
     operator: str
     reads: tuple[str, ...]
     makes: tuple[Value, ...]
     attributes: Attributes = ()
+    words: Words = ()
+
+    @property
+    def is_foreign(self) -> bool:
+        return "." in self.operator
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from mpsplit.errors import ConvertError, GraphError
 from mpsplit.graph.symbols import Size
 from mpsplit.package.stored.quantisation import QLinear, Quantisation
 
-PLAIN = {"f32": 4, "bf16": 2, "f16": 2, "i32": 4, "u8": 1}  # bytes of an element
+# bytes of an element
+PLAIN = {"f32": 4, "bf16": 2, "f16": 2, "i32": 4, "u8": 1, "f64": 8, "i64": 8, "i16": 2, "i8": 1, "bool": 1}
+UNKNOWN = "any"  # any[]: what is no array, or of which nobody says what it is
 SCALE = 4  # bytes of a block's scale in blocks
 ROW_BY_ROW, PANELS, BLOCKS = "rows", "panels", "blocks"
 LAYOUTS = {
@@ -45,7 +47,7 @@ class ValueType:
             if (number := size.number) is not None and number < 1:
                 raise GraphError(f"{self} has a size of {number}; sizes begin at 1")
         if self.layout == ROW_BY_ROW:
-            if self.element not in PLAIN:
+            if self.element not in PLAIN and (self.element != UNKNOWN or self.shape):
                 raise GraphError(
                     f"{self}: elements of {self.element!a} do not lie in rows; {', '.join(PLAIN)} do, and"
                     f" kinds of quantisation lie in {PANELS} or {BLOCKS}"
@@ -89,6 +91,8 @@ class ValueType:
 
     def bytes(self, numbers: Mapping[str, int]) -> int:
         """With a number for each symbol."""
+        if self.element == UNKNOWN:
+            raise GraphError(f"nobody says how many bytes {self} has")
         if self.layout != ROW_BY_ROW:
             return self.stored_bytes
         return PLAIN[self.element] * math.prod(size.value(numbers) for size in self.shape)
@@ -96,6 +100,9 @@ class ValueType:
     def __str__(self) -> str:
         where = "" if self.layout == ROW_BY_ROW else f" {self.layout}"
         return f"{self.element}[{', '.join(map(str, self.shape))}]{where}"
+
+
+NOT_KNOWN = ValueType(UNKNOWN, ())
 
 
 def plain(*sizes: int | Size, element: str = "f32") -> ValueType:

@@ -42,6 +42,7 @@ PARTITION = "partition.json"  # the manifest as `partition` leaves it, before th
 GRAPH, FUSED, RANK_TEXT = "model.param", "fused.param", "rank.txt"
 CONFIG = "config.json"  # the model's own: another plan traces from it (`mpsplit repartition`)
 FORM = "torchscript form"  # in `tools`: how the collectives stand in what was traced
+WRITTEN = "none: its graphs were written"  # there, of a package that nothing was traced for
 COMPILER = "compiler"  # in `tools`: what made the files of the ranks, where that was not ncnn's
 TOKENIZER, TEMPLATE, SPECIAL = "tokenizer.json", "chat_template.jinja", "special_tokens.json"
 RANK_FILES, TOKENIZER_FILES = (GRAPH, FUSED, RANK_TEXT), (TOKENIZER, TEMPLATE, SPECIAL)

@@ -23,7 +23,7 @@ from mpsplit.export.model.model_source import read_config
 from mpsplit.export.partition import partition
 from mpsplit.export.repartition import needed, repartition
 from mpsplit.export.weights import weight_stream
-from mpsplit.package.manifest import FUSED, GRAPH, PARTITION, Manifest, Seal
+from mpsplit.package.manifest import FORM, FUSED, GRAPH, PARTITION, WRITTEN, Manifest, Seal
 from mpsplit.package.stored.embedding import HEAD_ROWS
 from mpsplit.package.stored.embedding_rows import embedding_rows
 from mpsplit.package.stored.recipe import Recipe
@@ -251,6 +251,9 @@ def test_what_stands_in_the_way_is_said(made, tmp_path):
             try_it(out)
     replace(manifest, config=None).save(old)
     with pytest.raises(PackageError, match=r"keeps no config.json, as it was made by an earlier mpsplit"):
+        try_it()
+    replace(manifest, config=None, tools={**manifest.tools, FORM: WRITTEN}).save(old)
+    with pytest.raises(PackageError, match="graphs that a script wrote .*; run that script again with another plan"):
         try_it()
     replace(manifest, sealed=Seal("AES-256-GCM", 4096, "0" * 32, "0" * 32, "0" * 64)).save(old)
     with pytest.raises(PackageError, match="is encrypted, and what repartition writes is not: `mpsplit decrypt` it"):

@@ -20,6 +20,7 @@ from mpsplit.export.stages.captured import Capture
 from mpsplit.export.stages.made_values import TABLE
 from mpsplit.export.stages.shard_program import ShardExtraction
 from mpsplit.export.stages.stage_program import save_script, stage_module, weight_name
+from mpsplit.export.trace.typed_text import typed_text
 from mpsplit.package.stages.stage_files import shell_names, tables_name
 from mpsplit.package.whole_files import read_json, write_json
 
@@ -79,6 +80,6 @@ def save_shard(
 
 def _save(module: fx.GraphModule, shell: Shell, stem: str, folder: Path) -> None:
     names = shell_names(stem)
-    (folder / names.text).write_text(f"{module.graph}\n", encoding="utf-8")
+    (folder / names.text).write_text(typed_text(module), encoding="utf-8")
     save_script(module, shell.lengths[0], folder / names.script)
     write_json(folder / names.facts, asdict(shell))

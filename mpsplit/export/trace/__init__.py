@@ -5,6 +5,7 @@ operators        torch.ops.mpi_extensions: the collectives that stay in the grap
 null_operators   the same where the C++ was not built
 trace_inputs     what the graph is traced with
 capture          the dynamo graph of a slice
+typed_text       that graph as text, with types
 miniature        the same slice, small: what pnnx is given
 torchscript      the graph as the file that pnnx reads
 trace_structure  what convert must know of a trace besides its graph

@@ -97,7 +97,7 @@ def check_alike(whole: fx.GraphModule, small: fx.GraphModule, layers: int, kept:
 
 
 def as_text(graph_module: fx.GraphModule) -> str:
-    """graph.fx.txt: one node a line, to be read and to be diffed between ranks."""
+    """One node a line, to be read and to be diffed between ranks; typed_text.py adds types."""
     return f"{graph_module.graph}\n"
 
 
@@ -112,6 +112,7 @@ def _with_named_weights(stage: Stage, graph_module: fx.GraphModule, inputs: list
         new = graph.placeholder(name)
         if name in given:
             mapped[given[name]] = new
+            new.meta = dict(given[name].meta)
     length = graph.call_method("size", (next(iter(graph.nodes)), 1))
     for node, value in lifted.items():
         if isinstance(value, torch.SymInt):

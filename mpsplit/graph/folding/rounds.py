@@ -91,7 +91,7 @@ class _Flat:
         if isinstance(step, Repeat):
             return place
         reads = tuple(self._token_of(name) for name in step.reads)
-        return step.operator, step.attributes, tuple(value.type for value in step.makes), reads
+        return step.operator, step.attributes, step.words, tuple(value.type for value in step.makes), reads
 
     def _token_of(self, name: str) -> object:
         """A carried value may be an input of the first round, so only weights tell steps apart."""

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from mpsplit.errors import GraphError
 from mpsplit.graph.folding.unfolding import unfolded
-from mpsplit.graph.operator_table import OPERATORS, PICK
+from mpsplit.graph.operator_table import PICK
+from mpsplit.graph.shape_rules import operator_of
 from mpsplit.graph.typed_graph import Given, Graph, Region, Step, free_name
 from mpsplit.graph.value_types import ValueType
 from mpsplit.package.checked.graph_check import HIDDEN_OUT
@@ -73,7 +74,7 @@ class _Writing:
         if step.operator == PICK:
             self._pick(step)
             return
-        operator = OPERATORS[step.operator]
+        operator = operator_of(step.operator)
         count = len(operator.values)
         reads, weights = step.reads[:count], [self._take(name, step) for name in step.reads[count:]]
         layer = operator.layer_of([self.types[name] for name in step.reads], dict(step.attributes))

@@ -121,7 +121,7 @@ def lifetimes(graph: Graph, numbers: Mapping[str, int], inputs: bool = False) ->
         live(Value(given.name, given.type), -1)
     for i, step in enumerate(body.steps):
         assert isinstance(step, Step)
-        bytes_of = OPERATORS[step.operator].bytes
+        bytes_of = "" if step.is_foreign else OPERATORS[step.operator].bytes
         read = place.get(step.reads[0]) if bytes_of else None
         for value in step.makes:
             if read is None and bytes_of != SAME:

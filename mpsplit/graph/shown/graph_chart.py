@@ -76,7 +76,7 @@ def _kind(item: Given | Step) -> str:
         return TALK
     if item.operator in ATTENTIONS:
         return ATTENTION
-    return WEIGHTS if OPERATORS[item.operator].weights else OTHER
+    return WEIGHTS if not item.is_foreign and OPERATORS[item.operator].weights else OTHER
 
 
 def _lines(item: Given | Step) -> Iterator[str]:
