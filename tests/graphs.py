@@ -96,7 +96,7 @@ def _repeat(draw, g: GraphBuilder, value: Value, indices: tuple[str, ...]) -> Va
     def body(inner: GraphBuilder, x: Value) -> Value:
         after = draw_steps(draw, inner, x, inside)
         if draw(st.booleans()):
-            inner.output(after, "_".join([after.name, *(f"{{{index}}}" for index in inside)]))
+            inner.output(after, "/".join([after.name, *(f"{{{index}}}" for index in inside)]))
         return after
 
     first = draw(st.integers(0, 3))

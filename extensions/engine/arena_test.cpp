@@ -16,9 +16,11 @@ using namespace mpsplit;
 
 namespace {
 
-// NOLINTNEXTLINE(bugprone-random-generator-seed): the same graphs at every run
-std::mt19937 random_bits(0);
-int draw(int below) { return int(random_bits() % unsigned(below)); }
+int draw(int below) {
+    // NOLINTNEXTLINE(bugprone-random-generator-seed): the same graphs at every run
+    static std::mt19937 random_bits(0);
+    return int(random_bits() % unsigned(below));
+}
 
 void must(bool good, const char* what, int graph) {
     if (good) return;
@@ -51,7 +53,7 @@ struct RandomGraph {
     }
 
     explicit RandomGraph(int length) {
-        for (int i = 0; i <= draw(3); i++) add("Input", {}, {8 * (1 + draw(40)), some_rows});
+        for (int i = 0; i <= draw(3); i++) add("Input", {}, {8L * (1 + draw(40)), some_rows});
         add("MemoryData", {}, {8});
         for (int i = 0; i < length; i++) {
             const int recent = int(made.size()) - 1 - draw(std::min(int(made.size()), 6));
@@ -67,7 +69,7 @@ struct RandomGraph {
                     break;
                 default:
                     add("BinaryOp", {recent, draw(int(made.size()))},
-                        {8 * (1 + draw(60)), some_rows});
+                        {8L * (1 + draw(60)), some_rows});
             }
         }
     }
