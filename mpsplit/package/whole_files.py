@@ -10,7 +10,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,12 @@ def forget_unfinished(folder: Path) -> None:
 def write_json(path: Path, data: dict[str, Any]) -> None:
     with beside(path) as partial:
         partial.write_text(json_text(data), encoding="utf-8")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz; the same arrays give the same bytes."""
+    with beside(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:

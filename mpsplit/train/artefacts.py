@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.fx import GraphModule
 
-from mpsplit.package.whole_files import beside
+from mpsplit.package.whole_files import beside, write_arrays
 from mpsplit.train.fx_text import fx_text
 from mpsplit.train.train_options import CONST_NAME, TrainError, TrainOptions
 
@@ -51,8 +51,7 @@ class Artefacts:
         """By the names of the graph's inputs."""
         names = [node.name for node in graph.graph.find_nodes(op="placeholder")]
         arrays = {name: array for name, array in zip(names, self.arrays, strict=True) if array is not None}
-        with beside(self.path("weights", ".npz")) as partial, open(partial, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        write_arrays(self.path("weights", ".npz"), arrays)
 
 
 def artefacts_of(options: TrainOptions, graph: GraphModule, inputs: Sequence[Any]) -> Artefacts | None:

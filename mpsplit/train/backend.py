@@ -8,6 +8,7 @@ and reported; where options say strict, it is an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.fx import GraphModule
 from mpsplit.train.artefacts import Artefacts, artefacts_of
 from mpsplit.train.compare import Compared
 from mpsplit.train.decompositions import decompositions
-from mpsplit.train.partitions import count, partitioned
+from mpsplit.train.partitions import Partitioned, count, partitioned
 from mpsplit.train.targets import TARGETS
 from mpsplit.train.train_options import TrainError, TrainOptions, read_options
 from mpsplit.train.train_report import GraphReport, remember
@@ -52,14 +53,16 @@ def _compile_graph(
     if artefacts:
         artefacts.write(direction, graph)
     target = TARGETS[options.target]
-    _, left = count(graph, target)
+    taken, left = count(graph, target)
     if options.strict and left:
         names = ", ".join(f"{name} x {times}" for name, times in sorted(left.items()))
         raise TrainError(f"{direction}: {options.target} does not take {names}; without strict, torch runs them")
     compared = None
     if options.compare and artefacts:
         compared = Compared(graph, target, artefacts.path(f"{direction}-compared", ".npz"))
-    compiled, what = partitioned(graph, target)
+        target = replace(target, compile=lambda part: part.forward)  # it compiles one operator at a time
+    compiled, partitions = partitioned(graph, target)
+    what = Partitioned(partitions, taken, left)
     reports.append(GraphReport(direction, options.target, what, compared.comparison if compared else None))
     return make_boxed_func(compared or compiled.forward)
 

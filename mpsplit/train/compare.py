@@ -20,7 +20,7 @@ from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.node import map_aggregate
 
-from mpsplit.package.whole_files import beside
+from mpsplit.package.whole_files import write_arrays
 from mpsplit.train.fx_text import place_of
 from mpsplit.train.targets import Target
 
@@ -44,7 +44,8 @@ class Comparison:
 
 
 class Compared(Interpreter):
-    """`path`: an .npz of what the last call computed, and of the same in float64."""
+    """`path`: an .npz of what the last call computed, and of the same in float64, in a folder that
+    is there."""
 
     def __init__(self, graph: GraphModule, target: Target, path: Path):
         own = Graph()  # the other is about to be cut
@@ -58,9 +59,7 @@ class Compared(Interpreter):
         self.comparison.first = ""
         self._arrays: dict[str, np.ndarray] = {}
         outputs = self.run(*values)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with beside(self.path) as partial, open(partial, "wb") as file:
-            np.savez(file, **self._arrays)  # type: ignore[arg-type]
+        write_arrays(self.path, self._arrays)
         return outputs
 
     def run_node(self, n: Node) -> Any:

@@ -59,14 +59,14 @@ def count(graph: GraphModule, target: Target) -> tuple[int, Counter[str]]:
     return len(operators) - len(left), Counter(map(str, left))
 
 
-def partitioned(graph: GraphModule, target: Target) -> tuple[GraphModule, Partitioned]:
-    taken, left = count(graph, target)
+def partitioned(graph: GraphModule, target: Target) -> tuple[GraphModule, int]:
+    """And how many partitions it has."""
     partitioner = CapabilityBasedPartitioner(graph, _Taken(target), allows_single_node_partition=True)
     fused = partitioner.fuse_partitions(partitioner.propose_partitions())
     parts = [node for node in fused.graph.nodes if node.op == "call_module"]
     for node in parts:
         _compile_part(fused, str(node.target), target)
-    return fused, Partitioned(len(parts), taken, left)
+    return fused, len(parts)
 
 
 def _compile_part(graph: GraphModule, name: str, target: Target) -> None:

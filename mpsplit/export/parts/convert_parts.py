@@ -32,7 +32,7 @@ from mpsplit.package.json_fields import record, whole
 from mpsplit.package.manifest import COMPILER, PARTITION, RANK_FILES, File, Manifest, rank_folder
 from mpsplit.package.manifest_fields import BYTES, FILES
 from mpsplit.package.stages.built import IREE
-from mpsplit.package.stored.parts_json import CODE, GRAPH, HIDDEN, PARTS, TOKENS, WEIGHTS, RankParts, Step
+from mpsplit.package.stored.parts_json import CODE, GRAPH, HIDDEN, PARTS, TOKENS, WEIGHTS, RankParts, Step, forget_parts
 from mpsplit.package.together.exchanged import by_rank, plain
 from mpsplit.package.together.package_commit import (
     NEXT,
@@ -161,6 +161,6 @@ def _free(shape: Shape) -> dict[int, object]:
 
 def _forget_others(folder: Path, listed: set[str]) -> None:
     """Of an earlier conversion, by another compiler or of more parts."""
-    for path in folder.iterdir():
-        if path.name not in listed and (path.name in RANK_FILES or path.suffix in (GRAPH, CODE, WEIGHTS)):
-            path.unlink()
+    forget_parts(folder, listed)
+    for name in RANK_FILES:
+        (folder / name).unlink(missing_ok=True)

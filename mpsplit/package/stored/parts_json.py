@@ -9,7 +9,7 @@ gives.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from mpsplit.errors import PackageError
 from mpsplit.package.collectives import Call
 from mpsplit.package.json_fields import many, record, text, whole
 from mpsplit.package.manifest_fields import call_fields
-from mpsplit.package.stages.built import BUILT, Built
+from mpsplit.package.stages.built import BUILT, IREE, Built
+from mpsplit.package.stages.stage_files import SUFFIXES
 from mpsplit.package.whole_files import read_json, write_json
 
 PARTS = "parts.json"
-GRAPH, CODE, WEIGHTS = ".mlir", ".vmfb", ".irpa"
+GRAPH, WEIGHTS, CODE = SUFFIXES[IREE]
 TOKENS, HIDDEN, LOGITS = "tokens", "hidden", "logits"  # values by these names are the engine's
 REMEDY = "convert again with --compiler iree"
 
@@ -90,10 +91,10 @@ class RankParts:
             raise PackageError("its attentions are not counted from 0 on")
 
 
-def forget_parts(folder: Path) -> None:
-    """Of an earlier conversion, in a rank's folder."""
+def forget_parts(folder: Path, listed: Collection[str] = ()) -> None:
+    """Of an earlier conversion, in a rank's folder; those that are listed stay."""
     for path in folder.iterdir():
-        if path.name == PARTS or path.suffix in (GRAPH, CODE, WEIGHTS):
+        if path.name not in listed and (path.name == PARTS or path.suffix in (GRAPH, CODE, WEIGHTS)):
             path.unlink()
 
 

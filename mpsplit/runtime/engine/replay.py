@@ -2,18 +2,24 @@
 computes them again where it must.
 
 In: places and spans, as engine_protocol.py has them. Out: for each span, the tokens that an engine
-has to feed.
+has to feed; and what such engines have in common.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from mpsplit.comm import Communicator
+from mpsplit.package.collectives import STAGE, WORLD
+from mpsplit.package.manifest import Manifest
 from mpsplit.runtime.engine.engine_protocol import (
     UNSHARED,
     UNTOLD,
+    EngineSteps,
     KeepsNothing,
     Numbers,
     Refused,
@@ -21,6 +27,7 @@ from mpsplit.runtime.engine.engine_protocol import (
     each_span,
 )
 from mpsplit.runtime.engine.pages import PAGE, pages_of
+from mpsplit.runtime.engine.positions import rope_tables
 
 
 class Replay:
@@ -52,6 +59,46 @@ class Replay:
         for at in range(span.position // PAGE, needed):
             self.written[table[at]] = history[at * PAGE : (at + 1) * PAGE]
         return kept, history[kept:]
+
+
+class ReplayingEngine(EngineSteps):
+    """An engine in Python with a cache for each slot, which takes spans one by one."""
+
+    def __init__(self, manifest: Manifest, comm: Communicator):
+        self.manifest, self.comm = manifest, comm
+        self.shard = manifest.plan.shards[comm.rank]
+        self.vocabulary = self.shard.head
+        self.groups = {WORLD: comm, STAGE: comm.group(manifest.plan.group(comm.rank))}
+        self.cos, self.sin = rope_tables(manifest.rope, manifest.facts.context)
+        self._forget()
+
+    @property
+    def bytes_sent(self) -> int:
+        return sum(group.bytes_sent for group in self._different_groups())
+
+    @property
+    def seconds(self) -> float:
+        return sum(group.seconds for group in self._different_groups())
+
+    def place(self, slot: int, first: int, pages: Numbers) -> None:
+        self.pages.place(slot, first, pages)
+
+    def batch(self, tokens: Numbers, spans: Sequence[Span], every_row: bool = False) -> np.ndarray:
+        return np.concatenate(
+            [self._feed(span_tokens, span, every_row) for span_tokens, span in each_span(tokens, spans)]
+        )
+
+    @abstractmethod
+    def _feed(self, tokens: Numbers, span: Span, every_row: bool) -> np.ndarray:
+        """Logits of one span, behind what `pages` says that its slot has to be fed."""
+
+    def _different_groups(self) -> list[Communicator]:
+        """Alone is every group at once."""
+        return list({id(group): group for group in self.groups.values()}.values())
+
+    def _forget(self) -> None:
+        self.pages = Replay()
+        self._past: dict[int, list[Any]] = {}  # slot -> its caches
 
 
 class OneHistory(KeepsNothing):

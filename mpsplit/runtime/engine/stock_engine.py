@@ -8,7 +8,6 @@ same order; ncnn runs layers on demand, so another order would make collectives 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import ncnn
@@ -16,33 +15,28 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import PackageError, RunError
-from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import GRAPH, Manifest, rank_folder
 from mpsplit.package.stored.embedding_rows import embedding_rows
 from mpsplit.package.stored.weight_files import Packed, WeightFiles
 from mpsplit.runtime.engine import collective_layers, quantised_layer
-from mpsplit.runtime.engine.engine_protocol import EngineSteps, Numbers, Span, each_span
-from mpsplit.runtime.engine.positions import causal_mask, rope_tables
-from mpsplit.runtime.engine.replay import Replay
+from mpsplit.runtime.engine.engine_protocol import Numbers, Span
+from mpsplit.runtime.engine.positions import causal_mask
+from mpsplit.runtime.engine.replay import ReplayingEngine
 
 RAW = 1  # extract a cache blob as it lies: its layout is ncnn's own, and comes back untouched
 
 
-class StockEngine(EngineSteps):
+class StockEngine(ReplayingEngine):
     name = "stock"
 
     def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
-        self.manifest, self.comm = manifest, comm
-        shard = manifest.plan.shards[comm.rank]
-        self.vocabulary = shard.head
-        self.first_stage = shard.stage == 0
-        self.caches = [f"{kind}{i}" for i in range(shard.attentions) for kind in "kv"]
-        self.groups = {WORLD: comm, STAGE: comm.group(manifest.plan.group(comm.rank))}
+        super().__init__(manifest, comm)
+        self.first_stage = self.shard.stage == 0
+        self.caches = [f"{kind}{i}" for i in range(self.shard.attentions) for kind in "kv"]
         folder = rank_folder(package, comm.rank)
         files = WeightFiles.load(folder)
         if self.first_stage:
             self.embedding = embedding_rows(package, manifest, comm.rank)
-        self.cos, self.sin = rope_tables(manifest.rope, manifest.facts.context)
 
         self.net = ncnn.Net()
         # the kernels and the wheel each have an OpenMP of their own: two sets of threads would
@@ -54,15 +48,6 @@ class StockEngine(EngineSteps):
         for name, load in ((GRAPH, self.net.load_param), (files.floats, self.net.load_model)):
             if load(str(folder / name)) != 0:
                 raise PackageError(f"ncnn cannot load {folder / name}; convert the package again")
-        self._forget()
-
-    @property
-    def bytes_sent(self) -> int:
-        return sum(group.bytes_sent for group in self._different_groups())
-
-    @property
-    def seconds(self) -> float:
-        return sum(group.seconds for group in self._different_groups())
 
     def reserve(self, pages: int, stored: str) -> None:
         if stored != "f32":
@@ -70,14 +55,6 @@ class StockEngine(EngineSteps):
                 f"the stock engine's cache is ncnn's own, in f32; leave out --kv {stored}, or use the native engine"
             )
         self._forget()
-
-    def place(self, slot: int, first: int, pages: Numbers) -> None:
-        self.pages.place(slot, first, pages)
-
-    def batch(self, tokens: Numbers, spans: Sequence[Span], every_row: bool = False) -> np.ndarray:
-        return np.concatenate(
-            [self._feed(span_tokens, span, every_row) for span_tokens, span in each_span(tokens, spans)]
-        )
 
     def _feed(self, tokens: Numbers, span: Span, every_row: bool) -> np.ndarray:
         start, again = self.pages.feed(tokens, span, span.slot)
@@ -112,14 +89,6 @@ class StockEngine(EngineSteps):
     def close(self) -> None:
         self._past.clear()
         self.net.clear()
-
-    def _different_groups(self) -> list[Communicator]:
-        """Alone is every group at once."""
-        return list({id(group): group for group in self.groups.values()}.values())
-
-    def _forget(self) -> None:
-        self.pages = Replay()
-        self._past: dict[int, list[ncnn.Mat]] = {}  # slot -> its caches
 
     def _extract(self, extractor: ncnn.Extractor, blob: str, kind: int = 0) -> ncnn.Mat:
         status, mat = extractor.extract(blob, kind)

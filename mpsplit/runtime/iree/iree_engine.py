@@ -15,26 +15,22 @@ import numpy as np
 
 from mpsplit.comm import Communicator
 from mpsplit.errors import RunError
-from mpsplit.package.collectives import STAGE, WORLD
 from mpsplit.package.manifest import Manifest, rank_folder
 from mpsplit.package.stored.parts_json import CODE, HIDDEN, LOGITS, TOKENS, WEIGHTS, RankParts, Step
-from mpsplit.runtime.engine.engine_protocol import EngineSteps, Numbers, Span, each_span
-from mpsplit.runtime.engine.positions import HIDDEN_FROM_SIGHT, causal_mask, rope_tables
-from mpsplit.runtime.engine.replay import Replay
+from mpsplit.runtime.engine.engine_protocol import Numbers, Span
+from mpsplit.runtime.engine.positions import HIDDEN_FROM_SIGHT, causal_mask
+from mpsplit.runtime.engine.replay import ReplayingEngine
 from mpsplit.runtime.iree.iree_program import Given, IreeProgram
 
 # IREE has no array without a row: each cache begins with one that the mask hides
 UNSEEN = 1
 
 
-class IreeEngine(EngineSteps):
+class IreeEngine(ReplayingEngine):
     name = "iree"
 
     def __init__(self, package: Path, manifest: Manifest, comm: Communicator, threads: int):
-        self.manifest, self.comm = manifest, comm
-        self.shard = manifest.plan.shards[comm.rank]
-        self.vocabulary = self.shard.head
-        self.groups = {WORLD: comm, STAGE: comm.group(manifest.plan.group(comm.rank))}
+        super().__init__(manifest, comm)
         folder = rank_folder(package, comm.rank)
         self.parts = RankParts.load(folder)
         self.parts.built.check(f"rank {comm.rank} of {package}")
@@ -44,29 +40,11 @@ class IreeEngine(EngineSteps):
             if step.program
             for where in [f"rank {comm.rank}, {step.weights}"]
         }
-        self.cos, self.sin = rope_tables(manifest.rope, manifest.facts.context)
-        self._forget()
-
-    @property
-    def bytes_sent(self) -> int:
-        return sum(group.bytes_sent for group in self._different_groups())
-
-    @property
-    def seconds(self) -> float:
-        return sum(group.seconds for group in self._different_groups())
 
     def reserve(self, pages: int, stored: str) -> None:
         if stored != "f32":
             raise RunError(f"by IREE keys and values are f32; leave out --kv {stored}, or convert with ncnn")
         self._forget()
-
-    def place(self, slot: int, first: int, pages: Numbers) -> None:
-        self.pages.place(slot, first, pages)
-
-    def batch(self, tokens: Numbers, spans: Sequence[Span], every_row: bool = False) -> np.ndarray:
-        return np.concatenate(
-            [self._feed(span_tokens, span, every_row) for span_tokens, span in each_span(tokens, spans)]
-        )
 
     def close(self) -> None:
         self._past.clear()
@@ -118,14 +96,6 @@ class IreeEngine(EngineSteps):
 
     def _empty(self) -> np.ndarray:
         return np.zeros((1, len(self.shard.kv_heads), UNSEEN, self.manifest.facts.head_dim), np.float32)
-
-    def _different_groups(self) -> list[Communicator]:
-        """Alone is every group at once."""
-        return list({id(group): group for group in self.groups.values()}.values())
-
-    def _forget(self) -> None:
-        self.pages = Replay()
-        self._past: dict[int, list[Given]] = {}  # slot -> keys and values of its attentions
 
 
 # what plans have, each in place
